@@ -1,0 +1,72 @@
+# `make repro` on a fresh clone: environment, package, whole pipeline. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+PROFILE ?= cpu
+
+export PATH := $(BIN):$(PATH)
+export PREFECT_HOME ?= $(CURDIR)/.prefect
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := false
+export GRADIO_ANALYTICS_ENABLED := False
+# LPIPS backbones for machines without a connection, where there are any
+ifneq ($(wildcard ../shared/weights),)
+export METALDEFECT_WEIGHTS ?= $(abspath ../shared/weights)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro flow test test-fast lint format ui demo doctor clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv and install the package, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); the second time nothing is left to do
+ifeq ($(PROFILE),cpu)
+	$(BIN)/dvc repro
+else
+	$(BIN)/dvc exp run -S profile=$(PROFILE)
+endif
+
+flow: $(STAMP) ## The same as a Prefect flow
+	$(BIN)/python -m flows.pipeline
+
+test: $(STAMP) ## All tests, the end-to-end run among them
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(nproc)} $(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## Tests without the end-to-end runs
+	$(BIN)/python -m pytest -m "not e2e and not slow"
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(STAMP) ## MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200 (Ctrl-C ends both)
+	@echo "MLflow http://127.0.0.1:5000   Prefect http://127.0.0.1:4200"
+	@trap 'kill 0' INT TERM EXIT; \
+	$(BIN)/mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000 & \
+	$(BIN)/prefect server start --host 127.0.0.1 --port 4200 & \
+	wait
+
+demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, on the models just made
+	$(BIN)/python -m app.demo
+
+doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
+	$(BIN)/python -m flows.doctor
+
+clean: ## Remove what runs make (the environment and the DVC cache stay)
+	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic models reports plots .checkpoints

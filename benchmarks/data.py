@@ -1,0 +1,132 @@
+"""Speed and memory of the data layer, and how well it groups near-duplicates.
+
+`python -m benchmarks.data [--raw FOLDER]` prints JSON last. FOLDER holds the real `NEU-DET`,
+`SD-saliency-900` and `X-SDD`; without it, procedural images in their layouts are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from metaldefect.data.augment import augment
+from metaldefect.data.examine import DatasetSpec, examine_dataset
+from metaldefect.data.groups import near_duplicate_pairs
+from metaldefect.data.merge import InspectionSpec, MergeOptions, MergeResult, merge_datasets
+from metaldefect.data.procedural_datasets import SampleCounts, write_sample_datasets
+from metaldefect.hardware import cpu_name
+
+CLASSES = ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"]
+X_SDD_LABELS = {
+    "iron sheet ash": "patches",
+    "oxide scale of plate system": "rolled-in_scale",
+    "surface scratch": "scratches",
+}
+X_SDD_IGNORED = ["finishing roll printing", "oxide scale of temperature system", "red iron", "slag inclusion"]
+PREFIXES = {"In": "inclusion", "Pa": "patches", "Sc": "scratches"}
+# NEU-DET files that hold the same pixels as another one.
+REPEATS = {"patches_105": "patches_101"}
+SAMPLE = SampleCounts(neu_det=120, sd_saliency_900=90, x_sdd=40, normal=20, defective=2)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--raw", type=Path, help="folder of the real datasets")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=Path.cwd()) as name:
+        result = measure(Path(name), arguments.raw)
+    result["command"] = " ".join(["python -m benchmarks.data", *sys.argv[1:]])
+    result["machine"] = cpu_name()
+    print(json.dumps(result, indent=2))
+
+
+def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
+    """Time the merge, the grouping alone, and the augmentation of everything."""
+    sample = folder / "sample"
+    write_sample_datasets(sample, SAMPLE, seed=0)
+    specs = datasets(raw or sample)
+    options = MergeOptions(CLASSES, image_size=200, validation=0.1, test=0.1, seed=42)
+    inspection = InspectionSpec("mvtec_ad", sample / "inspection")
+    start = time.perf_counter()
+    merged = merge_datasets(specs, inspection, folder / "merged", folder / "reports", options)
+    merge_seconds = time.perf_counter() - start
+
+    fingerprints = [item.fingerprint for spec in specs for item in examine_dataset(spec, CLASSES, 200)[0]]
+    start = time.perf_counter()
+    near_duplicate_pairs(fingerprints)
+    grouping_seconds = time.perf_counter() - start
+
+    start = time.perf_counter()
+    augmented = augment(
+        folder / "merged", folder / "augmented", folder / "partial", ["train", "validation", "test"]
+    )
+    augment_seconds = time.perf_counter() - start
+    return {
+        "data": "real" if raw else "procedural",
+        "merge_images_per_s": round(len(merged.table) / merge_seconds, 1),
+        "grouping_s": round(grouping_seconds, 3),
+        "augment_images_per_s": round(len(augmented) / augment_seconds, 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "augmented": len(augmented),
+        **grouping(merged),
+    }
+
+
+def datasets(root: Path) -> list[DatasetSpec]:
+    """The three datasets of the merged set."""
+    x_sdd = root / "X-SDD"
+    found = {path.name for path in (x_sdd / "datas").iterdir()}
+    return [
+        DatasetSpec("neu_det", root / "NEU-DET", {name: name for name in CLASSES}, splits=["train"]),
+        DatasetSpec("sd_saliency_900", root / "SD-saliency-900", {name: name for name in PREFIXES.values()}),
+        DatasetSpec("x_sdd", x_sdd, X_SDD_LABELS, ignore=[name for name in X_SDD_IGNORED if name in found]),
+    ]
+
+
+def grouping(merged: MergeResult) -> dict[str, Any]:
+    """Counts of the merged set, and precision and recall of its groups by file numbers."""
+    by_number: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(merged.table.to_dict("records")):
+        by_number[photograph(row)].append(index)
+    truth = {pair for rows in by_number.values() for pair in combinations(rows, 2)}
+    found = {
+        pair
+        for rows in merged.table.groupby("group").indices.values()
+        for pair in combinations(rows.tolist(), 2)
+    }
+    names = (
+        "total",
+        "per_class",
+        "groups",
+        "duplicate_pairs",
+        "groups_across_splits",
+        "scenes_across_splits",
+    )
+    return {name: merged.summary[name] for name in names} | {
+        "group_precision": round(len(found & truth) / len(found), 5),
+        "group_recall": round(len(found & truth) / len(truth), 5),
+    }
+
+
+def photograph(row: dict[Any, Any]) -> str:
+    """The photograph by its file number: SD-saliency-900 numbers its images as NEU-DET does."""
+    if row["source"] == "x_sdd":
+        return f"x_sdd/{row['source_path']}"
+    stem = PurePosixPath(row["source_path"]).stem
+    if row["source"] == "sd_saliency_900":
+        prefix, number = stem.split("_")
+        stem = f"{PREFIXES[prefix]}_{number}"
+    return REPEATS.get(stem, stem)
+
+
+if __name__ == "__main__":
+    main()

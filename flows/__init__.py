@@ -1,0 +1,1 @@
+"""Orchestration: Prefect runs DVC's own graph, on demand and on a schedule."""

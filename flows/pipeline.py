@@ -1,0 +1,59 @@
+"""`python -m flows.pipeline`: bring the whole pipeline up to date, seen and tracked by Prefect."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.environment import migrate_database, prepare_environment
+
+if TYPE_CHECKING:
+    from prefect.states import State
+
+
+def run_pipeline(root: Path | str = ".", force: Sequence[str] = ()) -> State[Any]:
+    """Run the flow on the project in `root`, in this process, and return its final state.
+
+    Raises:
+        FileNotFoundError: `root` has no `dvc.yaml`.
+    """
+    folder = Path(root).resolve()
+    if not (folder / "dvc.yaml").is_file():
+        raise FileNotFoundError(
+            f"{folder / 'dvc.yaml'} does not exist: give the project's folder with --root"
+        )
+    prepare_environment(folder)
+    migrate_database()
+    from flows.retraining import retrain  # imports Prefect, which reads the environment once
+
+    state: State[Any] = retrain(root=str(folder), force=list(force), return_state=True)
+    return state
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0 when every stage is up to date, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
+    parser.add_argument("--root", default=".", help="the project's folder (default: the current one)")
+    parser.add_argument(
+        "--force", nargs="+", default=[], metavar="STAGE", help="stages to run although nothing changed"
+    )
+    options = parser.parse_args(arguments)
+    # The default is to die at once, which would leave Prefect's temporary server behind.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        state = run_pipeline(options.root, options.force)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if state.is_completed():
+        return 0
+    print(f"{state.name}: {state.message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Child processes that never outlive the flow: each leads a process group of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+GRACE_SECONDS = 10.0
+
+
+class StoppedError(RuntimeError):
+    """No child may be started: the flow is being cancelled."""
+
+
+class ChildProcesses:
+    """The running children of a flow; safe to use from many threads.
+
+    A stage is a grandchild (`dvc` starts it), and dies only when its whole group is signalled.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
+
+    def run(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> int:
+        """Run `command`, hand each line of its output (both streams) to `on_line`, return its exit code.
+
+        Raises:
+            StoppedError: `stop` was called before.
+        """
+        with self._lock:
+            if self._stopped:
+                raise StoppedError(f"not started, the flow is being cancelled: {' '.join(command)}")
+            child = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+            self._running.add(child)
+        try:
+            assert child.stdout is not None
+            with child.stdout:
+                for line in child.stdout:
+                    if line.strip():
+                        on_line(line.rstrip())
+            return child.wait()
+        finally:
+            with self._lock:
+                self._running.discard(child)
+
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """End every child's process group: SIGTERM, and SIGKILL for what is left after `grace` seconds."""
+        with self._lock:
+            self._stopped = True
+            children = list(self._running)
+        for child in children:
+            signal_group(child, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        for child in children:
+            while signal_group(child, 0) and time.monotonic() < deadline:
+                child.poll()  # reaps the leader: a zombie keeps its group alive
+                time.sleep(0.05)
+            signal_group(child, signal.SIGKILL)
+
+
+def signal_group(child: subprocess.Popen[str], number: int) -> bool:
+    """Send a signal to a child's group; False where the group is gone."""
+    try:
+        os.killpg(child.pid, number)  # start_new_session makes the child's pid its group's id
+    except ProcessLookupError:
+        return False
+    return True

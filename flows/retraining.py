@@ -1,0 +1,200 @@
+"""The flow: one task a DVC stage, upstream first, independent stages side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_client, get_run_logger, runtime, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.states import Cancelled, Completed, State
+
+from flows.graph import Node, read_graph, stable_lock_order
+from flows.processes import ChildProcesses, StoppedError
+from flows.summary import StageResult, as_text, table
+from flows.tracking import ParentRun, parent_run
+
+POLL_SECONDS = 2.0
+TAIL_LINES = 20
+
+
+class StageFailedError(RuntimeError):
+    """A stage ended with an error; the message holds the end of its output."""
+
+
+@flow(name="metaldefect", persist_result=False)
+def retrain(root: str = ".", force: Sequence[str] = ()) -> State[Any] | list[StageResult]:
+    """Bring every stage of the pipeline up to date.
+
+    Args:
+        root: the project's folder.
+        force: stages to run although nothing changed.
+    """
+    folder = Path(root).resolve()
+    nodes = read_graph(folder)
+    if unknown := sorted(set(force) - {node.name for node in nodes}):
+        raise ValueError(f"no such stage: {', '.join(unknown)}; known: {', '.join(n.name for n in nodes)}")
+    children = ChildProcesses()
+    work_to_do = bool(force) or any(node.changed for node in nodes)
+    with contextlib.ExitStack() as stack:
+        # MLflow's default store and git belong to the project's folder.
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(stable_lock_order(folder, nodes))
+        parent = stack.enter_context(parent_run("pipeline", str(runtime.flow_run.id))) if work_to_do else None
+        results: dict[str, StageResult] = {}
+        try:
+            futures = submit(nodes, set(force), folder, children, parent, results)
+            cancelled = wait(list(futures.values()))
+        finally:
+            # Prefect raises its termination signal, as Python does Ctrl-C, right here.
+            children.stop()
+        rows = report(folder, nodes, futures, results)
+        if cancelled:
+            return Cancelled(message="the running stages were ended")
+        if any(row["state"] in ("Failed", "Skipped") for row in rows):
+            raise StageFailedError(failure_message(nodes, results))
+    return list(results.values())
+
+
+def submit(
+    nodes: list[Node],
+    force: set[str],
+    root: Path,
+    children: ChildProcesses,
+    parent: ParentRun | None,
+    results: dict[str, StageResult],
+) -> dict[str, PrefectFuture[Any]]:
+    """Hand all stages to the task runner, each behind its upstream."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for node in nodes:
+        named = run_node.with_options(name=node.name, task_run_name=node.name)
+        futures[node.name] = named.submit(
+            node,
+            node.name in force,
+            root,
+            children,
+            parent,
+            results,
+            return_state=False,
+            wait_for=[futures[name] for name in node.upstream],
+        )
+    return futures
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def run_node(
+    node: Node,
+    force: bool,
+    root: Path,
+    children: ChildProcesses,
+    parent: ParentRun | None,
+    results: dict[str, StageResult],
+) -> State[Any]:
+    """Bring one stage up to date; the state's name says what DVC did.
+
+    Raises:
+        StageFailedError: the stage ended with an error.
+    """
+    logger = get_run_logger()
+    if not (force or node.changed or any(results[name].state != "Unchanged" for name in node.upstream)):
+        results[node.name] = StageResult(node.name, "Unchanged")
+        return Completed(name="Unchanged", message="dvc status is clean and nothing upstream ran")
+    started = time.monotonic()
+    state = "Completed"
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def on_line(line: str) -> None:
+        nonlocal state
+        logger.info("%s", line)
+        tail.append(line)
+        state = state_from_output(node.name, line) or state
+
+    try:
+        code = children.run(dvc_command(node.name, force), root, child_environment(parent), on_line)
+    except StoppedError as error:
+        results[node.name] = StageResult(node.name, "Cancelled")
+        return Cancelled(message=str(error))
+    seconds = time.monotonic() - started
+    if children.stopped:
+        results[node.name] = StageResult(node.name, "Cancelled", seconds)
+        return Cancelled(message=f"ended after {seconds:.0f} s")
+    if code != 0:
+        results[node.name] = StageResult(node.name, "Failed", seconds, detail=tail[-1] if tail else "")
+        raise StageFailedError(f"stage {node.name} ended with {code}:\n" + "\n".join(tail))
+    if parent is not None and state == "Completed":
+        parent.used = True
+    results[node.name] = StageResult(node.name, state, seconds)
+    return Completed(name=state, message=f"in {seconds:.1f} s")
+
+
+def dvc_command(stage: str, force: bool) -> list[str]:
+    """The command that brings one stage, and nothing else, up to date.
+
+    Stages side by side wait for DVC's lock, which DVC itself frees while a stage's command runs.
+    """
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
+    return [*command, *(["--force"] if force else []), stage]
+
+
+def child_environment(parent: ParentRun | None) -> dict[str, str]:
+    """This process's environment, with this interpreter first in PATH and output line by line."""
+    environment = dict(os.environ)
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    environment["PYTHONUNBUFFERED"] = "1"
+    # A progress bar redraws itself ten times a second: in a log each time is a line.
+    environment.setdefault("TQDM_MININTERVAL", "15")
+    return environment | (parent.environment if parent else {})
+
+
+def state_from_output(stage: str, line: str) -> str | None:
+    """Restored (from DVC's run cache) or Unchanged where the line says so in DVC's words, else None."""
+    if line.startswith(f"Stage '{stage}' is cached - skipping run"):
+        return "Restored"
+    if line in (f"Stage '{stage}' didn't change, skipping", f"'{stage}' didn't change, skipping"):
+        return "Unchanged"
+    return None
+
+
+def wait(futures: Sequence[PrefectFuture[Any]]) -> bool:
+    """Wait for all tasks, or until someone cancels the flow run; True when cancelled.
+
+    Nobody signals a flow that was started by hand when it is cancelled in the UI, so it asks.
+    """
+    with get_client(sync_client=True) as client:
+        for future in futures:
+            while not future.state.is_final():
+                future.wait(timeout=POLL_SECONDS)
+                if future.state.is_pending() and future.state.name == "NotReady":
+                    break  # its upstream failed: it will never start
+                state = client.read_flow_run(runtime.flow_run.id).state
+                if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                    return True
+    return False
+
+
+def failure_message(nodes: Sequence[Node], results: Mapping[str, StageResult]) -> str:
+    """Which stages failed with what, and which never ran for it, in one line a stage."""
+    lines = [f"{r.stage} failed: {r.detail}" for r in results.values() if r.state == "Failed"]
+    never_ran = [node.name for node in nodes if node.name not in results]
+    return "\n".join(lines + ([f"not run: {', '.join(never_ran)}"] if never_ran else []))
+
+
+def report(
+    root: Path,
+    nodes: Sequence[Node],
+    futures: Mapping[str, PrefectFuture[Any]],
+    results: Mapping[str, StageResult],
+) -> list[dict[str, str]]:
+    """Publish the table of what each stage did, in the UI and in the log; returns its rows."""
+    rows = table(root, [results.get(node.name, StageResult(node.name, "Skipped")) for node in nodes])
+    create_table_artifact(key="pipeline", table=rows, description="What each stage did, and its main metric")
+    get_run_logger().info("Pipeline:\n%s", as_text(rows))
+    return rows

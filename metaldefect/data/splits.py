@@ -1,0 +1,107 @@
+"""Splits by scene: leak-free, deterministic for a seed, and stable as data grows.
+
+A scene (see `groups`) goes where a keyed hash of its first image's content sends it: below `test` to
+test, below `test + validation` to validation, else to train. No scene's fate depends on another, so adding
+images moves no old one, at the price of fractions that are exact only on average. Classes and sources
+are stratified by the same chance.
+
+A class too small for chance to fill every split is the exception: its scene nearest to the missing
+split's interval is moved there. That ends, and is reported, as soon as chance fills the split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+SPLITS = ("train", "validation", "test")
+
+
+def position(key: str, seed: int) -> float:
+    """A number in [0, 1) that `key` and `seed` alone decide."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def intervals(validation: float, test: float) -> dict[str, tuple[float, float]]:
+    """Each split's interval of positions."""
+    return {"test": (0.0, test), "validation": (test, test + validation), "train": (test + validation, 1.0)}
+
+
+def assign_splits(
+    scenes: Sequence[str], labels: Sequence[str], seed: int, validation: float, test: float
+) -> tuple[list[str], list[str]]:
+    """The split of each image.
+
+    Args:
+        scenes: content key of each image's scene.
+        labels: class of each image.
+        seed: another seed gives another split.
+        validation: expected share of scenes in validation, 0 to 1.
+        test: expected share of scenes in test, 0 to 1.
+
+    Returns:
+        One of `SPLITS` an image, and the keys of scenes that were moved to fill a small class's split.
+
+    Raises:
+        ValueError: a class has fewer than three scenes, so that no split of it can be fair.
+    """
+    spans = intervals(validation, test)
+    places = {key: position(key, seed) for key in dict.fromkeys(scenes)}
+    split_of = {
+        key: next(split for split, (low, high) in spans.items() if low <= place < high)
+        for key, place in places.items()
+    }
+    members: dict[str, list[str]] = {}
+    for key, label in zip(scenes, labels, strict=True):
+        members.setdefault(label, [])
+        if key not in members[label]:
+            members[label].append(key)
+    moved: list[str] = []
+    for label in sorted(members):
+        fill_small_class(label, members[label], split_of, places, spans, moved)
+    return [split_of[key] for key in scenes], moved
+
+
+def fill_small_class(
+    label: str,
+    keys: list[str],
+    split_of: dict[str, str],
+    places: dict[str, float],
+    spans: dict[str, tuple[float, float]],
+    moved: list[str],
+) -> None:
+    """Give every split at least one scene of the class, moving those nearest to the split's interval."""
+    if len(keys) < len(SPLITS):
+        raise ValueError(
+            f"class {label!r} has {len(keys)} scene(s) that are not near-duplicates of one another: train, "
+            "validation and test need one each; add images of it or leave the class out"
+        )
+    for split in SPLITS:
+        if any(split_of[key] == split for key in keys):
+            continue
+        held = {other: [key for key in keys if split_of[key] == other] for other in SPLITS}
+        spare = [key for group in held.values() if len(group) > 1 for key in group]
+        low, high = spans[split]
+        nearest = min(spare, key=lambda key: (max(low - places[key], places[key] - high), key))
+        split_of[nearest] = split
+        moved.append(nearest)
+
+
+def across_splits(table: pd.DataFrame, column: Literal["group", "scene"]) -> int:
+    """Number of groups or scenes with images in more than one split; anything but 0 is a leak."""
+    return int((table.groupby(column)["split"].nunique() > 1).sum())
+
+
+def sampling_weights(labels: Sequence[str], sources: Sequence[str]) -> NDArray[np.float64]:
+    """Weights under which classes, and sources inside a class, are drawn equally often; mean 1, `[N]`."""
+    frame = pd.DataFrame({"label": list(labels), "source": list(sources)})
+    images = frame.groupby(["label", "source"])["label"].transform("size")
+    sources_of_label = frame.groupby("label")["source"].transform("nunique")
+    weights = 1.0 / (images * sources_of_label).to_numpy(dtype=np.float64)
+    return weights / weights.mean() if len(weights) else weights

@@ -1,0 +1,57 @@
+"""The detector as one graph from a camera frame to an anomaly map and a score."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
+from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
+
+INPUT = "frame"
+OUTPUTS = ("anomaly_map", "score")
+
+
+class InspectionGraph(nn.Module):
+    """Preprocessing, networks and map scaling in one module.
+
+    Scaling lives inside the graph, so no program that runs it can scale differently.
+
+    Args:
+        model: the trained detector; it is copied, with its teacher's constants folded.
+    """
+
+    def __init__(self, model: EfficientAD) -> None:
+        super().__init__()
+        self.model = fold_teacher_constants(model).eval()
+        self.register_buffer("mean", 255.0 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", 255.0 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Anomaly map `float32 [N, 1, H, W]` and score `float32 [N]` of frames `uint8 [N, H, W, 1]`."""
+        images = (frame.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        anomaly_map, score = self.model(images)
+        return anomaly_map, score
+
+
+def fold_teacher_constants(model: EfficientAD) -> EfficientAD:
+    """A copy whose teacher's last convolution gives normalised features by itself: exact, and one step less.
+
+    The copy's `teacher_mean` is 0 and its `teacher_std` 1.
+    """
+    folded = copy.deepcopy(model)
+    last = folded.teacher.convolutions[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    std, mean = folded.teacher_std.view(FEATURES), folded.teacher_mean.view(FEATURES)
+    with torch.no_grad():
+        last.weight.copy_(last.weight / std.view(-1, 1, 1, 1))
+        last.bias.copy_((last.bias - mean) / std)
+        folded.teacher_mean.zero_()
+        folded.teacher_std.fill_(1.0)
+    return folded

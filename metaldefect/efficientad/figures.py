@@ -1,0 +1,116 @@
+"""Figures of a scored test set: curves, histogram, heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from metaldefect.efficientad.evaluation import Scored, with_pixels
+from metaldefect.metrics.detection import FPR_LIMIT, area_to_limit, auroc, pro_curve
+
+CURVE_POINTS = 400
+HEAT = "inferno"
+
+
+def roc_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
+    """Image-level ROC curves, one a test set."""
+    figure, axes = square_axes("false-alarm rate", "detection rate", "Image-level ROC")
+    for name, scored in groups.items():
+        scores = [item.score for item in scored]
+        labels = [item.is_defective for item in scored]
+        fpr, tpr, _ = roc_curve(labels, scores)
+        axes.plot(fpr, tpr, label=f"{name}: AUROC {auroc(scores, labels):.3f}")
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle=":", label="chance")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def pro_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
+    """Per-region overlap curves up to the limit of AU-PRO, one a test set."""
+    figure, axes = square_axes("pixel false-positive rate", "mean overlap of the regions", "PRO curve")
+    for name, scored in groups.items():
+        pixels, _ = with_pixels(scored)
+        if not any(item.mask.any() for item in pixels):
+            continue
+        fpr, pro = pro_curve([item.anomaly_map for item in pixels], [item.mask for item in pixels])
+        grid = np.linspace(0, FPR_LIMIT, CURVE_POINTS)
+        area = area_to_limit(fpr, pro, FPR_LIMIT)
+        axes.plot(grid, np.interp(grid, fpr, pro), label=f"{name}: AU-PRO {area:.3f}")
+    axes.set_xlim(0, FPR_LIMIT)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def loss_figure(history: Sequence[dict[str, float]], held_out: float, random: float) -> Figure:
+    """Loss against steps, with the held-out loss of the result and of an untrained network."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    if history:
+        axes.plot([row["step"] for row in history], [row["loss"] for row in history], label="training")
+    axes.axhline(held_out, color="tab:green", linestyle="--", label=f"held out {held_out:.3f}")
+    axes.axhline(random, color="0.6", linestyle=":", label=f"random network {random:.3f}")
+    axes.set(xlabel="step", ylabel="mean squared error", title="Distillation of the teacher", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def square_axes(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
+    """An empty figure for a curve in the unit square."""
+    figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
+    axes.set(xlabel=x_label, ylabel=y_label, title=title, ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def histogram_figure(groups: Mapping[str, Sequence[Scored]], threshold: float) -> Figure:
+    """Scores of good and defective images with the threshold; extreme scores are gathered at the ends."""
+    figure, rows = plt.subplots(
+        len(groups), 1, figsize=(6.5, 3 * len(groups)), layout="constrained", squeeze=False
+    )
+    for axes, (name, scored) in zip(rows[:, 0], groups.items(), strict=True):
+        good = np.array([item.score for item in scored if not item.is_defective])
+        bad = np.array([item.score for item in scored if item.is_defective])
+        low, high = np.quantile(np.concatenate([good, bad, [threshold]]), [0.0, 0.98])
+        bins = np.linspace(low, max(high, threshold, low + 1e-6), 41)
+        axes.hist(
+            np.clip(good, low, bins[-1]), bins, alpha=0.6, label=f"good ({len(good)})", color="tab:blue"
+        )
+        axes.hist(
+            np.clip(bad, low, bins[-1]), bins, alpha=0.6, label=f"defective ({len(bad)})", color="tab:red"
+        )
+        axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
+        axes.set(title=f"Scores, {name}", xlabel="anomaly score", ylabel="images")
+        axes.legend()
+    return figure
+
+
+def heat_map_figure(scored: Sequence[Scored], threshold: float) -> Figure:
+    """The defective images with the highest, the median and the lowest scores: image, truth, heat map."""
+    ranked = sorted((item for item in scored if item.is_defective), key=lambda item: (item.score, item.name))
+    chosen = [("best", ranked[-1]), ("median", ranked[len(ranked) // 2]), ("worst", ranked[0])]
+    good = [item.anomaly_map.max() for item in scored if not item.is_defective]
+    ceiling = max(2 * threshold, float(np.median([item.anomaly_map.max() for item in ranked])), *good)
+    figure, grid = plt.subplots(3, 3, figsize=(8, 8), layout="constrained")
+    for row, (rank, item) in zip(grid, chosen, strict=True):
+        row[0].imshow(item.image, cmap="gray", vmin=0, vmax=255)
+        row[0].set_title(f"{rank}: {item.label}", fontsize=9)
+        row[1].imshow(item.image, cmap="gray", vmin=0, vmax=255)
+        if item.mask.any():
+            row[1].contour(item.mask, [0.5], colors="lime", linewidths=1)
+        row[1].set_title("truth" if item.mask.any() else "truth (no mask)", fontsize=9)
+        heat = row[2].imshow(item.anomaly_map, cmap=HEAT, vmin=0, vmax=ceiling)
+        row[2].set_title(
+            f"score {item.score:.3f}, {'found' if item.score > threshold else 'missed'}", fontsize=9
+        )
+        for axes in row:
+            axes.set_axis_off()
+    figure.colorbar(heat, ax=grid[:, 2], shrink=0.6, label="anomaly map")
+    return figure

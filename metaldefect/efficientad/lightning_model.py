@@ -1,0 +1,143 @@
+"""EfficientAD's training as a Lightning module: the losses, the optimiser, the epochs it resumes at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from metaldefect.efficientad.loss import distance_loss, hard_feature_loss, penalty_loss
+from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
+from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
+
+TEACHER_HALF = slice(0, FEATURES)
+AUTOENCODER_HALF = slice(FEATURES, 2 * FEATURES)
+DECAY_AT = 0.95
+HISTORY_INTERVAL = 10
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How EfficientAD is trained.
+
+    Attributes:
+        steps: optimisation steps; the learning rate falls tenfold after 95 % of them.
+        batch_size: images a step (the paper: 1).
+        learning_rate: Adam's.
+        weight_decay: Adam's L2.
+        checkpoint_steps: steps of an epoch; a state is saved after each, and training resumes there.
+        seed: of the weights, the data order, the augmentation and the dropout.
+    """
+
+    steps: int
+    batch_size: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    checkpoint_steps: int = 100
+    seed: int = 0
+
+
+def training_losses(model: EfficientAD, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total and parts: `hard`, `penalty`, `autoencoder`, `imitation` (the student of the autoencoder).
+
+    The student's three passes are one batch through the trunk, and each half of its last layer is
+    computed only where a loss reads it. The numbers are those of the plain formulation.
+    """
+    count = len(batch.images)
+    described = [batch.images] if batch.penalty is None else [batch.images, batch.penalty]
+    trunk = model.student.trunk(torch.cat([*described, batch.augmented]))
+    as_teacher = model.student.head(trunk[:-count], TEACHER_HALF).float()
+    as_autoencoder = model.student.head(trunk[-count:], AUTOENCODER_HALF).float()
+    with torch.no_grad():
+        target = model.normalised_teacher(batch.augmented)
+    reconstruction = model.autoencoder(batch.augmented).float()
+    parts = {
+        "hard": hard_feature_loss(batch.features, as_teacher[:count]),
+        "penalty": penalty_loss(as_teacher[count:]) if batch.penalty is not None else target.new_zeros(()),
+        "autoencoder": distance_loss(target, reconstruction),
+        "imitation": distance_loss(reconstruction, as_autoencoder),
+    }
+    return torch.stack(list(parts.values())).sum(), parts
+
+
+class EfficientADModule(lightning.LightningModule):
+    """Trains the student and the autoencoder of a model whose teacher is set.
+
+    A checkpoint at the end of an epoch holds everything: what comes after it is a pure function of the
+    seed and the step, so a resumed training ends in the same bits as one that was never stopped.
+
+    Args:
+        model: the networks; `teacher_mean` and `teacher_std` are set from `features`.
+        images: what to train on.
+        features: the teacher's features of the training images.
+        config: how to train.
+    """
+
+    def __init__(
+        self, model: EfficientAD, images: TrainingImages, features: TeacherFeatures, config: TrainingConfig
+    ) -> None:
+        super().__init__()
+        self.model, self.images, self.features, self.config = model, images, features, config
+        self.history: list[dict[str, float]] = []
+        model.teacher_mean.copy_(features.mean)
+        model.teacher_std.copy_(features.std)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The steps of the current epoch (Lightning asks for a new loader at each)."""
+        first = self.current_epoch * self.config.checkpoint_steps
+        steps = min(self.config.checkpoint_steps, self.config.steps - first)
+        dataset = StepDataset(
+            self.images, self.features, self.config.batch_size, self.config.seed, first, steps
+        )
+        return DataLoader(dataset, batch_size=None, num_workers=0)
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the teacher in evaluation mode."""
+        self.model.teacher.eval()
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """One step's total loss; every tenth step's parts go to the history."""
+        # Dropout by the step and not by the epoch: making a data iterator draws from the generator too,
+        # and a resumed training makes them at other times.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
+        total, parts = training_losses(self.model, batch)
+        step = self.global_step + 1
+        if step % HISTORY_INTERVAL == 0 or step == self.config.steps:
+            row = {name: float(value.detach()) for name, value in parts.items()}
+            self.history.append({"step": float(step), "loss": float(total.detach()), **row})
+            self.log("loss", total.detach(), prog_bar=True, logger=False)
+        return total
+
+    def configure_optimizers(self) -> Any:
+        """Adam over student and autoencoder, with one step down of the learning rate."""
+        parameters = [*self.model.student.parameters(), *self.model.autoencoder.parameters()]
+        optimizer = torch.optim.Adam(
+            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.StepLR(
+            optimizer, max(1, int(DECAY_AT * self.config.steps)), gamma=0.1
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the loss curve and the configuration with the state."""
+        checkpoint["history"] = self.history
+        checkpoint["image_size"] = list(self.images.normal.shape[1:])
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take up the loss curve.
+
+        Raises:
+            ValueError: the state is of images of another size.
+        """
+        size = list(self.images.normal.shape[1:])
+        if checkpoint["image_size"] != size:
+            raise ValueError(
+                f"the checkpoint is of images of {checkpoint['image_size']} px, these have {size}"
+            )
+        self.history = list(checkpoint["history"])

@@ -1,0 +1,167 @@
+"""Reading and writing teachers: this project's files, and the layouts of the public implementations."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from metaldefect.artifacts import atomic_file, read_json, sha256_file, write_json
+from metaldefect.efficientad.torch_model import LAYERS, PatchDescriptionNetwork, Size
+
+# Indices of the convolutions in nelson1425/EfficientAD's nn.Sequential.
+NELSON_INDICES = {"S": (0, 3, 6, 8), "M": (0, 3, 6, 8, 10, 12)}
+STATISTICS = ("target_mean", "target_std")
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"
+
+
+def shipped_teacher(size: Size) -> Path:
+    """The weights of the teacher that comes with the package.
+
+    Raises:
+        FileNotFoundError: none of this size was shipped.
+    """
+    path = SHIPPED / f"teacher_pdn_{size.lower()}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: no teacher of size {size} is shipped, distil one")
+    return path
+
+
+def teacher_keys(size: Size, layout: str) -> dict[str, str]:
+    """This project's parameter names and what they are called in another implementation.
+
+    Args:
+        size: `S` or `M`.
+        layout: `nelson1425` (`0.weight`, `3.weight`, ...) or `anomalib` (`conv1.weight`, ...).
+    """
+    count = len(LAYERS[size])
+    if layout == "nelson1425":
+        names = [str(index) for index in NELSON_INDICES[size]]
+    elif layout == "anomalib":
+        names = [f"conv{index + 1}" for index in range(count)]
+    else:
+        raise ValueError(f"layout {layout!r}: expected nelson1425 or anomalib")
+    return {
+        f"convolutions.{index}.{kind}": f"{names[index]}.{kind}"
+        for index in range(count)
+        for kind in ("weight", "bias")
+    }
+
+
+def import_teacher(state: Mapping[str, Tensor], padding: bool = True) -> PatchDescriptionNetwork:
+    """A teacher from a state dict in this project's, nelson1425's or anomalib's layout.
+
+    Raises:
+        ValueError: the keys or the shapes are those of no PDN.
+    """
+    for size in ("S", "M"):
+        own = {name: name for name in teacher_keys(size, "anomalib")}
+        for keys in (own, teacher_keys(size, "nelson1425"), teacher_keys(size, "anomalib")):
+            if set(keys.values()) != set(state):
+                continue
+            teacher = PatchDescriptionNetwork(size, padding=padding)
+            expected = {name: tensor.shape for name, tensor in teacher.state_dict().items()}
+            wrong = {
+                theirs: tuple(state[theirs].shape)
+                for ours, theirs in keys.items()
+                if state[theirs].shape != expected[ours]
+            }
+            if wrong:
+                raise ValueError(f"not a PDN-{size} teacher: unexpected shapes {wrong}")
+            teacher.load_state_dict({ours: state[theirs].float() for ours, theirs in keys.items()})
+            return teacher.eval().requires_grad_(False)
+    raise ValueError(f"not a teacher: keys {sorted(state)[:6]} are those of no known layout")
+
+
+def load_teacher(path: Path | str, padding: bool = True) -> PatchDescriptionNetwork:
+    """A frozen float32 teacher from a `.safetensors` or a `.pth` file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read or holds no teacher.
+    """
+    try:
+        state = read_state(path)
+        return import_teacher({k: v for k, v in state.items() if k not in STATISTICS}, padding)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_target_statistics(path: Path | str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, `float32 [1, C, 1, 1]`, of the targets that a teacher was distilled with.
+
+    Raises:
+        ValueError: the file does not hold them.
+    """
+    state = read_state(path)
+    if missing := [name for name in STATISTICS if name not in state]:
+        raise ValueError(f"{path} holds no {' and '.join(missing)}: it was not made by this distillation")
+    return state[STATISTICS[0]], state[STATISTICS[1]]
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file, or of a `.pth` file read without running any code in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (SafetensorError, RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def save_teacher(
+    path: Path | str,
+    teacher: PatchDescriptionNetwork,
+    card: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    targets: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Write the weights as safetensors and, beside them, the card as JSON with their SHA-256 added.
+
+    Args:
+        path: the `.safetensors` file.
+        teacher: the network.
+        card: what the weights are and how they came about.
+        dtype: of the weights on disk.
+        targets: mean and deviation per channel that the distillation's targets were normalised by.
+    """
+    path = Path(path)
+    state = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in teacher.state_dict().items()
+    }
+    if targets is not None:
+        state |= {
+            name: tensor.detach().float().cpu() for name, tensor in zip(STATISTICS, targets, strict=True)
+        }
+    with atomic_file(path) as temporary:
+        save_file(state, temporary)
+        temporary.chmod(0o644)  # safetensors makes it private
+    write_json(path.with_suffix(".json"), {**card, "sha256": sha256_file(path)})
+
+
+def read_card(path: Path | str) -> dict[str, Any]:
+    """The card beside a teacher's weights.
+
+    Raises:
+        FileNotFoundError: there is no card.
+        ValueError: the weights are not the ones that the card describes.
+    """
+    path = Path(path)
+    card = read_json(path.with_suffix(".json"))
+    if card.get("sha256") != (actual := sha256_file(path)):
+        raise ValueError(f"{path} has SHA-256 {actual}, its card says {card.get('sha256')}: restore the file")
+    return dict(card)

@@ -1,0 +1,238 @@
+"""EfficientAD's networks: the patch description network (PDN), the autoencoder, and the three together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+FEATURES = 384
+BOTTLENECK = 8
+MINIMUM_SIZE = 128
+
+Size = Literal["S", "M"]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of a PDN; `padding` applies to the padded variant only."""
+
+    channels: int
+    kernel: int
+    padding: int
+    relu: bool
+    pool: bool = False
+
+
+# Paper, tables 5 and 6. Layers with 384 channels have the network's own number of channels.
+LAYERS: dict[str, tuple[Convolution, ...]] = {
+    "S": (
+        Convolution(128, 4, 3, relu=True, pool=True),
+        Convolution(256, 4, 3, relu=True, pool=True),
+        Convolution(256, 3, 1, relu=True),
+        Convolution(FEATURES, 4, 0, relu=False),
+    ),
+    "M": (
+        Convolution(256, 4, 3, relu=True, pool=True),
+        Convolution(512, 4, 3, relu=True, pool=True),
+        Convolution(512, 1, 0, relu=True),
+        Convolution(512, 3, 1, relu=True),
+        Convolution(FEATURES, 4, 0, relu=True),
+        Convolution(FEATURES, 1, 0, relu=False),
+    ),
+}
+
+
+class PatchDescriptionNetwork(nn.Module):
+    """A short stack of convolutions; each output pixel describes a 33 x 33 patch of the image.
+
+    Args:
+        size: `S` or `M`.
+        out_channels: 384 for the teacher, 768 for the student.
+        padding: keep the map at a quarter of the image (64 at 256 px); without it 56 at 256 px.
+    """
+
+    def __init__(self, size: Size = "S", out_channels: int = FEATURES, padding: bool = True) -> None:
+        super().__init__()
+        if size not in LAYERS:
+            raise ValueError(f"size {size!r}: expected S or M")
+        self.size, self.out_channels, self.padding = size, out_channels, padding
+        self.layers = LAYERS[size]
+        convolutions: list[nn.Conv2d] = []
+        channels = 3
+        for layer in self.layers:
+            out = out_channels if layer.channels == FEATURES else layer.channels
+            convolutions.append(
+                nn.Conv2d(channels, out, layer.kernel, padding=layer.padding if padding else 0)
+            )
+            channels = out
+        self.convolutions = nn.ModuleList(convolutions)
+        self.pool = nn.AvgPool2d(2, 2, padding=1 if padding else 0, count_include_pad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`float [N, 3, H, W]`, ImageNet-normalised, to `float [N, out_channels, H', W']`."""
+        return self.head(self.trunk(images), slice(None))
+
+    def trunk(self, images: Tensor) -> Tensor:
+        """Everything before the last convolution."""
+        x = images
+        for layer, convolution in zip(self.layers[:-1], list(self.convolutions)[:-1], strict=True):
+            x = convolution(x)
+            if layer.relu:
+                x = functional.relu(x)
+            if layer.pool:
+                x = self.pool(x)
+        return x
+
+    def head(self, features: Tensor, channels: slice) -> Tensor:
+        """The last convolution's output at some of its channels only.
+
+        Every training loss reads only one half of the student's output, and the last convolution of
+        PDN-S is half of its work.
+        """
+        last = self.convolutions[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        return functional.conv2d(features, last.weight[channels], last.bias[channels])
+
+
+def map_size(height: int, width: int, padding: bool) -> tuple[int, int]:
+    """Size of the PDN's output for an image: (64, 64) padded and (56, 56) unpadded at 256 px."""
+
+    def side(pixels: int) -> int:
+        conv, pool = (3, 1) if padding else (0, 0)
+        for _ in range(2):
+            pixels = (pixels + 2 * conv - 3 + 2 * pool) // 2
+        return pixels + 2 * pool - 2 - 3
+
+    return side(height), side(width)
+
+
+class Autoencoder(nn.Module):
+    """Reconstructs the teacher's features of an image through one global bottleneck of 64 numbers.
+
+    At 256 px it is the paper's network. At other sizes, square or not, the encoder's last map is
+    resampled to the 8 x 8 that the bottleneck convolution covers, so that the code stays global.
+
+    Args:
+        out_channels: channels of the teacher.
+        padding: whether the PDNs are padded (it decides the size of the output).
+    """
+
+    def __init__(self, out_channels: int = FEATURES, padding: bool = True) -> None:
+        super().__init__()
+        self.padding = padding
+        widths = (3, 32, 32, 64, 64, 64)
+        self.encoder = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths))
+        self.bottleneck = nn.Conv2d(64, 64, BOTTLENECK)
+        self.decoder = nn.ModuleList(nn.Conv2d(64, 64, 4, padding=2) for _ in range(6))
+        self.dropout = nn.Dropout(0.2)
+        self.refine = nn.Conv2d(64, 64, 3, padding=1)
+        self.output = nn.Conv2d(64, out_channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`float [N, 3, H, W]`, ImageNet-normalised, to `float [N, out_channels, *map_size(H, W)]`."""
+        height, width = int(images.shape[-2]), int(images.shape[-1])
+        x = images
+        for convolution in self.encoder:
+            x = functional.relu(convolution(x))
+        x = self.bottleneck(to_bottleneck_size(x))
+        for convolution, size in zip(self.decoder, decoder_sizes(height, width), strict=True):
+            x = functional.interpolate(x, size, mode="bilinear", align_corners=False)
+            x = self.dropout(functional.relu(convolution(x)))
+        x = functional.interpolate(
+            x, map_size(height, width, self.padding), mode="bilinear", align_corners=False
+        )
+        return self.output(functional.relu(self.refine(x)))
+
+
+def to_bottleneck_size(features: Tensor) -> Tensor:
+    """Resample a map to 8 x 8: averaged where it is larger, bilinear where it is smaller."""
+    height, width = int(features.shape[-2]), int(features.shape[-1])
+    if height > BOTTLENECK or width > BOTTLENECK:
+        features = functional.adaptive_avg_pool2d(features, (min(height, BOTTLENECK), min(width, BOTTLENECK)))
+    if features.shape[-2:] != (BOTTLENECK, BOTTLENECK):
+        features = functional.interpolate(
+            features, (BOTTLENECK, BOTTLENECK), mode="bilinear", align_corners=False
+        )
+    return features
+
+
+def decoder_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Sizes the decoder resizes to before its convolutions: 3, 8, 15, 32, 63, 127 at 256 px."""
+    steps = ((64, 1), (32, 0), (16, 1), (8, 0), (4, 1), (2, 1))
+    return [(height // divisor - less, width // divisor - less) for divisor, less in steps]
+
+
+class EfficientAD(nn.Module):
+    """Teacher, student and autoencoder with the constants that turn their outputs into an anomaly map.
+
+    Args:
+        size: `S` or `M`.
+        padding: padded or unpadded PDNs.
+    """
+
+    def __init__(self, size: Size = "S", padding: bool = True) -> None:
+        super().__init__()
+        self.size, self.padding = size, padding
+        self.teacher = PatchDescriptionNetwork(size, FEATURES, padding).requires_grad_(False)
+        self.student = PatchDescriptionNetwork(size, 2 * FEATURES, padding)
+        self.autoencoder = Autoencoder(FEATURES, padding)
+        for name in ("teacher_mean", "teacher_std"):
+            self.register_buffer(name, torch.full((1, FEATURES, 1, 1), float(name == "teacher_std")))
+        # q_a and q_b of the student-teacher map, then of the autoencoder map (paper, equation 5).
+        self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+
+    teacher_mean: Tensor
+    teacher_std: Tensor
+    quantiles: Tensor
+
+    def normalised_teacher(self, images: Tensor) -> Tensor:
+        """The teacher's features with zero mean and unit variance per channel, float32."""
+        return (self.teacher(images).float() - self.teacher_mean) / self.teacher_std
+
+    def raw_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Student-teacher and student-autoencoder maps, each `float32 [N, 1, H', W']`, not normalised."""
+        teacher = self.normalised_teacher(images)
+        student = self.student(images).float()
+        reconstruction = self.autoencoder(images).float()
+        student_map = (teacher - student[:, :FEATURES]).square().mean(dim=1, keepdim=True)
+        reconstruction_map = (reconstruction - student[:, FEATURES:]).square().mean(dim=1, keepdim=True)
+        return student_map, reconstruction_map
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Anomaly map `float32 [N, 1, H, W]` and its maximum, the score, `float32 [N]`.
+
+        Args:
+            images: `float [N, 3, H, W]`, ImageNet-normalised.
+        """
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        maps = [
+            functional.interpolate(raw, size, mode="bilinear", align_corners=False)
+            for raw in self.raw_maps(images)
+        ]
+        anomaly_map = combine_maps(maps[0], maps[1], self.quantiles)
+        return anomaly_map, anomaly_map.amax(dim=(1, 2, 3))
+
+
+def combine_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor) -> Tensor:
+    """Mean of the two maps, each scaled so that q_a becomes 0 and q_b becomes 0.1 (paper, section 3.4)."""
+    low, high = quantiles[:, 0], quantiles[:, 1]
+    scale = 0.1 / (high - low)
+    return 0.5 * ((student_map - low[0]) * scale[0] + (autoencoder_map - low[1]) * scale[1])
+
+
+def check_image_size(height: int, width: int) -> None:
+    """Refuse images that the networks cannot describe.
+
+    Raises:
+        ValueError: a side is under 128 px.
+    """
+    if min(height, width) < MINIMUM_SIZE:
+        raise ValueError(
+            f"image size {height} x {width}: EfficientAD needs at least {MINIMUM_SIZE} px a side"
+        )

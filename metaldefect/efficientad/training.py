@@ -1,0 +1,99 @@
+"""Training a detector from normal images: teacher constants, Lightning, map normalisation, threshold."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+
+from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
+from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
+from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
+from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
+from metaldefect.hardware import device, lightning_precision
+from metaldefect.images import U8
+
+STATE = "state.ckpt"
+
+
+@dataclass
+class Trained:
+    """A trained detector in evaluation mode, its threshold, and the loss curve."""
+
+    model: EfficientAD
+    threshold: float
+    history: list[dict[str, float]]
+
+
+def train(
+    teacher: PatchDescriptionNetwork,
+    images: TrainingImages,
+    validation: U8,
+    config: TrainingConfig,
+    threshold_quantile: float,
+    work: Path,
+) -> Trained:
+    """Train student and autoencoder, then fix map scales and threshold on held-out normal images.
+
+    Args:
+        teacher: frozen; decides the size and the padding of the detector.
+        images: what to train on.
+        validation: held-out normal images, grey `uint8 [N, H, W]`.
+        config: how to train.
+        threshold_quantile: the threshold is this quantile of the validation images' scores.
+        work: folder of the resume state and of the feature cache; a state there is taken up.
+
+    Raises:
+        ValueError: the images are too small, or there are no validation images.
+    """
+    check_image_size(*images.normal.shape[1:])
+    if not len(validation):
+        raise ValueError("no validation normals: map scales and threshold cannot be chosen without them")
+    torch.manual_seed(config.seed)
+    model = EfficientAD(teacher.size, teacher.padding)
+    model.teacher.load_state_dict(teacher.state_dict())
+    model = model.to(memory_format=torch.channels_last)
+    features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
+    module = EfficientADModule(model, images, features, config)
+    fit(module, config, work)
+    model = module.model.cpu().eval()
+    fit_map_quantiles(model, validation)
+    scores = [infer(model, image)[0] for image in validation]
+    return Trained(model, float(np.quantile(scores, threshold_quantile)), module.history)
+
+
+def fit(module: EfficientADModule, config: TrainingConfig, work: Path) -> None:
+    """Run Lightning, from the state in `work` where there is one."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    checkpoint = ModelCheckpoint(
+        dirpath=work,
+        filename=Path(STATE).stem,
+        save_on_train_epoch_end=True,
+        every_n_epochs=1,
+        enable_version_counter=False,
+    )
+    trainer = lightning.Trainer(
+        # Not max_steps: with it Lightning resumes a state of an epoch's end inside that epoch, and ends.
+        max_epochs=math.ceil(config.steps / config.checkpoint_steps),
+        accelerator="cpu" if device().type == "cpu" else "auto",
+        devices=1,
+        precision=lightning_precision(),  # type: ignore[arg-type]
+        logger=False,
+        callbacks=[checkpoint, TQDMProgressBar(refresh_rate=10)],
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        deterministic="warn",
+    )
+    state = work / STATE
+    # "last" would silently start afresh where the file is missing: name it or say None.
+    trainer.fit(module, ckpt_path=state if state.is_file() else None, weights_only=True)

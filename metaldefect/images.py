@@ -1,0 +1,83 @@
+"""Reading, resizing and writing images: one place, so that every stage sees the same pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+U8 = NDArray[np.uint8]
+
+
+class UnreadableImageError(ValueError):
+    """An image that cannot be decoded; the message names the file and the reason."""
+
+
+def read_grey(path: Path | str, size: int | tuple[int, int] | None = None) -> U8:
+    """Read an image as grey levels, `uint8 [H, W]`, after applying its EXIF orientation.
+
+    Args:
+        path: image file; any mode Pillow converts to `L`.
+        size: side of the square, or `(height, width)`, to resize to (antialiased bilinear).
+
+    Raises:
+        UnreadableImageError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            grey = ImageOps.exif_transpose(image).convert("L")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"{path}: {error}") from error
+    return resize(np.asarray(grey), size) if size is not None else np.asarray(grey)
+
+
+def read_rgb(path: Path | str, size: int | tuple[int, int] | None = None) -> U8:
+    """Read an image as colour, `uint8 [H, W, 3]`; otherwise as `read_grey`."""
+    try:
+        with Image.open(path) as image:
+            colour = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"{path}: {error}") from error
+    return resize(colour, size) if size is not None else colour
+
+
+def resize(image: U8, size: int | tuple[int, int], *, nearest: bool = False) -> U8:
+    """Resize `uint8 [H, W]` or `[H, W, 3]` to a square side or `(height, width)`; `nearest` for masks."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (height, width):
+        return image
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).resize((width, height), method))
+
+
+def write_png(path: Path | str, image: U8, level: int = 1) -> None:
+    """Write `uint8 [H, W]` or `[H, W, 3]` as 8-bit PNG; `level` is zlib's, 0 (fast) to 9 (small)."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, format="PNG", compress_level=level)
+
+
+def to_tanh_range(images: U8) -> torch.Tensor:
+    """Grey `uint8 [N, H, W]` to the tokenizer's input, `float32 [N, 3, H, W]` in [-1, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1.0)
+    return tensor.unsqueeze(1).expand(-1, 3, -1, -1)
+
+
+def from_tanh_range(images: torch.Tensor) -> U8:
+    """The tokenizer's output `float [N, 3, H, W]` in [-1, 1] to grey `uint8 [N, H, W]` (channel mean)."""
+    grey = images.float().mean(dim=1).add(1.0).mul(127.5).round().clamp(0, 255)
+    return grey.to(torch.uint8).cpu().numpy()
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def to_imagenet_range(images: U8) -> torch.Tensor:
+    """Grey `uint8 [N, H, W]` to the detector's input, `float32 [N, 3, H, W]`, ImageNet-normalised."""
+    unit = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)[:, None]
+    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return (unit - mean) / std

@@ -1,0 +1,1 @@
+"""MaskGIT in Halton-MaskGIT's format: draws token grids of a class, and fills holes in given ones."""

@@ -1,0 +1,66 @@
+"""Loading and saving MaskGIT: our safetensors + JSON, and Halton-MaskGIT's checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from metaldefect.artifacts import atomic_file, read_json, write_json
+from metaldefect.maskgit.config import MaskGITConfig
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.tokenizer.checkpoints import load_strict
+
+WEIGHTS = "maskgit.safetensors"
+CONFIG = "config.json"
+
+
+def save_maskgit(model: MaskGIT, directory: Path, extra: Mapping[str, object] | None = None) -> None:
+    """Write `maskgit.safetensors` and `config.json` (with `extra` keys beside the config)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    # The head shares the embedding's memory, which safetensors refuses: stored once
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "head.weight"}
+    with atomic_file(directory / WEIGHTS) as temporary:
+        safetensors.torch.save_file(state, temporary)
+    write_json(directory / CONFIG, {"maskgit": model.config.to_dict(), **(extra or {})})
+
+
+def load_maskgit(directory: Path) -> MaskGIT:
+    """Load what `save_maskgit` wrote, in eval mode; a key that does not fit is an error naming it."""
+    model = MaskGIT(MaskGITConfig(**read_json(directory / CONFIG)["maskgit"]))
+    state = safetensors.torch.load_file(directory / WEIGHTS)
+    load_strict(model, state | {"head.weight": state["tok_emb.weight"]}, str(directory / WEIGHTS))
+    return model.eval()
+
+
+def read_halton(path: Path) -> dict[str, Tensor]:
+    """State dict of a Halton-MaskGIT checkpoint, read with weights_only, wrapper prefixes stripped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds code, or no `model_state_dict`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a plain checkpoint (refused): {error}") from error
+    if not isinstance(content, Mapping) or "model_state_dict" not in content:
+        raise ValueError(f"{path}: no key model_state_dict")
+    state = content["model_state_dict"]
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
+
+
+def start_from_halton(model: MaskGIT, state: Mapping[str, Tensor], origin: str) -> None:
+    """Take a pretrained body: every weight but the class rows, which start from the null class.
+
+    The null row is the last of the checkpoint's and of the model's; all other classes are new.
+    """
+    adapted = dict(state)
+    null = adapted["cls_emb.weight"][-1:]
+    adapted["cls_emb.weight"] = null.repeat(model.config.classes + 1, 1)
+    load_strict(model, adapted, origin)

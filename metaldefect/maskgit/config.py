@@ -1,0 +1,70 @@
+"""MaskGIT shapes as typed data, with named factories."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MaskGITConfig:
+    """Shape of the transformer. `grid` is tokens along a side; the mask id is `codebook_size`."""
+
+    dim: int
+    depth: int
+    heads: int
+    classes: int
+    codebook_size: int = 16_384
+    grid: int = 16
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "depth", "heads", "classes", "codebook_size", "grid"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head; where heads do not divide dim the projections are narrower, as upstream's."""
+        return self.dim // self.heads
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward layer: 8/3 dim, rounded up to a multiple of 256."""
+        return -(-int(8 * self.dim / 3) // 256) * 256
+
+    @property
+    def mask_id(self) -> int:
+        """Token that stands for a masked position."""
+        return self.codebook_size
+
+    @property
+    def null_label(self) -> int:
+        """Label that stands for no class, for guidance."""
+        return self.classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+# (dim, depth, heads). tiny .. large are Halton-MaskGIT's (github.com/valeoai/Halton-MaskGIT);
+# the cpu ones train on two cores.
+SIZES = {
+    "tiny": (384, 6, 6),
+    "small": (512, 12, 8),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "cpu": (256, 8, 8),
+    "cpu_tiny": (128, 4, 4),
+}
+
+
+def named_config(
+    size: str, *, classes: int, codebook_size: int, grid: int, heads: int | None = None, dropout: float = 0.0
+) -> MaskGITConfig:
+    """Config of the named size; `heads` overrides (upstream's own `small` has 6)."""
+    if size not in SIZES:
+        raise ValueError(f"unknown MaskGIT size {size!r}: there are {', '.join(SIZES)}")
+    dim, depth, default_heads = SIZES[size]
+    return MaskGITConfig(dim, depth, heads or default_heads, classes, codebook_size, grid, dropout)

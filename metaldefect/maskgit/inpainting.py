@@ -1,0 +1,129 @@
+"""Defects drawn into given images: tokens under a mask are sampled, the rest of the image stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from metaldefect.hardware import autocast
+from metaldefect.images import U8, resize
+from metaldefect.maskgit.painter import Painter
+from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+
+Mask = NDArray[np.bool_]
+
+# Pixels around a mask whose grey levels the drawn region is matched to
+RING = 6
+
+
+def check_mask(mask: Mask, image: U8) -> None:
+    """A mask must have the image's size and cover some but not all of it."""
+    if mask.shape != image.shape:
+        raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape}")
+    if not mask.any():
+        raise ValueError("the mask is empty: mark where the defect shall be")
+    if mask.all():
+        raise ValueError("the mask covers the whole image: leave some of it, or sample a whole image")
+
+
+def cells_under(mask: Mask, grid: int) -> NDArray[np.bool_]:
+    """Token cells that a pixel mask touches, `bool [grid, grid]`: rounded outward."""
+    side = mask.shape[0] // grid
+    return mask.reshape(grid, side, grid, side).any(axis=(1, 3))
+
+
+def feather(mask: Mask, width: float) -> NDArray[np.float32]:
+    """Blend weight: 1 on the mask, falling smoothly to exactly 0 at `width` pixels from it."""
+    distance = ndimage.distance_transform_edt(~mask)
+    ramp = np.clip(1.0 - distance / width, 0.0, 1.0)
+    return (ramp * ramp * (3.0 - 2.0 * ramp)).astype(np.float32)
+
+
+def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float) -> U8:
+    """Blend `drawn` into `image` under the feathered mask; farther than `width` no byte changes.
+
+    Two corrections make the border disappear. The drawn region is moved to the image's grey level,
+    measured on a ring around the mask and spread inward smoothly. And the fine grain that the
+    tokenizer cannot keep (`image - reconstruction`, high-passed) is laid over the drawn region.
+
+    Args:
+        image: the original, `uint8 [H, W]`.
+        drawn: the decoded tokens, same shape.
+        reconstruction: the original through the tokenizer, same shape.
+        mask: `bool [H, W]`.
+        width: feather in pixels.
+    """
+    alpha = feather(mask, width)
+    original = image.astype(np.float32)
+    ring = (ndimage.distance_transform_edt(~mask) <= max(RING, width)) & ~mask
+    weight = ndimage.gaussian_filter(ring.astype(np.float32), 12.0) + 1e-6
+    difference = np.where(ring, original - drawn, 0.0).astype(np.float32)
+    level = ndimage.gaussian_filter(difference, 12.0) / weight
+    # Far inside a large mask the blurred ring vanishes; there the ring's mean is all that is known
+    mean = float(difference[ring].mean()) if ring.any() else 0.0
+    trust = np.clip(weight / 0.02, 0.0, 1.0)
+    level = trust * level + (1.0 - trust) * mean
+    residual = original - reconstruction.astype(np.float32)
+    grain = residual - ndimage.gaussian_filter(residual, 2.0)
+    filled = drawn.astype(np.float32) + level + grain
+    blended = original + alpha * (filled - original)
+    result = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
+    return np.where(alpha > 0, result, image)
+
+
+def inpaint(
+    painter: Painter,
+    images: U8,
+    masks: Mask,
+    labels: list[str],
+    config: SamplingConfig,
+    generator: torch.Generator,
+    feather_pixels: float,
+) -> U8:
+    """Draw a defect of a class under the mask of each image.
+
+    Args:
+        painter: tokenizer and MaskGIT.
+        images: grey `uint8 [N, H, W]`, any size; the mask is worked on at the painter's size.
+        masks: `bool [N, H, W]`.
+        labels: N class names.
+        config: how to sample.
+        generator: source of all randomness.
+        feather_pixels: width of the blend outside the mask, in pixels of the given images.
+
+    Returns:
+        `uint8 [N, H, W]`; pixels farther than the feather from the mask keep their bytes.
+
+    Raises:
+        ValueError: unknown class, a mask of another size, an empty mask, a mask of everything.
+    """
+    numbers = torch.tensor([painter.label(name) for name in labels])
+    for image, mask in zip(images, masks, strict=True):
+        check_mask(mask, image)
+    size, grid = painter.image_size, painter.maskgit.config.grid
+    small = np.stack([resize(image, size) for image in images])
+    # A cell is redrawn if any pixel of it is under the mask; a feather's width more keeps the blend
+    # zone inside what was drawn
+    wide = [ndimage.binary_dilation(mask, iterations=max(1, round(feather_pixels))) for mask in masks]
+    cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
+    tokens = painter.encode(small)
+    hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
+    with autocast():
+        drawn_tokens = halton_sample(painter.maskgit, numbers, config, generator, known=hidden)
+    drawn, reconstruction = painter.decode(drawn_tokens), painter.decode(tokens)
+    return np.stack(
+        [
+            composite(image, resize(d, image.shape), resize(r, image.shape), mask, feather_pixels)
+            for image, d, r, mask in zip(images, drawn, reconstruction, masks, strict=True)
+        ]
+    )
+
+
+def resize_mask(mask: Mask, size: int) -> Mask:
+    """Resize a mask to a square of side `size`, keeping thin parts: any touched pixel counts."""
+    if mask.shape == (size, size):
+        return mask
+    grown = ndimage.maximum_filter(mask, size=max(1, mask.shape[0] // size))
+    return resize(grown.astype(np.uint8) * 255, size) > 0

@@ -1,0 +1,87 @@
+"""Lightning module that trains MaskGIT on token grids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from metaldefect.maskgit.loss import masked_cross_entropy
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.training import WeightAverage, warmup_cosine
+
+
+@dataclass(frozen=True)
+class MaskGITTrainingConfig:
+    """How MaskGIT is trained."""
+
+    steps: int
+    learning_rate: float = 5e-4
+    warmup_steps: int = 50
+    weight_decay: float = 0.03
+    label_dropout: float = 0.1
+    label_smoothing: float = 0.1
+    unmasked_weight: float = 0.0
+    rectangle_share: float = 0.15
+    ema_decay: float = 0.999
+
+
+class MaskGITLightning(pl.LightningModule):
+    """Train on batches of (tokens `int [B, grid, grid]`, labels `int [B]`)."""
+
+    def __init__(self, model: MaskGIT, config: MaskGITTrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.average = WeightAverage(model, config.ema_decay)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        # Embeddings, norms and biases are not decayed: decay is for the matrices of the blocks
+        matrices, others = [], []
+        for name, parameter in self.model.named_parameters():
+            decayed = parameter.dim() == 2 and "emb" not in name and "reg_tokens" not in name
+            (matrices if decayed else others).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": self.config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        steps, warmup = self.config.steps, self.config.warmup_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps, warmup)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        tokens, labels = batch[0].flatten(1).long(), batch[1].long()
+        shape = self.model.config
+        mask = training_mask(len(tokens), shape.grid, self.config.rectangle_share)
+        dropped = torch.rand(len(labels)) < self.config.label_dropout
+        labels = labels.masked_fill(dropped, shape.null_label)
+        hidden = self.model.hidden(tokens.masked_fill(mask, shape.mask_id), labels)
+        loss, parts = masked_cross_entropy(
+            hidden,
+            self.model.head,
+            tokens,
+            mask,
+            label_smoothing=self.config.label_smoothing,
+            unmasked_weight=self.config.unmasked_weight,
+        )
+        self.log_dict({"loss": loss.detach(), **parts}, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        self.average.update(self.model)

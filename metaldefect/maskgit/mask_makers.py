@@ -1,0 +1,75 @@
+"""Masks for new defects: real ones moved about, strokes and blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from metaldefect.images import resize
+
+Mask = NDArray[np.bool_]
+
+LARGEST_SHARE = 0.25
+SMALLEST_PIXELS = 40
+
+
+def stroke(rng: np.random.Generator, size: int) -> Mask:
+    """A bent line of 2 to 5 % of the side in width."""
+    length = rng.uniform(0.3, 0.8) * size
+    angle = rng.uniform(0, np.pi)
+    centre = rng.uniform(0.3, 0.7, 2) * size
+    along = np.linspace(-0.5, 0.5, 4 * size)
+    bend = rng.normal(0, 0.06) * size * np.sin(np.pi * (along + 0.5))
+    x = centre[0] + along * length * np.cos(angle) - bend * np.sin(angle)
+    y = centre[1] + along * length * np.sin(angle) + bend * np.cos(angle)
+    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+    line = np.zeros((size, size), bool)
+    line[y[inside].astype(int), x[inside].astype(int)] = True
+    return ndimage.distance_transform_edt(~line) <= rng.uniform(0.01, 0.025) * size
+
+
+def blob(rng: np.random.Generator, size: int) -> Mask:
+    """A round-ish region with a wavy border, 8 to 20 % of the side in radius."""
+    radius = rng.uniform(0.08, 0.2) * size
+    centre = rng.uniform(0.25, 0.75, 2) * size
+    rows, columns = np.mgrid[:size, :size]
+    angle = np.arctan2(rows - centre[0], columns - centre[1])
+    wave = sum(rng.normal(0, 0.12) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
+    distance = np.hypot(rows - centre[0], columns - centre[1])
+    return distance <= radius * (1.0 + wave)
+
+
+def moved(mask: Mask, rng: np.random.Generator, size: int) -> Mask:
+    """A real defect's mask, turned by one of the eight symmetries, resized and put somewhere else."""
+    turned = np.rot90(mask, rng.integers(4))
+    if rng.random() < 0.5:
+        turned = turned[::-1]
+    rows, columns = np.where(turned)
+    crop = turned[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    scale = rng.uniform(0.7, 1.1) * size / mask.shape[0]
+    limit = 0.9 * size / max(crop.shape)
+    height, width = (max(3, round(side * min(scale, limit))) for side in crop.shape)
+    small = resize(crop.astype(np.uint8) * 255, (height, width)) > 127
+    placed = np.zeros((size, size), bool)
+    top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+    placed[top : top + height, left : left + width] = small
+    return placed
+
+
+def make_mask(rng: np.random.Generator, size: int, real_masks: Sequence[Mask]) -> Mask:
+    """A mask `bool [size, size]` for a new defect: a real one of the class where there are any.
+
+    Real ones are taken four times in five, else a stroke or a blob. Masks that came out smaller than
+    40 pixels or larger than a quarter of the image are drawn again.
+    """
+    for _ in range(100):
+        if real_masks and rng.random() < 0.8:
+            mask = moved(real_masks[rng.integers(len(real_masks))], rng, size)
+        else:
+            mask = (stroke if rng.random() < 0.5 else blob)(rng, size)
+        if SMALLEST_PIXELS <= mask.sum() <= LARGEST_SHARE * mask.size:
+            return mask
+    return blob(rng, size)

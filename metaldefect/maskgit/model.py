@@ -1,0 +1,151 @@
+"""The bidirectional transformer, with Halton-MaskGIT's module names so that its state dicts load.
+
+Source of the shapes: github.com/valeoai/Halton-MaskGIT, Network/transformer.py.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaldefect.maskgit.config import MaskGITConfig
+
+EPS = 1e-5
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive norm: `x [B, T, d]`, `shift` and `scale` `[B, d]`."""
+    return x * (1.0 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose queries and keys are RMS-normalised before the split into heads."""
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        width = config.heads * config.head_dim
+        self.wq = nn.Linear(config.dim, width, bias=False)
+        self.wk = nn.Linear(config.dim, width, bias=False)
+        self.wv = nn.Linear(config.dim, width, bias=False)
+        self.wo = nn.Linear(width, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = self.wq(x), self.wk(x), self.wv(x)
+        q, k = (F.rms_norm(y, y.shape[-1:], eps=EPS).to(v.dtype) for y in (q, k))
+        q, k, v = (y.view(b, t, self.heads, self.head_dim).transpose(1, 2) for y in (q, k, v))
+        # No dropout inside: with it the fused kernel is not taken
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.wo(y.transpose(1, 2).reshape(b, t, self.heads * self.head_dim))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.hidden, bias=False)
+        self.w2 = nn.Linear(config.hidden, config.dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each modulated and gated by the class."""
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        self.ln1 = nn.RMSNorm(config.dim, eps=EPS)
+        self.ln2 = nn.RMSNorm(config.dim, eps=EPS)
+        self.attn = Attention(config)
+        self.ff = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.mlp(condition).chunk(6, dim=-1)
+        x = x + gate1.unsqueeze(1) * self.dropout(self.attn(modulate(self.ln1(x), shift1, scale1)))
+        return x + gate2.unsqueeze(1) * self.dropout(self.ff(modulate(self.ln2(x), shift2, scale2)))
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, condition)
+        return x
+
+
+class FinalNorm(nn.Module):
+    """Layer norm modulated by the class."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.mlp(condition).chunk(2, dim=-1)
+        return modulate(self.norm_final(x), shift, scale)
+
+
+class MaskGIT(nn.Module):
+    """Predict the tokens of masked positions from the visible ones and the class."""
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_emb = nn.Embedding(config.classes + 1, config.dim)
+        self.tok_emb = nn.Embedding(config.codebook_size + 1, config.dim)
+        self.pos_emb = nn.Embedding(config.grid**2, config.dim)
+        self.reg_tokens = nn.Embedding(1, config.dim)
+        self.transformer = Transformer(config)
+        self.last_norm = FinalNorm(config.dim)
+        self.head = nn.Linear(config.dim, config.codebook_size + 1)
+        self.apply(_initialise)
+        for layer in self.transformer.layers:
+            # Gates start closed, so every block starts as the identity (adaLN-zero)
+            nn.init.zeros_(layer.mlp[1].weight)
+            nn.init.zeros_(layer.mlp[1].bias)
+        self.head.weight = self.tok_emb.weight
+
+    def hidden(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Final features `float [B, grid^2, dim]` of tokens `int64 [B, grid^2]` and labels `int64 [B]`."""
+        x = self.tok_emb(tokens) + self.pos_emb.weight
+        register = self.reg_tokens.weight.expand(len(x), 1, -1)
+        condition = self.cls_emb(labels)
+        x = self.transformer(torch.cat([x, register], dim=1), condition)
+        return self.last_norm(x[:, :-1], condition)
+
+    def forward(self, tokens: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Logits over codebook and mask id.
+
+        Args:
+            tokens: `int64 [B, grid^2]`, `mask_id` where unknown.
+            labels: `int64 [B]` in [0, classes], `null_label` for no class.
+            positions: `int64 [B, P]`, where logits are wanted; all positions when None. The head is
+                most of the work for a large codebook, so samplers ask only for what they write.
+
+        Returns:
+            `float [B, P or grid^2, codebook_size + 1]`.
+        """
+        x = self.hidden(tokens, labels)
+        if positions is not None:
+            x = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        return self.head(x)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)

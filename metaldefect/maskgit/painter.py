@@ -1,0 +1,100 @@
+"""The models that draw: a tokenizer, a MaskGIT and the vocabulary between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaldefect.artifacts import atomic_file, read_json
+from metaldefect.hardware import autocast
+from metaldefect.images import U8, from_tanh_range, to_tanh_range
+from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.tokenizer.model import VQModel
+
+VOCABULARY = "vocabulary.safetensors"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer's codes that the training data uses, numbered without gaps.
+
+    `codes[i]` (`int64 [used]`) is the tokenizer's code of token i. `nearest[c]` (`int64 [codebook]`) is
+    the token of code c itself, or of the used code nearest to it.
+    """
+
+    codes: Tensor
+    nearest: Tensor
+
+    @classmethod
+    def of(cls, train_codes: NDArray[np.integer], codebook: Tensor) -> Vocabulary:
+        """Vocabulary of the codes in `train_codes`; `codebook` is normalised, `float [size, dim]`."""
+        codes = torch.from_numpy(np.unique(train_codes).astype(np.int64))
+        nearest = (codebook @ codebook[codes].t()).argmax(dim=1)
+        nearest[codes] = torch.arange(len(codes))
+        return cls(codes, nearest)
+
+    def save(self, directory: Path) -> None:
+        """Write `vocabulary.safetensors`."""
+        with atomic_file(directory / VOCABULARY) as temporary:
+            safetensors.torch.save_file({"codes": self.codes, "nearest": self.nearest}, temporary)
+
+    @classmethod
+    def load(cls, directory: Path) -> Vocabulary:
+        """Read what `save` wrote."""
+        return cls(**safetensors.torch.load_file(directory / VOCABULARY))
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Images to tokens of MaskGIT's vocabulary, and classes to images."""
+
+    tokenizer: VQModel
+    maskgit: MaskGIT
+    classes: tuple[str, ...]
+    vocabulary: Vocabulary
+    image_size: int
+
+    def label(self, name: str) -> int:
+        """Number of a class; an unknown name is an error that lists those there are."""
+        if name not in self.classes:
+            raise ValueError(f"unknown class {name!r}: there are {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    @torch.no_grad()
+    def encode(self, images: U8) -> Tensor:
+        """Grey `uint8 [N, size, size]` to MaskGIT tokens `int64 [N, grid, grid]`."""
+        with autocast():
+            return self.vocabulary.nearest[self.tokenizer.encode(to_tanh_range(images))]
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> U8:
+        """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`."""
+        with autocast():
+            return from_tanh_range(self.tokenizer.decode(self.vocabulary.codes[tokens]))
+
+    def sample(self, labels: Tensor, config: SamplingConfig, generator: torch.Generator) -> U8:
+        """Whole images of the given classes, `uint8 [N, size, size]`."""
+        with autocast():
+            tokens = halton_sample(self.maskgit, labels, config, generator)
+        return self.decode(tokens)
+
+
+def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
+    """Load the models that `finetune_vq` and `train_maskgit` made."""
+    config = read_json(maskgit_directory / CONFIG)
+    return Painter(
+        load_tokenizer(tokenizer_directory),
+        load_maskgit(maskgit_directory),
+        tuple(config["classes"]),
+        Vocabulary.load(maskgit_directory),
+        int(config["image_size"]),
+    )

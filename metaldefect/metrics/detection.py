@@ -1,0 +1,214 @@
+"""Measures of anomaly detection, for images and for pixels: pure functions of scores and truths.
+
+Maps and masks come as sequences, because images of one test set may differ in size. A mask is a boolean
+array of its map's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
+
+FPR_LIMIT = 0.3
+EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
+BOOTSTRAP_SAMPLES = 1000
+BOOTSTRAP_THRESHOLDS = 500
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Area under the receiver operating characteristic, in [0, 1].
+
+    Raises:
+        ValueError: the labels are all of one kind.
+    """
+    scores, labels = checked(scores, labels)
+    return float(roc_auc_score(labels, scores))
+
+
+def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Average precision (area under the precision-recall steps), in [0, 1]."""
+    scores, labels = checked(scores, labels)
+    return float(average_precision_score(labels, scores))
+
+
+def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    """(largest F1 over all thresholds, the threshold: scores at or above it count as anomalous)."""
+    scores, labels = checked(scores, labels)
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    best = int(np.argmax(f1[:-1]))
+    return float(f1[best]), float(thresholds[best])
+
+
+def f1_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
+    """F1 of calling scores above `threshold` anomalous; 0 where nothing is found."""
+    scores, labels = checked(scores, labels)
+    found = scores > threshold
+    hits = float(np.sum(found & labels))
+    return 2 * hits / (float(np.sum(found)) + float(np.sum(labels)))
+
+
+def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], Bools]:
+    """Both as arrays of one length, with both kinds of labels present.
+
+    Raises:
+        ValueError: they are not.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    if scores.shape != labels.shape or scores.ndim != 1:
+        raise ValueError(f"{scores.shape} scores for {labels.shape} labels")
+    if labels.all() or not labels.any():
+        raise ValueError(f"all {len(labels)} labels are {bool(labels.any())}: both kinds are needed")
+    return scores, labels
+
+
+def pixel_auroc(maps: Sequence[Floats], masks: Sequence[Bools]) -> float:
+    """AUROC over all pixels of all images."""
+    check_maps(maps, masks)
+    return auroc(np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in masks]))
+
+
+def check_maps(maps: Sequence[Floats], masks: Sequence[Bools]) -> None:
+    """Refuse maps whose masks are of another size.
+
+    Raises:
+        ValueError: names the first such pair.
+    """
+    if len(maps) != len(masks):
+        raise ValueError(f"{len(maps)} anomaly maps for {len(masks)} masks")
+    for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
+        if anomaly_map.shape != mask.shape:
+            raise ValueError(f"anomaly map {index} is {anomaly_map.shape}, its mask {mask.shape}")
+
+
+def pro_curve(
+    maps: Sequence[Floats], masks: Sequence[Bools]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False-positive rate against per-region overlap, at every threshold that the maps have.
+
+    A region is an 8-connected component of a mask. The overlap is the mean over the regions of the share
+    of a region that is found; the rate is over all pixels outside the regions, those of defect-free images
+    included. Source: the MVTec AD evaluation code's definition (Bergmann et al., IJCV 2021).
+
+    Returns:
+        Two arrays from (0, 0) to (1, 1).
+
+    Raises:
+        ValueError: there is no region, or no pixel outside one.
+    """
+    check_maps(maps, masks)
+    gains, losses = [], []
+    regions = 0
+    for mask in masks:
+        labelled, count = ndimage.label(mask, EIGHT_CONNECTED)
+        sizes = np.bincount(labelled.ravel(), minlength=count + 1).astype(np.float64)
+        share = np.zeros(count + 1)
+        share[1:] = 1.0 / sizes[1:]
+        gains.append(share[labelled.ravel()])
+        losses.append(~mask.ravel())
+        regions += count
+    outside = np.concatenate(losses)
+    negatives = int(outside.sum())
+    if not regions or not negatives:
+        raise ValueError(f"{regions} regions and {negatives} pixels outside them: both are needed")
+    scores = np.concatenate([m.ravel() for m in maps])
+    order = np.argsort(-scores, kind="stable")
+    pro = np.cumsum(np.concatenate(gains)[order]) / regions
+    fpr = np.cumsum(outside[order]) / negatives
+    sorted_scores = scores[order]
+    # Equal scores pass a threshold together: keep the last of each run.
+    last = np.append(np.flatnonzero(np.diff(sorted_scores)), len(sorted_scores) - 1)
+    return np.append(0.0, fpr[last]), np.append(0.0, np.minimum(pro[last], 1.0))
+
+
+def area_to_limit(fpr: ArrayLike, rate: ArrayLike, limit: float) -> float:
+    """Trapezoidal area under a curve from 0 to `limit`, interpolated there, divided by `limit`."""
+    x, y = np.asarray(fpr, np.float64), np.asarray(rate, np.float64)
+    inside = x <= limit
+    at_limit = np.interp(limit, x, y)
+    x, y = np.append(x[inside], limit), np.append(y[inside], at_limit)
+    return float(np.trapezoid(y, x) / limit)
+
+
+def au_pro(maps: Sequence[Floats], masks: Sequence[Bools], limit: float = FPR_LIMIT) -> float:
+    """Area under `pro_curve` up to a false-positive rate of `limit`, as a share of that area, in [0, 1]."""
+    return area_to_limit(*pro_curve(maps, masks), limit)
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.float64], Bools], float],
+    scores: ArrayLike,
+    labels: ArrayLike,
+    seed: int = 0,
+    samples: int = BOOTSTRAP_SAMPLES,
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic of (scores, labels), resampled within each kind of label."""
+    scores, labels = checked(scores, labels)
+    rng = np.random.default_rng(seed)
+    kinds = [np.flatnonzero(labels), np.flatnonzero(~labels)]
+    values = np.empty(samples)
+    for index in range(samples):
+        chosen = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        values[index] = statistic(scores[chosen], labels[chosen])
+    return percentiles(values)
+
+
+def percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentiles."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def pixel_intervals(
+    maps: Sequence[Floats],
+    masks: Sequence[Bools],
+    limit: float = FPR_LIMIT,
+    seed: int = 0,
+    samples: int = BOOTSTRAP_SAMPLES,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of `pixel_auroc` and `au_pro`, images resampled within good and defective.
+
+    Sorting all pixels a thousand times would take hours. Each image's counts are taken once at 500
+    thresholds (quantiles of the pixels outside the regions, denser towards the top), and a resample is a
+    weighted sum of them.
+    """
+    check_maps(maps, masks)
+    outside = np.concatenate([m[~mask] for m, mask in zip(maps, masks, strict=True)])
+    inside = np.concatenate([m[mask] for m, mask in zip(maps, masks, strict=True)])
+    levels = np.linspace(0, 1, BOOTSTRAP_THRESHOLDS) ** 2
+    thresholds = np.unique(np.concatenate([np.quantile(outside, 1 - levels), np.quantile(inside, levels)]))
+    false, true, overlap = (np.zeros((len(maps), len(thresholds))) for _ in range(3))
+    regions = np.zeros(len(maps))
+    for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
+        false[index] = at_or_above(anomaly_map[~mask], thresholds)
+        labelled, count = ndimage.label(mask, EIGHT_CONNECTED)
+        regions[index] = count
+        for region in range(1, count + 1):
+            found = at_or_above(anomaly_map[labelled == region], thresholds)
+            true[index] += found
+            overlap[index] += found / max(1.0, found[0])
+    negatives = np.array([float((~mask).sum()) for mask in masks])
+    positives = np.array([float(mask.sum()) for mask in masks])
+    rng = np.random.default_rng(seed)
+    kinds = [kind for kind in (np.flatnonzero(positives > 0), np.flatnonzero(positives == 0)) if len(kind)]
+    results = np.empty((samples, 2))
+    for index in range(samples):
+        chosen = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        weight = np.bincount(chosen, minlength=len(maps)).astype(np.float64)
+        fpr = np.append(0.0, ((weight @ false) / (weight @ negatives))[::-1])
+        tpr = np.append(0.0, ((weight @ true) / (weight @ positives))[::-1])
+        pro = np.append(0.0, ((weight @ overlap) / (weight @ regions))[::-1])
+        results[index] = np.trapezoid(tpr, fpr), area_to_limit(fpr, pro, limit)
+    return {"pixel_auroc": percentiles(results[:, 0]), "au_pro": percentiles(results[:, 1])}
+
+
+def at_or_above(values: Floats, thresholds: Floats) -> NDArray[np.float64]:
+    """How many values are at or above each of the ascending thresholds."""
+    return len(values) - np.searchsorted(np.sort(values, axis=None), thresholds, side="left").astype(float)

@@ -1,0 +1,65 @@
+"""How well a tokenizer gives images back: SSIM, PSNR, Edge IoU, codebook use."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.feature import canny
+from skimage.metrics import structural_similarity
+
+from metaldefect.images import U8
+
+# Edge IoU is defined by these: Canny on grey levels in [0, 1]
+CANNY_SIGMA = 1.0
+CANNY_LOW = 0.05
+CANNY_HIGH = 0.15
+
+
+def ssim(image: U8, reference: U8) -> float:
+    """Structural similarity of two grey `uint8 [H, W]` images (Wang et al. 2004: Gaussian, sigma 1.5)."""
+    return float(
+        structural_similarity(
+            image, reference, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+    )
+
+
+def psnr(image: U8, reference: U8) -> float:
+    """Peak signal-to-noise ratio in dB; 100 for equal images, so that means stay finite."""
+    error = float(np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    return 100.0 if error == 0 else min(100.0, 10.0 * float(np.log10(255.0**2 / error)))
+
+
+def edges(image: U8) -> NDArray[np.bool_]:
+    """Canny edges, `bool [H, W]`: sigma 1.0, thresholds 0.05 and 0.15 on grey levels in [0, 1]."""
+    return canny(image / 255.0, sigma=CANNY_SIGMA, low_threshold=CANNY_LOW, high_threshold=CANNY_HIGH)
+
+
+def edge_iou(image: U8, reference: U8, tolerance: int = 0) -> float:
+    """Intersection over union of Canny edges; 1 where neither image has any.
+
+    With `tolerance` t an edge pixel counts as common if the other image has one within t pixels
+    (8-neighbourhood); the union is what is common plus what is not, averaged over both directions.
+    """
+    a, b = edges(image), edges(reference)
+    if not a.any() and not b.any():
+        return 1.0
+    if tolerance == 0:
+        return float((a & b).sum() / (a | b).sum())
+    square = np.ones((2 * tolerance + 1,) * 2, bool)
+    common_a = float((a & ndimage.binary_dilation(b, square)).sum())
+    common_b = float((b & ndimage.binary_dilation(a, square)).sum())
+    common = 0.5 * (common_a + common_b)
+    alone = (a.sum() - common_a) + (b.sum() - common_b)
+    return common / (common + alone)
+
+
+def codebook_use(tokens: NDArray[np.integer], codebook_size: int) -> dict[str, float]:
+    """Share of codes that occur, and perplexity (exp of the entropy of their frequencies)."""
+    counts = np.bincount(tokens.ravel(), minlength=codebook_size).astype(float)
+    p = counts[counts > 0] / counts.sum()
+    return {
+        "used": float((counts > 0).mean()),
+        "perplexity": float(np.exp(-(p * np.log(p)).sum())),
+    }

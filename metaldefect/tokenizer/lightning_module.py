@@ -1,0 +1,186 @@
+"""Lightning module that fine-tunes a tokenizer with all its losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metaldefect.tokenizer.discriminator import PatchDiscriminator
+from metaldefect.tokenizer.losses import (
+    adaptive_weight,
+    edge_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.perceptual import perceptual_loss
+from metaldefect.training import WeightAverage, warmup_cosine
+
+
+@dataclass(frozen=True)
+class VQTrainingConfig:
+    """How a tokenizer is trained; weights multiply the loss terms they are named after."""
+
+    steps: int
+    learning_rate: float = 2e-4
+    warmup_steps: int = 50
+    mode: Literal["full", "decoder_only"] = "full"
+    perceptual: str = "squeeze"
+    l1_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    edge_weight: float = 1.0
+    adversarial_weight: float = 0.1
+    discriminator_start: int = 0
+    discriminator_channels: int = 32
+    entropy_ratio: float = 0.0
+    ema_decay: float = 0.99
+    data_initialised_codebook: bool = False
+
+
+class VQLightning(pl.LightningModule):
+    """Train a `VQModel` on `uint8 [N, H, W]` grey or `[N, H, W, 3]` colour batches.
+
+    Two optimisers take turns each step: tokenizer, then discriminator (from `discriminator_start` on).
+    Codebook entries that a whole epoch did not use move to encoder outputs of the last batch.
+    """
+
+    tokens_seen: Tensor
+    steps_done: Tensor
+
+    def __init__(self, model: VQModel, config: VQTrainingConfig) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.config = config
+        self.discriminator = PatchDiscriminator(config.discriminator_channels)
+        self.average = WeightAverage(model, config.ema_decay)
+        self.register_buffer("tokens_seen", torch.zeros(model.config.codebook_size, dtype=torch.long))
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
+        # Outside the module tree: frozen weights do not belong into checkpoints
+        net, self.perceptual_name = perceptual_loss(config.perceptual)
+        self._perceptual = [net]
+        self._recent: Tensor | None = None
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters that the mode trains; decoder-only keeps tokens valid for a trained transformer."""
+        if self.config.mode == "full":
+            return list(self.model.parameters())
+        return [*self.model.decoder.parameters(), *self.model.post_quant_conv.parameters()]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        rate = self.config.learning_rate
+        return [
+            torch.optim.Adam(self.trained_parameters(), lr=rate, betas=(0.9, 0.95)),
+            torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=(0.9, 0.95)),
+        ]
+
+    def on_fit_start(self) -> None:
+        self._perceptual[0].to(self.device)
+
+    def training_step(self, batch: Tensor, index: int) -> None:
+        images = to_model_input(batch)
+        step = int(self.steps_done)
+        if step == 0 and self.config.data_initialised_codebook:
+            self.initialise_codebook(images)
+        adversarial = self.config.adversarial_weight > 0 and step >= self.config.discriminator_start
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        for optimizer in optimizers:
+            factor = warmup_cosine(step, self.config.steps, self.config.warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * factor
+        self.discriminator.requires_grad_(False)
+        reconstruction = self.model(images)
+        loss, parts = self.generator_loss(images, reconstruction, adversarial)
+        self.take_step(optimizers[0], loss, self.trained_parameters())
+        if adversarial:
+            self.discriminator.requires_grad_(True)
+            both = self.discriminator(torch.cat([images, reconstruction.images.detach()]))
+            real, fake = both.float().chunk(2)
+            d_loss = hinge_discriminator_loss(real, fake)
+            self.take_step(optimizers[1], d_loss, list(self.discriminator.parameters()))
+            parts["discriminator"] = d_loss.detach()
+        self.average.update(self.model)
+        self.tokens_seen += torch.bincount(
+            reconstruction.quantized.tokens.flatten(), minlength=self.model.config.codebook_size
+        )
+        self.steps_done += 1
+        self.log_dict(parts, prog_bar=True)
+
+    def generator_loss(
+        self, images: Tensor, output: Any, adversarial: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(total, parts) of the tokenizer's loss for one batch."""
+        config = self.config
+        l1 = (output.images.float() - images).abs().mean()
+        perceptual = self._perceptual[0](output.images, images).float().mean()
+        edge = edge_loss(output.images, images)
+        reconstruction = (
+            config.l1_weight * l1 + config.perceptual_weight * perceptual + config.edge_weight * edge
+        )
+        quantized = output.quantized
+        codebook = quantized.codebook_loss + self.model.config.commitment * quantized.commitment_loss
+        total = reconstruction + codebook + config.entropy_ratio * quantized.entropy_loss
+        parts = {"l1": l1, "perceptual": perceptual, "edge": edge, "codebook": codebook}
+        if adversarial:
+            fooling = hinge_generator_loss(self.discriminator(output.images).float())
+            weight = adaptive_weight(reconstruction, fooling, self.model.decoder.last_layer)
+            # An untrained discriminator's gradient is tiny, so the plain adaptive weight can explode
+            weight = weight.clamp(max=10.0)
+            total = total + config.adversarial_weight * weight * fooling
+            parts |= {"adversarial": fooling, "adversarial_scale": weight}
+        return total, {name: part.detach() for name, part in parts.items()}
+
+    def take_step(self, optimizer: Any, loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
+        """Backward, clip to norm 1, step."""
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    @torch.no_grad()
+    def initialise_codebook(self, images: Tensor) -> None:
+        """Start the codebook from encoder outputs, so that every entry begins near the data."""
+        self.model.quantize.embedding.weight.copy_(
+            pick(self.normalised_features(images), self.model.config.codebook_size)
+        )
+
+    def normalised_features(self, images: Tensor) -> Tensor:
+        """Encoder outputs on the unit sphere, `float [M, D]`."""
+        z = self.model.features(images).float()
+        return F.normalize(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), dim=-1)
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, index: int) -> None:
+        if self.trainer.is_last_batch and self.config.mode == "full":
+            self.revive_dead_codes(to_model_input(batch))
+
+    @torch.no_grad()
+    def revive_dead_codes(self, images: Tensor) -> None:
+        """Move entries that the epoch did not use to encoder outputs of the last batch."""
+        dead = (self.tokens_seen == 0).nonzero().flatten()
+        self.tokens_seen.zero_()
+        # Near the end a moved entry would no longer be learnt by the decoder
+        if len(dead) and int(self.steps_done) < 0.7 * self.config.steps:
+            fresh = pick(self.normalised_features(images), len(dead))
+            self.model.quantize.embedding.weight[dead] = fresh
+            self.average.get_buffer("quantize/embedding/weight")[dead] = fresh
+
+
+def to_model_input(batch: Tensor) -> Tensor:
+    """`uint8 [N, H, W]` or `[N, H, W, 3]` to `float32 [N, 3, H, W]` in [-1, 1]."""
+    images = batch.float().div(127.5).sub(1.0)
+    if images.dim() == 3:
+        return images.unsqueeze(1).repeat(1, 3, 1, 1)
+    return images.permute(0, 3, 1, 2).contiguous()
+
+
+def pick(vectors: Tensor, count: int) -> Tensor:
+    """`count` of the rows in random order, repeated with a little noise where there are fewer."""
+    order = torch.randperm(len(vectors))
+    rows = vectors[order.repeat(-(-count // len(vectors)))[:count]]
+    return F.normalize(rows + 0.01 * torch.randn_like(rows), dim=-1)

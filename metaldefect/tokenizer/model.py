@@ -1,0 +1,204 @@
+"""The VQ autoencoder, with LlamaGen's module names so that its state dicts load unchanged.
+
+Source of the shapes: github.com/FoundationVision/LlamaGen, tokenizer/tokenizer_image/vq_model.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.quantizer import Quantized, VectorQuantizer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, conv, twice, with a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = group_norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all positions, with 1x1 convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, height, width = x.shape
+        h = self.norm(x)
+        q, k, v = (m(h).flatten(2).transpose(1, 2).unsqueeze(1) for m in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(out.squeeze(1).transpose(1, 2).reshape(n, c, height, width))
+
+
+class Downsample(nn.Module):
+    """Halve the side: one row and column of zeros at the far edges, then a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double the side: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution: residual blocks, attention after each at the lowest, resampling."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
+        super().__init__()
+        self.res = nn.ModuleList(ResidualBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
+        self.attn = nn.ModuleList(AttentionBlock(outputs) for _ in range(blocks if attention else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.res):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[i](x)
+        for resample in ("downsample", "upsample"):
+            if hasattr(self, resample):
+                x = getattr(self, resample)(x)
+        return x
+
+
+def middle(channels: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        [ResidualBlock(channels, channels), AttentionBlock(channels), ResidualBlock(channels, channels)]
+    )
+
+
+class Encoder(nn.Module):
+    """Image `[N, 3, H, W]` to features `[N, z_channels, H/f, W/f]`."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.stem = config.stem
+        self.conv_in = nn.Conv2d(3 * config.stem**2, config.channels, 3, padding=1)
+        widths = [config.channels * m for m in config.multipliers]
+        self.conv_blocks = nn.ModuleList()
+        inputs = config.channels
+        for i, outputs in enumerate(widths):
+            last = i == len(widths) - 1
+            level = Level(inputs, outputs, config.encoder_blocks, attention=last)
+            if not last:
+                level.downsample = Downsample(outputs)
+            self.conv_blocks.append(level)
+            inputs = outputs
+        self.mid = middle(inputs)
+        self.norm_out = group_norm(inputs)
+        self.conv_out = nn.Conv2d(inputs, config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(F.pixel_unshuffle(x, self.stem) if self.stem > 1 else x)
+        for block in [*self.conv_blocks, *self.mid]:
+            h = block(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Features `[N, z_channels, H/f, W/f]` to an image `[N, 3, H, W]`."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.stem = config.stem
+        widths = [config.channels * m for m in reversed(config.multipliers)]
+        self.conv_in = nn.Conv2d(config.z_channels, widths[0], 3, padding=1)
+        self.mid = middle(widths[0])
+        self.conv_blocks = nn.ModuleList()
+        inputs = widths[0]
+        for i, outputs in enumerate(widths):
+            level = Level(inputs, outputs, config.decoder_blocks, attention=i == 0)
+            if i < len(widths) - 1:
+                level.upsample = Upsample(outputs)
+            self.conv_blocks.append(level)
+            inputs = outputs
+        self.norm_out = group_norm(inputs)
+        self.conv_out = nn.Conv2d(inputs, 3 * config.stem**2, 3, padding=1)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight at which the adaptive adversarial weight compares gradients."""
+        return self.conv_out.weight
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.conv_in(z)
+        for block in [*self.mid, *self.conv_blocks]:
+            h = block(h)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(h, self.stem) if self.stem > 1 else h
+
+
+class Reconstruction(NamedTuple):
+    """Output of the tokenizer's forward pass."""
+
+    images: Tensor  # float [N, 3, H, W]
+    quantized: Quantized
+
+
+class VQModel(nn.Module):
+    """Tokenizer: images in [-1, 1] to integers in [0, codebook_size) and back."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = VectorQuantizer(config.codebook_size, config.codebook_dim)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features before quantisation, `float [N, codebook_dim, H/f, W/f]`."""
+        return self.quant_conv(self.encoder(images))
+
+    def forward(self, images: Tensor) -> Reconstruction:
+        """Reconstruct `float [N, 3, H, W]` in [-1, 1]."""
+        quantized = self.quantize(self.features(images))
+        return Reconstruction(self.decoder(self.post_quant_conv(quantized.z)), quantized)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """`float [N, 3, H, W]` in [-1, 1] to tokens `int64 [N, H/f, W/f]`."""
+        z = self.features(images).float().permute(0, 2, 3, 1)
+        shape = z.shape[:3]
+        return self.quantize.nearest(F.normalize(z.reshape(-1, z.shape[-1]), dim=-1)).view(shape)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens `int64 [N, h, w]` to `float [N, 3, h*f, w*f]`, about [-1, 1] (not clamped)."""
+        return self.decoder(self.post_quant_conv(self.quantize.lookup(tokens)))

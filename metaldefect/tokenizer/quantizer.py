@@ -1,0 +1,91 @@
+"""Vector quantisation with an L2-normalised codebook (LlamaGen's `VectorQuantizer`)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+USED_BUFFER = 65_536
+ENTROPY_TEMPERATURE = 0.01
+
+
+class Quantized(NamedTuple):
+    """Result of quantising a feature map."""
+
+    z: Tensor  # float [N, D, H, W], straight-through
+    tokens: Tensor  # int64 [N, H, W]
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+    entropy_loss: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest entry of a normalised codebook, with a straight-through gradient.
+
+    The state dict holds `embedding.weight` `[size, dim]` and `codebook_used` `[65536]`, the buffer
+    that upstream's checkpoints carry and a strict load needs.
+    """
+
+    codebook_used: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, dim)
+        self.embedding.weight.data.uniform_(-1.0 / size, 1.0 / size)
+        self.embedding.weight.data = F.normalize(self.embedding.weight.data, dim=-1)
+        self.register_buffer("codebook_used", torch.zeros(USED_BUFFER))
+
+    @property
+    def codebook(self) -> Tensor:
+        """Normalised entries, `float [size, dim]`."""
+        return F.normalize(self.embedding.weight.float(), dim=-1)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Index of the nearest entry for normalised vectors `float [M, dim]` -> `int64 [M]`.
+
+        On the unit sphere the smallest distance is the largest dot product.
+        """
+        return torch.argmax(z @ self.codebook.t(), dim=-1)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantise `float [N, D, H, W]`; the losses are means over all elements, unweighted."""
+        n, d, h, w = z.shape
+        flat = F.normalize(z.float().permute(0, 2, 3, 1).reshape(-1, d), dim=-1)
+        tokens = self.nearest(flat.detach())
+        entries = F.normalize(self.embedding(tokens).float(), dim=-1)
+        codebook_loss = (entries - flat.detach()).pow(2).mean()
+        commitment_loss = (entries.detach() - flat).pow(2).mean()
+        quantized = flat + (entries - flat).detach()
+        return Quantized(
+            quantized.view(n, h, w, d).permute(0, 3, 1, 2),
+            tokens.view(n, h, w),
+            codebook_loss,
+            commitment_loss,
+            self.entropy_loss(flat) if self.training else flat.new_zeros(()),
+        )
+
+    def entropy_loss(self, z: Tensor) -> Tensor:
+        """Mean entropy of each vector's assignment minus the entropy of the mean assignment.
+
+        Low when every vector is sure of its entry and all entries are used. Assignments are
+        softmax(-distance / 0.01) over the codebook; `z` is normalised, `float [M, dim]`.
+        """
+        distance = 2.0 - 2.0 * z @ self.codebook.t()
+        log_p = F.log_softmax(-distance / ENTROPY_TEMPERATURE, dim=-1)
+        p = log_p.exp()
+        sample_entropy = -(p * log_p).sum(dim=-1).mean()
+        mean = p.mean(dim=0)
+        mean_entropy = -(mean * (mean + 1e-5).log()).sum()
+        return sample_entropy - mean_entropy
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Entries for `int64 [N, H, W]` as `float [N, D, H, W]`; an index out of range is an error."""
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.embedding.num_embeddings:
+            raise ValueError(
+                f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], "
+                f"the codebook has {self.embedding.num_embeddings} entries"
+            )
+        return F.normalize(self.embedding(tokens).float(), dim=-1).permute(0, 3, 1, 2)

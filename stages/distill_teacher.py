@@ -1,0 +1,126 @@
+"""Stage `distill_teacher`: the detector's teacher, distilled here or shipped, and how well it imitates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.backbones import load_backbone
+from metaldefect.data.natural import load_natural_images, natural_source
+from metaldefect.data.provider import RealDatasetProvider
+from metaldefect.efficientad.distillation import (
+    DistillationConfig,
+    DistillationImages,
+    Distiller,
+    PdnPredictor,
+    evaluate,
+)
+from metaldefect.efficientad.evaluation import stack_resized
+from metaldefect.efficientad.figures import loss_figure
+from metaldefect.efficientad.teacher_targets import PatchFeatures
+from metaldefect.efficientad.teacher_weights import (
+    load_target_statistics,
+    load_teacher,
+    read_card,
+    save_teacher,
+    shipped_teacher,
+)
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from stages.params import DistillTeacher, Params
+from stages.run import StageRun, run_stage
+
+INSPECTION = Path("data/merged/inspection")
+OUTPUT = Path("models/teacher")
+WEIGHTS = "teacher.safetensors"
+METRICS = Path("metrics/distill_teacher.json")
+PLOTS = Path("plots/distill_teacher")
+METAL_IMAGES = 64
+
+
+def main(params: Params, run: StageRun) -> None:
+    """Write `models/teacher` and what it explains of the backbone's features on images it has not seen."""
+    section = params.distill_teacher
+    images = read_images(section)
+    features = PatchFeatures(load_backbone(section.backbone))
+    torch.manual_seed(params.seed)
+    random = PatchDescriptionNetwork(section.size).eval()
+    history: list[dict[str, float]] = []
+    if section.source == "shipped":
+        path = shipped_teacher(section.size)
+        card, held_out = read_card(path), images
+        teacher, statistics = load_teacher(path), load_target_statistics(path)
+    else:
+        training, held_out = images.split()
+        distilled = Distiller(training, features, configuration(section, params.seed)).fit(
+            run.checkpoint_directory / "state.ckpt"
+        )
+        teacher, history = distilled.teacher, distilled.history
+        statistics = (distilled.target_mean, distilled.target_std)
+        card = {
+            "backbone": section.backbone,
+            "images_seen": distilled.images_seen,
+            "steps": distilled.steps,
+            "data": {"natural": source_of(section), "metal": str(INSPECTION)},
+        }
+
+    def measured(network: PatchDescriptionNetwork) -> dict[str, float]:
+        return evaluate(PdnPredictor(network), held_out, features, *statistics, section.image_size)
+
+    numbers = measured(teacher)
+    metrics: dict[str, Any] = {
+        "held_out_loss": numbers.pop("loss"),
+        **numbers,
+        "random_pdn": measured(random),
+        "source": section.source,
+        "backbone": card["backbone"],
+        "images_seen": card["images_seen"],
+        "natural_source": source_of(section),
+        "held_out_images": {"natural": len(held_out.natural), "metal": len(held_out.metal)},
+    }
+    with atomic_directory(OUTPUT) as folder:
+        save_teacher(folder / WEIGHTS, teacher, card, torch.float32, statistics)
+        (folder / WEIGHTS).with_suffix(".json").rename(folder / "config.json")
+    with atomic_directory(PLOTS) as folder:
+        figure = loss_figure(history, metrics["held_out_loss"], metrics["random_pdn"]["loss"])
+        figure.savefig(folder / "distillation_loss.png", dpi=100)
+    write_json(METRICS, metrics)
+    run.log_metrics(metrics)
+    run.log_history([{"step": row["step"], "distillation_loss": row["loss"]} for row in history])
+    run.log_figure(figure, "distillation_loss.png")
+
+
+def read_images(section: DistillTeacher) -> DistillationImages:
+    """Natural images and the inspection data's normal training images, at the backbone's size."""
+    side = 2 * section.image_size
+    folder = Path(section.natural) if section.natural else None
+    normal = RealDatasetProvider(INSPECTION).train()
+    count = len(normal) if section.source == "distill" else min(len(normal), METAL_IMAGES)
+    return DistillationImages(
+        load_natural_images(folder, side, section.natural_images),
+        stack_resized((item.image for item in normal[:count]), side),
+    )
+
+
+def source_of(section: DistillTeacher) -> str:
+    """What the natural images are."""
+    return natural_source(Path(section.natural) if section.natural else None)
+
+
+def configuration(section: DistillTeacher, seed: int) -> DistillationConfig:
+    """The parameters in the library's words."""
+    return DistillationConfig(
+        size=section.size,
+        image_size=section.image_size,
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        steps=section.steps,
+        checkpoint_steps=section.checkpoint_steps,
+        seed=seed,
+    )
+
+
+if __name__ == "__main__":
+    run_stage("distill_teacher", main)

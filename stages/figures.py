@@ -1,0 +1,65 @@
+"""Figures that stages leave in `plots/` and in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+
+def image_grid(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str] | None = None,
+    cell: float = 1.3,
+) -> Figure:
+    """Images in a table, grey or RGB, a label at each row and over each column."""
+    columns = max(len(row) for row in rows)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(cell * columns + 1.2, cell * len(rows) + 0.3), squeeze=False
+    )
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    for i, row in enumerate(rows):
+        axes[i, 0].set_ylabel(row_labels[i], rotation=0, ha="right", va="center", fontsize=8)
+        for j, image in enumerate(row):
+            axes[i, j].imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255)
+    for j, label in enumerate(column_labels or []):
+        axes[0, j].set_title(label, fontsize=8)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def mask_overlay(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Grey `uint8 [H, W]` as colour with the mask tinted red."""
+    colour = np.repeat(image[..., None], 3, axis=2).astype(np.float32)
+    colour[mask] = 0.55 * colour[mask] + 0.45 * np.array([255.0, 30.0, 30.0])
+    return colour.round().astype(np.uint8)
+
+
+def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
+    """Grouped bars: one group an outer key, one colour an inner key."""
+    table = pd.DataFrame(values).T
+    figure, axis = plt.subplots(figsize=(1.2 * len(table) + 2, 3))
+    table.plot.bar(ax=axis, rot=0)
+    axis.set_ylabel(ylabel)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG whose bytes depend on the figure alone (no date, no version)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})

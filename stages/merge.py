@@ -1,0 +1,63 @@
+"""Stage `merge`: raw datasets to one validated sample table with leak-free splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.data.figures import counts_figure, pairs_figure, save_figures, splits_figure
+from metaldefect.data.merge import DatasetSpec, InspectionSpec, MergeOptions, merge_datasets
+from stages.params import Params
+from stages.run import StageRun, run_stage
+
+OUTPUT = Path("data/merged")
+REPORTS = Path("reports/merge")
+METRICS = Path("metrics/merge.json")
+PLOTS = Path("plots/merge")
+
+
+def main(params: Params, run: StageRun) -> None:
+    """Merge the datasets of `params.merge` into `data/merged`."""
+    merge, root = params.merge, params.data.root
+    datasets = [
+        DatasetSpec(
+            adapter=dataset.adapter,
+            root=root / dataset.root,
+            labels=dataset.labels,
+            splits=dataset.splits,
+            ignore=dataset.ignore,
+            name=dataset.name,
+        )
+        for dataset in merge.datasets
+    ]
+    options = MergeOptions(
+        classes=params.data.classes,
+        image_size=merge.image_size,
+        validation=merge.split.validation,
+        test=merge.split.test,
+        seed=params.seed,
+        duplicates=merge.duplicates,
+        normalise_source=merge.normalise_source,
+        max_rejected=merge.max_rejected,
+        expected_counts=merge.expected_counts,
+    )
+    inspection = InspectionSpec(merge.inspection.adapter, root / merge.inspection.root)
+    result = merge_datasets(datasets, inspection, OUTPUT, REPORTS, options)
+
+    write_json(METRICS, result.summary)
+    figures = {
+        "images_per_class_and_source": counts_figure(result.table),
+        "share_of_each_split": splits_figure(result.table),
+        "near_duplicate_pairs": pairs_figure(result.pairs),
+    }
+    with atomic_directory(PLOTS) as folder:
+        save_figures(figures, folder)
+    run.log_metrics(result.summary)
+    for name, figure in figures.items():
+        run.log_figure(figure, f"{name}.png")
+    for report in sorted(REPORTS.iterdir()):
+        run.log_artifact(report, "reports")
+
+
+if __name__ == "__main__":
+    run_stage("merge", main)

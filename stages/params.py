@@ -1,0 +1,244 @@
+"""`params.yaml` as typed, validated data: one model a section, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+Fraction = float
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`; unknown keys are errors, values never change after parsing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    root: Path
+    classes: list[str] = Field(min_length=2)
+
+
+class Sample(Section):
+    neu_det: PositiveInt
+    sd_saliency_900: PositiveInt
+    x_sdd: PositiveInt
+    normal: PositiveInt
+    defective: PositiveInt
+
+
+class DatasetParams(Section):
+    adapter: str
+    root: str
+    splits: list[str] | None = None
+    labels: dict[str, str]
+    ignore: list[str] = []
+    name: str | None = None
+
+
+class InspectionParams(Section):
+    adapter: str
+    root: str
+
+
+class Split(Section):
+    validation: Fraction = Field(gt=0, lt=0.5)
+    test: Fraction = Field(gt=0, lt=0.5)
+
+
+class Merge(Section):
+    image_size: PositiveInt
+    datasets: list[DatasetParams] = Field(min_length=1)
+    inspection: InspectionParams
+    split: Split
+    duplicates: Literal["keep", "drop"]
+    normalise_source: bool
+    max_rejected: NonNegativeInt
+    expected_counts: dict[str, int] | None = None
+
+
+class Augment(Section):
+    splits: list[Literal["train", "validation", "test"]]
+    png_level: int = Field(ge=0, le=9)
+    photometric: bool
+
+
+class Tokenizer(Section):
+    base: Literal["shipped", "none"] | str
+    name: str
+    image_size: PositiveInt
+    codebook_size: PositiveInt
+
+
+class VQTraining(Section):
+    steps: NonNegativeInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    warmup_steps: NonNegativeInt
+    mode: Literal["full", "decoder_only"]
+    perceptual: Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
+    l1_weight: float
+    perceptual_weight: float
+    edge_weight: float
+    adversarial_weight: float
+    discriminator_start: NonNegativeInt
+    discriminator_channels: PositiveInt
+    entropy_ratio: float
+    ema_decay: float = Field(ge=0, lt=1)
+    checkpoint_steps: PositiveInt
+
+
+class FinetuneVQ(Section):
+    tokenizer: Tokenizer
+    training: VQTraining
+    evaluate_images: PositiveInt
+
+
+class Tokenize(Section):
+    batch_size: PositiveInt
+
+
+class MaskGITTraining(Section):
+    steps: NonNegativeInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    warmup_steps: NonNegativeInt
+    weight_decay: float
+    label_dropout: Fraction
+    label_smoothing: Fraction
+    unmasked_weight: float
+    rectangle_share: Fraction
+    ema_decay: float = Field(ge=0, lt=1)
+    checkpoint_steps: PositiveInt
+
+
+class TrainMaskGIT(Section):
+    size: str
+    heads: PositiveInt
+    dropout: Fraction
+    base: str | None
+    training: MaskGITTraining
+
+
+class Sampling(Section):
+    steps: PositiveInt
+    guidance: float = Field(ge=0)
+    temperature: PositiveFloat
+    top_k: NonNegativeInt
+    roll: bool
+    batch_size: PositiveInt
+
+
+class Synthesize(Section):
+    images_per_class: PositiveInt
+    insertions_per_class: PositiveInt
+    sampling: Sampling
+    feather: PositiveFloat
+
+
+class DistillTeacher(Section):
+    size: Literal["S", "M"]
+    source: Literal["shipped", "distill"]
+    backbone: str
+    steps: NonNegativeInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    image_size: PositiveInt
+    natural: str | None
+    natural_images: PositiveInt
+    checkpoint_steps: PositiveInt
+
+    @model_validator(mode="after")
+    def steps_fit_the_source(self) -> DistillTeacher:
+        """Shipped weights are taken as they are; a distillation needs steps."""
+        if (self.source == "shipped") != (self.steps == 0):
+            raise ValueError("source: shipped needs steps: 0, source: distill needs steps of at least 1")
+        return self
+
+
+class TrainEfficientAD(Section):
+    image_size: int = Field(ge=128)
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: float
+    padding: bool
+    penalty: bool
+    natural: str | None
+    penalty_images: PositiveInt
+    threshold_quantile: float = Field(gt=0, le=1)
+    checkpoint_steps: PositiveInt
+
+
+class ExportOpenVINO(Section):
+    calibration_images: PositiveInt
+    parity_images: PositiveInt
+    latency_frames: PositiveInt
+    max_parity_error: PositiveFloat
+
+
+class Report(Section):
+    title: str
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    seed: NonNegativeInt
+    data: Data
+    sample: Sample
+    merge: Merge
+    augment: Augment
+    finetune_vq: FinetuneVQ
+    tokenize: Tokenize
+    train_maskgit: TrainMaskGIT
+    synthesize: Synthesize
+    distill_teacher: DistillTeacher
+    train_efficientad: TrainEfficientAD
+    export_openvino: ExportOpenVINO
+    report: Report
+
+
+class ParamsError(ValueError):
+    """`params.yaml` is missing, unreadable or says something that it may not; the message names the keys."""
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        ParamsError: names the file and every offending key with what was expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ParamsError(f"{path} does not exist: run from the project's root")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    return parse_params(content, str(path))
+
+
+def parse_params(content: Any, origin: str = "params.yaml") -> Params:
+    """Check parsed YAML; `origin` is the name used in error messages."""
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
+            + ("" if item["type"] in ("missing", "extra_forbidden") else f" (got {item['input']!r})")
+            for item in error.errors()
+        ]
+        raise ParamsError(f"{origin} is not valid:\n" + "\n".join(lines)) from error

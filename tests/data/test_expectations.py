@@ -1,0 +1,158 @@
+"""Every expectation can fail, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from metaldefect.data.expectations import (
+    REQUIRED,
+    ValidationFailedError,
+    validate_merged,
+    validate_synthetic,
+    write,
+)
+
+CLASSES = ["pits", "scratches"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def table(folder: Path) -> pd.DataFrame:
+    """Twelve valid rows: each class has two images in each split."""
+    rows = []
+    for n in range(12):
+        path = f"{n}.png"
+        Image.fromarray(np.full((20, 20), n, np.uint8)).save(folder / path)
+        rows.append(
+            {
+                "path": path,
+                "label": CLASSES[n % 2],
+                "source": "own",
+                "source_label": "x",
+                "split": ("train", "validation", "test")[n // 2 % 3],
+                "group": f"g{n}",
+                "scene": f"s{n}",
+                "width": 20,
+                "height": 20,
+                "sha256": f"{n:064x}",
+                "phash": f"{n:016x}",
+                "source_sha256": f"{n:064x}",
+                "weight": 1.0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def change(table: pd.DataFrame, folder: Path, **cells: object) -> pd.DataFrame:
+    """The table with some cells of its first row changed."""
+    table = table.astype(dict.fromkeys(cells, object))
+    for name, value in cells.items():
+        table.at[0, name] = value
+    return table
+
+
+def write_other(folder: Path, image: Image.Image) -> None:
+    image.save(folder / "0.png")
+
+
+def failures(table: pd.DataFrame, folder: Path, counts: dict[str, int] | None = None) -> list[str]:
+    report = validate_merged(table, folder, CLASSES, 20, counts)
+    return sorted(result.expectation for result in report.results if not result.success)
+
+
+def test_a_valid_table_passes(table, folder):
+    report = validate_merged(table, folder, CLASSES, 20, {"pits": 6, "scratches": 6})
+    assert (report.passed, report.failed) == (23, 0)
+    report.raise_if_failed()
+
+
+BROKEN = {
+    "every path occurs once": {"path": "1.png"},
+    "the classes are exactly pits, scratches": {"label": "rust"},
+    "`split` is one of train, validation, test": {"split": "holdout"},
+    "no near-duplicate group lies in more than one split": {"group": "g2"},
+    "no scene lies in more than one split": {"scene": "s2"},
+    "SHA-256 sums have 64 hexadecimal digits": {"sha256": "abc"},
+    "sampling weights are positive": {"weight": 0.0},
+    **{
+        f"no empty value in {name}": {name: None}
+        for name in REQUIRED
+        if name not in ("path", "label", "split")
+    },
+}
+
+
+@pytest.mark.parametrize("expectation", sorted(BROKEN))
+def test_each_expectation_about_the_table_fails(table, folder, expectation):
+    assert expectation in failures(change(table, folder, **BROKEN[expectation]), folder)
+
+
+@pytest.mark.parametrize(
+    ("image", "failed"),
+    [
+        (Image.new("L", (21, 20)), ["every image is 20 pixels in width"]),
+        (Image.new("L", (20, 19)), ["every image is 20 pixels in height"]),
+        (Image.new("RGB", (20, 20)), ["every image is 8-bit grey (mode L)"]),
+    ],
+)
+def test_each_expectation_about_the_files_fails(table, folder, image, failed):
+    write_other(folder, image)
+    assert failures(table, folder) == failed
+
+
+def test_a_class_without_a_split_and_wrong_counts_fail(table, folder):
+    table.loc[table["split"] == "test", "split"] = "train"
+    assert failures(table, folder, {"pits": 6, "scratches": 5}) == [
+        "5 images of scratches",
+        "every class lies in every split",
+    ]
+
+
+def test_the_error_lists_every_failure(table, folder):
+    table = change(table, folder, label="rust", weight=-1.0)
+    with pytest.raises(ValidationFailedError) as caught:
+        validate_merged(table, folder, CLASSES, 20).raise_if_failed()
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("expectations about the merged dataset failed:")
+    assert "  sampling weights are positive (found: 1 of 12 rows differ, such as -1.0)" in lines
+
+
+def test_synthetic_images(table, folder):
+    drawn = table[["path", "label", "sha256"]]
+    report = validate_synthetic(drawn, CLASSES, 20, 6, folder=folder)
+    assert report.failed == 0
+    measured = drawn.assign(width=20, height=20, mode="L")
+    assert validate_synthetic(measured, CLASSES, 20, 6).passed == report.passed
+    broken = change(measured, folder, sha256=f"{1:064x}", width=10, mode="RGB", label="scratches")
+    report = validate_synthetic(broken, CLASSES, 20, 6)
+    assert sorted(r.expectation for r in report.results if not r.success) == [
+        "6 images of pits",
+        "6 images of scratches",
+        "every image is 20 pixels in width",
+        "every image is 8-bit grey (mode L)",
+        "no two images are equal",
+    ]
+
+
+def test_a_synthetic_table_without_sizes_is_an_error(table):
+    with pytest.raises(ValueError, match="lacks the column 'mode'"):
+        validate_synthetic(table, CLASSES, 20, 6)
+
+
+def test_reports_are_json_and_markdown(table, folder, tmp_path):
+    report = validate_merged(change(table, folder, weight=0.0), folder, CLASSES, 20)
+    write(report, tmp_path / "reports")
+    content = json.loads((tmp_path / "reports/expectations_merged.json").read_text())
+    assert (content["passed"], content["failed"]) == (20, 1)
+    text = (tmp_path / "reports/expectations_merged.md").read_text()
+    assert "| FAILED | sampling weights are positive | 1 of 12 rows differ, such as 0.0 |" in text

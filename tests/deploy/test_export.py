@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metaldefect.artifacts import read_json, sha256_file
+from metaldefect.deploy.export import ONNX, PRECISIONS, export_onnx, export_openvino, parity, write_metadata
+from metaldefect.deploy.graph import InspectionGraph, fold_teacher_constants
+from metaldefect.deploy.latency import measure_latency
+from metaldefect.deploy.runtime import Detector, overlay
+from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
+from metaldefect.efficientad.model_files import DetectorConfig
+from metaldefect.efficientad.torch_model import EfficientAD
+
+SIZE = 128
+
+
+def frames(count: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model() -> EfficientAD:
+    torch.manual_seed(0)
+    model = EfficientAD("S").eval()
+    model.teacher_mean.copy_(0.01 * torch.randn(1, 384, 1, 1))
+    model.teacher_std.copy_(0.02 + 0.02 * torch.rand(1, 384, 1, 1))
+    fit_map_quantiles(model, frames())
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(model: EfficientAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("openvino")
+    export_onnx(InspectionGraph(model), SIZE, folder / ONNX)
+    export_openvino(folder / ONNX, folder, frames(4))
+    config = DetectorConfig("S", True, SIZE, 0.1, 0.99, "made up")
+    write_metadata(folder, config, {"fp32": 0.1, "fp16": 0.11, "int8": 0.12})
+    return folder
+
+
+def test_folded_teacher_gives_normalised_features(model: EfficientAD) -> None:
+    images = torch.rand(1, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        expected = model.normalised_teacher(images)
+        torch.testing.assert_close(
+            fold_teacher_constants(model).teacher(images), expected, atol=1e-4, rtol=1e-4
+        )
+
+
+def test_onnx_and_fp32_compute_what_torch_computes(model: EfficientAD, exported: Path) -> None:
+    errors = parity(InspectionGraph(model), exported, frames(2))
+    assert set(errors) == {"onnx_map", "onnx_score", "fp32_map", "fp32_score", "max_abs_error"}
+    assert 0 <= errors["max_abs_error"] < 1e-4
+
+
+def test_parity_sees_another_model(exported: Path) -> None:
+    torch.manual_seed(1)
+    assert parity(InspectionGraph(EfficientAD("S").eval()), exported, frames(1))["max_abs_error"] > 1e-2
+
+
+def test_the_runtime_scores_what_training_scored(model: EfficientAD, exported: Path) -> None:
+    image = frames()[0]
+    score, anomaly_map = infer(model, image)
+    detection = Detector.load(exported, "fp32").infer(image)
+    assert detection.score == pytest.approx(score, abs=1e-4)
+    np.testing.assert_allclose(detection.anomaly_map, anomaly_map, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_judges_images_of_any_size(exported: Path, precision: str) -> None:
+    detector = Detector.load(exported, precision)
+    detection = detector.infer(np.full((90, 140), 100, np.uint8))
+    assert detection.anomaly_map.shape == (90, 140)
+    assert detection.anomaly_map.dtype == np.float32
+    assert detection.is_anomalous == (detection.score > detector.threshold)
+
+
+def test_files_are_whole_and_described(exported: Path) -> None:
+    metadata = read_json(exported / "metadata.json")
+    assert metadata["image_size"] == 128
+    assert metadata["thresholds"] == {"fp32": 0.1, "fp16": 0.11, "int8": 0.12}
+    assert metadata["model"] == "EfficientAD-S"
+    assert {name: sha256_file(exported / name) for name in metadata["sha256"]} == metadata["sha256"]
+    assert not list(exported.glob("*.data"))
+    sizes = {p: (exported / f"detector_{p}.bin").stat().st_size for p in PRECISIONS}
+    assert sizes["int8"] < 0.3 * sizes["fp32"]
+    assert sizes["fp16"] < 0.55 * sizes["fp32"]
+    assert str(Path(__file__).parents[2]).encode() not in (exported / ONNX).read_bytes()
+
+
+def test_latency_of_an_export(exported: Path) -> None:
+    result = measure_latency(Detector.load(exported, "int8"), frames(), 4)
+    assert 0 < result["p50_ms"] <= result["p99_ms"]
+    assert result["frames_per_s"] == pytest.approx(1000 / result["p50_ms"])
+
+
+def test_overlay_leaves_normal_pixels_alone() -> None:
+    image = np.full((4, 4), 100, np.uint8)
+    anomaly_map = np.zeros((4, 4), np.float32)
+    anomaly_map[0, 0] = 0.4
+    picture = overlay(image, anomaly_map, threshold=0.2)
+    assert picture.shape == (4, 4, 3)
+    assert (picture[1:] == 100).all()
+    # inferno's brightest colour (252, 255, 164) at 55 % over grey 100
+    assert picture[0, 0].tolist() == [184, 185, 135]
+
+
+def test_errors_name_the_file_and_the_value(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision 'int4': expected one of fp32, fp16, int8"):
+        Detector.load(exported, "int4")
+    with pytest.raises(FileNotFoundError, match=r"metadata\.json does not exist"):
+        Detector.load(tmp_path)
+    with pytest.raises(ValueError, match=r"expected uint8 \[H, W\], got float64 \[3, 3\]"):
+        Detector.load(exported).infer(np.zeros((3, 3)))

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from metaldefect.efficientad.torch_model import (
+    Autoencoder,
+    EfficientAD,
+    PatchDescriptionNetwork,
+    check_image_size,
+    combine_maps,
+    decoder_sizes,
+    map_size,
+)
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("S", 8_057_856), ("M", 20_738_432)])
+def test_parameter_count_of_the_paper(size: str, parameters: int) -> None:
+    assert sum(p.numel() for p in EfficientAD(size).parameters()) == parameters
+
+
+@pytest.mark.parametrize("size", ["S", "M"])
+@pytest.mark.parametrize(("padding", "side"), [(True, 64), (False, 56)])
+def test_map_size_at_256_px(size: str, padding: bool, side: int) -> None:
+    with torch.device("meta"):
+        network = PatchDescriptionNetwork(size, 384, padding)
+        assert network(torch.empty(1, 3, 256, 256)).shape == (1, 384, side, side)
+    assert map_size(256, 256, padding) == (side, side)
+
+
+def test_decoder_sizes_of_the_paper() -> None:
+    assert decoder_sizes(256, 256) == [(side, side) for side in (3, 8, 15, 32, 63, 127)]
+
+
+@pytest.mark.parametrize("padding", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (129, 200), (256, 131), (480, 250), (512, 512)])
+def test_autoencoder_meets_the_teacher_at_any_size(height: int, width: int, padding: bool) -> None:
+    with torch.device("meta"):
+        images = torch.empty(1, 3, height, width)
+        teacher = PatchDescriptionNetwork("S", 384, padding)(images)
+        assert Autoencoder(384, padding)(images).shape == teacher.shape
+    assert teacher.shape[-2:] == map_size(height, width, padding)
+
+
+@pytest.mark.parametrize("side", [128, 256, 512])
+def test_bottleneck_is_global(side: int) -> None:
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(4).eval()
+    codes = []
+    autoencoder.bottleneck.register_forward_hook(lambda _m, _i, out: codes.append(out.shape))
+    with torch.inference_mode():
+        autoencoder(torch.zeros(1, 3, side, side))
+    assert codes == [(1, 64, 1, 1)]
+
+
+def test_receptive_field_is_33_pixels() -> None:
+    torch.manual_seed(0)
+    network = PatchDescriptionNetwork("S", 1, padding=False)
+    image = torch.rand(1, 3, 65, 65, requires_grad=True)
+    output = network(image)
+    output[0, 0, 4, 4].backward()
+    assert image.grad is not None
+    rows = image.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+    assert int(rows[-1] - rows[0]) + 1 == 33
+
+
+def test_half_of_the_head_equals_the_whole() -> None:
+    torch.manual_seed(0)
+    student = PatchDescriptionNetwork("M", 768, padding=True)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        trunk = student.trunk(images)
+        half = student.head(trunk, slice(384, 768))
+        torch.testing.assert_close(half, student(images)[:, 384:])
+
+
+def test_forward_scores_the_maximum_of_the_combined_map() -> None:
+    torch.manual_seed(0)
+    model = EfficientAD("S").eval()
+    model.quantiles.copy_(torch.tensor([[0.0, 0.5], [0.1, 0.3]]))
+    images = torch.rand(1, 3, 128, 160)
+    with torch.inference_mode():
+        anomaly_map, score = model(images)
+        student, autoencoder = (
+            functional.interpolate(raw, (128, 160), mode="bilinear").numpy() for raw in model.raw_maps(images)
+        )
+    expected = 0.5 * (0.1 * student / 0.5) + 0.5 * (0.1 * (autoencoder - 0.1) / 0.2)
+    assert anomaly_map.shape == (1, 1, 128, 160)
+    np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert float(score[0]) == float(anomaly_map.max())
+
+
+def test_quantiles_become_0_and_a_tenth() -> None:
+    quantiles = torch.tensor([[2.0, 4.0], [10.0, 30.0]])
+    low = combine_maps(torch.tensor(2.0), torch.tensor(10.0), quantiles)
+    high = combine_maps(torch.tensor(4.0), torch.tensor(30.0), quantiles)
+    assert float(low) == pytest.approx(0.0)
+    assert float(high) == pytest.approx(0.1)
+
+
+def test_small_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="image size 127 x 256: EfficientAD needs at least 128"):
+        check_image_size(127, 256)

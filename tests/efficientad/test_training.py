@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metaldefect.efficientad import lightning_model
+from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
+from metaldefect.efficientad.lightning_model import TrainingConfig, training_losses
+from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
+from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
+from metaldefect.efficientad.training import STATE, Trained, train
+from metaldefect.efficientad.training_data import (
+    Batch,
+    StepDataset,
+    TeacherFeatures,
+    TrainingImages,
+    sample_order,
+)
+
+CONFIG = TrainingConfig(steps=4, checkpoint_steps=2, seed=3)
+
+
+def images() -> TrainingImages:
+    rng = np.random.default_rng(0)
+    return TrainingImages(
+        rng.integers(0, 256, (3, 128, 128), dtype=np.uint8),
+        rng.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8),
+        "noise",
+    )
+
+
+def validation() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (2, 128, 128), dtype=np.uint8)
+
+
+def teacher() -> PatchDescriptionNetwork:
+    torch.manual_seed(5)
+    return PatchDescriptionNetwork("S").requires_grad_(False).eval()
+
+
+def run(work: Path) -> Trained:
+    return train(teacher(), images(), validation(), CONFIG, 0.5, work)
+
+
+def test_training_killed_in_an_epoch_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole")
+    original = lightning_model.training_losses
+    calls = []
+
+    def killed(model: EfficientAD, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        calls.append(1)
+        if len(calls) == 4:
+            raise MemoryError("killed")
+        return original(model, batch)
+
+    monkeypatch.setattr(lightning_model, "training_losses", killed)
+    with pytest.raises(MemoryError):
+        run(tmp_path / "stopped")
+    monkeypatch.setattr(lightning_model, "training_losses", original)
+    assert (tmp_path / "stopped" / STATE).is_file()
+    resumed = run(tmp_path / "stopped")
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+    assert resumed.history == whole.history
+    assert resumed.threshold == whole.threshold
+
+
+def test_losses_are_those_of_the_plain_formulation() -> None:
+    torch.manual_seed(0)
+    model = EfficientAD("S").eval()
+    model.teacher_mean.fill_(0.1)
+    model.teacher_std.fill_(0.5)
+    normal, augmented, penalty = (torch.rand(2, 3, 128, 128) for _ in range(3))
+    with torch.inference_mode():
+        features = model.normalised_teacher(normal)
+        total, parts = training_losses(model, Batch(normal, augmented, penalty, features))
+        student = model.student(normal).numpy()[:, :FEATURES]
+        distance = (features.numpy() - student) ** 2
+        hard = [image[image >= np.quantile(image, 0.999)].mean() for image in distance]
+        target = ((model.teacher(augmented) - 0.1) / 0.5).numpy()
+        reconstruction = model.autoencoder(augmented).numpy()
+        expected = {
+            "hard": np.mean(hard),
+            "penalty": (model.student(penalty).numpy()[:, :FEATURES] ** 2).mean(),
+            "autoencoder": ((target - reconstruction) ** 2).mean(),
+            "imitation": ((reconstruction - model.student(augmented).numpy()[:, FEATURES:]) ** 2).mean(),
+        }
+    assert list(parts) == list(expected)
+    for name, value in expected.items():
+        assert float(parts[name]) == pytest.approx(float(value), rel=1e-4), name
+    assert float(total) == pytest.approx(float(sum(expected.values())), rel=1e-4)
+
+
+def test_cached_features_are_the_teachers_and_bounded(tmp_path: Path) -> None:
+    data = images().normal
+    one_image = 2 * 384 * 32 * 32
+    features = TeacherFeatures(teacher(), data, tmp_path / "features.npy", max_bytes=2 * one_image)
+    assert features.cached == 2
+    raw = teacher()(lightning_images(data))
+    expected = (raw - raw.mean(dim=(0, 2, 3), keepdim=True)) / raw.std(
+        dim=(0, 2, 3), keepdim=True, correction=0
+    )
+    for index in range(3):
+        # Half precision is good to a thousandth of a standard deviation here.
+        torch.testing.assert_close(features[[index]][0], expected[index], atol=0.02, rtol=0)
+
+
+def lightning_images(data: np.ndarray) -> torch.Tensor:
+    unit = torch.from_numpy(data).float()[:, None].expand(-1, 3, -1, -1) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (unit - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+
+
+def test_every_pass_shows_every_image_once() -> None:
+    order = sample_order(5, seed=1, start=0, length=15)
+    assert [sorted(order[i : i + 5]) for i in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3
+    assert order[:5] != order[5:10]
+    assert sample_order(5, seed=1, start=7, length=4) == order[7:11]
+
+
+def test_a_step_does_not_depend_on_where_its_epoch_began(tmp_path: Path) -> None:
+    features = TeacherFeatures(teacher(), images().normal, tmp_path / "features.npy")
+    early = StepDataset(images(), features, 2, 9, 0, 4)[3]
+    late = StepDataset(images(), features, 2, 9, 2, 2)[1]
+    assert early.penalty is not None
+    assert late.penalty is not None
+    assert torch.equal(early.augmented, late.augmented)
+    assert torch.equal(early.penalty, late.penalty)
+    assert torch.equal(early.features, late.features)
+    assert not torch.equal(early.images, early.augmented)
+
+
+def test_map_quantiles_are_those_of_the_pixels_at_image_size() -> None:
+    torch.manual_seed(0)
+    model = EfficientAD("S").eval()
+    fit_map_quantiles(model, validation())
+    # With them the pooled pixels of each map have q_0.9 at 0 and q_0.995 at 0.1.
+    rows = []
+    for image in validation():
+        raw = model.raw_maps(lightning_images(image[None]))
+        rows.append(
+            [torch.nn.functional.interpolate(m, (128, 128), mode="bilinear").detach().numpy() for m in raw]
+        )
+    for branch in range(2):
+        pixels = np.concatenate([row[branch].ravel() for row in rows])
+        low, high = np.quantile(pixels, [0.9, 0.995])
+        np.testing.assert_allclose(model.quantiles[branch].numpy(), [low, high], rtol=1e-5)
+
+
+def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = EfficientAD("S", padding=False).eval()
+    save_detector(tmp_path, model, DetectorConfig("S", False, 128, 0.25, 0.9, "made up"), {"steps": 1})
+    loaded, config = load_detector(tmp_path)
+    assert config.threshold == 0.25
+    assert infer(loaded, validation()[0])[0] == infer(model, validation()[0])[0]
+
+
+def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
+    save_detector(tmp_path, EfficientAD("S"), DetectorConfig("M", True, 128, 0.1, 0.9, ""), {})
+    with pytest.raises(ValueError, match=r"model\.safetensors does not hold a detector of size M"):
+        load_detector(tmp_path)
+
+
+def test_training_without_validation_normals_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no validation normals"):
+        train(teacher(), images(), np.empty((0, 128, 128), np.uint8), CONFIG, 0.5, tmp_path)
+
+
+def test_a_state_of_another_image_size_is_refused(tmp_path: Path) -> None:
+    features = TeacherFeatures(teacher(), images().normal, tmp_path / "features.npy")
+    module = lightning_model.EfficientADModule(EfficientAD("S"), images(), features, CONFIG)
+    with pytest.raises(ValueError, match=r"images of \[256, 256\] px, these have \[128, 128\]"):
+        module.on_load_checkpoint({"image_size": [256, 256], "history": []})

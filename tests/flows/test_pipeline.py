@@ -1,0 +1,156 @@
+"""`python -m flows.pipeline` on a toy project, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.usefixtures("with_database")
+
+COMMAND = [sys.executable, "-m", "flows.pipeline"]
+
+
+def run(root: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "--root", str(root), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+    )
+
+
+def states(output: str) -> dict[str, str]:
+    """The table that the flow prints: stage -> state."""
+    rows = re.findall(r"^(\w+) +(\w+) +\d+\.\d", output, flags=re.M)
+    return dict(rows)
+
+
+def mlflow_runs(root: Path) -> list[tuple[str, str, str]]:
+    """(name, status, lifecycle stage), oldest first."""
+    with sqlite3.connect(root / "mlruns" / "mlflow.db") as store:
+        return store.execute("select name, status, lifecycle_stage from runs order by start_time").fetchall()
+
+
+def test_a_pipeline_is_made_restored_and_left_alone(
+    make_toy: Callable[[str], Path], environment: dict[str, str]
+) -> None:
+    by_flow, by_dvc = make_toy("by_flow"), make_toy("by_dvc")
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "-q"], cwd=by_dvc, env=environment, check=True, timeout=60
+    )
+
+    first = run(by_flow, environment)
+
+    assert first.returncode == 0, first.stdout
+    assert states(first.stdout) == dict.fromkeys(("first", "slow", "quick", "last"), "Completed")
+    assert "Task run 'quick' - making quick.txt" in first.stdout
+    assert "without parent" not in first.stdout
+    assert (by_flow / "last.txt").read_text() == "first: {value: 1}\n" * 2
+    # quick ends before slow, but dvc repro runs slow first: the lock file must not show the difference
+    assert (by_flow / "dvc.lock").read_bytes() == (by_dvc / "dvc.lock").read_bytes()
+    assert mlflow_runs(by_flow) == [("pipeline", "FINISHED", "active")]
+
+    second = run(by_flow, environment)
+    assert second.returncode == 0, second.stdout
+    assert states(second.stdout) == dict.fromkeys(("first", "slow", "quick", "last"), "Unchanged")
+    assert "Running stage" not in second.stdout
+    assert len(mlflow_runs(by_flow)) == 1
+
+    (by_flow / "last.txt").unlink()
+    (by_flow / "dvc.lock").unlink()
+    third = run(by_flow, environment)
+    assert states(third.stdout)["last"] == "Restored"
+    assert (by_flow / "last.txt").is_file()
+    # nothing ran, so its parent run is removed again
+    assert [life for _, _, life in mlflow_runs(by_flow)] == ["active", "deleted"]
+
+
+def test_force_runs_a_stage_that_did_not_change(toy: Path, environment: dict[str, str]) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=toy, env=environment, check=True)
+
+    done = run(toy, environment, "--force", "quick")
+
+    assert done.returncode == 0, done.stdout
+    # its out is the same as before, so what comes after it is asked of DVC and left alone
+    assert states(done.stdout) == {
+        "first": "Unchanged",
+        "slow": "Unchanged",
+        "quick": "Completed",
+        "last": "Unchanged",
+    }
+
+    unknown = run(toy, environment, "--force", "slwo")
+    assert unknown.returncode == 1
+    assert "no such stage: slwo; known: first, slow, quick, last" in unknown.stdout
+
+
+def test_a_failed_stage_fails_the_flow_and_stops_what_depends_on_it(
+    toy: Path, environment: dict[str, str]
+) -> None:
+    definition = (toy / "dvc.yaml").read_text()
+    (toy / "dvc.yaml").write_text(definition.replace("quick.txt first.txt", "quick.txt missing.txt"))
+
+    done = run(toy, environment)
+
+    assert done.returncode == 1
+    assert states(done.stdout) == {
+        "first": "Completed",
+        "slow": "Completed",
+        "quick": "Failed",
+        "last": "Skipped",
+    }
+    assert "No such file or directory: 'missing.txt'" in done.stdout
+    assert done.stdout.count("not run: last") >= 1
+    assert not (toy / "last.txt").exists()
+    assert mlflow_runs(toy) == [("pipeline", "FAILED", "active")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ending_the_flow_ends_the_running_stage(
+    toy: Path, environment: dict[str, str], number: signal.Signals, alive: Callable[[int], bool]
+) -> None:
+    definition = (toy / "dvc.yaml").read_text()
+    (toy / "dvc.yaml").write_text(definition.replace("sleep 1 &&", "echo $$ > pid; sleep 120 &&"))
+    log = toy / "log"
+    with log.open("w") as stream:
+        flow = subprocess.Popen(
+            [*COMMAND, "--root", str(toy)], env=environment, stdout=stream, stderr=stream, text=True
+        )
+    pid_file = toy / "pid"
+    deadline = time.monotonic() + 120
+    while not (pid_file.is_file() and pid_file.read_text().strip()):
+        assert flow.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    pid = int(pid_file.read_text())
+    started = psutil.Process(flow.pid).children(recursive=True)
+    assert pid in {process.pid for process in started}
+    assert any("uvicorn" in process.cmdline() for process in started)
+
+    flow.send_signal(number)
+
+    assert flow.wait(timeout=60) != 0
+    assert not any(alive(process.pid) for process in started)
+    assert mlflow_runs(toy) == [("pipeline", "KILLED", "active")]
+    (toy / "dvc.yaml").write_text(definition)
+    repaired = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"], cwd=toy, env=environment, capture_output=True, text=True
+    )
+    assert repaired.returncode == 0, repaired.stderr
+
+
+def test_a_folder_without_a_pipeline_is_named(tmp_path: Path, environment: dict[str, str]) -> None:
+    done = run(tmp_path, environment)
+    assert done.returncode == 1
+    assert done.stdout == f"{tmp_path / 'dvc.yaml'} does not exist: give the project's folder with --root\n"

@@ -1,0 +1,132 @@
+"""Defects drawn into images: what may change and what may not."""
+
+import numpy as np
+import pytest
+import torch
+
+from metaldefect.maskgit.config import MaskGITConfig
+from metaldefect.maskgit.inpainting import cells_under, composite, feather, inpaint
+from metaldefect.maskgit.mask_makers import blob, make_mask, moved, stroke
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.painter import Painter, Vocabulary
+from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.model import VQModel
+
+
+@pytest.fixture(scope="module")
+def painter() -> Painter:
+    torch.manual_seed(0)
+    tokenizer = VQModel(
+        VQConfig(
+            channels=32, multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, z_channels=32,
+            codebook_size=32, stem=4,
+        )
+    ).eval()  # fmt: skip
+    maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=20, grid=8)).eval()
+    vocabulary = Vocabulary.of(np.arange(20), tokenizer.quantize.codebook.detach())
+    return Painter(tokenizer, maskgit, ("scratches", "patches"), vocabulary, 64)
+
+
+def run(painter: Painter, image: np.ndarray, mask: np.ndarray, label: str = "patches") -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    return inpaint(painter, image[None], mask[None], [label], SamplingConfig(steps=3), generator, 4.0)[0]
+
+
+def test_outside_the_feather_not_a_byte_changes(painter: Painter) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 64)).astype(np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[20:36, 24:40] = True
+    result = run(painter, image, mask)
+    outside = feather(mask, 4.0) == 0
+    assert outside.sum() > 2500
+    assert np.array_equal(result[outside], image[outside])
+    assert not np.array_equal(result[mask], image[mask])
+
+
+def test_images_of_another_size_than_the_models(painter: Painter) -> None:
+    image = np.full((100, 100), 120, np.uint8)
+    mask = np.zeros((100, 100), bool)
+    mask[40:60, 40:60] = True
+    assert run(painter, image, mask).shape == (100, 100)
+
+
+def test_feather_is_one_inside_and_zero_from_its_width_on() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[8:12, 8:12] = True
+    alpha = feather(mask, 3.0)
+    assert (alpha[mask] == 1).all()
+    assert alpha[10, 12:16].tolist() == pytest.approx([20 / 27, 7 / 27, 0.0, 0.0])
+
+
+def test_composite_of_an_image_with_itself_at_another_level_is_the_image() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(80, 120, (48, 48)).astype(np.uint8)
+    mask = np.zeros((48, 48), bool)
+    mask[16:30, 16:30] = True
+    # The drawn region is the same texture 30 levels brighter: grey matching must take that away
+    shifted = image + 30
+    result = composite(image, shifted, image, mask, 4.0)
+    assert np.abs(result.astype(int) - image.astype(int)).max() <= 1
+
+
+def test_cells_round_outward() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[7:9, 8] = True
+    cells = cells_under(mask, 8)
+    assert np.argwhere(cells).tolist() == [[0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((64, 64), bool), "mask is empty"),
+        (np.ones((64, 64), bool), "covers the whole image"),
+        (np.ones((32, 64), bool), r"mask has shape \(32, 64\)"),
+    ],
+)
+def test_bad_masks(painter: Painter, mask: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(painter, np.zeros((64, 64), np.uint8), mask)
+
+
+def test_unknown_class_is_named(painter: Painter) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[1] = True
+    with pytest.raises(ValueError, match="unknown class 'rust': there are scratches, patches"):
+        run(painter, np.zeros((64, 64), np.uint8), mask, "rust")
+
+
+def test_vocabulary_maps_used_codes_to_themselves_and_others_to_the_nearest() -> None:
+    codebook = torch.nn.functional.normalize(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [-1.0, 0.2]]), dim=1
+    )
+    vocabulary = Vocabulary.of(np.array([[0, 1], [3, 0]]), codebook)
+    assert vocabulary.codes.tolist() == [0, 1, 3]
+    assert vocabulary.nearest.tolist() == [0, 1, 0, 2]
+
+
+def test_made_masks_have_a_sensible_size_and_depend_on_the_seed() -> None:
+    real = np.zeros((200, 200), bool)
+    real[50:90, 100:110] = True
+    for seed in range(20):
+        mask = make_mask(np.random.default_rng(seed), 256, [real])
+        assert 40 <= mask.sum() <= 0.25 * 256**2
+    first, again = (make_mask(np.random.default_rng(3), 128, []) for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_a_moved_mask_keeps_its_kind_of_shape() -> None:
+    real = np.zeros((200, 200), bool)
+    real[50:130, 100:110] = True
+    for seed in range(10):
+        rows, columns = np.where(moved(real, np.random.default_rng(seed), 200))
+        extent = sorted([int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1])
+        assert 5.0 <= extent[1] / extent[0] <= 12.0
+
+
+@pytest.mark.parametrize("maker", [stroke, blob])
+def test_strokes_and_blobs_are_not_empty(maker) -> None:
+    for seed in range(10):
+        assert maker(np.random.default_rng(seed), 128).sum() > 20

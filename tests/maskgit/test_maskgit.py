@@ -1,0 +1,272 @@
+"""MaskGIT is Halton-MaskGIT by shape and name; its order, schedule and sampler are the published ones."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metaldefect.maskgit.checkpoints import load_maskgit, read_halton, save_maskgit, start_from_halton
+from metaldefect.maskgit.config import MaskGITConfig, named_config
+from metaldefect.maskgit.loss import masked_cross_entropy
+from metaldefect.maskgit.model import Attention, MaskGIT
+from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
+from metaldefect.maskgit.training_masks import training_mask
+
+TINY = MaskGITConfig(dim=32, depth=2, heads=2, classes=3, codebook_size=11, grid=4)
+
+
+def randomised(config: MaskGITConfig, seed: int = 0) -> MaskGIT:
+    """A model whose every weight matters (fresh ones are the identity: their gates are closed)."""
+    torch.manual_seed(seed)
+    model = MaskGIT(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("size", "heads", "classes", "parameters"),
+    [
+        ("tiny", 6, 1000, 23_031_425),
+        ("small", 6, 1000, 69_344_769),
+        ("small", 8, 6, 68_884_993),
+        ("base", 12, 1000, 142_224_641),
+    ],
+)
+def test_parameter_counts(size: str, heads: int, classes: int, parameters: int) -> None:
+    with torch.device("meta"):
+        model = MaskGIT(named_config(size, classes=classes, codebook_size=16384, grid=16, heads=heads))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_state_dict_keys_of_the_small_model() -> None:
+    with torch.device("meta"):
+        state = MaskGIT(
+            named_config("small", classes=1000, codebook_size=16384, grid=16, heads=6)
+        ).state_dict()
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    assert shapes["cls_emb.weight"] == (1001, 512)
+    assert shapes["tok_emb.weight"] == shapes["head.weight"] == (16385, 512)
+    assert shapes["head.bias"] == (16385,)
+    assert shapes["pos_emb.weight"] == (256, 512)
+    assert shapes["reg_tokens.weight"] == (1, 512)
+    assert shapes["last_norm.norm_final.bias"] == (512,)
+    assert shapes["last_norm.mlp.1.weight"] == (1024, 512)
+    layer = {k.removeprefix("transformer.layers.11."): s for k, s in shapes.items() if ".layers.11." in k}
+    assert layer == {
+        "mlp.1.weight": (3072, 512),
+        "mlp.1.bias": (3072,),
+        "ln1.weight": (512,),
+        "ln2.weight": (512,),
+        "attn.wq.weight": (510, 512),
+        "attn.wk.weight": (510, 512),
+        "attn.wv.weight": (510, 512),
+        "attn.wo.weight": (512, 510),
+        "ff.w1.weight": (1536, 512),
+        "ff.w2.weight": (512, 1536),
+        "ff.w3.weight": (1536, 512),
+    }
+
+
+def test_unknown_size_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"unknown MaskGIT size 'smal'.*base"):
+        named_config("smal", classes=6, codebook_size=16, grid=4)
+
+
+def test_halton_order_begins_as_published_and_visits_all_once() -> None:
+    order = halton_order(16)
+    first = [
+        (8, 5),
+        (4, 10),
+        (12, 1),
+        (2, 7),
+        (10, 12),
+        (6, 3),
+        (14, 8),
+        (1, 14),
+        (9, 0),
+        (5, 5),
+        (13, 11),
+        (3, 2),
+    ]
+    assert [divmod(p, 16) for p in order[:12]] == first
+    assert sorted(order) == list(range(256))
+
+
+def test_cumulative_schedule_is_the_published_one() -> None:
+    assert cumulative_counts(256, 32) == [
+        5, 10, 15, 20, 25, 30, 35, 41, 46, 51, 57, 62, 68, 73, 79, 85, 91, 97, 103, 110, 116, 123, 130,
+        138, 146, 154, 163, 173, 184, 198, 215, 256,
+    ]  # fmt: skip
+    assert cumulative_counts(3, 3) == [1, 2, 3]
+    assert cumulative_counts(5, 1) == [5]
+    with pytest.raises(ValueError, match="steps = 0"):
+        cumulative_counts(5, 0)
+
+
+def test_arccos_ratio() -> None:
+    assert arccos_mask_ratio(torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx(
+        [1.0, 2 / 3, 0.0], abs=1e-6
+    )
+    torch.manual_seed(0)
+    assert float(arccos_mask_ratio(torch.rand(100_000)).mean()) == pytest.approx(2 / math.pi, abs=0.003)
+
+
+def test_training_masks_hide_something_and_rectangles_are_solid() -> None:
+    torch.manual_seed(0)
+    assert training_mask(500, 8, 0.0).any(dim=1).all()
+    for mask in training_mask(50, 8, 1.0).view(-1, 8, 8).numpy():
+        rows, columns = np.where(mask)
+        assert mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        assert mask.sum() < 64
+
+
+def test_attention_normalises_before_the_split_into_heads() -> None:
+    torch.manual_seed(0)
+    attention = Attention(TINY)
+    x = torch.randn(1, 5, 32)
+    q, k, v = attention.wq(x)[0], attention.wk(x)[0], attention.wv(x)[0]
+    q = q / (q.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+    k = k / (k.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+    heads = []
+    for i in range(2):
+        part = slice(16 * i, 16 * (i + 1))
+        weights = torch.softmax(q[:, part] @ k[:, part].T / 4.0, dim=-1)
+        heads.append(weights @ v[:, part])
+    torch.testing.assert_close(attention(x)[0], attention.wo(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-5)
+
+
+def test_positions_select_rows_of_the_full_logits() -> None:
+    model = randomised(TINY)
+    tokens = torch.randint(0, 12, (2, 16))
+    labels = torch.tensor([0, 3])
+    positions = torch.tensor([[3, 0], [15, 7]])
+    full = model(tokens, labels)
+    torch.testing.assert_close(
+        model(tokens, labels, positions), torch.stack([full[0, [3, 0]], full[1, [15, 7]]])
+    )
+
+
+def test_masked_cross_entropy_against_numpy() -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(2, 4, 8), torch.nn.Linear(8, 5)
+    tokens = torch.randint(0, 5, (2, 4))
+    mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    loss, parts = masked_cross_entropy(hidden, head, tokens, mask, label_smoothing=0.1, unmasked_weight=0.5)
+    logits = head(hidden).detach().numpy().astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    own = np.take_along_axis(log_p, tokens.numpy()[..., None], -1)[..., 0]
+    smooth = -(0.9 * own + 0.1 * log_p.mean(-1))
+    m = mask.numpy()
+    assert float(loss.detach()) == pytest.approx(smooth[m].mean() - 0.5 * own[~m].mean(), rel=1e-5)
+    assert float(parts["masked_ce"]) == pytest.approx(-own[m].mean(), rel=1e-5)
+
+
+def slow_halton(model: MaskGIT, label: int, steps: int, guidance: float, shift: int, uniforms: np.ndarray):
+    """The published algorithm in plain Python: all-position logits, two passes, one position at a time."""
+    shape = model.config
+    size = shape.grid**2
+    base = halton_order(shape.grid)
+    order = [base[(i + shift) % size] for i in range(size)]
+    tokens = torch.full((1, size), shape.mask_id)
+    done = 0
+    for step in range(steps):
+        until = max(step + 1, int(size * (1 - math.acos((step + 1) / steps) / (math.pi / 2))))
+        with torch.no_grad():
+            conditional = model(tokens, torch.tensor([label]))[0].numpy().astype(np.float64)
+            unconditional = model(tokens, torch.tensor([shape.null_label]))[0].numpy().astype(np.float64)
+        logits = (1 + guidance) * conditional - guidance * unconditional
+        for position in order[done:until]:
+            p = np.exp(logits[position, : shape.codebook_size] - logits[position].max())
+            p /= p.sum()
+            drawn, total = 0, p[0]
+            while total <= uniforms[position]:
+                drawn += 1
+                total += p[drawn]
+            tokens[0, position] = drawn
+        done = until
+    return tokens.view(shape.grid, shape.grid)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_sampler_gives_the_tokens_of_the_plain_algorithm(guidance: float) -> None:
+    model = randomised(TINY)
+    labels = torch.tensor([0, 2, 1])
+    config = SamplingConfig(steps=6, guidance=guidance)
+    drawn = halton_sample(model, labels, config, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    shifts = torch.randint(0, 16, (3, 1), generator=generator)
+    uniforms = torch.rand((3, 16), generator=generator)
+    # The sampler draws a position's uniform by its place, not by its turn
+    for i, label in enumerate(labels.tolist()):
+        plain = slow_halton(model, label, 6, guidance, int(shifts[i]), uniforms[i].numpy())
+        assert torch.equal(drawn[i], plain)
+
+
+def test_known_tokens_are_never_rewritten_and_holes_are_filled() -> None:
+    model = randomised(TINY)
+    known = torch.randint(0, 11, (2, 4, 4))
+    holes = torch.zeros(2, 4, 4, dtype=torch.bool)
+    holes[0, 1:3, 1:3] = True
+    holes[1, 0, 0] = True
+    start = known.masked_fill(holes, TINY.mask_id)
+    drawn = halton_sample(
+        model, torch.tensor([0, 1]), SamplingConfig(steps=3), torch.Generator().manual_seed(0), known=start
+    )
+    assert torch.equal(drawn[~holes], known[~holes])
+    assert int(drawn.max()) < TINY.codebook_size
+
+
+def test_same_seed_same_tokens_and_classes_differ() -> None:
+    model = randomised(TINY)
+
+    def draw(label: int, seed: int) -> torch.Tensor:
+        return halton_sample(
+            model, torch.full((4,), label), SamplingConfig(steps=4), torch.Generator().manual_seed(seed)
+        )
+
+    assert torch.equal(draw(0, 1), draw(0, 1))
+    assert not torch.equal(draw(0, 1), draw(0, 2))
+    assert not torch.equal(draw(0, 1), draw(1, 1))
+
+
+def test_bad_sampler_input() -> None:
+    model = randomised(TINY)
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match=r"labels \[3\]: expected numbers from 0 to 2"):
+        halton_sample(model, torch.tensor([3]), SamplingConfig(), generator)
+    with pytest.raises(ValueError, match=r"shape \[1, 3, 3\], expected \[1, 4, 4\]"):
+        halton_sample(model, torch.tensor([0]), SamplingConfig(), generator, torch.zeros(1, 3, 3).long())
+    with pytest.raises(ValueError, match=r"must lie in \[0, 11\]"):
+        halton_sample(model, torch.tensor([0]), SamplingConfig(), generator, torch.full((1, 4, 4), 12))
+    with pytest.raises(ValueError, match="temperature"):
+        SamplingConfig(temperature=0)
+
+
+def test_halton_checkpoint_gives_its_body_and_new_classes_start_from_null(tmp_path) -> None:
+    source = randomised(MaskGITConfig(dim=32, depth=2, heads=2, classes=1000, codebook_size=11, grid=4))
+    path = tmp_path / "ImageNet_256_small.pth"
+    state = {f"module._orig_mod.{key}": value for key, value in source.state_dict().items()}
+    torch.save({"iter": 3, "global_epoch": 1, "model_state_dict": state, "optimizer_state_dict": {}}, path)
+    model = MaskGIT(TINY)
+    start_from_halton(model, read_halton(path), str(path))
+    null = source.cls_emb.weight[1000]
+    assert torch.equal(model.cls_emb.weight, null.expand(4, -1))
+    assert torch.equal(model.transformer.layers[1].ff.w2.weight, source.transformer.layers[1].ff.w2.weight)
+    assert model.head.weight is model.tok_emb.weight
+    torch.testing.assert_close(
+        model(torch.zeros(1, 16).long(), torch.tensor([3])),
+        source(torch.zeros(1, 16).long(), torch.tensor([1000])),
+    )
+
+
+def test_save_and_load(tmp_path) -> None:
+    model = randomised(TINY)
+    save_maskgit(model, tmp_path, {"classes": ["a", "b", "c"]})
+    loaded = load_maskgit(tmp_path)
+    tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
+    assert torch.equal(loaded(tokens, labels), model(tokens, labels))
+    assert F.mse_loss(loaded.head.weight, loaded.tok_emb.weight) == 0

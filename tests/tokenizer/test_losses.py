@@ -1,0 +1,142 @@
+"""Losses against numpy, the discriminator's published keys, and training that resumes bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.discriminator import PatchDiscriminator
+from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, to_model_input
+from metaldefect.tokenizer.losses import (
+    adaptive_weight,
+    edge_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    image_gradients,
+)
+from metaldefect.tokenizer.model import VQModel
+from metaldefect.training import fit
+
+TINY = VQConfig(
+    channels=32,
+    multipliers=(1, 1),
+    encoder_blocks=1,
+    decoder_blocks=1,
+    z_channels=32,
+    codebook_size=16,
+    stem=2,
+)
+
+
+def test_hinge_losses() -> None:
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0])
+    assert float(hinge_discriminator_loss(real, fake)) == pytest.approx(0.5 * (0.25 + 0.5))
+    assert float(hinge_generator_loss(fake)) == pytest.approx(1.0)
+
+
+def test_gradient_of_a_ramp_is_its_slope() -> None:
+    ramp = torch.arange(8.0).expand(1, 3, 8, 8)
+    gradients = image_gradients(ramp)
+    torch.testing.assert_close(gradients[:, 0], torch.ones(1, 6, 6))
+    torch.testing.assert_close(gradients[:, 1], torch.zeros(1, 6, 6))
+    assert float(edge_loss(ramp, torch.zeros_like(ramp))) == pytest.approx(0.5)
+
+
+def test_adaptive_weight_is_the_ratio_of_gradients() -> None:
+    weight = torch.tensor([1.0, 1.0], requires_grad=True)
+    strong, weak = (6.0 * weight).sum(), (2.0 * weight).sum()
+    assert float(adaptive_weight(strong, weak, weight)) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_discriminator_has_the_published_keys() -> None:
+    state = PatchDiscriminator().state_dict()
+    convolutions = {key.split(".")[1] for key, value in state.items() if value.dim() == 4}
+    norms = {key.split(".")[1] for key in state if "running_mean" in key}
+    assert convolutions == {"0", "2", "5", "8", "11"}
+    assert norms == {"3", "6", "9"}
+    assert PatchDiscriminator()(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
+
+
+def test_grey_and_colour_batches_reach_the_model_in_tanh_range() -> None:
+    grey = torch.tensor([[[0, 255], [255, 0]]], dtype=torch.uint8)
+    assert to_model_input(grey)[0, 2].tolist() == [[-1.0, 1.0], [1.0, -1.0]]
+    colour = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    colour[..., 1] = 255
+    assert to_model_input(colour)[0, :, 0, 0].tolist() == [-1.0, 1.0, -1.0]
+
+
+def trained(images: torch.Tensor, steps: int, directory, mode: str = "full") -> VQLightning:
+    torch.manual_seed(1)
+    config = VQTrainingConfig(
+        steps=6,
+        warmup_steps=1,
+        learning_rate=1e-3,
+        perceptual="efficientnet_lite0",
+        discriminator_start=2,
+        discriminator_channels=8,
+        mode=mode,  # type: ignore[arg-type]
+    )
+    module = VQLightning(VQModel(TINY), config)
+    fit(module, images, steps=steps, batch_size=2, epoch_steps=2, seed=3, checkpoint_directory=directory)
+    return module
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    ramps = np.add.outer(np.arange(32), np.arange(32)) * 4
+    noisy = ramps[None] % 256 + rng.integers(-20, 20, (8, 32, 32))
+    return torch.from_numpy(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def test_a_resumed_run_ends_with_the_same_weights(images: torch.Tensor, tmp_path) -> None:
+    straight = trained(images, 6, tmp_path / "a").state_dict()
+    trained(images, 2, tmp_path / "b")
+    trained(images, 4, tmp_path / "b")
+    resumed = trained(images, 6, tmp_path / "b").state_dict()
+    assert int(resumed["steps_done"]) == 6
+    different = [key for key, value in straight.items() if not torch.equal(value, resumed[key])]
+    assert different == []
+
+
+def test_decoder_only_leaves_the_tokens_as_they_were(images: torch.Tensor, tmp_path) -> None:
+    torch.manual_seed(1)
+    start = VQModel(TINY).state_dict()
+    state = trained(images, 6, tmp_path, mode="decoder_only").model.state_dict()
+    kept = [k for k in start if k.startswith(("encoder.", "quant_conv.", "quantize.embedding"))]
+    assert all(torch.equal(start[k], state[k]) for k in kept)
+    assert not torch.equal(start["decoder.conv_out.weight"], state["decoder.conv_out.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint(images, tmp_path) -> None:
+    trained(images, 2, tmp_path)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    torch.manual_seed(1)
+    config = VQTrainingConfig(steps=6, l1_weight=float("nan"), perceptual="efficientnet_lite0")
+    module = VQLightning(VQModel(TINY), config)
+    module.model.decoder.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        fit(
+            module,
+            images,
+            steps=2,
+            batch_size=2,
+            epoch_steps=2,
+            seed=3,
+            checkpoint_directory=tmp_path / "new",
+        )
+    assert not (tmp_path / "new" / "last.ckpt").exists()
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_dead_codes_move_to_encoder_outputs() -> None:
+    torch.manual_seed(0)
+    module = VQLightning(VQModel(TINY), VQTrainingConfig(steps=10, perceptual="efficientnet_lite0"))
+    used = torch.zeros(16, dtype=torch.long)
+    used[:4] = 5
+    module.tokens_seen.copy_(used)
+    before = module.model.quantize.embedding.weight.detach().clone()
+    module.revive_dead_codes(torch.rand(2, 3, 32, 32) * 2 - 1)
+    after = module.model.quantize.embedding.weight.detach()
+    assert torch.equal(before[:4], after[:4])
+    assert not torch.isclose(before[4:], after[4:]).all(dim=1).any()
