@@ -98,11 +98,10 @@ def grouping(merged: MergeResult) -> dict[str, Any]:
     for index, row in enumerate(merged.table.to_dict("records")):
         by_number[photograph(row)].append(index)
     truth = {pair for rows in by_number.values() for pair in combinations(rows, 2)}
-    found = {
-        pair
-        for rows in merged.table.groupby("group").indices.values()
-        for pair in combinations(rows.tolist(), 2)
-    }
+    by_group: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(merged.table["group"]):
+        by_group[group].append(index)
+    found = {pair for rows in by_group.values() for pair in combinations(rows, 2)}
     names = (
         "total",
         "per_class",

@@ -14,8 +14,10 @@ import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 
@@ -48,6 +50,8 @@ def cpu_name() -> str:
 
 def device() -> torch.device:
     """The device to compute on."""
+    import torch
+
     return torch.device(
         os.environ.get("METALDEFECT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     )
@@ -70,12 +74,16 @@ def positive_integer(variable: str, default: int) -> int:
 
 def set_threads() -> None:
     """Apply `METALDEFECT_THREADS` to torch."""
+    import torch
+
     if os.environ.get("METALDEFECT_THREADS"):
         torch.set_num_threads(positive_integer("METALDEFECT_THREADS", 1))
 
 
 def compute_dtype() -> torch.dtype:
     """The dtype for autocast: bfloat16 where the hardware multiplies it, else float32."""
+    import torch
+
     wish = os.environ.get("METALDEFECT_PRECISION")
     if wish:
         if wish not in ("float32", "bfloat16"):
@@ -88,6 +96,8 @@ def compute_dtype() -> torch.dtype:
 
 def autocast() -> AbstractContextManager[object]:
     """Autocast to `compute_dtype()` on `device()`; does nothing for float32."""
+    import torch
+
     if compute_dtype() is torch.float32:
         return nullcontext()
     return torch.autocast(device().type, dtype=compute_dtype())

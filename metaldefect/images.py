@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported where it is used: data work runs in many processes, and it costs each 400 MB
 
 U8 = NDArray[np.uint8]
 
@@ -61,12 +66,16 @@ def write_png(path: Path | str, image: U8, level: int = 1) -> None:
 
 def to_tanh_range(images: U8) -> torch.Tensor:
     """Grey `uint8 [N, H, W]` to the tokenizer's input, `float32 [N, 3, H, W]` in [-1, 1]."""
+    import torch
+
     tensor = torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1.0)
     return tensor.unsqueeze(1).expand(-1, 3, -1, -1)
 
 
 def from_tanh_range(images: torch.Tensor) -> U8:
     """The tokenizer's output `float [N, 3, H, W]` in [-1, 1] to grey `uint8 [N, H, W]` (channel mean)."""
+    import torch
+
     grey = images.float().mean(dim=1).add(1.0).mul(127.5).round().clamp(0, 255)
     return grey.to(torch.uint8).cpu().numpy()
 
@@ -77,6 +86,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def to_imagenet_range(images: U8) -> torch.Tensor:
     """Grey `uint8 [N, H, W]` to the detector's input, `float32 [N, 3, H, W]`, ImageNet-normalised."""
+    import torch
+
     unit = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)[:, None]
     mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)

@@ -72,10 +72,9 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> None:
         raise ValueError("no validation normals: the anomaly map cannot be normalised without them")
     collected: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
     for index in range(len(images)):
-        raw = model.raw_maps(to_imagenet_range(images[index : index + 1]))
-        for maps, values in zip(raw, collected, strict=True):
-            resized = functional.interpolate(maps, images.shape[1:], mode="bilinear", align_corners=False)
-            values.append(resized.numpy().ravel())
+        maps = model.image_maps(to_imagenet_range(images[index : index + 1]))
+        for anomaly_map, values in zip(maps, collected, strict=True):
+            values.append(anomaly_map.numpy().ravel())
     quantiles = [np.quantile(np.concatenate(values), MAP_QUANTILES) for values in collected]
     model.quantiles.copy_(torch.tensor(np.stack(quantiles)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning
@@ -128,16 +128,22 @@ class EfficientADModule(lightning.LightningModule):
         """Keep the loss curve and the configuration with the state."""
         checkpoint["history"] = self.history
         checkpoint["image_size"] = list(self.images.normal.shape[1:])
+        checkpoint["config"] = asdict(self.config)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Take up the loss curve.
 
         Raises:
-            ValueError: the state is of images of another size.
+            ValueError: the state is of images of another size, or of another configuration.
         """
         size = list(self.images.normal.shape[1:])
         if checkpoint["image_size"] != size:
             raise ValueError(
                 f"the checkpoint is of images of {checkpoint['image_size']} px, these have {size}"
+            )
+        if checkpoint["config"] != asdict(self.config):
+            raise ValueError(
+                f"the checkpoint is of a training with {checkpoint['config']},"
+                f" this one has {asdict(self.config)}"
             )
         self.history = list(checkpoint["history"])

@@ -204,19 +204,36 @@ class EfficientAD(nn.Module):
         reconstruction_map = (reconstruction - student[:, FEATURES:]).square().mean(dim=1, keepdim=True)
         return student_map, reconstruction_map
 
+    def image_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`raw_maps` at the image's size, each position over the patch that it describes."""
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        student_map, autoencoder_map = self.raw_maps(images)
+        return to_image_size(student_map, size), to_image_size(autoencoder_map, size)
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly map `float32 [N, 1, H, W]` and its maximum, the score, `float32 [N]`.
 
         Args:
             images: `float [N, 3, H, W]`, ImageNet-normalised.
         """
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        maps = [
-            functional.interpolate(raw, size, mode="bilinear", align_corners=False)
-            for raw in self.raw_maps(images)
-        ]
+        maps = self.image_maps(images)
         anomaly_map = combine_maps(maps[0], maps[1], self.quantiles)
         return anomaly_map, anomaly_map.amax(dim=(1, 2, 3))
+
+
+def to_image_size(raw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of a map to (height, width) of its image.
+
+    An unpadded network's map lacks the patches that would reach over the image's border: its own border
+    is continued over them first. Stretching it would move every defect outwards, and zeros would make
+    the frame blind.
+    """
+    padded = map_size(*size, padding=True)
+    missing = [padded[axis] - int(raw.shape[-2 + axis]) for axis in (0, 1)]
+    if any(missing):
+        top, left = missing[0] // 2, missing[1] // 2
+        raw = functional.pad(raw, (left, missing[1] - left, top, missing[0] - top), mode="replicate")
+    return functional.interpolate(raw, size, mode="bilinear", align_corners=False)
 
 
 def combine_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor) -> Tensor:

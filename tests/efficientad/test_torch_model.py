@@ -11,6 +11,7 @@ from metaldefect.efficientad.torch_model import (
     combine_maps,
     decoder_sizes,
     map_size,
+    to_image_size,
 )
 
 
@@ -96,6 +97,22 @@ def test_quantiles_become_0_and_a_tenth() -> None:
     high = combine_maps(torch.tensor(4.0), torch.tensor(30.0), quantiles)
     assert float(low) == pytest.approx(0.0)
     assert float(high) == pytest.approx(0.1)
+
+
+def test_unpadded_maps_lie_over_their_patches() -> None:
+    # 56 positions, four pixels apart, that begin 4 positions inside a 256 px image.
+    raw = torch.zeros(1, 1, 56, 56)
+    raw[0, 0, 6, 20] = 1.0
+    found = to_image_size(raw, (256, 256))[0, 0]
+    row, column = divmod(int(found.argmax()), 256)
+    assert 4 * (6 + 4) <= row < 4 * (6 + 5)
+    assert 4 * (20 + 4) <= column < 4 * (20 + 5)
+
+
+def test_the_frame_of_an_unpadded_map_is_not_blind() -> None:
+    raw = torch.zeros(1, 1, 24, 24)
+    raw[..., 0, :] = 1.0
+    assert float(to_image_size(raw, (128, 128))[0, 0, 0, 64]) == 1.0
 
 
 def test_small_images_are_refused() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -170,8 +171,11 @@ def test_training_without_validation_normals_is_refused(tmp_path: Path) -> None:
         train(teacher(), images(), np.empty((0, 128, 128), np.uint8), CONFIG, 0.5, tmp_path)
 
 
-def test_a_state_of_another_image_size_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     features = TeacherFeatures(teacher(), images().normal, tmp_path / "features.npy")
     module = lightning_model.EfficientADModule(EfficientAD("S"), images(), features, CONFIG)
     with pytest.raises(ValueError, match=r"images of \[256, 256\] px, these have \[128, 128\]"):
-        module.on_load_checkpoint({"image_size": [256, 256], "history": []})
+        module.on_load_checkpoint({"image_size": [256, 256], "history": [], "config": asdict(CONFIG)})
+    other = {"image_size": [128, 128], "history": [], "config": asdict(replace(CONFIG, steps=9))}
+    with pytest.raises(ValueError, match=r"training with .*'steps': 9.*this one has .*'steps': 4"):
+        module.on_load_checkpoint(other)

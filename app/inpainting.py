@@ -1,0 +1,115 @@
+"""What the demo does, without its page: paint, draw, look, judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaldefect.deploy.runtime import Detection, Detector, overlay
+from metaldefect.images import U8, read_grey, resize
+from metaldefect.maskgit.inpainting import inpaint
+from metaldefect.maskgit.painter import Painter, load_painter
+from metaldefect.maskgit.sampler import SamplingConfig
+
+Mask = NDArray[np.bool_]
+
+MASK_COLOUR = (255, 30, 30)
+MASK_OPACITY = 0.45
+NEEDED = ("models/vq", "models/maskgit", "models/openvino")
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The models of the last pipeline run under `root`.
+
+    Raises:
+        FileNotFoundError: a model is missing; says what makes it.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        missing = [name for name in NEEDED if not (self.root / name).is_dir()]
+        if missing:
+            raise FileNotFoundError(f"no {', '.join(missing)} here yet: run `make repro` first")
+
+    @cached_property
+    def painter(self) -> Painter:
+        return load_painter(self.root / "models/vq", self.root / "models/maskgit")
+
+    @cached_property
+    def detector(self) -> Detector:
+        return Detector.load(self.root / "models/openvino", "fp16")
+
+    def examples(self, limit: int = 12) -> list[Path]:
+        """Defect-free images to begin with: the detector's test normals, spread evenly."""
+        found = sorted((self.root / "data/merged/inspection/test/good").glob("*.png"))
+        return found[:: max(1, len(found) // limit)][:limit]
+
+
+def encode_to_tokens(studio: Studio, image: U8) -> Tensor:
+    """Grey `uint8 [H, W]` to MaskGIT tokens `int64 [grid, grid]`, each in [0, vocabulary)."""
+    return studio.painter.encode(resize(image, studio.painter.image_size)[None])[0]
+
+
+def decode_from_tokens(studio: Studio, tokens: Tensor) -> U8:
+    """Tokens `int64 [grid, grid]` to a grey image `uint8 [size, size]`.
+
+    Raises:
+        ValueError: a token outside the vocabulary.
+    """
+    size = len(studio.painter.vocabulary.codes)
+    if int(tokens.min()) < 0 or int(tokens.max()) >= size:
+        raise ValueError(f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], expected [0, {size})")
+    return studio.painter.decode(tokens[None])[0]
+
+
+def inpaint_image(
+    studio: Studio,
+    image: U8,
+    mask: Mask,
+    label: str,
+    *,
+    seed: int = 0,
+    guidance: float = 1.0,
+    temperature: float = 1.0,
+    steps: int = 16,
+    feather: float = 6.0,
+) -> U8:
+    """Draw a defect of class `label` under the mask; grey `uint8 [H, W]` in and out.
+
+    Raises:
+        ValueError: unknown class, a mask of another size, empty, or covering everything; bad numbers.
+    """
+    config = SamplingConfig(steps=steps, guidance=guidance, temperature=temperature)
+    generator = torch.Generator().manual_seed(seed)
+    return inpaint(studio.painter, image[None], mask[None], [label], config, generator, feather)[0]
+
+
+def visualize_mask_on_image(image: U8, mask: Mask) -> U8:
+    """The image, `uint8 [H, W]`, with the mask `bool [H, W]` tinted red: `uint8 [H, W, 3]`."""
+    if image.shape != mask.shape:
+        raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape}")
+    colour = np.repeat(image[..., None], 3, axis=2).astype(np.float32)
+    colour[mask] = (1 - MASK_OPACITY) * colour[mask] + MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
+    return colour.round().astype(np.uint8)
+
+
+def heat_map(studio: Studio, image: U8) -> tuple[U8, Detection]:
+    """The detector's heat map over the image, `uint8 [H, W, 3]`, and its verdict."""
+    detection = studio.detector.infer(image)
+    return overlay(image, detection.anomaly_map, studio.detector.threshold), detection
+
+
+def read_square(path: Path, size: int) -> U8:
+    """An image's centre square, `uint8 [size, size]`: what the page works on."""
+    grey = read_grey(path)
+    side = min(grey.shape)
+    top, left = ((length - side) // 2 for length in grey.shape)
+    return resize(grey[top : top + side, left : left + side], size)

@@ -1,0 +1,149 @@
+"""The pipeline for real, at a tiny size, in a temporary clone: run, rerun, change, kill, flow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.e2e.conftest import Project
+
+pytestmark = pytest.mark.e2e
+
+STAGES = [
+    "sample", "merge", "augment", "finetune_vq", "tokenize", "train_maskgit", "synthesize",
+    "distill_teacher", "train_efficientad", "export_openvino", "report",
+]  # fmt: skip
+
+
+def test_everything_is_made(project: Project) -> None:
+    assert sorted(project.lock()) == sorted(STAGES)
+    for path in (
+        "data/merged/samples.parquet",
+        "data/tokens/tokens.npy",
+        "models/vq/tokenizer.safetensors",
+        "models/maskgit/maskgit.safetensors",
+        "models/teacher",
+        "models/efficientad",
+        "models/openvino/detector_fp16.xml",
+        "models/openvino/detector_int8.xml",
+        "models/openvino/model.onnx",
+        "data/synthetic/inserted/ground_truth/scratches/0000_mask.png",
+        "reports/index.html",
+    ):
+        assert (project.root / path).exists(), path
+    page = (project.root / "reports/index.html").read_text()
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page
+    assert all(stage in page for stage in STAGES)
+
+
+def test_metrics_are_finite_numbers(project: Project) -> None:
+    for stage in STAGES[:-1]:
+        text = (project.root / f"metrics/{stage}.json").read_text()
+        assert not re.search(r"NaN|Infinity", text), stage
+    merged = json.loads((project.root / "metrics/merge.json").read_text())
+    assert merged["groups_across_splits"] == 0
+    assert merged["expectations_failed"] == 0
+
+
+def test_nothing_is_left_to_do(project: Project) -> None:
+    assert "up to date" in project.dvc("status")
+    before = (project.root / "dvc.lock").read_bytes()
+    output = project.dvc("repro")
+    assert output.count("didn't change, skipping") == len(STAGES)
+    assert (project.root / "dvc.lock").read_bytes() == before
+
+
+def test_mlflow_has_a_parent_with_a_child_a_stage(project: Project) -> None:
+    with sqlite3.connect(project.root / "mlruns/mlflow.db") as store:
+        runs = store.execute("select run_uuid, name, status from runs").fetchall()
+        parents = [run for run in runs if run[1] == "dvc repro"]
+        assert parents
+        children = store.execute(
+            "select r.name, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
+            "where t.key = 'mlflow.parentRunId' and t.value = ?",
+            (parents[0][0],),
+        ).fetchall()
+        assert sorted(children) == sorted((stage, "FINISHED") for stage in STAGES)
+        assert parents[0][2] == "FINISHED"
+        keys = {row[0] for row in store.execute("select distinct key from tags")}
+        assert {"git.commit", "dvc.stage", "dvc.stage_hash", "params_md5"} <= keys
+        steps = store.execute(
+            "select count(distinct step) from metrics m join runs r using (run_uuid) "
+            "where r.name = 'train_maskgit' and m.key = 'masked_ce'"
+        ).fetchone()
+        assert steps[0] >= 3
+
+
+def test_the_flow_finds_nothing_to_do_and_leaves_the_same_lock(project: Project) -> None:
+    before = (project.root / "dvc.lock").read_bytes()
+    output = project.run(sys.executable, "-m", "flows.pipeline").stdout
+    assert output.count("Unchanged") >= len(STAGES)
+    assert (project.root / "dvc.lock").read_bytes() == before
+
+
+def test_detector_params_rerun_the_detector_and_what_follows(project: Project) -> None:
+    project.set_param("train_efficientad.threshold_quantile", 0.99)
+    output = project.dvc("repro")
+    rerun = [stage for stage in STAGES if f"Running stage '{stage}'" in output]
+    assert rerun == ["train_efficientad", "export_openvino", "report"]
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(project: Project) -> None:
+    project.set_param("train_maskgit.training.steps", 24)
+    kill_after_checkpoint(project, "train_maskgit")
+    resumed = project.dvc("repro", "train_maskgit")
+    assert "going on from" in resumed
+    after_kill = project.outs("train_maskgit")
+    straight = project.dvc("repro", "--force", "--single-item", "train_maskgit")
+    assert "going on from" not in straight
+    assert project.outs("train_maskgit")["models/maskgit"] == after_kill["models/maskgit"]
+    assert "up to date" in project.dvc("status", "train_maskgit")
+
+
+def kill_after_checkpoint(project: Project, stage: str) -> None:
+    """Start DVC on a stage and SIGKILL the whole process group once the stage has left a checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", stage],
+        cwd=project.root,
+        env=project.environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    folder = project.root / ".checkpoints" / stage
+    while not list(folder.glob("*/last.ckpt")):
+        assert process.poll() is None, "the stage ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_bad_input_is_named_and_nothing_is_lost(project: Project) -> None:
+    lock = (project.root / "dvc.lock").read_bytes()
+    params = (project.root / "params.yaml").read_text()
+    try:
+        (project.root / "params.yaml").write_text(params + "colour: red\n")
+        done = project.run(sys.executable, "-m", "stages.tokenize", check=False)
+        assert done.returncode == 1
+        assert "colour: Extra inputs are not permitted" in done.stdout
+        assert "Traceback" not in done.stdout
+
+        (project.root / "params.yaml").write_text(params.replace("root: data/sample", "root: data/nowhere"))
+        done = project.run(sys.executable, "-m", "stages.merge", check=False)
+        assert done.returncode == 1
+        assert "data/nowhere" in done.stdout
+    finally:
+        (project.root / "params.yaml").write_text(params)
+    assert (project.root / "data/merged/samples.parquet").is_file()
+    assert (project.root / "dvc.lock").read_bytes() == lock
