@@ -17,7 +17,7 @@ export METALDEFECT_WEIGHTS ?= $(abspath ../shared/weights)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro flow test test-fast lint format ui demo doctor clean
+.PHONY: help setup data repro flow test test-fast lint format ui demo doctor clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> takes local copies)
+	$(BIN)/python -m flows.get_data $(if $(FROM),--from "$(FROM)")
 
 repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); the second time nothing is left to do
 ifeq ($(PROFILE),cpu)

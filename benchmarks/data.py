@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,20 +66,37 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
     near_duplicate_pairs(fingerprints)
     grouping_seconds = time.perf_counter() - start
 
-    start = time.perf_counter()
-    augmented = augment(
-        folder / "merged", folder / "augmented", folder / "partial", ["train", "validation", "test"]
-    )
-    augment_seconds = time.perf_counter() - start
+    # in a process of its own: the merge's memory is not augment's
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        augmented, augment_seconds, augment_peak = executor.submit(measure_augment, folder).result()
     return {
         "data": "real" if raw else "procedural",
         "merge_images_per_s": round(len(merged.table) / merge_seconds, 1),
         "grouping_s": round(grouping_seconds, 3),
-        "augment_images_per_s": round(len(augmented) / augment_seconds, 1),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "augmented": len(augmented),
+        "augment_images_per_s": round(augmented / augment_seconds, 1),
+        "peak_rss_mb": peak_rss_mb(),
+        "augment_peak_rss_mb": augment_peak,
+        "augmented": augmented,
         **grouping(merged),
     }
+
+
+def measure_augment(folder: Path) -> tuple[int, float, float]:
+    """Augment the merged dataset in `folder`: images written, seconds, and this process's peak memory."""
+    start = time.perf_counter()
+    splits = ["train", "validation", "test"]
+    table = augment(folder / "merged", folder / "augmented", folder / "partial", splits)
+    return len(table), time.perf_counter() - start, peak_rss_mb()
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has held, in MiB.
+
+    As the kernel reports it (Linux): `getrusage` would count the parent's too, from before a child's exec.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) / 1024, 1)
 
 
 def datasets(root: Path) -> list[DatasetSpec]:

@@ -45,6 +45,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary
+        temporary.chmod(0o644)  # some writers make their files private
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

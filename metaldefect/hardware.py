@@ -105,4 +105,6 @@ def autocast() -> AbstractContextManager[object]:
 
 def lightning_precision() -> str:
     """`compute_dtype()` in Lightning's words."""
+    import torch
+
     return "32-true" if compute_dtype() is torch.float32 else "bf16-mixed"

@@ -154,6 +154,11 @@ class _EpochLines(Callback):
         print(f"step {step}/{self.steps}  {metrics}  {pace:.2f} s/step, {left:.0f} s left", flush=True)
 
 
+def progress(steps: int) -> Callback:
+    """A bar that redraws itself for a person, a line an epoch for a log."""
+    return TQDMProgressBar() if sys.stderr.isatty() else _EpochLines(steps)
+
+
 class EpochCheckpoint(ModelCheckpoint):
     """One checkpoint, rewritten at each epoch's end, after the record of the epoch is complete."""
 
@@ -198,16 +203,14 @@ def fit(
         resume = last if last.is_file() else None
         if resume:
             print(f"going on from {resume}", flush=True)
-    # A bar that redraws itself is for a person; a log gets a line an epoch
-    interactive = sys.stderr.isatty()
-    callbacks.append(TQDMProgressBar() if interactive else _EpochLines(steps))
+    callbacks.append(progress(steps))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         max_epochs=math.ceil(steps / epoch_steps),
         precision=lightning_precision(),  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=False,
-        enable_progress_bar=interactive,
+        enable_progress_bar=sys.stderr.isatty(),
         enable_checkpointing=checkpoint_directory is not None,
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,

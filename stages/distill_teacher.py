@@ -10,7 +10,7 @@ import torch
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.backbones import load_backbone
 from metaldefect.data.natural import load_natural_images, natural_source
-from metaldefect.data.provider import RealDatasetProvider
+from metaldefect.data.provider import GOOD, RealDatasetProvider
 from metaldefect.efficientad.distillation import (
     DistillationConfig,
     DistillationImages,
@@ -93,14 +93,22 @@ def main(params: Params, run: StageRun) -> None:
 
 
 def read_images(section: DistillTeacher) -> DistillationImages:
-    """Natural images and the inspection data's normal training images, at the backbone's size."""
+    """Natural images and normal metal, at the backbone's size.
+
+    A distillation learns from training normals. Shipped weights are measured on test normals: what they
+    learnt from may include images like the training ones.
+    """
     side = 2 * section.image_size
     folder = Path(section.natural) if section.natural else None
-    normal = RealDatasetProvider(INSPECTION).train()
-    count = len(normal) if section.source == "distill" else min(len(normal), METAL_IMAGES)
+    provider = RealDatasetProvider(INSPECTION)
+    if section.source == "distill":
+        normal = provider.train()
+    else:
+        test = provider.test()
+        normal = test[: min(test.labels.count(GOOD), METAL_IMAGES)]
     return DistillationImages(
         load_natural_images(folder, side, section.natural_images),
-        stack_resized((item.image for item in normal[:count]), side),
+        stack_resized((item.image for item in normal), side),
     )
 
 

@@ -65,6 +65,8 @@ def main(params: Params, run: StageRun) -> None:
         "images": len(images),
         "insertions": len(painter.classes) * section.insertions_per_class,
         "extractor": EXTRACTOR,
+        "expectations_passed": report.passed,
+        "expectations_failed": report.failed,
         **generation_metrics(painter, params, table, images, labels),
         "seams": seams,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,10 @@ def test_wrong_params_are_named(tmp_path: Path) -> None:
 def test_a_missing_params_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="run from the project's root"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_the_generated_parts_of_the_readme_are_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.readme", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,8 @@
-"""Great Expectations suites, as code: the merged sample table and synthetic images."""
+"""Great Expectations suites, as code: the merged sample table and synthetic images.
+
+The library's own Data Docs load some twenty files from five content networks and show nothing without a
+connection, so the results are written as one page that holds all it needs, beside JSON and Markdown.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from jinja2 import Environment
 from PIL import Image
 
 from metaldefect.artifacts import atomic_file, write_json
@@ -30,14 +35,60 @@ REQUIRED = (
     "source_sha256",
 )
 
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Expectations about the {{ report.name }} dataset</title>
+<style>
+body { max-width: 1000px; margin: 32px auto; padding: 0 20px; font: 16px/1.5 system-ui, sans-serif; }
+table { width: 100%; border-collapse: collapse; }
+th, td { padding: 8px 14px 8px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #8884; }
+code { display: block; font-size: 12.5px; opacity: .7; overflow-wrap: anywhere; }
+.ok { color: #12804a; } .failed { color: #c2371f; font-weight: 650; }
+</style>
+</head>
+<body>
+<h1>Expectations about the {{ report.name }} dataset</h1>
+<p><span class="ok">{{ report.passed }} hold</span>,
+<span class="{{ 'failed' if report.failed else 'ok' }}">{{ report.failed }} do not</span>.</p>
+<table>
+<thead><tr><th></th><th>expectation</th><th>found</th></tr></thead>
+<tbody>
+{% for result in report.results | sort(attribute="success") %}
+<tr>
+<td class="{{ 'ok' if result.success else 'failed' }}">{{ 'ok' if result.success else 'FAILED' }}</td>
+<td>{{ result.expectation }}<code>{{ result.type }} {{ result.arguments | tojson }}</code></td>
+<td>{{ result.found }}</td>
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</body>
+</html>
+"""
+
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """One expectation: what was demanded in a sentence, whether it holds, and what was found where not."""
+    """One expectation.
+
+    Attributes:
+        expectation: what was demanded, in a sentence.
+        success: whether it holds.
+        found: what was found where it does not.
+        type: its name in Great Expectations.
+        arguments: its arguments there.
+    """
 
     expectation: str
     success: bool
     found: str
+    type: str
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -212,9 +263,12 @@ def count_expectations(checked: pd.DataFrame, counts: dict[str, int]) -> list[tu
 
 
 def read_headers(paths: Sequence[str], folder: Path) -> pd.DataFrame:
-    """Width, height and mode of image files by their headers: `file_width`, `file_height`, `file_mode`."""
-    rows = []
+    """`file_width`, `file_height` and `file_mode` of images by their headers; of an empty path, empty too."""
+    rows: list[tuple[int | None, int | None, str | None]] = []
     for path in paths:
+        if not isinstance(path, str):
+            rows.append((None, None, None))
+            continue
         with Image.open(folder / path) as image:
             rows.append((*image.size, image.mode))
     return pd.DataFrame(rows, columns=["file_width", "file_height", "file_mode"])
@@ -247,6 +301,13 @@ def describe(result: Any) -> ExpectationResult:
     details = result.result or {}
     if result.success:
         found = "as expected"
+    elif "partial_missing_list" in details:
+        lists = {"not expected": "partial_unexpected_list", "missing": "partial_missing_list"}
+        found = "; ".join(
+            f"{word}: {', '.join(map(str, details[name][:5]))}"
+            for word, name in lists.items()
+            if details[name]
+        )
     elif "observed_value" in details:
         found = str(details["observed_value"])
     elif "unexpected_count" in details:
@@ -254,11 +315,13 @@ def describe(result: Any) -> ExpectationResult:
         found = f"{details['unexpected_count']} of {details['element_count']} rows differ, such as {examples}"
     else:
         found = str((result.exception_info or {}).get("exception_message", "no result"))
-    return ExpectationResult(str(result.expectation_config.notes), bool(result.success), found)
+    config = result.expectation_config
+    arguments = {name: config.kwargs[name] for name in sorted(config.kwargs) if name != "batch_id"}
+    return ExpectationResult(str(config.notes), bool(result.success), found, str(config.type), arguments)
 
 
 def write(report: ValidationReport, directory: Path) -> None:
-    """Write `expectations_<name>.json` and `.md` into a directory."""
+    """Write `expectations_<name>` as JSON, Markdown and HTML into a directory; the page needs no network."""
     rows = [asdict(result) for result in report.results]
     content = {"dataset": report.name, "passed": report.passed, "failed": report.failed, "expectations": rows}
     write_json(directory / f"expectations_{report.name}.json", content)
@@ -276,6 +339,9 @@ def write(report: ValidationReport, directory: Path) -> None:
     ]
     with atomic_file(directory / f"expectations_{report.name}.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
+    with atomic_file(directory / f"expectations_{report.name}.html") as temporary:
+        temporary.write_text(page.render(report=report), encoding="utf-8")
 
 
 def cell(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
 from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
@@ -19,6 +20,7 @@ from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNet
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
 from metaldefect.hardware import device, lightning_precision
 from metaldefect.images import U8
+from metaldefect.training import progress
 
 STATE = "state.ckpt"
 
@@ -89,7 +91,8 @@ def fit(module: EfficientADModule, config: TrainingConfig, work: Path) -> None:
         devices=1,
         precision=lightning_precision(),  # type: ignore[arg-type]
         logger=False,
-        callbacks=[checkpoint, TQDMProgressBar(refresh_rate=10)],
+        callbacks=[checkpoint, progress(config.steps)],
+        enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
         deterministic="warn",

@@ -31,7 +31,7 @@ def check_mask(mask: Mask, image: U8) -> None:
 def cells_under(mask: Mask, grid: int) -> NDArray[np.bool_]:
     """Token cells that a pixel mask touches, `bool [grid, grid]`: rounded outward."""
     side = mask.shape[0] // grid
-    return mask.reshape(grid, side, grid, side).any(axis=(1, 3))
+    return np.asarray(mask.reshape(grid, side, grid, side).any(axis=(1, 3)))
 
 
 def feather(mask: Mask, width: float) -> NDArray[np.float32]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
 
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
@@ -39,9 +40,10 @@ class MaskGITLightning(pl.LightningModule):
         self.config = config
         self.average = WeightAverage(model, config.ema_decay)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         # Embeddings, norms and biases are not decayed: decay is for the matrices of the blocks
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
             decayed = parameter.dim() == 2 and "emb" not in name and "reg_tokens" not in name
             (matrices if decayed else others).append(parameter)

@@ -44,7 +44,7 @@ def blob(rng: np.random.Generator, size: int) -> Mask:
 
 def moved(mask: Mask, rng: np.random.Generator, size: int) -> Mask:
     """A real defect's mask, turned by one of the eight symmetries, resized and put somewhere else."""
-    turned = np.rot90(mask, rng.integers(4))
+    turned = np.rot90(mask, int(rng.integers(4)))
     if rng.random() < 0.5:
         turned = turned[::-1]
     rows, columns = np.where(turned)
@@ -67,7 +67,7 @@ def make_mask(rng: np.random.Generator, size: int, real_masks: Sequence[Mask]) -
     """
     for _ in range(100):
         if real_masks and rng.random() < 0.8:
-            mask = moved(real_masks[rng.integers(len(real_masks))], rng, size)
+            mask = moved(real_masks[int(rng.integers(len(real_masks)))], rng, size)
         else:
             mask = (stroke if rng.random() < 0.5 else blob)(rng, size)
         if SMALLEST_PIXELS <= mask.sum() <= LARGEST_SHARE * mask.size:

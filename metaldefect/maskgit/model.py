@@ -110,10 +110,11 @@ class MaskGIT(nn.Module):
         self.last_norm = FinalNorm(config.dim)
         self.head = nn.Linear(config.dim, config.codebook_size + 1)
         self.apply(_initialise)
-        for layer in self.transformer.layers:
-            # Gates start closed, so every block starts as the identity (adaLN-zero)
-            nn.init.zeros_(layer.mlp[1].weight)
-            nn.init.zeros_(layer.mlp[1].bias)
+        for module in self.modules():
+            if isinstance(module, Block):
+                # Gates start closed, so every block starts as the identity (adaLN-zero)
+                for parameter in module.mlp.parameters():
+                    nn.init.zeros_(parameter)
         self.head.weight = self.tok_emb.weight
 
     def hidden(self, tokens: Tensor, labels: Tensor) -> Tensor:

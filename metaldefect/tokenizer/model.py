@@ -151,7 +151,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(inputs, 3 * config.stem**2, 3, padding=1)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """The weight at which the adaptive adversarial weight compares gradients."""
         return self.conv_out.weight
 

@@ -117,14 +117,16 @@ class FeatureDistance(_Frozen):
         from metaldefect.backbones import efficientnet_lite0
 
         super().__init__()
-        self.net = efficientnet_lite0()
+        net = efficientnet_lite0()
+        self.stem = nn.Sequential(net.get_submodule("conv_stem"), net.get_submodule("bn1"))
+        self.blocks = nn.ModuleList(net.get_submodule("blocks").children())
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Features at strides 2, 4, 8, 16, 32, each normalised over channels."""
-        x = self.net.bn1(self.net.conv_stem(images))
+        x = self.stem(images)
         found = [x]
-        for index, block in enumerate(self.net.blocks):
+        for index, block in enumerate(self.blocks):
             x = block(x)
             if index in (1, 2, 4, 6):
                 found.append(x)

@@ -44,20 +44,25 @@ def test_neu_det_kaggle_layout_finds_a_misplaced_annotation(tmp_path, texture, s
 
 
 @pytest.mark.parametrize(
-    ("name", "label"),
+    ("name", "label", "split"),
     [
-        ("IMAGES/rolled-in_scale_7.jpg", "rolled-in_scale"),
-        ("images/patches_1.jpg", "patches"),
-        ("PS_12.bmp", "pitted_surface"),
+        ("IMAGES/rolled-in_scale_7.jpg", "rolled-in_scale", "train"),
+        ("IMAGES/scratches_241.jpg", "scratches", "validation"),
+        # in the folder of another split than the published one
+        ("Validation_Images/crazing_240.jpg", "crazing", "train"),
+        ("Validation_Images/crazing_300.jpg", "crazing", "validation"),
+        ("images/patches_1.jpg", "patches", "train"),
+        ("PS_12.bmp", "pitted_surface", "train"),
+        ("PS_301.bmp", "pitted_surface", None),
     ],
 )
-def test_neu_det_flat_layouts(tmp_path, texture, save, name, label):
+def test_neu_det_flat_layouts(tmp_path, texture, save, name, label, split):
     save(tmp_path / name, texture(1))
     write_text(
         tmp_path / "ANNOTATIONS" / f"{Path(name).stem}.xml", VOC.format(name=Path(name).name, label=label)
     )
     samples, _ = read_dataset("neu_det", tmp_path)
-    assert rows(samples, tmp_path) == [(name, label, None)]
+    assert rows(samples, tmp_path) == [(name, label, split)]
     assert len(samples[0].boxes) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,27 @@ def test_a_killed_run_goes_on(merged):
     assert (merged.parent / "out/images/pits/own_0_5.png").stat().st_ino == before
     assert content(merged.parent / "out") == content(merged.parent / "whole")
     assert not partial.exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, texture, save):
+    def peak(count: int) -> int:
+        root = tmp_path / f"merged-{count}"
+        rows = []
+        for n in range(count):
+            path = f"images/pits/own_{n}.png"
+            save(root / path, texture(n, 128))
+            cells = {"path": path, "split": "train", "width": 128, "height": 128, "weight": 1.0}
+            rows.append(dict.fromkeys(COLUMNS, "x") | cells | {"mask_path": None, "boxes": "[]"})
+        write_table(root / "samples.parquet", pd.DataFrame(rows))
+        tracemalloc.start()
+        augment(root, tmp_path / f"out-{count}", tmp_path / f"partial-{count}", ["train"])
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    peak(2)
+    # the 60 images more are 7.9 MB when all their versions are held
+    assert peak(70) - peak(10) < 2_000_000
 
 
 def test_light_changes_mildly_and_reproducibly(merged):

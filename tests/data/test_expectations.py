@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,17 +85,20 @@ BROKEN = {
     "no scene lies in more than one split": {"scene": "s2"},
     "SHA-256 sums have 64 hexadecimal digits": {"sha256": "abc"},
     "sampling weights are positive": {"weight": 0.0},
-    **{
-        f"no empty value in {name}": {name: None}
-        for name in REQUIRED
-        if name not in ("path", "label", "split")
-    },
+    **{f"no empty value in {name}": {name: None} for name in REQUIRED},
 }
 
 
 @pytest.mark.parametrize("expectation", sorted(BROKEN))
 def test_each_expectation_about_the_table_fails(table, folder, expectation):
     assert expectation in failures(change(table, folder, **BROKEN[expectation]), folder)
+
+
+def test_every_expectation_has_a_dataset_that_breaks_it(table, folder):
+    report = validate_merged(table, folder, CLASSES, 20, {"pits": 6})
+    by_files = {"every image is 20 pixels in width", "every image is 20 pixels in height"}
+    by_files |= {"every image is 8-bit grey (mode L)", "every class lies in every split", "6 images of pits"}
+    assert {result.expectation for result in report.results} == set(BROKEN) | by_files
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,13 @@ def test_the_error_lists_every_failure(table, folder):
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("expectations about the merged dataset failed:")
     assert "  sampling weights are positive (found: 1 of 12 rows differ, such as -1.0)" in lines
+    assert "  the classes are exactly pits, scratches (found: not expected: rust)" in lines
+
+
+def test_a_class_that_lost_all_its_images_is_named(table, folder):
+    only = table[table["label"] == "pits"]
+    found = {r.expectation: r.found for r in validate_merged(only, folder, CLASSES, 20).results}
+    assert found["the classes are exactly pits, scratches"] == "missing: scratches"
 
 
 def test_synthetic_images(table, folder):
@@ -149,10 +160,26 @@ def test_a_synthetic_table_without_sizes_is_an_error(table):
         validate_synthetic(table, CLASSES, 20, 6)
 
 
-def test_reports_are_json_and_markdown(table, folder, tmp_path):
+def test_reports_are_json_markdown_and_a_page_without_network(table, folder, tmp_path):
     report = validate_merged(change(table, folder, weight=0.0), folder, CLASSES, 20)
     write(report, tmp_path / "reports")
     content = json.loads((tmp_path / "reports/expectations_merged.json").read_text())
     assert (content["passed"], content["failed"]) == (20, 1)
     text = (tmp_path / "reports/expectations_merged.md").read_text()
     assert "| FAILED | sampling weights are positive | 1 of 12 rows differ, such as 0.0 |" in text
+    rule = {"column": "weight", "min_value": 0, "strict_min": True}
+    broken = next(row for row in content["expectations"] if not row["success"])
+    assert (broken["type"], broken["arguments"]) == ("expect_column_values_to_be_between", rule)
+    page = (tmp_path / "reports/expectations_merged.html").read_text()
+    assert page.count("<tr>") == 1 + 21
+    assert page.index("FAILED") < page.index('class="ok">ok')
+    assert "such as 0.0" in page
+    assert not re.search(r"https?:|//|src=|url\(|<script|<link", page)
+
+
+def test_a_page_shows_strange_values_as_text(table, folder, tmp_path):
+    report = validate_merged(change(table, folder, label="<script>x</script>"), folder, CLASSES, 20)
+    write(report, tmp_path / "reports")
+    page = (tmp_path / "reports/expectations_merged.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +15,8 @@ from PIL import Image
 from metaldefect.data.adapters import RejectedFileError, read_dataset
 from metaldefect.data.adapters.files import read_image
 from metaldefect.data.adapters.voc import parse_boxes
+from metaldefect.data.examine import DatasetSpec
+from metaldefect.data.merge import InspectionSpec, MergeOptions, merge_datasets
 
 GREY = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
 
@@ -98,6 +102,57 @@ def test_links_that_leave_the_root(folder, save):
         "folder/pits/broken.png": "broken symbolic link",
         "folder/scratches": "symbolic link that leaves the dataset's folder: copy the file into it",
     }
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path, save):
+    save(tmp_path / "IMAGES/crazing_1.jpg", GREY)
+    os.mkfifo(tmp_path / "IMAGES/crazing_2.jpg")
+    os.mkfifo(tmp_path / "crazing_1.xml")
+    samples, files = read_dataset("neu_det", tmp_path)
+    assert len(samples) == 1
+    assert sorted((r.path, r.reason) for r in files.rejected) == [
+        ("neu_det/IMAGES/crazing_2.jpg", "neither a file nor a folder"),
+        ("neu_det/crazing_1.xml", "neither a file nor a folder"),
+    ]
+
+
+def test_each_hostile_file_has_a_row_and_counts(folder, inspection_folder, texture, save):
+    root = folder.parent / "all"
+    for label in ("pits", "scratches"):
+        for k in range(4):
+            save(root / label / f"{k}.png", texture(50 * len(label) + k))
+    for name, (make, _) in HOSTILE.items():
+        make(root / "pits" / name)
+    result = merge_datasets(
+        [DatasetSpec("folder", root, {"pits": "pits", "scratches": "scratches"})],
+        InspectionSpec("mvtec_ad", inspection_folder),
+        folder.parent / "merged",
+        folder.parent / "reports",
+        MergeOptions(["pits", "scratches"], 32, 0.2, 0.2, seed=0, max_rejected=len(HOSTILE)),
+    )
+    with (folder.parent / "merged/rejected.csv").open() as stream:
+        rows = {row["path"]: row["reason"] for row in csv.DictReader(stream)}
+    assert result.summary["total"] == 8
+    assert result.summary["rejected"] == len(rows) == 13
+    assert all(reason in rows[f"folder/pits/{name}"] for name, (_, reason) in HOSTILE.items())
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (b'ImageId,ClassId,EncodedPixels\na.jpg,1,"' + b"1 " * 100_000 + b'"\n', "field larger than"),
+        (b"\xff\xfe\x00", "text file that is not UTF-8"),
+        (b"ImageId,ClassId,EncodedPixels\na.jpg,1," + b"9" * 5000 + b" 1\n", "line 2: ValueError"),
+        (b"something,else\n1,2\n", "line 2: KeyError 'ImageId'"),
+    ],
+)
+def test_severstal_tables_that_are_refused(tmp_path, save, table, reason):
+    save(tmp_path / "train_images/a.jpg", GREY)
+    (tmp_path / "train.csv").write_bytes(table)
+    samples, files = read_dataset("severstal", tmp_path)
+    assert len(samples) == 1
+    assert [r.path for r in files.rejected] == ["severstal/train.csv"]
+    assert reason in files.rejected[0].reason
 
 
 def test_a_link_inside_the_root_is_read(folder):

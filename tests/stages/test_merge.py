@@ -99,7 +99,12 @@ def test_merge_writes_outs_metrics_and_plots(workspace):
         "near_duplicate_pairs.png",
         "share_of_each_split.png",
     }
-    assert run.artifacts == ["expectations_merged.json", "expectations_merged.md", "rejected.csv"]
+    assert run.artifacts == [
+        "expectations_merged.html",
+        "expectations_merged.json",
+        "expectations_merged.md",
+        "rejected.csv",
+    ]
     for split in ("train", "validation", "test"):
         assert list((root / "data/merged/inspection" / split / "good").glob("*.png"))
 

@@ -84,11 +84,14 @@ class DatasetFiles:
     def check(self, path: Path) -> None:
         """Raise `RejectedFileError` where the path leaves the root or its name is unsafe."""
         try:
-            inside = path.resolve(strict=True).is_relative_to(self._resolved_root)
+            target = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:
             raise RejectedFileError("broken symbolic link") from error
-        if not inside:
+        if not target.is_relative_to(self._resolved_root):
             raise RejectedFileError("symbolic link that leaves the dataset's folder: copy the file into it")
+        if not (target.is_file() or target.is_dir()):
+            # reading a named pipe would wait forever
+            raise RejectedFileError("neither a file nor a folder")
         name = str(path.relative_to(self.root))
         if not (name.isascii() and name.isprintable()):
             raise RejectedFileError("name with characters outside printable ASCII: rename the file")

@@ -20,12 +20,20 @@ SHORT_NAMES = {
     "Sc": "scratches",
 }
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
-FLAT_FOLDERS = frozenset({"images", "jpegimages", "train", "validation", "valid", "test"})
+FLAT_FOLDERS = frozenset(
+    {"images", "validation_images", "jpegimages", "train", "validation", "valid", "test"}
+)
 STEM = re.compile(r"(?P<label>.+?)_(?P<number>\d+)")
+# The split of the common copy of NEU-DET: numbers 1 to 240 of each class train, 241 to 300 validation.
+LAST_TRAIN, LAST_VALIDATION = 240, 300
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read the Kaggle layout (`train/images/<class>/`) or a flat one (`IMAGES/<class>_<k>.jpg`)."""
+    """Read the Kaggle layout (`train/images/<class>/`) or a flat one (`IMAGES/<class>_<k>.jpg`).
+
+    A flat layout is split by number, as the Kaggle one is. That holds also beside a folder
+    `Validation_Images`, where a public copy keeps five images a class that its owner drew at random.
+    """
     annotations = index_annotations(files)
     for path in files.images(files.root, recursive=True):
         annotation = annotations.get(path.stem)
@@ -53,8 +61,11 @@ def label_of(files: DatasetFiles, path: Path) -> str:
 
 
 def split_of(files: DatasetFiles, path: Path) -> str | None:
-    """The publisher's split: the first folder that is named like one."""
+    """The publisher's split: the first folder that is named like one, else by the file's number."""
     for part in files.relative(path.parent).split("/"):
         if part.lower() in SPLITS:
             return SPLITS[part.lower()]
-    return None
+    match = STEM.fullmatch(path.stem)
+    if match is None or not 1 <= int(match["number"]) <= LAST_VALIDATION:
+        return None
+    return "train" if int(match["number"]) <= LAST_TRAIN else "validation"

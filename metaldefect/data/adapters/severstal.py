@@ -6,6 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 from metaldefect.data.adapters.files import DatasetFiles
 from metaldefect.data.adapters.records import RawSample, RejectedFileError, RunLengths
@@ -45,7 +46,7 @@ def read_masks(files: DatasetFiles) -> dict[str, dict[str, list[tuple[int, int]]
     """Run lengths by image name and class; rows without pixels (no defect) are left out."""
     table = files.root / "train.csv"
     masks: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(dict)
-    for number, row in enumerate(csv.DictReader(io.StringIO(files.read_text(table))), start=2):
+    for number, row in read_rows(files, table):
         try:
             if "ImageId_ClassId" in row:
                 name, label = row["ImageId_ClassId"].rsplit("_", 1)
@@ -56,6 +57,14 @@ def read_masks(files: DatasetFiles) -> dict[str, dict[str, list[tuple[int, int]]
         except (KeyError, ValueError, AttributeError, RejectedFileError) as error:
             files.reject(table, f"line {number}: {type(error).__name__} {error}")
     return masks
+
+
+def read_rows(files: DatasetFiles, table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The table's rows with their numbers; from where it is no CSV or text on, the table is refused."""
+    try:
+        yield from enumerate(csv.DictReader(io.StringIO(files.read_text(table))), start=2)
+    except (csv.Error, RejectedFileError) as error:
+        files.reject(table, str(error))
 
 
 def parse_runs(encoded: str) -> list[tuple[int, int]]:

@@ -1,0 +1,218 @@
+"""The published datasets: what a whole copy of each holds, its licence, and taking in a copy safely."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from metaldefect.artifacts import atomic_directory
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A published dataset.
+
+    Attributes:
+        folder: its name under the data root.
+        counts: files by suffix that a whole copy holds.
+        licence: on what terms it may be used.
+        origin: where it is published.
+        importable: whether its public repository holds the very files that are used here.
+    """
+
+    folder: str
+    counts: dict[str, int]
+    licence: str
+    origin: str
+    importable: bool = True
+
+
+RAW_DATASETS = (
+    RawDataset(
+        "NEU-DET",
+        {".jpg": 1800, ".xml": 1800},
+        "no licence stated; its authors (K. Song, Y. Yan) publish it for research use",
+        "github.com/siddhartamukherjee/NEU-DET-Steel-Surface-Defect-Detection",
+    ),
+    RawDataset(
+        "SD-saliency-900",
+        {".bmp": 900, ".png": 900},
+        "no licence stated; cite G. Song, K. Song, Y. Yan, Optics and Lasers in Engineering, 2020",
+        "github.com/SongGuorong/MCITF",
+    ),
+    RawDataset(
+        "X-SDD",
+        {".jpg": 1218, ".png": 142},
+        "Apache-2.0; X. Feng, X. Gao, L. Luo, 2021",
+        "github.com/Fighter20092392/X-SDD-A-New-benchmark",
+    ),
+    RawDataset(
+        "Magnetic-tile-defect",
+        {".jpg": 1344, ".png": 1344},
+        "no licence; free to use, please cite Y. Huang, C. Qiu, K. Yuan, 2018",
+        "github.com/abin24/Magnetic-tile-defect-datasets.",
+    ),
+    RawDataset(
+        "imagenet_sample_256",
+        {".jpg": 1000},
+        "no licence stated; the terms of ImageNet apply (non-commercial research)",
+        "github.com/EliSchwartz/imagenet-sample-images, cropped to 256x256 and encoded again",
+        importable=False,
+    ),
+)
+
+
+def verify(dataset: RawDataset, folder: Path) -> None:
+    """Compare a copy's numbers of files with the published ones.
+
+    Raises:
+        ValueError: one of them differs; the message names folder, found and expected.
+    """
+    found = dict.fromkeys(dataset.counts, 0)
+    for path in folder.rglob("*"):
+        suffix = path.suffix.lower()
+        if suffix in found and path.is_file():
+            found[suffix] += 1
+    wrong = [
+        f"{found[suffix]} {suffix} files, expected {expected}"
+        for suffix, expected in dataset.counts.items()
+        if found[suffix] != expected
+    ]
+    if wrong:
+        raise ValueError(
+            f"{folder} is no whole copy of {dataset.folder}: {'; '.join(wrong)}. Take another copy"
+        )
+
+
+def take_local_copies(source: Path, raw: Path) -> tuple[list[RawDataset], list[str]]:
+    """Take datasets from tars and folders in `source` into `raw`, each verified, then put in place at once.
+
+    Args:
+        source: a folder of tars, of dataset folders, or a dataset folder or tar itself.
+        raw: gets one folder a dataset; a folder of that name is replaced.
+
+    Returns:
+        The datasets that were taken, and names in `source` that hold none.
+
+    Raises:
+        FileNotFoundError: `source` does not exist, or holds no known dataset.
+        ValueError: a tar or folder that is unsafe, broken or no whole copy, or a full disk.
+    """
+    taken: list[RawDataset] = []
+    unknown: list[str] = []
+    for entry in candidates(source):
+        with opened(entry, raw) as folders:
+            found = [dataset for dataset in RAW_DATASETS if dataset.folder in folders]
+            for dataset in found:
+                if (raw / dataset.folder).is_symlink():
+                    raise ValueError(f"{raw / dataset.folder} is a link: remove it to put a copy there")
+                with atomic_directory(raw / dataset.folder) as place:
+                    copy_tree(folders[dataset.folder], place)
+                    verify(dataset, place)
+            taken += found
+            if not found:
+                unknown.append(entry.name)
+    if not taken:
+        names = ", ".join(dataset.folder for dataset in RAW_DATASETS)
+        raise FileNotFoundError(f"{source} holds neither a folder nor a tar of one of {names}")
+    return taken, unknown
+
+
+def candidates(source: Path) -> list[Path]:
+    """Tars and dataset folders that `source` is or holds, sorted by name."""
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist: give a folder of tars or dataset folders")
+    known = {dataset.folder for dataset in RAW_DATASETS}
+    if is_tar(source) or source.resolve().name in known:
+        return [source]
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} is neither a folder nor one of {', '.join(TAR_SUFFIXES)}")
+    return [path for path in sorted(source.iterdir()) if is_tar(path) or path.is_dir()]
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is named like a tar."""
+    return path.is_file() and path.name.lower().endswith(TAR_SUFFIXES)
+
+
+@contextmanager
+def opened(entry: Path, raw: Path) -> Iterator[dict[str, Path]]:
+    """The folders that an entry holds by name: itself, or what its tar unpacks to."""
+    if entry.is_dir():
+        yield {entry.resolve().name: entry}
+        return
+    raw.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpack.tmp-", dir=raw) as name:
+        unpack(entry, Path(name))
+        yield {path.name: path for path in sorted(Path(name).iterdir()) if path.is_dir()}
+
+
+def unpack(tar_file: Path, target: Path) -> None:
+    """Unpack a tar that nobody vouches for: nothing lands outside `target`, and no link leads out of it.
+
+    Raises:
+        ValueError: such a member, a broken tar, or less free disk than it needs.
+    """
+    try:
+        with tarfile.open(tar_file) as tar:
+            members = tar.getmembers()
+            check_space(sum(member.size for member in members), target, tar_file)
+            for member in tqdm(members, desc=f"unpack {tar_file.name}", unit="file"):
+                tar.extract(member, target, filter="data")
+    except tarfile.FilterError as error:
+        raise ValueError(f"{tar_file} is unsafe and was not taken: {error}") from error
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{tar_file} cannot be unpacked: {error}") from error
+
+
+def check_space(needed: int, target: Path, tar_file: Path) -> None:
+    """Refuse a tar that would fill the disk."""
+    free = shutil.disk_usage(target).free
+    if needed > free:
+        raise ValueError(f"{tar_file} needs {needed} bytes on the disk of {target}, which has {free} free")
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy the files below `source`; links inside are followed, one that leads out of it is an error."""
+    files = sorted(list_files(source))
+    for path in tqdm(files, desc=f"copy {source.name}", unit="file"):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+
+
+def list_files(folder: Path) -> Iterator[Path]:
+    """Regular files below a folder, checked to lie in it."""
+    root = folder.resolve()
+    for parent, folders, names in os.walk(folder):
+        for name in [*folders, *names]:
+            path = Path(parent, name)
+            if path.is_symlink():
+                check_link(path, root)
+            if name in names:
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise ValueError(f"{path} is neither a file nor a folder: remove it")
+                yield path
+
+
+def check_link(path: Path, root: Path) -> None:
+    """Refuse a link that is broken, leaves the root, or leads to a folder."""
+    target = path.resolve()
+    if not target.is_relative_to(root) or not target.is_file():
+        raise ValueError(f"{path} is a link to {target}: put the file itself there")
+
+
+def missing(datasets: Sequence[RawDataset], raw: Path) -> list[RawDataset]:
+    """The datasets that have no folder under `raw`."""
+    return [dataset for dataset in datasets if not (raw / dataset.folder).is_dir()]
