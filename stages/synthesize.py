@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -107,26 +109,59 @@ def insert_defects(
     generator = torch.Generator().manual_seed(params.seed + 1)
     gradients: dict[str, list[float]] = {"inserted": [], "canvas": []}
     examples = []
-    jobs = [(label, k) for label in painter.classes for k in range(section.insertions_per_class)]
-    for number, (label, k) in enumerate(tqdm(jobs, desc="inserting", unit="image")):
-        rng = np.random.default_rng([params.seed, number])
-        canvas = canvases[rng.integers(len(canvases))]
-        window = square_window(rng, canvas.shape)
-        crop = canvas[window]
-        small = make_mask(rng, crop.shape[0], real.get(label, []))
-        filled = inpaint(painter, crop[None], small[None], [label], config, generator, section.feather)[0]
-        image, mask = canvas.copy(), np.zeros(canvas.shape, bool)
-        image[window], mask[window] = filled, small
-        write_png(root / "test" / label / f"{k:04d}.png", image)
-        write_png(root / "ground_truth" / label / f"{k:04d}_mask.png", mask.astype(np.uint8) * 255)
-        gradients["inserted"].append(border_gradient(image, mask))
-        gradients["canvas"].append(border_gradient(canvas, mask))
-        if k == 0:
-            examples.append((canvas, mask, image, label))
+    jobs = [
+        plan_insertion(label, k, params.seed, canvases, real.get(label, []))
+        for label in painter.classes
+        for k in range(section.insertions_per_class)
+    ]
+    batch = section.sampling.batch_size
+    for start in tqdm(range(0, len(jobs), batch), desc="inserting", unit="batch"):
+        part = jobs[start : start + batch]
+        filled = inpaint(
+            painter,
+            [job.canvas[job.window] for job in part],
+            [job.mask[job.window] for job in part],
+            [job.label for job in part],
+            config,
+            generator,
+            section.feather,
+        )
+        for job, crop in zip(part, filled, strict=True):
+            image = job.canvas.copy()
+            image[job.window] = crop
+            mask = job.mask.astype(np.uint8) * 255
+            write_png(root / "test" / job.label / f"{job.number:04d}.png", image)
+            write_png(root / "ground_truth" / job.label / f"{job.number:04d}_mask.png", mask)
+            gradients["inserted"].append(border_gradient(image, job.mask))
+            gradients["canvas"].append(border_gradient(job.canvas, job.mask))
+            if job.number == 0:
+                examples.append((job.canvas, job.mask, image, job.label))
     seams = {name: float(np.mean(values)) for name, values in gradients.items()}
     seams["real"] = real_border_gradient(table)
     seams["inserted_to_real"] = seams["inserted"] / seams["real"]
     return seams, examples
+
+
+class Insertion(NamedTuple):
+    """Where a defect goes: a normal image, the square of it that is worked on, and the mask."""
+
+    label: str
+    number: int  # within its class
+    canvas: U8
+    window: tuple[slice, slice]
+    mask: Mask  # bool, the canvas's size
+
+
+def plan_insertion(
+    label: str, number: int, seed: int, canvases: Sequence[U8], real: Sequence[Mask]
+) -> Insertion:
+    """Choose a canvas, a square of it and a mask inside that square; a function of the first three alone."""
+    rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
+    canvas = canvases[int(rng.integers(len(canvases)))]
+    window = square_window(rng, canvas.shape)
+    mask = np.zeros(canvas.shape, bool)
+    mask[window] = make_mask(rng, min(canvas.shape), real)
+    return Insertion(label, number, canvas, window, mask)
 
 
 def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[slice, slice]:

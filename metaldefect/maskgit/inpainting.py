@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -75,26 +77,26 @@ def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float
 
 def inpaint(
     painter: Painter,
-    images: U8,
-    masks: Mask,
-    labels: list[str],
+    images: Sequence[U8],
+    masks: Sequence[Mask],
+    labels: Sequence[str],
     config: SamplingConfig,
     generator: torch.Generator,
     feather_pixels: float,
-) -> U8:
+) -> list[U8]:
     """Draw a defect of a class under the mask of each image.
 
     Args:
         painter: tokenizer and MaskGIT.
-        images: grey `uint8 [N, H, W]`, any size; the mask is worked on at the painter's size.
-        masks: `bool [N, H, W]`.
-        labels: N class names.
+        images: grey `uint8 [H, W]` each, of any size; drawn at the painter's size, in one batch.
+        masks: `bool [H, W]` of each image.
+        labels: class name of each.
         config: how to sample.
         generator: source of all randomness.
         feather_pixels: width of the blend outside the mask, in pixels of the given images.
 
     Returns:
-        `uint8 [N, H, W]`; pixels farther than the feather from the mask keep their bytes.
+        `uint8 [H, W]` of each; pixels farther than the feather from the mask keep their bytes.
 
     Raises:
         ValueError: unknown class, a mask of another size, an empty mask, a mask of everything.
@@ -113,12 +115,10 @@ def inpaint(
     with autocast():
         drawn_tokens = halton_sample(painter.maskgit, numbers, config, generator, known=hidden)
     drawn, reconstruction = painter.decode(drawn_tokens), painter.decode(tokens)
-    return np.stack(
-        [
-            composite(image, resize(d, image.shape), resize(r, image.shape), mask, feather_pixels)
-            for image, d, r, mask in zip(images, drawn, reconstruction, masks, strict=True)
-        ]
-    )
+    return [
+        composite(image, resize(d, image.shape), resize(r, image.shape), mask, feather_pixels)
+        for image, d, r, mask in zip(images, drawn, reconstruction, masks, strict=True)
+    ]
 
 
 def resize_mask(mask: Mask, size: int) -> Mask:

@@ -30,7 +30,7 @@ def painter() -> Painter:
 
 def run(painter: Painter, image: np.ndarray, mask: np.ndarray, label: str = "patches") -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
-    return inpaint(painter, image[None], mask[None], [label], SamplingConfig(steps=3), generator, 4.0)[0]
+    return inpaint(painter, [image], [mask], [label], SamplingConfig(steps=3), generator, 4.0)[0]
 
 
 def test_outside_the_feather_not_a_byte_changes(painter: Painter) -> None:
