@@ -91,13 +91,22 @@ class _EpochData(pl.LightningDataModule):
 
 
 class _Reseed(Callback):
-    """Random numbers of an epoch (masks, dropout) depend on (seed, epoch), not on what came before."""
+    """Random numbers of a step (masks, dropout) depend on (seed, epoch, step), not on what came before.
+
+    By the step and not by the epoch alone: making a data iterator draws from the generator too, and a
+    resumed training makes them at other times.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int
+    ) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch) * 1_000_003 + index)
 
 
 class _Recorder(Callback):

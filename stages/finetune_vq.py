@@ -49,6 +49,7 @@ def main(params: Params, run: StageRun) -> None:
     module = VQLightning(model, training)
     distance = module.perceptual_name
     before, before_images = evaluate(model, test, table, section.training.perceptual)
+    model.train()
     history = fit(
         module,
         torch.from_numpy(images),  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_the_flow_finds_nothing_to_do_and_leaves_the_same_lock(project: Project)
 
 
 def test_detector_params_rerun_the_detector_and_what_follows(project: Project) -> None:
-    project.set_param("train_efficientad.threshold_quantile", 0.99)
+    project.set_param("train_efficientad.threshold_quantile", 0.95)
     output = project.dvc("repro")
     rerun = [stage for stage in STAGES if f"Running stage '{stage}'" in output]
     assert rerun == ["train_efficientad", "export_openvino", "report"]

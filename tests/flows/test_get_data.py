@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
+from dvc.repo.open_repo import clean_repos
 
 from flows import get_data
 from metaldefect.data import raw_datasets
@@ -129,6 +130,7 @@ def test_a_repository_that_gives_something_else_is_refused(project, upstream):
 
 
 def test_without_a_connection_the_message_says_what_to_do(project, upstream):
+    clean_repos()  # DVC keeps clones for the length of the process, those of earlier tests too
     shutil.rmtree(upstream)
     with pytest.raises(ValueError, match=rf"^data/raw/x_sdd\.dvc: cannot fetch {URL} at ") as caught:
         run(project)

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import TensorDataset
 
 from metaldefect.maskgit.checkpoints import load_maskgit, read_halton, save_maskgit, start_from_halton
 from metaldefect.maskgit.config import MaskGITConfig, named_config
+from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import Attention, MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
 from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.training import fit
 
 TINY = MaskGITConfig(dim=32, depth=2, heads=2, classes=3, codebook_size=11, grid=4)
 
@@ -270,3 +273,24 @@ def test_save_and_load(tmp_path) -> None:
     tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
     assert torch.equal(loaded(tokens, labels), model(tokens, labels))
     assert F.mse_loss(loaded.head.weight, loaded.tok_emb.weight) == 0
+
+
+def test_a_resumed_training_ends_with_the_same_weights(tmp_path) -> None:
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randint(0, 11, (20, 4, 4)), torch.randint(0, 3, (20,)))
+
+    def trained(steps: int, directory) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        model = MaskGIT(TINY)
+        module = MaskGITLightning(model, MaskGITTrainingConfig(steps=12, warmup_steps=2))
+        fit(
+            module, data, steps=steps, batch_size=4, epoch_steps=4, seed=3, checkpoint_directory=directory,
+            weights=[1.0] * 20,
+        )  # fmt: skip
+        return module.state_dict()
+
+    straight = trained(12, tmp_path / "a")
+    for steps in (4, 8):
+        trained(steps, tmp_path / "b")
+    resumed = trained(12, tmp_path / "b")
+    assert [key for key, value in straight.items() if not torch.equal(value, resumed[key])] == []
