@@ -23,11 +23,20 @@ Drawing = dict[str, Any]
 
 
 def painted_mask(drawing: Drawing) -> np.ndarray:
-    """Where the brush has been, `bool [H, W]`, from the editor's layers."""
-    layers = [np.asarray(layer) for layer in drawing.get("layers") or []]
-    if not layers:
+    """Where the brush has been, `bool [H, W]`: what the editor's layers cover or its composite changes."""
+    background, composite = drawing.get("background"), drawing.get("composite")
+    if background is None:
+        raise gr.Error("Choose or drop an image first.")
+    mask = np.zeros(np.asarray(background).shape[:2], bool)
+    for layer in drawing.get("layers") or []:
+        alpha = np.asarray(layer)
+        mask |= (alpha[..., -1] if alpha.ndim == 3 else alpha) > 0
+    if composite is not None and np.shape(composite) == np.shape(background):
+        difference = np.asarray(composite, np.int16) - np.asarray(background, np.int16)
+        mask |= (np.abs(difference) > 0).reshape(*mask.shape, -1).any(axis=-1)
+    if not mask.any():
         raise gr.Error("Paint a mask on the image first.")
-    return np.any([layer[..., 3] > 0 if layer.ndim == 3 else layer > 0 for layer in layers], axis=0)
+    return mask
 
 
 def grey_background(drawing: Drawing) -> U8:
@@ -90,9 +99,9 @@ def build(studio: Studio) -> gr.Blocks:
                 label = gr.Dropdown(classes, value=classes[-1], label="Defect class")
                 seed = gr.Number(0, precision=0, label="Seed (another seed, another defect)")
                 guidance = gr.Slider(
-                    0.0, 4.0, 1.0, step=0.25, label="Guidance (how strongly the class counts)"
+                    0.0, 4.0, 2.0, step=0.25, label="Guidance (how strongly the class counts)"
                 )
-                temperature = gr.Slider(0.3, 1.5, 1.0, step=0.05, label="Temperature (variety)")
+                temperature = gr.Slider(0.3, 1.5, 0.7, step=0.05, label="Temperature (variety)")
                 button = gr.Button("Draw the defect", variant="primary")
                 words = gr.Markdown()
         with gr.Row():
