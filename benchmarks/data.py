@@ -47,7 +47,7 @@ def main() -> None:
         result = measure(Path(name), arguments.raw)
     result["command"] = " ".join(["python -m benchmarks.data", *sys.argv[1:]])
     result["machine"] = cpu_name()
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result))
 
 
 def measure(folder: Path, raw: Path | None) -> dict[str, Any]:

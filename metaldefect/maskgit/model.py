@@ -116,6 +116,11 @@ class MaskGIT(nn.Module):
                 for parameter in module.mlp.parameters():
                     nn.init.zeros_(parameter)
         self.head.weight = self.tok_emb.weight
+        with torch.no_grad():
+            # Upstream starts positions at random too. Waves tell the model from the first step which
+            # positions are neighbours; short trainings never find that out by themselves
+            waves = sincos_positions(config.grid, config.dim)
+            self.pos_emb.weight[:, : waves.shape[1]] = 0.05 * waves
 
     def hidden(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Final features `float [B, grid^2, dim]` of tokens `int64 [B, grid^2]` and labels `int64 [B]`."""
@@ -141,6 +146,21 @@ class MaskGIT(nn.Module):
         if positions is not None:
             x = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         return self.head(x)
+
+
+def sincos_positions(grid: int, dim: int) -> Tensor:
+    """Two-dimensional sine and cosine features of a grid's positions, `float [grid^2, dim // 4 * 4]`.
+
+    Half of the channels encode the row, half the column, with wavelengths from 2 pi positions up in
+    geometric steps to 64 times that (as in MAE, He et al. 2022, with a range that fits small grids).
+    """
+    frequencies = 64.0 ** -torch.linspace(0.0, 1.0, dim // 4)
+    rows, columns = torch.meshgrid(torch.arange(float(grid)), torch.arange(float(grid)), indexing="ij")
+    parts = []
+    for axis in (rows, columns):
+        angles = axis.reshape(-1, 1) * frequencies
+        parts += [angles.sin(), angles.cos()]
+    return torch.cat(parts, dim=1)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from metaldefect.maskgit.checkpoints import load_maskgit, read_halton, save_mask
 from metaldefect.maskgit.config import MaskGITConfig, named_config
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.loss import masked_cross_entropy
-from metaldefect.maskgit.model import Attention, MaskGIT
+from metaldefect.maskgit.model import Attention, MaskGIT, sincos_positions
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
 from metaldefect.maskgit.training_masks import training_mask
@@ -294,3 +294,13 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path) -> None:
         trained(steps, tmp_path / "b")
     resumed = trained(12, tmp_path / "b")
     assert [key for key, value in straight.items() if not torch.equal(value, resumed[key])] == []
+
+
+def test_fresh_positions_know_their_neighbours() -> None:
+    waves = sincos_positions(8, 32)
+    assert waves.shape == (64, 32)
+    likeness = (waves @ waves.T).view(8, 8, 8, 8)[4, 4]
+    assert int(likeness.argmax()) == 4 * 8 + 4
+    assert likeness[4, 5] > likeness[4, 7]
+    assert likeness[5, 4] == pytest.approx(float(likeness[4, 5]))
+    torch.testing.assert_close(MaskGIT(TINY).pos_emb.weight, 0.05 * sincos_positions(4, 32))
