@@ -1,7 +1,8 @@
 """Run the whole pipeline under a stopwatch and keep what it measured.
 
-`python -m benchmarks.pipeline [--profile real]` runs DVC in this workspace, writes
+`python -m benchmarks.pipeline [--profile real] [--stage finetune_vq]` runs DVC in this workspace, writes
 `benchmarks/results/<profile>.json` (`default.json` for the default profile) and prints one line of JSON.
+With `--stage` only that stage and what it needs are run, and its section alone is written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ RESULTS = Path("benchmarks/results")
 # What the results keep of each stage's metrics
 KEPT: dict[str, tuple[str, ...]] = {
     "merge": ("total", "per_class", "groups", "duplicate_pairs", "groups_across_splits"),
-    "finetune_vq": ("before", "after", "images_seen", "train_images", "held_out_images", "perceptual"),
+    "finetune_vq": (
+        "before", "after", "gain", "curve", "images_seen", "train_images", "held_out_images", "perceptual",
+    ),
     "tokenize": ("codes",),
     "train_maskgit": (
         "masked_ce", "unigram", "class_unigram", "ce_true", "ce_wrong", "ce_null", "ce_wrong_minus_true",
@@ -68,21 +72,34 @@ class MemoryWatch(threading.Thread):
             time.sleep(0.5)
 
 
-def collect() -> dict[str, Any]:
-    """The kept metrics of every stage."""
+def collect(stages: Iterable[str]) -> dict[str, Any]:
+    """The kept metrics of these stages."""
     found = {}
-    for stage, keys in KEPT.items():
+    for stage in stages:
         metrics = read_json(Path("metrics") / f"{stage}.json")
-        found[stage] = {key: metrics[key] for key in keys if key in metrics}
+        found[stage] = {key: metrics[key] for key in KEPT[stage] if key in metrics}
     return found
+
+
+def tokenizer_section(stage: dict[str, Any]) -> dict[str, Any]:
+    """Fine-tuning as one table: before and after with intervals, the gain, the curve against images seen."""
+    sides = {}
+    for side in ("before", "after"):
+        values = dict(stage[side])
+        codebook = values.pop("codebook")
+        sides[side] = values | {"codebook_use": codebook["used"], "perplexity": codebook["perplexity"]}
+    kept = ("gain", "curve", "images_seen", "train_images", "held_out_images", "perceptual")
+    return sides | {key: stage[key] for key in kept}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
-    parser.add_argument("--profile", default="cpu", help="cpu (default), real, paper or tiny")
+    parser.add_argument("--profile", default="cpu", help="cpu (default), real, real128, paper or tiny")
+    parser.add_argument("--stage", choices=sorted(KEPT), help="only this stage and what it needs")
     args = parser.parse_args()
     command = [sys.executable, "-m", "dvc"]
     command += ["repro"] if args.profile == "cpu" else ["exp", "run", "-S", f"profile={args.profile}"]
+    command += [args.stage] if args.stage else []
     start = time.monotonic()
     process = subprocess.Popen(command)
     watch = MemoryWatch(psutil.Process(process.pid))
@@ -90,16 +107,25 @@ def main() -> None:
     if process.wait():
         sys.exit(process.returncode)
     seconds = time.monotonic() - start
-    result = {
-        "command": f"python -m benchmarks.pipeline --profile {args.profile}",
+    typed = f"python -m benchmarks.pipeline --profile {args.profile}"
+    result: dict[str, Any] = {
+        "command": f"{typed} --stage {args.stage}" if args.stage else typed,
         "machine": cpu_name(),
         "seconds": round(seconds, 1),
         "peak_rss_gib": round(watch.peak / 2**30, 2),
-        **collect(),
+        **collect([args.stage] if args.stage else KEPT),
     }
+    if "finetune_vq" in result:
+        about = {key: result[key] for key in ("command", "machine")}
+        result["tokenizer"] = about | tokenizer_section(result["finetune_vq"])
     name = "default" if args.profile == "cpu" else args.profile
-    write_json(RESULTS / f"{name}.json", result)
-    print(json.dumps({"seconds": result["seconds"], "peak_rss_gib": result["peak_rss_gib"]}))
+    path = RESULTS / f"{name}.json"
+    # Sections that other commands measured stay
+    kept = read_json(path) if path.is_file() else {}
+    if args.stage:
+        result = {key: value for key, value in result.items() if key in (args.stage, "tokenizer")}
+    write_json(path, kept | result)
+    print(json.dumps({"seconds": round(seconds, 1), "peak_rss_gib": round(watch.peak / 2**30, 2)}))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,18 @@ def interval(value: dict[str, float]) -> str:
     return f"{value['mean']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
 
 
+def gain(vq: dict[str, Any]) -> list[tuple[str, str]]:
+    """What fine-tuning changed on the same images, relative and absolute, with its interval."""
+    if "gain" not in vq:
+        return []
+    parts = [(name, vq["gain"][key]) for name, key in (("SSIM", "ssim"), ("Edge IoU", "edge_iou"))]
+    text = "; ".join(
+        f"{name} {g['relative']:+.1%}, by {g['mean']:+.4f} ({g['low']:+.4f} to {g['high']:+.4f})"
+        for name, g in parts
+    )
+    return [("fine-tuning, image by image", text)]
+
+
 def headline(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and values of a run's key numbers."""
     vq, git, made = result["finetune_vq"], result["train_maskgit"], result["synthesize"]
@@ -45,6 +57,7 @@ def headline(result: dict[str, Any]) -> list[tuple[str, str]]:
                 ("Edge IoU, 1 px tolerance", "edge_iou_1px"),
             )
         ),
+        *gain(vq),
         ("codes used", f"{result['tokenize']['codes']['used']} of {result['tokenize']['codes']['codebook']}"),
         (
             "masked cross-entropy, held-out",

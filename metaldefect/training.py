@@ -191,9 +191,11 @@ def fit(
     seed: int,
     checkpoint_directory: Path | None,
     weights: Sequence[float] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train `module` for `steps` steps (rounded up to whole epochs) and return the means per epoch.
 
+    `callbacks` run before an epoch's checkpoint is written, so their state travels with it.
     Goes on from `checkpoint_directory` where an earlier run left a checkpoint.
 
     Raises:
@@ -203,21 +205,21 @@ def fit(
         return []
     epoch_steps = min(epoch_steps, steps)
     recorder = _Recorder(epoch_steps)
-    callbacks: list[Callback] = [_Reseed(seed), recorder]
+    used: list[Callback] = [_Reseed(seed), recorder, *callbacks]
     resume = None
     if checkpoint_directory is not None:
         checkpoint_directory.mkdir(parents=True, exist_ok=True)
-        callbacks.append(EpochCheckpoint(checkpoint_directory))
+        used.append(EpochCheckpoint(checkpoint_directory))
         last = checkpoint_directory / LAST
         resume = last if last.is_file() else None
         if resume:
             print(f"going on from {resume}", flush=True)
-    callbacks.append(progress(steps))
+    used.append(progress(steps))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         max_epochs=math.ceil(steps / epoch_steps),
         precision=lightning_precision(),  # type: ignore[arg-type]
-        callbacks=callbacks,
+        callbacks=used,
         logger=False,
         enable_progress_bar=sys.stderr.isatty(),
         enable_checkpointing=checkpoint_directory is not None,

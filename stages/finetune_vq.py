@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.hardware import autocast
 from metaldefect.images import U8, from_tanh_range, to_tanh_range
-from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, edges, psnr, ssim
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.patch_start import start_from_images
 from metaldefect.tokenizer.perceptual import perceptual_loss
 from metaldefect.training import fit
 from stages.figures import image_grid, save_figure
@@ -29,6 +33,7 @@ from stages.params import Params
 from stages.run import StageRun, run_stage
 
 STAGE = "finetune_vq"
+START_IMAGES = 1000  # images behind the closed-form start of fresh weights
 PER_IMAGE = ("ssim", "psnr", "edge_iou", "edge_iou_1px", "lpips")
 
 
@@ -38,6 +43,7 @@ def main(params: Params, run: StageRun) -> None:
     config = named_config(section.tokenizer.name, section.tokenizer.codebook_size)
     config.grid(size)
     model = load_base(section.tokenizer.base, config)
+    fresh = section.tokenizer.base == "none"
 
     train = pd.read_parquet("data/augmented/samples.parquet")
     table = held_out(Path("data/merged"), section.evaluate_images)
@@ -45,11 +51,21 @@ def main(params: Params, run: StageRun) -> None:
     images = load_images(Path("data/augmented"), train, size, "training images")
 
     torch.manual_seed(params.seed)
+    if fresh and config.patch_path:
+        chosen = np.random.default_rng(params.seed).permutation(len(images))[:START_IMAGES]
+        start_from_images(model, images[chosen], params.seed)
     training = VQTrainingConfig(**training_arguments(params))
     module = VQLightning(model, training)
     distance = module.perceptual_name
-    before, before_images = evaluate(model, test, table, section.training.perceptual)
+    before, before_scores, before_images = evaluate(model, test, table, section.training.perceptual)
     model.train()
+    validation = held_out(Path("data/merged"), section.curve_images, ("validation",))
+    curve = Curve(
+        load_images(Path("data/merged"), validation, size, "validation images"),
+        section.training.perceptual,
+        section.curve_points,
+        section.training.batch_size,
+    )
     history = fit(
         module,
         torch.from_numpy(images),  # type: ignore[arg-type]
@@ -58,26 +74,29 @@ def main(params: Params, run: StageRun) -> None:
         epoch_steps=section.training.checkpoint_steps,
         seed=params.seed,
         checkpoint_directory=run.checkpoint_directory,
+        callbacks=[curve],
     )
     module.average.copy_to(model)
-    after, after_images = evaluate(model, test, table, section.training.perceptual)
+    after, after_scores, after_images = evaluate(model, test, table, section.training.perceptual)
 
     with atomic_directory("models/vq") as directory:
         save_tokenizer(model, directory, {"image_size": size, "perceptual": distance})
     metrics = {
         "before": before["all"],
         "after": after["all"],
+        "gain": gains(before_scores, after_scores, table["group"].tolist()),
         "per_class": {name: values for name, values in after.items() if name != "all"},
         "base": section.tokenizer.base,
         "perceptual": distance,
         "train_images": len(train),
         "images_seen": section.training.steps * section.training.batch_size,
         "held_out_images": len(table),
+        "curve": {str(int(row["images_seen"])): drop(row, "images_seen") for row in curve.rows},
     }
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
     run.log_history(history)
-    plot(run, test, table, before_images, after_images, history)
+    plot(run, test, table, before_images, after_images, history, curve.rows)
 
 
 def training_arguments(params: Params) -> dict[str, Any]:
@@ -85,12 +104,35 @@ def training_arguments(params: Params) -> dict[str, Any]:
     arguments = params.finetune_vq.training.model_dump()
     for name in ("batch_size", "checkpoint_steps"):
         del arguments[name]
-    arguments["data_initialised_codebook"] = params.finetune_vq.tokenizer.base == "none"
+    tokenizer = params.finetune_vq.tokenizer
+    patch_path = named_config(tokenizer.name).patch_path
+    arguments["data_initialised_codebook"] = tokenizer.base == "none" and not patch_path
     return arguments
 
 
-def evaluate(model: VQModel, images: U8, table: pd.DataFrame, perceptual: str) -> tuple[dict[str, Any], U8]:
-    """Metrics of the reconstructions, overall (with intervals by group) and per class; and the images."""
+def evaluate(
+    model: VQModel, images: U8, table: pd.DataFrame, perceptual: str
+) -> tuple[dict[str, Any], pd.DataFrame, U8]:
+    """(metrics, scores per image, reconstructions).
+
+    The metrics are overall, with intervals by group, and per class.
+    """
+    reconstructions, tokens, scores = reconstruct(model, images, perceptual)
+    groups = table["group"].tolist()
+    real, fake = pooled_features(images), pooled_features(reconstructions)
+    result: dict[str, Any] = {
+        "all": {name: bootstrap_mean(scores[name], groups) for name in PER_IMAGE}
+        | {"codebook": codebook_use(tokens, model.config.codebook_size)}
+        | {"rkid": half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)}
+    }
+    for label in sorted(table["label"].unique()):
+        chosen = (table["label"] == label).to_numpy()
+        result[label] = {name: float(scores[name][chosen].mean()) for name in PER_IMAGE}
+    return result, scores, reconstructions
+
+
+def reconstruct(model: VQModel, images: U8, perceptual: str) -> tuple[U8, NDArray[np.int64], pd.DataFrame]:
+    """(reconstructions, tokens, a row of scores an image); the model ends in eval mode."""
     model.eval()
     distance = perceptual_loss(perceptual)[0]
     found, tokens, rows = [], [], []
@@ -113,18 +155,59 @@ def evaluate(model: VQModel, images: U8, table: pd.DataFrame, perceptual: str) -
                 value,
             )
             rows.append(dict(zip(PER_IMAGE, row, strict=True)))
-    reconstructions: U8 = np.concatenate(found)
-    scores = pd.DataFrame(rows)
-    groups = table["group"].tolist()
-    result: dict[str, Any] = {
-        "all": {name: bootstrap_mean(scores[name], groups) for name in PER_IMAGE}
-        | {"codebook": codebook_use(np.concatenate(tokens), model.config.codebook_size)}
-        | {"rkid": kid(pooled_features(images), pooled_features(reconstructions))}
-    }
-    for label in sorted(table["label"].unique()):
-        chosen = (table["label"] == label).to_numpy()
-        result[label] = {name: float(scores[name][chosen].mean()) for name in PER_IMAGE}
-    return result, reconstructions
+    return np.concatenate(found), np.concatenate(tokens), pd.DataFrame(rows)
+
+
+def gains(before: pd.DataFrame, after: pd.DataFrame, groups: list[object]) -> dict[str, dict[str, float]]:
+    """What training changed, image by image: the difference with its interval, and relative to before.
+
+    The same images before and after: the interval of the paired difference is the one that tells
+    whether training helped.
+    """
+    found = {}
+    for name in PER_IMAGE:
+        difference = bootstrap_mean(after[name] - before[name], groups)
+        found[name] = difference | {"relative": difference["mean"] / float(before[name].mean())}
+    return found
+
+
+def drop(row: dict[str, float], key: str) -> dict[str, float]:
+    """The row without one of its values."""
+    return {name: value for name, value in row.items() if name != key}
+
+
+class Curve(pl.Callback):
+    """Reconstruction of validation images along the training, with the averaged weights."""
+
+    def __init__(self, images: U8, perceptual: str, points: int, batch_size: int) -> None:
+        self.images, self.perceptual, self.points, self.batch_size = images, perceptual, points, batch_size
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self.rows and self.points:
+            self.measure(module, 0)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        epochs, done = trainer.max_epochs or 1, trainer.current_epoch + 1
+        wanted = {round(epochs * (k + 1) / self.points) for k in range(self.points)}
+        if done in wanted:
+            self.measure(module, done * int(trainer.num_training_batches) * self.batch_size)
+
+    def measure(self, module: pl.LightningModule, images_seen: int) -> None:
+        """Append a row for the weights of now."""
+        assert isinstance(module, VQLightning)
+        model = copy.deepcopy(module.model)
+        module.average.copy_to(model)
+        scores = reconstruct(model, self.images, self.perceptual)[2]
+        self.rows.append(
+            {"images_seen": float(images_seen)} | {k: float(scores[k].mean()) for k in PER_IMAGE}
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
 
 
 def plot(
@@ -134,8 +217,9 @@ def plot(
     before: U8,
     after: U8,
     history: list[dict[str, float]],
+    curve: list[dict[str, float]],
 ) -> None:
-    """Reconstruction pairs, edge maps, worst cases and loss curves."""
+    """Reconstruction pairs, edge maps, worst cases, loss curves, and quality against images seen."""
     with atomic_directory(f"plots/{STAGE}") as directory:
         first = [int(np.flatnonzero(table["label"] == label)[0]) for label in sorted(table["label"].unique())]
         figures = {
@@ -152,6 +236,24 @@ def plot(
             run.log_figure(figure, f"{name}.png")
         if history:
             pd.DataFrame(history).to_csv(directory / "losses.csv", index=False)
+        if curve:
+            pd.DataFrame(curve).to_csv(directory / "curve.csv", index=False)
+            figure = curve_figure(curve)
+            save_figure(figure, directory / "quality_against_images_seen.png")
+            run.log_figure(figure, "quality_against_images_seen.png")
+
+
+def curve_figure(rows: list[dict[str, float]]) -> Figure:
+    """SSIM and both kinds of Edge IoU against training images seen."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    seen = [row["images_seen"] for row in rows]
+    for name, label in (("ssim", "SSIM"), ("edge_iou", "Edge IoU"), ("edge_iou_1px", "Edge IoU, 1 px")):
+        axes.plot(seen, [row[name] for row in rows], marker="o", label=label)
+    axes.set(xlabel="training images seen", ylabel="validation images", ylim=(0, 1))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
 
 
 def triples(a: U8, b: U8, c: U8, chosen: list[int], table: pd.DataFrame) -> Any:

@@ -90,12 +90,14 @@ class VQTraining(Section):
     mode: Literal["full", "decoder_only"]
     perceptual: Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
     l1_weight: float
+    ssim_weight: float
     perceptual_weight: float
     edge_weight: float
     adversarial_weight: float
     discriminator_start: NonNegativeInt
     discriminator_channels: PositiveInt
     entropy_ratio: float
+    codebook_decay: float | None = Field(gt=0, lt=1)
     ema_decay: float = Field(ge=0, lt=1)
     checkpoint_steps: PositiveInt
 
@@ -104,6 +106,8 @@ class FinetuneVQ(Section):
     tokenizer: Tokenizer
     training: VQTraining
     evaluate_images: PositiveInt
+    curve_points: NonNegativeInt
+    curve_images: PositiveInt
 
 
 class Tokenize(Section):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,35 +13,36 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.hardware import autocast
+from metaldefect.artifacts import atomic_directory, atomic_file, write_json
+from metaldefect.hardware import autocast, compute_dtype, device, workers
 from metaldefect.images import read_grey, to_tanh_range
 from metaldefect.maskgit.painter import Vocabulary
 from metaldefect.metrics.reconstruction import codebook_use
 from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.tokenizer.fast import FastTokenizer
 from metaldefect.tokenizer.model import VQModel
 from stages.figures import bars, save_figure
 from stages.params import Params
 from stages.run import StageRun, run_stage
 
 STAGE = "tokenize"
+MISSING = np.iinfo(np.uint16).max  # no codebook is that large
 KEPT = ["path", "label", "source", "split", "group"]
 
 
 def main(params: Params, run: StageRun) -> None:
     size = params.finetune_vq.tokenizer.image_size
     model = load_tokenizer(Path("models/vq"))
-    grid = model.config.grid(size)
     train = pd.read_parquet("data/augmented/samples.parquet").assign(root="data/augmented")
     merged = pd.read_parquet("data/merged/samples.parquet").assign(root="data/merged")
     seen = set(train["split"])
     table = pd.concat([train, merged[~merged["split"].isin(seen)]], ignore_index=True)
 
+    working = run.checkpoint_directory / "tokens.npy"
+    encode(model, table, size, params.tokenize.batch_size, working)
     with atomic_directory("data/tokens") as directory:
-        codes = np.lib.format.open_memmap(
-            directory / "tokens.npy", mode="w+", dtype=np.uint16, shape=(len(table), grid, grid)
-        )
-        encode(model, table, size, params.tokenize.batch_size, codes)
+        shutil.copyfile(working, directory / "tokens.npy")
+        codes = np.load(directory / "tokens.npy", mmap_mode="r+")
         in_training = (table["split"] == "train").to_numpy()
         vocabulary = Vocabulary.of(codes[in_training], model.quantize.codebook.detach())
         codes[:] = vocabulary.nearest.numpy()[codes]
@@ -55,15 +59,48 @@ def main(params: Params, run: StageRun) -> None:
         run.log_figure(figure, "token_entropy_per_class.png")
 
 
-def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, out: NDArray[np.uint16]) -> None:
-    """Fill `out` with the tokenizer's codes of each image."""
+def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, working: Path) -> None:
+    """Fill the array file `working`, `uint16 [N, h, w]`, with the tokenizer's codes of each image.
+
+    A file that an interrupted run left there is gone on with: rows not yet encoded hold `MISSING`.
+    """
+    grid = model.config.grid(size)
+    shape = (len(table), grid, grid)
+    if not working.is_file():
+        working.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(working) as temporary:
+            np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)[:] = MISSING
+    out = np.load(working, mmap_mode="r+")
+    missing = (out == MISSING).any(axis=(1, 2))
+    done = int(missing.argmax()) if missing.any() else len(table)
+    if done:
+        print(f"going on after {done} of {len(table)} images in {working}", flush=True)
     paths = [Path(root) / path for root, path in zip(table["root"], table["path"], strict=True)]
-    with torch.no_grad(), tqdm(total=len(paths), desc="encoding", unit="image") as bar:
-        for start in range(0, len(paths), batch_size):
-            part = np.stack([read_grey(path, size) for path in paths[start : start + batch_size]])
-            with autocast():
-                out[start : start + len(part)] = model.encode(to_tanh_range(part)).numpy()
+    encoder = batch_encoder(model, size, batch_size)
+    with (
+        ThreadPoolExecutor(workers()) as pool,
+        tqdm(total=len(paths), initial=done, desc="encoding", unit="image") as bar,
+    ):
+        for start in range(done, len(paths), batch_size):
+            chosen = paths[start : start + batch_size]
+            part = np.stack(list(pool.map(lambda path: read_grey(path, size), chosen)))
+            out[start : start + len(part)] = encoder(to_tanh_range(part)).numpy()
             bar.update(len(part))
+    out.flush()
+
+
+def batch_encoder(model: VQModel, size: int, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Images to tokens in the fastest way that this machine has."""
+    if device().type == "cpu":
+        bf16 = compute_dtype() is torch.bfloat16
+        return FastTokenizer(model, size, batch_size, "bfloat16" if bf16 else "float32").encode
+    on_device = model.to(device())
+
+    def encode_on_device(images: torch.Tensor) -> torch.Tensor:
+        with autocast():
+            return on_device.encode(images.to(device())).cpu()
+
+    return encode_on_device
 
 
 def describe(

@@ -13,6 +13,10 @@ class VQConfig:
     `stem` = 1 is LlamaGen's network. A stem of s first folds s x s pixels into channels
     (pixel-unshuffle) and unfolds them at the end, so no layer works at full resolution: on a CPU
     those layers are most of the cost.
+
+    `patch_path` adds a linear transform of patches beside encoder and decoder, which
+    `metaldefect.tokenizer.patch_start` fits in closed form: training then starts from k-means on
+    patches, with sharp brightness and edges, and the convolutions learn what is missing.
     """
 
     channels: int = 128
@@ -25,6 +29,7 @@ class VQConfig:
     commitment: float = 0.25
     entropy_ratio: float = 0.0
     stem: int = 1
+    patch_path: bool = False
 
     def __post_init__(self) -> None:
         if self.channels % 32:
@@ -73,6 +78,18 @@ NAMED = {
         z_channels=128,
         codebook_size=1024,
         stem=4,
+        patch_path=True,
+    ),
+    # The same network for 128 pixel images: 16x16 tokens too, so four times the tokens an area
+    "vq8_small": VQConfig(
+        channels=64,
+        multipliers=(1, 2, 3),
+        encoder_blocks=1,
+        decoder_blocks=2,
+        z_channels=128,
+        codebook_size=1024,
+        stem=2,
+        patch_path=True,
     ),
     "vq16_tiny": VQConfig(
         channels=32,
@@ -82,6 +99,7 @@ NAMED = {
         z_channels=32,
         codebook_size=256,
         stem=4,
+        patch_path=True,
     ),
 }
 

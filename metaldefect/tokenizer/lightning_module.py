@@ -16,15 +16,23 @@ from metaldefect.tokenizer.losses import (
     edge_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,
+    ssim_loss,
 )
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.patch_start import spherical_kmeans
 from metaldefect.tokenizer.perceptual import perceptual_loss
+from metaldefect.tokenizer.quantizer import Quantized
 from metaldefect.training import WeightAverage, warmup_cosine
 
 
 @dataclass(frozen=True)
 class VQTrainingConfig:
-    """How a tokenizer is trained; weights multiply the loss terms they are named after."""
+    """How a tokenizer is trained; weights multiply the loss terms they are named after.
+
+    `codebook_decay`: entries follow the running mean of what they quantise, with this decay; None: the
+    codebook loss trains them, as LlamaGen does. `data_initialised_codebook`: the entries start from the
+    first batch's encoder outputs.
+    """
 
     steps: int
     learning_rate: float = 2e-4
@@ -33,12 +41,14 @@ class VQTrainingConfig:
     perceptual: str = "squeeze"
     l1_weight: float = 1.0
     perceptual_weight: float = 1.0
+    ssim_weight: float = 0.0
     edge_weight: float = 1.0
     adversarial_weight: float = 0.1
     discriminator_start: int = 0
     discriminator_channels: int = 32
     entropy_ratio: float = 0.0
     ema_decay: float = 0.99
+    codebook_decay: float | None = None
     data_initialised_codebook: bool = False
 
 
@@ -51,6 +61,8 @@ class VQLightning(pl.LightningModule):
 
     tokens_seen: Tensor
     steps_done: Tensor
+    code_counts: Tensor
+    code_sums: Tensor
 
     def __init__(self, model: VQModel, config: VQTrainingConfig) -> None:
         super().__init__()
@@ -60,6 +72,9 @@ class VQLightning(pl.LightningModule):
         self.discriminator = PatchDiscriminator(config.discriminator_channels)
         self.average = WeightAverage(model, config.ema_decay)
         self.register_buffer("tokens_seen", torch.zeros(model.config.codebook_size, dtype=torch.long))
+        # Running count and sum of the vectors that each entry quantised, for `codebook_decay`
+        self.register_buffer("code_counts", torch.ones(model.config.codebook_size))
+        self.register_buffer("code_sums", model.quantize.codebook.detach().clone())
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
         # Outside the module tree: frozen weights do not belong into checkpoints
         net, self.perceptual_name = perceptual_loss(config.perceptual)
@@ -100,11 +115,15 @@ class VQLightning(pl.LightningModule):
         self.take_step(optimizers[0], loss, self.trained_parameters())
         if adversarial:
             self.discriminator.requires_grad_(True)
-            both = self.discriminator(torch.cat([images, reconstruction.images.detach()]))
-            real, fake = both.float().chunk(2)
+            # One pass each: in a joint batch its BatchNorm would tell real from fake by itself, and the
+            # generator's pass, which has no real images, would meet another network
+            real = self.discriminator(images).float()
+            fake = self.discriminator(reconstruction.images.detach()).float()
             d_loss = hinge_discriminator_loss(real, fake)
             self.take_step(optimizers[1], d_loss, list(self.discriminator.parameters()))
             parts["discriminator"] = d_loss.detach()
+        if self.config.codebook_decay is not None and self.config.mode == "full":
+            self.follow_vectors(reconstruction.quantized, self.config.codebook_decay)
         self.average.update(self.model)
         self.tokens_seen += torch.bincount(
             reconstruction.quantized.tokens.flatten(), minlength=self.model.config.codebook_size
@@ -115,25 +134,43 @@ class VQLightning(pl.LightningModule):
     def generator_loss(
         self, images: Tensor, output: Any, adversarial: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(total, parts) of the tokenizer's loss for one batch."""
+        """A scalar with the gradient of the tokenizer's loss for one batch, and the loss's parts."""
         config = self.config
-        l1 = (output.images.float() - images).abs().mean()
-        perceptual = self._perceptual[0](output.images, images).float().mean()
-        edge = edge_loss(output.images, images)
+        # The losses see a copy of the pixels: their gradients meet there and go through the decoder once
+        pixels = output.images.detach().float().requires_grad_()
+        l1 = (pixels - images).abs().mean()
+        structure = ssim_loss(pixels, images)
+        perceptual = self._perceptual[0](pixels, images).float().mean()
+        edge = edge_loss(pixels, images)
         reconstruction = (
-            config.l1_weight * l1 + config.perceptual_weight * perceptual + config.edge_weight * edge
+            config.l1_weight * l1
+            + config.ssim_weight * structure
+            + config.perceptual_weight * perceptual
+            + config.edge_weight * edge
         )
-        quantized = output.quantized
-        codebook = quantized.codebook_loss + self.model.config.commitment * quantized.commitment_loss
-        total = reconstruction + codebook + config.entropy_ratio * quantized.entropy_loss
-        parts = {"l1": l1, "perceptual": perceptual, "edge": edge, "codebook": codebook}
+        (gradient,) = torch.autograd.grad(reconstruction, pixels)
+        parts = {"l1": l1, "ssim": structure, "perceptual": perceptual, "edge": edge}
         if adversarial:
-            fooling = hinge_generator_loss(self.discriminator(output.images).float())
-            weight = adaptive_weight(reconstruction, fooling, self.model.decoder.last_layer)
+            fooling = hinge_generator_loss(self.discriminator(pixels).float())
+            (fooling_gradient,) = torch.autograd.grad(fooling, pixels)
+            weight = adaptive_weight(
+                output.images,
+                gradient.to(output.images.dtype),
+                fooling_gradient.to(output.images.dtype),
+                self.model.decoder.last_layer,
+            )
             # An untrained discriminator's gradient is tiny, so the plain adaptive weight can explode
             weight = weight.clamp(max=10.0)
-            total = total + config.adversarial_weight * weight * fooling
+            gradient = gradient + config.adversarial_weight * weight * fooling_gradient
             parts |= {"adversarial": fooling, "adversarial_scale": weight}
+        quantized = output.quantized
+        follows = config.codebook_decay is not None
+        codebook_loss = quantized.codebook_loss * (0.0 if follows else 1.0)
+        codebook = codebook_loss + self.model.config.commitment * quantized.commitment_loss
+        parts["codebook"] = codebook
+        # Linear in the pixels, with the gradient of the losses above
+        surrogate = (output.images.float() * gradient).sum()
+        total = surrogate + codebook + config.entropy_ratio * quantized.entropy_loss
         return total, {name: part.detach() for name, part in parts.items()}
 
     def take_step(self, optimizer: Any, loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
@@ -144,11 +181,23 @@ class VQLightning(pl.LightningModule):
         optimizer.step()
 
     @torch.no_grad()
+    def follow_vectors(self, quantized: Quantized, decay: float) -> None:
+        """Move each entry to the running mean of what it quantised (van den Oord et al. 2017, A.1)."""
+        tokens = quantized.tokens.flatten()
+        counts = torch.bincount(tokens, minlength=len(self.code_counts))
+        sums = torch.zeros_like(self.code_sums).index_add_(0, tokens, quantized.vectors)
+        self.code_counts.lerp_(counts.to(self.code_counts), 1.0 - decay)
+        self.code_sums.lerp_(sums, 1.0 - decay)
+        self.model.quantize.embedding.weight.copy_(F.normalize(self.code_sums, dim=-1))
+
+    @torch.no_grad()
     def initialise_codebook(self, images: Tensor) -> None:
-        """Start the codebook from encoder outputs, so that every entry begins near the data."""
-        self.model.quantize.embedding.weight.copy_(
-            pick(self.normalised_features(images), self.model.config.codebook_size)
-        )
+        """Start the codebook from encoder outputs: by k-means, or by the outputs where they are too few."""
+        vectors = self.normalised_features(images)
+        size = self.model.config.codebook_size
+        enough = len(vectors) >= 4 * size
+        centres = spherical_kmeans(vectors, size, torch.Generator().manual_seed(0)) if enough else None
+        self.model.quantize.embedding.weight.copy_(pick(vectors, size) if centres is None else centres)
 
     def normalised_features(self, images: Tensor) -> Tensor:
         """Encoder outputs on the unit sphere, `float [M, D]`."""
@@ -169,6 +218,8 @@ class VQLightning(pl.LightningModule):
             fresh = pick(self.normalised_features(images), len(dead))
             self.model.quantize.embedding.weight[dead] = fresh
             self.average.get_buffer("quantize/embedding/weight")[dead] = fresh
+            self.code_counts[dead] = 1.0
+            self.code_sums[dead] = fresh
 
 
 def to_model_input(batch: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +25,37 @@ def edge_loss(images: Tensor, targets: Tensor) -> Tensor:
     return (image_gradients(images) - image_gradients(targets)).abs().mean()
 
 
+def ssim_loss(images: Tensor, targets: Tensor) -> Tensor:
+    """1 - mean SSIM of the grey images, `float [N, C, H, W]` in [-1, 1] (Wang et al. 2004).
+
+    Gaussian window of 11 pixels, sigma 1.5, population variances; no padding, so the border of 5
+    pixels counts only as neighbourhood. The same number as `metaldefect.metrics.reconstruction.ssim`
+    but for rounding to grey levels.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        # In [0, 2]: the luminance term needs grey levels that start at black
+        x, y = (t.float().mean(dim=1, keepdim=True) + 1.0 for t in (images, targets))
+        maps = torch.cat([x, y, x * x, y * y, x * y])
+        # Two banded matrices: on a CPU 25 times faster than convolutions with one channel
+        maps = gaussian_band(maps.shape[2]).to(maps) @ maps @ gaussian_band(maps.shape[3]).to(maps).t()
+        mean_x, mean_y, square_x, square_y, product = maps.chunk(5)
+        c1, c2 = (0.01 * 2.0) ** 2, (0.03 * 2.0) ** 2
+        luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+        covariance = product - mean_x * mean_y
+        variances = square_x - mean_x.square() + square_y - mean_y.square()
+        return 1.0 - (luminance * (2 * covariance + c2) / (variances + c2)).mean()
+
+
+@functools.cache
+def gaussian_band(size: int) -> Tensor:
+    """Matrix `float [size - 10, size]` whose rows average 11 neighbours with a Gaussian of sigma 1.5."""
+    window = torch.exp(-torch.arange(-5.0, 6.0).square() / (2 * 1.5**2))
+    band = torch.zeros(size - 10, size)
+    for row in range(size - 10):
+        band[row, row : row + 11] = window / window.sum()
+    return band
+
+
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Half the hinge loss of real and fake logits (Lim & Ye 2017)."""
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
@@ -33,11 +66,19 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+def adaptive_weight(
+    images: Tensor, reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor
+) -> Tensor:
     """Weight that makes both losses pull equally on the last layer (Esser et al. 2021, eq. 7).
 
     |grad of reconstruction| / (|grad of adversarial| + 1e-4), clamped to [0, 1e4], detached.
+
+    Args:
+        images: the decoder's output, with its graph, `float [N, C, H, W]`.
+        reconstruction: gradient of that loss with respect to `images`; `adversarial` likewise. The
+            networks behind both losses are thus gone through once, not once more for this weight.
+        last_layer: the weight at which the gradients are compared.
     """
-    (r,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-    (a,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    (r,) = torch.autograd.grad(images, last_layer, reconstruction, retain_graph=True)
+    (a,) = torch.autograd.grad(images, last_layer, adversarial, retain_graph=True)
     return (r.norm() / (a.norm() + 1e-4)).clamp(0.0, 1e4).detach()

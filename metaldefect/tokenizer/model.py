@@ -163,6 +163,30 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(h, self.stem) if self.stem > 1 else h
 
 
+class PatchPath(nn.Module):
+    """A linear map from pixel patches to code vectors, and from 3x3 code vectors back to a patch.
+
+    In float32 under autocast: it carries the grey level, which bfloat16 would round, and costs little.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        side, dim = config.downsampling, config.codebook_dim
+        self.side = side
+        self.inwards = nn.Conv2d(3, dim, side, stride=side)
+        self.outwards = nn.Conv2d(dim, 3 * side**2, 3, padding=1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """`float [N, 3, H, W]` to `float32 [N, codebook_dim, H/f, W/f]`."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.inwards(images.float())
+
+    def decode(self, z: Tensor) -> Tensor:
+        """`float [N, codebook_dim, h, w]` to `float32 [N, 3, h*f, w*f]`."""
+        with torch.autocast(z.device.type, enabled=False):
+            return F.pixel_shuffle(self.outwards(z.float()), self.side)
+
+
 class Reconstruction(NamedTuple):
     """Output of the tokenizer's forward pass."""
 
@@ -181,15 +205,22 @@ class VQModel(nn.Module):
         self.quantize = VectorQuantizer(config.codebook_size, config.codebook_dim)
         self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
+        self.patch_path = PatchPath(config) if config.patch_path else None
 
     def features(self, images: Tensor) -> Tensor:
         """Features before quantisation, `float [N, codebook_dim, H/f, W/f]`."""
-        return self.quant_conv(self.encoder(images))
+        z = self.quant_conv(self.encoder(images))
+        return z if self.patch_path is None else z + self.patch_path.encode(images)
+
+    def to_images(self, z: Tensor) -> Tensor:
+        """Quantised features `float [N, codebook_dim, h, w]` to `float [N, 3, h*f, w*f]`."""
+        images = self.decoder(self.post_quant_conv(z))
+        return images if self.patch_path is None else images + self.patch_path.decode(z)
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Reconstruct `float [N, 3, H, W]` in [-1, 1]."""
         quantized = self.quantize(self.features(images))
-        return Reconstruction(self.decoder(self.post_quant_conv(quantized.z)), quantized)
+        return Reconstruction(self.to_images(quantized.z), quantized)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -201,4 +232,4 @@ class VQModel(nn.Module):
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens `int64 [N, h, w]` to `float [N, 3, h*f, w*f]`, about [-1, 1] (not clamped)."""
-        return self.decoder(self.post_quant_conv(self.quantize.lookup(tokens)))
+        return self.to_images(self.quantize.lookup(tokens))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -29,7 +28,10 @@ from metaldefect.tokenizer.checkpoints import SHIPPED
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.patch_start import start_from_images
 from metaldefect.training import fit
+
+START_IMAGES = 1000  # images behind the closed-form start
 
 
 class RandomViews(Dataset[torch.Tensor]):
@@ -70,13 +72,23 @@ def pretraining_images(natural: Path | None, metal: int, size: int, seed: int) -
     return np.concatenate([photographs, made]), weights
 
 
+def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """The command with what shapes the result: options that differ from the defaults, folders by name."""
+    words = ["python", "-m", "metaldefect.tokenizer.pretrain"]
+    for name, value in vars(args).items():
+        if name not in ("checkpoints", "output") and value != parser.get_default(name):
+            shown = value.name if isinstance(value, Path) else str(value)
+            words += [f"--{name.replace('_', '-')}", shown]
+    return shlex.join(words)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m metaldefect.tokenizer.pretrain", description=__doc__)
     parser.add_argument("--natural", type=Path, help="folder of photographs (default: those in packages)")
     parser.add_argument("--metal", type=int, default=1400, help="number of procedural images")
     parser.add_argument("--tokenizer", default="vq16_small", help="named shape")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -92,10 +104,18 @@ def main() -> None:
         learning_rate=args.learning_rate,
         discriminator_start=int(0.4 * args.steps),
         ema_decay=0.995,
-        data_initialised_codebook=True,
+        perceptual_weight=0.5,
+        ssim_weight=1.0,
+        edge_weight=2.0,
+        codebook_decay=0.99 if config.patch_path else None,
+        data_initialised_codebook=not config.patch_path,
     )
-    module = VQLightning(VQModel(config), training)
-    start = time.monotonic()
+    model = VQModel(config)
+    if config.patch_path:
+        shares = torch.tensor(weights)
+        chosen = torch.multinomial(shares, START_IMAGES, replacement=True).numpy()
+        start_from_images(model, images[chosen], args.seed)
+    module = VQLightning(model, training)
     history = fit(
         module,
         RandomViews(images),
@@ -118,9 +138,9 @@ def main() -> None:
         "image_size": args.size,
         "perceptual": module.perceptual_name,
         "last_losses": {key: round(value, 5) for key, value in history[-1].items()},
-        "command": shlex.join(["python", "-m", "metaldefect.tokenizer.pretrain", *sys.argv[1:]]),
+        "command": command_of(args, parser),
         "machine": cpu_name(),
-        "minutes": round((time.monotonic() - start) / 60, 1),
+        "cpu_minutes": round(time.process_time() / 60, 1),
         "sha256": sha256_file(args.output),
     }
     write_json(args.output.with_suffix(".json"), card)

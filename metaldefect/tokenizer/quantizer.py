@@ -20,6 +20,7 @@ class Quantized(NamedTuple):
     codebook_loss: Tensor
     commitment_loss: Tensor
     entropy_loss: Tensor
+    vectors: Tensor  # float [N*H*W, D], what was quantised: unit length, detached
 
 
 class VectorQuantizer(nn.Module):
@@ -46,9 +47,11 @@ class VectorQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Index of the nearest entry for normalised vectors `float [M, dim]` -> `int64 [M]`.
 
-        On the unit sphere the smallest distance is the largest dot product.
+        On the unit sphere the smallest distance is the largest dot product. In float32 even under
+        autocast: neighbouring entries differ in digits that bfloat16 does not have.
         """
-        return torch.argmax(z @ self.codebook.t(), dim=-1)
+        with torch.autocast(z.device.type, enabled=False):
+            return torch.argmax(z.float() @ self.codebook.t(), dim=-1)
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantise `float [N, D, H, W]`; the losses are means over all elements, unweighted."""
@@ -65,6 +68,7 @@ class VectorQuantizer(nn.Module):
             codebook_loss,
             commitment_loss,
             self.entropy_loss(flat) if self.training else flat.new_zeros(()),
+            flat.detach(),
         )
 
     def entropy_loss(self, z: Tensor) -> Tensor:
@@ -73,7 +77,8 @@ class VectorQuantizer(nn.Module):
         Low when every vector is sure of its entry and all entries are used. Assignments are
         softmax(-distance / 0.01) over the codebook; `z` is normalised, `float [M, dim]`.
         """
-        distance = 2.0 - 2.0 * z @ self.codebook.t()
+        with torch.autocast(z.device.type, enabled=False):
+            distance = 2.0 - 2.0 * z @ self.codebook.t()
         log_p = F.log_softmax(-distance / ENTROPY_TEMPERATURE, dim=-1)
         p = log_p.exp()
         sample_entropy = -(p * log_p).sum(dim=-1).mean()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import class_agreement, classifier, kid, memorisation, precision_recall
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, edges, psnr, ssim
 from metaldefect.metrics.seams import border_gradient
@@ -111,3 +111,14 @@ def test_border_gradient_of_a_step() -> None:
     image = np.where(mask, 110, 100).astype(np.uint8)
     assert border_gradient(image, mask) == pytest.approx(5.0)
     assert border_gradient(np.full((20, 20), 100, np.uint8), mask) == 0.0
+
+
+def test_half_samples_estimate_the_standard_error() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(3.0, 2.0, 400)
+    found = half_sample_interval(lambda chosen: float(values[chosen].mean()), list(range(400)), resamples=400)
+    assert found["mean"] == pytest.approx(values.mean())
+    error = values.std() / 20
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * error, rel=0.15)
+    with pytest.raises(ValueError, match="two groups"):
+        half_sample_interval(lambda chosen: 0.0, ["a", "a"])

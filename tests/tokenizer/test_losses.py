@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from metaldefect.metrics.reconstruction import ssim
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.discriminator import PatchDiscriminator
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, to_model_input
@@ -13,6 +14,7 @@ from metaldefect.tokenizer.losses import (
     hinge_discriminator_loss,
     hinge_generator_loss,
     image_gradients,
+    ssim_loss,
 )
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.training import fit
@@ -42,10 +44,73 @@ def test_gradient_of_a_ramp_is_its_slope() -> None:
     assert float(edge_loss(ramp, torch.zeros_like(ramp))) == pytest.approx(0.5)
 
 
+def test_ssim_loss_is_one_minus_the_metric() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (40, 56), dtype=np.uint8)
+    b = np.clip(a + rng.normal(0, 40, a.shape), 0, 255).astype(np.uint8)
+    loss = ssim_loss(*(to_model_input(torch.from_numpy(x)[None]) for x in (a, b)))
+    assert float(loss) == pytest.approx(1.0 - ssim(a, b), abs=1e-4)
+    assert float(ssim_loss(*(to_model_input(torch.from_numpy(a)[None]),) * 2)) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_adaptive_weight_is_the_ratio_of_gradients() -> None:
     weight = torch.tensor([1.0, 1.0], requires_grad=True)
-    strong, weak = (6.0 * weight).sum(), (2.0 * weight).sum()
-    assert float(adaptive_weight(strong, weak, weight)) == pytest.approx(3.0, rel=1e-3)
+    images = weight * torch.tensor([3.0, 4.0])
+    strong, weak = torch.tensor([6.0, 0.0]), torch.tensor([0.0, 2.0])
+    expected = (6.0 * 3.0) / (2.0 * 4.0)
+    assert float(adaptive_weight(images, strong, weak, weight)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_step_has_the_gradient_of_the_losses_written_out() -> None:
+    torch.manual_seed(0)
+    config = VQTrainingConfig(
+        steps=4,
+        perceptual="efficientnet_lite0",
+        l1_weight=0.7,
+        ssim_weight=0.4,
+        edge_weight=3.0,
+        adversarial_weight=0.3,
+        discriminator_channels=8,
+    )
+    module = VQLightning(VQModel(TINY).train(), config)
+    module.discriminator.eval().requires_grad_(False)
+    model = module.model
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    module.generator_loss(images, model(images), True)[0].backward()
+    got = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.zero_grad()
+    output = model(images)
+    reconstruction = (
+        0.7 * (output.images - images).abs().mean()
+        + 0.4 * ssim_loss(output.images, images)
+        + module._perceptual[0](output.images, images).mean()
+        + 3.0 * edge_loss(output.images, images)
+    )
+    fooling = -module.discriminator(output.images).mean()
+    last = model.decoder.conv_out.weight
+    norms = [torch.autograd.grad(x, last, retain_graph=True)[0].norm() for x in (reconstruction, fooling)]
+    weight = (norms[0] / (norms[1] + 1e-4)).clamp(0, 10).detach()
+    quantized = output.quantized
+    codebook = quantized.codebook_loss + 0.25 * quantized.commitment_loss
+    (reconstruction + 0.3 * weight * fooling + codebook).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(got[name], parameter.grad, atol=1e-6, rtol=1e-3, msg=name)
+
+
+def test_entries_follow_the_running_mean_of_their_vectors() -> None:
+    torch.manual_seed(0)
+    config = VQTrainingConfig(steps=4, perceptual="efficientnet_lite0", codebook_decay=0.9)
+    module = VQLightning(VQModel(TINY), config)
+    book = module.model.quantize.codebook.detach().numpy().copy()
+    quantized = module.model.quantize(torch.randn(2, TINY.codebook_dim, 4, 4))
+    module.follow_vectors(quantized, 0.9)
+    vectors, tokens = quantized.vectors.numpy(), quantized.tokens.flatten().numpy()
+    expected = []
+    for entry, start in enumerate(book):
+        total = 0.9 * start + 0.1 * vectors[tokens == entry].sum(axis=0)
+        expected.append(total / np.linalg.norm(total))
+    np.testing.assert_allclose(module.model.quantize.codebook.detach().numpy(), expected, atol=1e-6)
 
 
 def test_discriminator_has_the_published_keys() -> None:

@@ -1,0 +1,234 @@
+"""`python -m benchmarks.tokenizer`: training, encoding and decoding speed, and what the fast modes change.
+
+Training is that of the default tokenizer with all its losses. Encoding and decoding are at LlamaGen's full
+size: its weights cannot be shipped, so they are random, with a codebook of encoder outputs; agreement of
+tokens and SSIM are measured on the shipped tokenizer too, whose weights are trained. Images are procedural,
+or those of `--images DIR`. The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from metaldefect.data.procedural import generate_defect_image
+from metaldefect.data.procedural_defects import DEFECT_CLASSES
+from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.images import U8, from_tanh_range, read_grey, to_tanh_range
+from metaldefect.metrics.reconstruction import ssim
+from metaldefect.tokenizer.checkpoints import load_base
+from metaldefect.tokenizer.config import named_config
+from metaldefect.tokenizer.fast import FastTokenizer
+from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, pick
+from metaldefect.tokenizer.model import VQModel
+from metaldefect.training import fit
+from stages.params import load_params
+
+SIZE = 256
+BATCH = 4
+WARM_UP = 3
+SAME_TOKENS = 0.995
+Encode = Callable[[Tensor], Tensor]
+
+
+class StepTimes(pl.Callback):
+    """Seconds of each training step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of the steps after the warm-up."""
+        return np.diff(self.ends)[WARM_UP:].tolist()
+
+
+def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
+    """(images a second, seconds of the steps, perceptual loss) of the default tokenizer, all losses on."""
+    section = load_params().finetune_vq
+    chosen = section.training.model_dump()
+    batch = chosen.pop("batch_size")
+    for name in ("checkpoint_steps", "steps", "warmup_steps", "discriminator_start"):
+        del chosen[name]
+    torch.manual_seed(0)
+    model = load_base("shipped", named_config(section.tokenizer.name, section.tokenizer.codebook_size))
+    config = VQTrainingConfig(**chosen, steps=steps, warmup_steps=1, discriminator_start=0)
+    module = VQLightning(model.train(), config)
+    times = StepTimes()
+    fit(
+        module,
+        torch.from_numpy(images),  # type: ignore[arg-type]
+        steps=steps,
+        batch_size=batch,
+        epoch_steps=steps,
+        seed=0,
+        checkpoint_directory=None,
+        callbacks=[times],
+    )
+    return batch / float(np.median(times.seconds)), times.seconds, module.perceptual_name
+
+
+def full_size(images: Tensor) -> VQModel:
+    """LlamaGen's VQ-16 with fixed random weights and a codebook of its own outputs for `images`."""
+    torch.manual_seed(0)
+    model = VQModel(named_config("vq16")).eval()
+    with torch.inference_mode():
+        z = torch.cat([model.features(part) for part in images.split(BATCH)])
+    vectors = F.normalize(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), dim=-1)
+    model.quantize.embedding.weight.data.copy_(pick(vectors, model.config.codebook_size))
+    return model
+
+
+def modes(model: VQModel, size: int, batch: int) -> dict[str, tuple[Encode, Encode]]:
+    """Name -> (encode, decode); `float32` is the plain formulation."""
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    half = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
+    # Look-ups stay in float32 in every mode: only the networks differ
+    half.quantize = copy.deepcopy(model.quantize)
+    if half.patch_path is not None:
+        half.patch_path = copy.deepcopy(model.patch_path)
+
+    def last(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return images.to(dtype, memory_format=torch.channels_last)
+
+    def autocast(function: Encode) -> Encode:
+        def wrapped(inputs: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return function(inputs)
+
+        return wrapped
+
+    def half_decode(tokens: Tensor) -> Tensor:
+        z = half.quantize.lookup(tokens)
+        images = half.decoder(half.post_quant_conv(last(z, torch.bfloat16))).float()
+        return images if half.patch_path is None else images + half.patch_path.decode(z)
+
+    def half_encode(images: Tensor) -> Tensor:
+        z = half.quant_conv(half.encoder(last(images, torch.bfloat16))).float()
+        z = z if half.patch_path is None else z + half.patch_path.encode(images)
+        flat = F.normalize(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), dim=-1)
+        return half.quantize.nearest(flat).view(len(images), *z.shape[2:])
+
+    exact = FastTokenizer(model, size, batch, "float32")
+    fast = FastTokenizer(model, size, batch, "bfloat16")
+    return {
+        "float32": (model.encode, model.decode),
+        "float32_channels_last": (lambda x: channels_last.encode(last(x)), channels_last.decode),
+        "bfloat16_autocast": (autocast(model.encode), autocast(model.decode)),
+        "bfloat16_channels_last": (half_encode, half_decode),
+        "openvino_float32": (exact.encode, exact.decode),
+        "openvino_bfloat16": (fast.encode, fast.decode),
+    }
+
+
+def rate(function: Encode, inputs: Tensor, repeats: int) -> float:
+    """Items a second for one batch: the median over `repeats`, after one call to warm up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        function(inputs)
+        seconds.append(time.perf_counter() - start)
+    return len(inputs) / float(np.median(seconds[1:]))
+
+
+def in_batches(function: Encode, inputs: Tensor) -> Tensor:
+    """All inputs through `function`, a batch at a time."""
+    return torch.cat([function(part) for part in inputs.split(BATCH)])
+
+
+def compare(model: VQModel, images: Tensor, repeats: int) -> dict[str, dict[str, float]]:
+    """Speed, agreement with plain float32 tokens, and SSIM of every mode."""
+    found: dict[str, dict[str, float]] = {}
+    originals = from_tanh_range(images)
+    plain: Tensor | None = None
+    with torch.inference_mode():
+        for name, (encode, decode) in tqdm(modes(model, SIZE, BATCH).items(), desc="modes"):
+            tokens = in_batches(encode, images)
+            plain = tokens if plain is None else plain
+            decoded = from_tanh_range(in_batches(decode, tokens))
+            found[name] = {
+                "encode_images_per_s": rate(encode, images[:BATCH], repeats),
+                "decode_images_per_s": rate(decode, tokens[:BATCH], repeats),
+                "token_agreement": float((tokens == plain).float().mean()),
+                "ssim": float(np.mean([ssim(a, b) for a, b in zip(decoded, originals, strict=True)])),
+            }
+    return found
+
+
+def load(folder: Path | None, count: int) -> U8:
+    """`count` grey images, `uint8 [count, 256, 256]`: procedural, or evenly from the files of a folder."""
+    if folder is None:
+        labels = list(DEFECT_CLASSES)
+        return np.stack(
+            [
+                generate_defect_image(labels[i % len(labels)], np.random.default_rng(i), SIZE)[0]
+                for i in range(count)
+            ]
+        )
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".png", ".bmp"))
+    if len(files) < count:
+        raise SystemExit(f"{folder} holds {len(files)} images, {count} are needed")
+    return np.stack([read_grey(files[i * len(files) // count], SIZE) for i in range(count)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tokenizer", description=__doc__)
+    parser.add_argument("--images", type=Path, help="folder of images (default: procedural ones)")
+    parser.add_argument("--steps", type=int, default=16, help="training steps timed")
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of each mode")
+    args = parser.parse_args()
+    set_threads()
+    images = load(args.images, 80)
+    trained, step_seconds, perceptual = train_speed(images, args.steps + WARM_UP + 1)
+    tensor = to_tanh_range(images)
+    full = compare(full_size(tensor[BATCH * 2 :]), tensor[: BATCH * 2], args.repeats)
+    shipped = compare(load_base("shipped", named_config("vq16_small")).eval(), tensor, args.repeats)
+    plain = full["float32"]
+    same = [name for name, mode in full.items() if mode["token_agreement"] >= SAME_TOKENS]
+    fastest = {
+        key: max(full, key=lambda name: full[name][f"{key}_images_per_s"]) for key in ("encode", "decode")
+    }
+    fastest_same = max(same, key=lambda name: full[name]["encode_images_per_s"])
+
+    def speedup(name: str, key: str) -> float:
+        return full[name][f"{key}_images_per_s"] / plain[f"{key}_images_per_s"]
+
+    result = {
+        "train_images_per_s": trained,
+        "encode_speedup": speedup(fastest["encode"], "encode"),
+        "decode_speedup": speedup(fastest["decode"], "decode"),
+        "token_agreement": full[fastest["encode"]]["token_agreement"],
+        "encode_speedup_same_tokens": speedup(fastest_same, "encode"),
+        "token_agreement_same_tokens": full[fastest_same]["token_agreement"],
+        "shipped_token_agreement_bf16": shipped["openvino_bfloat16"]["token_agreement"],
+        "shipped_ssim_change_bf16": shipped["openvino_bfloat16"]["ssim"] - shipped["float32"]["ssim"],
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "fastest": fastest,
+        "full_size": full,
+        "shipped": shipped,
+        "train_step_s": step_seconds,
+        "perceptual": perceptual,
+        "machine": cpu_name(),
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
