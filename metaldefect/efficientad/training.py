@@ -18,7 +18,7 @@ from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
 from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
-from metaldefect.hardware import device, lightning_precision
+from metaldefect.hardware import device, keep_freed_memory, lightning_precision
 from metaldefect.images import U8
 from metaldefect.training import progress
 
@@ -55,6 +55,7 @@ def train(
     Raises:
         ValueError: the images are too small, or there are no validation images.
     """
+    keep_freed_memory()
     check_image_size(*images.normal.shape[1:])
     if not len(validation):
         raise ValueError("no validation normals: map scales and threshold cannot be chosen without them")
