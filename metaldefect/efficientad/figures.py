@@ -67,6 +67,32 @@ def loss_figure(history: Sequence[dict[str, float]], held_out: float, random: fl
     return figure
 
 
+def steps_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], metric: str) -> Figure:
+    """A metric against training steps: a colour for each kind of training, a line for each of its runs.
+
+    Args:
+        curves: runs of each kind; a run is rows with `step` and the metric.
+        metric: `image_auroc`, say.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for number, (name, runs) in enumerate(curves.items()):
+        for index, run in enumerate(runs):
+            axes.plot(
+                [row["step"] for row in run],
+                [row[metric] for row in run],
+                color=f"C{number}",
+                marker="o",
+                markersize=3,
+                alpha=0.8,
+                label=f"{name} ({len(runs)} seeds)" if index == 0 else None,
+            )
+    title = metric.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO")
+    axes.set(xlabel="training step", ylabel=title, title=f"{title} while training")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def square_axes(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
     """An empty figure for a curve in the unit square."""
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
