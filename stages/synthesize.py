@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,8 @@ from metaldefect.backbones import pooled_features
 from metaldefect.data.expectations import validate_synthetic
 from metaldefect.data.expectations import write as write_validation
 from metaldefect.images import U8, read_grey, write_png
-from metaldefect.maskgit.insertion import draw_insertions, plan_insertion, write_insertion
+from metaldefect.maskgit.inpainting import inpaint
+from metaldefect.maskgit.mask_makers import make_mask
 from metaldefect.maskgit.painter import Painter, load_painter
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.metrics.generation import (
@@ -112,16 +115,60 @@ def insert_defects(
         for k in range(section.insertions_per_class)
     ]
     batch = section.sampling.batch_size
-    for job, image in draw_insertions(painter, jobs, config, generator, section.feather, batch):
-        write_insertion(root, job, image)
-        gradients["inserted"].append(border_gradient(image, job.mask))
-        gradients["canvas"].append(border_gradient(job.canvas, job.mask))
-        if job.number == 0:
-            examples.append((job.canvas, job.mask, image, job.label))
+    for start in tqdm(range(0, len(jobs), batch), desc="inserting", unit="batch"):
+        part = jobs[start : start + batch]
+        filled = inpaint(
+            painter,
+            [job.canvas[job.window] for job in part],
+            [job.mask[job.window] for job in part],
+            [job.label for job in part],
+            config,
+            generator,
+            section.feather,
+        )
+        for job, crop in zip(part, filled, strict=True):
+            image = job.canvas.copy()
+            image[job.window] = crop
+            mask = job.mask.astype(np.uint8) * 255
+            write_png(root / "test" / job.label / f"{job.number:04d}.png", image)
+            write_png(root / "ground_truth" / job.label / f"{job.number:04d}_mask.png", mask)
+            gradients["inserted"].append(border_gradient(image, job.mask))
+            gradients["canvas"].append(border_gradient(job.canvas, job.mask))
+            if job.number == 0:
+                examples.append((job.canvas, job.mask, image, job.label))
     seams = {name: float(np.mean(values)) for name, values in gradients.items()}
     seams["real"] = real_border_gradient(table)
     seams["inserted_to_real"] = seams["inserted"] / seams["real"]
     return seams, examples
+
+
+class Insertion(NamedTuple):
+    """Where a defect goes: a normal image, the square of it that is worked on, and the mask."""
+
+    label: str
+    number: int  # within its class
+    canvas: U8
+    window: tuple[slice, slice]
+    mask: Mask  # bool, the canvas's size
+
+
+def plan_insertion(
+    label: str, number: int, seed: int, canvases: Sequence[U8], real: Sequence[Mask]
+) -> Insertion:
+    """Choose a canvas, a square of it and a mask inside that square; a function of the first three alone."""
+    rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
+    canvas = canvases[int(rng.integers(len(canvases)))]
+    window = square_window(rng, canvas.shape)
+    mask = np.zeros(canvas.shape, bool)
+    mask[window] = make_mask(rng, min(canvas.shape), real)
+    return Insertion(label, number, canvas, window, mask)
+
+
+def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """A random square of the image's shorter side: the tokenizer draws squares, and stretching shows."""
+    side = min(shape)
+    top, left = (int(rng.integers(0, length - side + 1)) for length in shape)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def real_masks(table: pd.DataFrame) -> dict[str, list[Mask]]:

@@ -20,6 +20,7 @@ from metaldefect.data.procedural import generate_anomalous_image, generate_norma
 from metaldefect.efficientad.teacher_weights import save_teacher
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.images import write_png
+from tests.tiny_models import CLASSES, save_tiny_painter
 
 CONFIG = Path(__file__).parents[1] / "configs/efficientad.yaml"
 SMALL = ["--steps", "6", "--checkpoint-steps", "3", "--penalty-images", "4", "--image-size", "128"]
@@ -228,3 +229,17 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="source: real needs root"):
         load_settings(config, {"source": "real"})
     assert load_settings(config, {"steps": 7}).steps == 7
+
+
+def test_generated_defects_from_training_to_heat_maps(tmp_path: Path, category: Path) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    settings = yaml.safe_load(CONFIG.read_text())
+    places = {"tokenizer": str(tmp_path / "vq"), "maskgit": str(tmp_path / "maskgit")}
+    settings["generated"] |= {**places, "per_class": 2, "steps": 2}
+    config, model = tmp_path / "settings.yaml", tmp_path / "detector"
+    config.write_text(yaml.safe_dump(settings))
+    source = ["--source", "generated", "--root", str(category), "--output", str(model)]
+    main(["train", "--config", str(config), *source, *SMALL])
+    metrics = read_json(model / "metrics.json")
+    assert metrics["images"] == {"good": 1, "defective": 2 * len(CLASSES)}
+    assert set(metrics["per_type"]) == set(CLASSES)

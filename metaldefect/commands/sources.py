@@ -64,7 +64,9 @@ def category_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
 def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: int, folder: Path) -> None:
     """Write `folder` with defects drawn into normal images that no training sees."""
     painter = require_painter(settings.tokenizer, settings.maskgit)
-    config = SamplingConfig(settings.steps, settings.guidance, settings.temperature)
+    config = SamplingConfig(
+        steps=settings.steps, guidance=settings.guidance, temperature=settings.temperature
+    )
     with atomic_directory(folder) as partial:
         write_inserted(
             painter,

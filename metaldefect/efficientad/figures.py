@@ -84,7 +84,7 @@ def steps_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], 
                 marker="o",
                 markersize=3,
                 alpha=0.8,
-                label=f"{name} ({len(runs)} seeds)" if index == 0 else None,
+                label=f"{name}, {len(runs)} seed{'s' * (len(runs) > 1)}" if index == 0 else None,
             )
     title = metric.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO")
     axes.set(xlabel="training step", ylabel=title, title=f"{title} while training")
@@ -111,14 +111,17 @@ def histogram_figure(groups: Mapping[str, Sequence[Scored]], threshold: float) -
         bad = np.array([item.score for item in scored if item.is_defective])
         low, high = np.quantile(np.concatenate([good, bad, [threshold]]), [0.0, 0.98])
         bins = np.linspace(low, max(high, threshold, low + 1e-6), 41)
-        axes.hist(
-            np.clip(good, low, bins[-1]), bins, alpha=0.6, label=f"good ({len(good)})", color="tab:blue"
-        )
-        axes.hist(
-            np.clip(bad, low, bins[-1]), bins, alpha=0.6, label=f"defective ({len(bad)})", color="tab:red"
-        )
+        for kind, scores, color in (("good", good, "tab:blue"), ("defective", bad, "tab:red")):
+            axes.hist(
+                np.clip(scores, low, bins[-1]),
+                bins,
+                weights=np.full(len(scores), 1 / len(scores)),
+                alpha=0.6,
+                label=f"{kind} ({len(scores)})",
+                color=color,
+            )
         axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
-        axes.set(title=f"Scores, {name}", xlabel="anomaly score", ylabel="images")
+        axes.set(title=f"Scores, {name}", xlabel="anomaly score", ylabel="share of the images")
         axes.legend()
     return figure
 
