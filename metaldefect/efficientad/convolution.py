@@ -35,7 +35,7 @@ def convolution(
         dtype = torch.get_autocast_dtype("cpu")
         images, weight, bias = images.to(dtype), weight.to(dtype), bias.to(dtype)
     with torch.autocast("cpu", enabled=False):
-        result: Tensor = _Convolution.apply(images, weight, bias, padding, sparse_gradient)  # type: ignore[no-untyped-call]
+        result: Tensor = _Convolution.apply(images, weight, bias, padding, sparse_gradient)
     return result
 
 
@@ -62,7 +62,7 @@ class _Convolution(torch.autograd.Function):
             image_gradient = aten_gradients(gradient, images, weight, padding, (True, False))[0]
         if images.shape[1] <= FEW_CHANNELS:
             patches = patch_view(images, weight.shape[-1], padding).reshape(len(rows), -1)
-            weight_gradient = (rows.t() @ patches).view(weight.shape)
+            weight_gradient = from_patches(rows.t() @ patches, weight)
         else:
             padded = functional.pad(images, (padding,) * 4)
             weight_gradient = aten_gradients(gradient, padded, weight, 0, (False, True))[1]
@@ -81,9 +81,18 @@ def aten_gradients(
 
 
 def patch_view(images: Tensor, kernel: int, padding: int) -> Tensor:
-    """The patch under the kernel at every position: a view `[N, H', W', C, K, K]` of the padded images."""
+    """The patch under the kernel at every position: a view `[N, H', W', K, K, C]` of the padded images.
+
+    Channels last, as they lie in memory: patches are copied in long runs.
+    """
     padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1).contiguous()
-    return padded.unfold(1, kernel, 1).unfold(2, kernel, 1)
+    return padded.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(0, 1, 2, 4, 5, 3)
+
+
+def from_patches(values: Tensor, weight: Tensor) -> Tensor:
+    """`[O, K * K * C]` in the order of `patch_view` as `[O, C, K, K]`."""
+    outputs, channels, kernel = weight.shape[:3]
+    return values.view(outputs, kernel, kernel, channels).permute(0, 3, 1, 2)
 
 
 def sparse_gradients(images: Tensor, weight: Tensor, padding: int, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,17 +107,19 @@ def sparse_gradients(images: Tensor, weight: Tensor, padding: int, rows: Tensor)
     kernel = weight.shape[-1]
     active = rows.any(dim=1).nonzero()[:, 0]
     patches = patch_view(images, kernel, padding)
-    count, height, width, channels = patches.shape[:4]
+    count, height, width = patches.shape[:3]
+    outputs, channels = weight.shape[:2]
     image, top, left = active // (height * width), active // width % height, active % width
     some = rows[active]
-    weight_gradient = some.t() @ patches[image, top, left].flatten(1)
-    columns = (some @ weight.reshape(len(weight), -1)).float().view(len(active), channels, kernel, kernel)
+    weight_gradient = from_patches(some.t() @ patches[image, top, left].flatten(1), weight)
+    columns = some @ weight.permute(0, 2, 3, 1).reshape(outputs, -1)
+    columns = columns.float().view(len(active), kernel, kernel, channels)
     full_height, full_width = height + kernel - 1, width + kernel - 1
     total = columns.new_zeros(count * full_height * full_width, channels)
     corner = (image * full_height + top) * full_width + left
     for row in range(kernel):
         for column in range(kernel):
-            total.index_add_(0, corner + row * full_width + column, columns[:, :, row, column])
+            total.index_add_(0, corner + row * full_width + column, columns[:, row, column])
     padded = total.to(images.dtype).view(count, full_height, full_width, channels).permute(0, 3, 1, 2)
     inside = padded[..., padding : full_height - padding, padding : full_width - padding]
-    return inside, weight_gradient.view(weight.shape)
+    return inside, weight_gradient
