@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from metaldefect.hardware import lightning_precision
+from metaldefect.hardware import keep_freed_memory, lightning_precision
 
 LAST = "last.ckpt"
 History = list[dict[str, float]]
@@ -203,6 +203,7 @@ def fit(
     """
     if steps == 0:
         return []
+    keep_freed_memory()
     epoch_steps = min(epoch_steps, steps)
     recorder = _Recorder(epoch_steps)
     used: list[Callback] = [_Reseed(seed), recorder, *callbacks]

@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.data.procedural import keyed_generator, paint_anomaly
+from metaldefect.data.procedural_anomalies import ANOMALIES
 from metaldefect.data.provider import RealDatasetProvider
 from metaldefect.deploy.export import (
     ONNX,
@@ -41,6 +43,7 @@ METRICS = Path("metrics/export_openvino.json")
 # Apart from the other metrics: these differ from run to run.
 LATENCY = Path("metrics/latency.json")
 PLOTS = Path("plots/export_openvino")
+PAINTED_INTERVAL = 4
 
 
 def main(params: Params, run: StageRun) -> None:
@@ -48,10 +51,10 @@ def main(params: Params, run: StageRun) -> None:
     section = params.export_openvino
     model, config = load_detector(DETECTOR)
     provider = RealDatasetProvider(INSPECTION)
-    train = provider.train()
-    calibration = stack_resized(
-        (item.image for item in train[: section.calibration_images]), config.image_size
+    normal = stack_resized(
+        (item.image for item in provider.train()[: section.calibration_images]), config.image_size
     )
+    calibration = with_painted_anomalies(normal, params.seed)
     validation = stack_resized((item.image for item in provider.validation()), config.image_size)
     test = provider.test()
     graph = InspectionGraph(model)
@@ -93,6 +96,20 @@ def main(params: Params, run: StageRun) -> None:
     run.log_metrics(metrics)
     run.log_metrics(latency, "latency.")
     run.log_figure(figure, "accuracy_and_size_by_precision.png")
+
+
+def with_painted_anomalies(images: U8, seed: int) -> U8:
+    """Normal images `uint8 [N, S, S]`, one in four with something painted onto it, procedurally.
+
+    INT8 holds only the range that its calibration images show, and defects lie beyond what normal ones do.
+    """
+    painted = images.copy()
+    kinds = list(ANOMALIES)
+    for index in range(0, len(images), PAINTED_INTERVAL):
+        kind = kinds[index // PAINTED_INTERVAL % len(kinds)]
+        rng = keyed_generator(seed, "int8 calibration", index)
+        painted[index], _ = paint_anomaly(kind, rng, images[index])
+    return painted
 
 
 def calibrate(folder: Path, precision: str, validation: U8, quantile: float) -> float:

@@ -93,6 +93,11 @@ def generate_anomalous_image(
     return paint(painter, rng, draw_surface(finish or random_finish(rng), rng, size))
 
 
+def paint_anomaly(kind: str, rng: np.random.Generator, image: U8) -> tuple[U8, Mask]:
+    """As `generate_anomalous_image`, onto a given square image `uint8 [S, S]` of any metal."""
+    return paint(lookup(ANOMALIES, kind, "kind of anomaly"), rng, image.astype(np.float32))
+
+
 def paint(painter: Painter, rng: np.random.Generator, surface: F32) -> tuple[U8, Mask]:
     """Paint until the defect is large enough to be seen: a few in a thousand fall off the image."""
     smallest = SMALLEST_DEFECT * (len(surface) / REFERENCE_SIZE) ** 2

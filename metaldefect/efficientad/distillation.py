@@ -22,7 +22,7 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_file
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, map_size
-from metaldefect.hardware import autocast, device
+from metaldefect.hardware import autocast, device, keep_freed_memory
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
 
 STATISTICS_BATCHES = 64
@@ -40,7 +40,8 @@ class DistillationConfig:
         learning_rate: Adam's at the start; falls to zero along a cosine.
         weight_decay: Adam's L2.
         steps: training steps, or None to train for `seconds`.
-        seconds: time limit, counted over all resumed runs; None for none.
+        seconds: limit of computing time, counted over all resumed runs; None for none. Processor time over
+            the number of threads: a process that is paused, or shares the machine, is not cut short.
         warmup_steps: steps of linear warm-up.
         metal_share: chance of a metal image in a batch where both kinds are given.
         grey_share: chance that a natural image is turned grey.
@@ -144,6 +145,7 @@ class Distilled:
     target_std: Tensor
     steps: int
     images_seen: int
+    seconds: float
     history: list[dict[str, float]]
 
 
@@ -158,6 +160,11 @@ class PdnPredictor:
         small = imagenet_scaled(resized(large, large.shape[-1] // 2))
         with autocast():
             return self.network(small.contiguous(memory_format=torch.channels_last)).float()
+
+
+def computing_time() -> float:
+    """Seconds that this process has computed for: its processor time over its threads."""
+    return time.process_time() / torch.get_num_threads()
 
 
 class Distiller:
@@ -202,6 +209,7 @@ class Distiller:
 
     def fit(self, checkpoint: Path | None = None) -> Distilled:
         """Train to the end, taking up the state in `checkpoint` where there is one."""
+        keep_freed_memory()
         if checkpoint is not None and checkpoint.is_file():
             self.load(checkpoint)
         else:
@@ -210,10 +218,10 @@ class Distiller:
         total = self.config.steps or 0
         with tqdm(total=total or None, initial=self.step, desc="distil teacher", unit="step") as bar:
             while (progress := self._progress()) < 1:
-                started = time.monotonic()
+                started = computing_time()
                 loss = self._train_step(progress)
                 self.step += 1
-                self.seconds += time.monotonic() - started
+                self.seconds += computing_time() - started
                 if self.step % 10 == 0 or self.step == total:
                     self.history.append({"step": float(self.step), "loss": float(loss.item())})
                     bar.set_postfix(loss=f"{loss.item():.4f}", progress=f"{progress:.0%}")
@@ -221,9 +229,8 @@ class Distiller:
                 if checkpoint is not None and self.step % self.config.checkpoint_steps == 0:
                     self.save(checkpoint)
         self.teacher.eval()
-        return Distilled(
-            self.teacher, self.mean, self.std, self.step, self.step * self.config.batch_size, self.history
-        )
+        seen = self.step * self.config.batch_size
+        return Distilled(self.teacher, self.mean, self.std, self.step, seen, self.seconds, self.history)
 
     def _progress(self) -> float:
         by_steps = self.step / self.config.steps if self.config.steps else 0.0

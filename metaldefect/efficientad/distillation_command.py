@@ -83,6 +83,7 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         seconds=60 * arguments.minutes,
         metal_share=arguments.metal_share,
+        checkpoint_steps=arguments.checkpoint_steps,
         seed=arguments.seed,
     )
     side = 2 * config.image_size
@@ -103,6 +104,7 @@ def main() -> None:
             "metal_images": len(images.metal),
         },
         "images_seen": distilled.images_seen,
+        "computing_minutes": round(distilled.seconds / 60, 2),
         "steps": distilled.steps,
         "held_out": numbers,
         "config": asdict(config),
@@ -124,7 +126,7 @@ def parse_arguments() -> argparse.Namespace:
         "--natural", type=Path, help="folder of natural images (default: packaged photographs)"
     )
     parser.add_argument("--metal", type=Path, nargs="*", default=[], help="folders of metal images")
-    parser.add_argument("--minutes", type=float, required=True, help="training time, over all resumed runs")
+    parser.add_argument("--minutes", type=float, required=True, help="computing time, over all resumed runs")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--size", choices=("S", "M"), default="S")
     parser.add_argument("--backbone", default=LITE0)
@@ -132,5 +134,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--metal-share", type=float, default=0.5)
+    parser.add_argument("--checkpoint-steps", type=int, default=100, help="steps between saved states")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -13,6 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.hardware import autocast
 from metaldefect.images import U8, resize, to_imagenet_range
 from metaldefect.metrics import detection
 
@@ -77,6 +78,24 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> None:
             values.append(anomaly_map.numpy().ravel())
     quantiles = [np.quantile(np.concatenate(values), MAP_QUANTILES) for values in collected]
     model.quantiles.copy_(torch.tensor(np.stack(quantiles)))
+
+
+@torch.inference_mode()
+def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequence[bool]) -> float:
+    """Image AUROC in the machine's fastest precision, to follow a training with.
+
+    Sets the model's map normalisation from `validation`.
+
+    Args:
+        model: in evaluation mode.
+        validation: held-out normal images, grey `uint8 [N, H, W]`.
+        test: images of the same size.
+        defective: whether each test image is.
+    """
+    with autocast():
+        fit_map_quantiles(model, validation)
+        scores = [infer(model, image)[0] for image in test]
+    return detection.auroc(scores, list(defective))
 
 
 @torch.inference_mode()

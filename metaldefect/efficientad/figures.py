@@ -67,6 +67,32 @@ def loss_figure(history: Sequence[dict[str, float]], held_out: float, random: fl
     return figure
 
 
+def steps_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], metric: str) -> Figure:
+    """A metric against training steps: a colour for each kind of training, a line for each of its runs.
+
+    Args:
+        curves: runs of each kind; a run is rows with `step` and the metric.
+        metric: `image_auroc`, say.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for number, (name, runs) in enumerate(curves.items()):
+        for index, run in enumerate(runs):
+            axes.plot(
+                [row["step"] for row in run],
+                [row[metric] for row in run],
+                color=f"C{number}",
+                marker="o",
+                markersize=3,
+                alpha=0.8,
+                label=f"{name}, {len(runs)} seed{'s' * (len(runs) > 1)}" if index == 0 else None,
+            )
+    title = metric.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO")
+    axes.set(xlabel="training step", ylabel=title, title=f"{title} while training")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def square_axes(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
     """An empty figure for a curve in the unit square."""
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
@@ -85,14 +111,17 @@ def histogram_figure(groups: Mapping[str, Sequence[Scored]], threshold: float) -
         bad = np.array([item.score for item in scored if item.is_defective])
         low, high = np.quantile(np.concatenate([good, bad, [threshold]]), [0.0, 0.98])
         bins = np.linspace(low, max(high, threshold, low + 1e-6), 41)
-        axes.hist(
-            np.clip(good, low, bins[-1]), bins, alpha=0.6, label=f"good ({len(good)})", color="tab:blue"
-        )
-        axes.hist(
-            np.clip(bad, low, bins[-1]), bins, alpha=0.6, label=f"defective ({len(bad)})", color="tab:red"
-        )
+        for kind, scores, color in (("good", good, "tab:blue"), ("defective", bad, "tab:red")):
+            axes.hist(
+                np.clip(scores, low, bins[-1]),
+                bins,
+                weights=np.full(len(scores), 1 / len(scores)),
+                alpha=0.6,
+                label=f"{kind} ({len(scores)})",
+                color=color,
+            )
         axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
-        axes.set(title=f"Scores, {name}", xlabel="anomaly score", ylabel="images")
+        axes.set(title=f"Scores, {name}", xlabel="anomaly score", ylabel="share of the images")
         axes.legend()
     return figure
 

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from metaldefect.efficientad.convolution import convolution
 from metaldefect.efficientad.loss import distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
 
-TEACHER_HALF = slice(0, FEATURES)
-AUTOENCODER_HALF = slice(FEATURES, 2 * FEATURES)
 DECAY_AT = 0.95
 HISTORY_INTERVAL = 10
 
@@ -46,19 +45,33 @@ def training_losses(model: EfficientAD, batch: Batch) -> tuple[Tensor, dict[str,
     """Total and parts: `hard`, `penalty`, `autoencoder`, `imitation` (the student of the autoencoder).
 
     The student's three passes are one batch through the trunk, and each half of its last layer is
-    computed only where a loss reads it. The numbers are those of the plain formulation.
+    computed only where a loss reads it. What an augmentation left as it was (the saturation of a grey
+    image) is not described twice. The numbers are those of the plain formulation.
     """
-    count = len(batch.images)
     described = [batch.images] if batch.penalty is None else [batch.images, batch.penalty]
-    trunk = model.student.trunk(torch.cat([*described, batch.augmented]))
-    as_teacher = model.student.head(trunk[:-count], TEACHER_HALF).float()
-    as_autoencoder = model.student.head(trunk[-count:], AUTOENCODER_HALF).float()
-    with torch.no_grad():
-        target = model.normalised_teacher(batch.augmented)
+    pairs = zip(batch.images, batch.augmented, strict=True)
+    changed = [index for index, (image, other) in enumerate(pairs) if not torch.equal(image, other)]
+    if changed:
+        described.append(batch.augmented[changed])
+    normal, *others = model.student.trunk(torch.cat(described)).split([len(images) for images in described])
+    augmented = list(normal.split(1))
+    for index, features in zip(changed, others[-1].split(1) if changed else (), strict=True):
+        augmented[index] = features
+    weights, biases = (tensor.split(FEATURES) for tensor in model.student.head_parameters())
+    # Normal and natural images apart: the hard loss has gradients at few positions, the penalty at all.
+    as_teacher = convolution(normal, weights[0], biases[0], sparse_gradient=True)
+    as_autoencoder = convolution(torch.cat(augmented), weights[1], biases[1]).float()
+    penalty = batch.features.new_zeros(())
+    if batch.penalty is not None:
+        penalty = penalty_loss(convolution(others[0], weights[0], biases[0]).float())
+    target = batch.features.clone()
+    if changed:
+        with torch.no_grad():
+            target[changed] = model.normalised_teacher(batch.augmented[changed])
     reconstruction = model.autoencoder(batch.augmented).float()
     parts = {
-        "hard": hard_feature_loss(batch.features, as_teacher[:count]),
-        "penalty": penalty_loss(as_teacher[count:]) if batch.penalty is not None else target.new_zeros(()),
+        "hard": hard_feature_loss(batch.features, as_teacher),
+        "penalty": penalty,
         "autoencoder": distance_loss(target, reconstruction),
         "imitation": distance_loss(reconstruction, as_autoencoder),
     }
@@ -117,7 +130,7 @@ class EfficientADModule(lightning.LightningModule):
         """Adam over student and autoencoder, with one step down of the learning rate."""
         parameters = [*self.model.student.parameters(), *self.model.autoencoder.parameters()]
         optimizer = torch.optim.Adam(
-            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.StepLR(
             optimizer, max(1, int(DECAY_AT * self.config.steps)), gamma=0.1

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metaldefect.efficientad.convolution import convolution
+
 FEATURES = 384
 BOTTLENECK = 8
 MINIMUM_SIZE = 128
@@ -75,29 +77,39 @@ class PatchDescriptionNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`float [N, 3, H, W]`, ImageNet-normalised, to `float [N, out_channels, H', W']`."""
-        return self.head(self.trunk(images), slice(None))
+        return self.head(self.trunk(images))
 
     def trunk(self, images: Tensor) -> Tensor:
         """Everything before the last convolution."""
         x = images
-        for layer, convolution in zip(self.layers[:-1], list(self.convolutions)[:-1], strict=True):
-            x = convolution(x)
+        for layer, module in zip(self.layers[:-1], list(self.convolutions)[:-1], strict=True):
+            assert isinstance(module, nn.Conv2d)
+            assert module.bias is not None
+            if self.training:
+                x = convolution(x, module.weight, module.bias, int(module.padding[0]))
+            else:
+                x = module(x)
             if layer.relu:
-                x = functional.relu(x)
+                x = functional.relu(x, inplace=True)
             if layer.pool:
                 x = self.pool(x)
         return x
 
-    def head(self, features: Tensor, channels: slice) -> Tensor:
-        """The last convolution's output at some of its channels only.
+    def head(self, features: Tensor) -> Tensor:
+        """The last convolution."""
+        weight, bias = self.head_parameters()
+        return convolution(features, weight, bias) if self.training else self.convolutions[-1](features)
+
+    def head_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last convolution.
 
         Every training loss reads only one half of the student's output, and the last convolution of
-        PDN-S is half of its work.
+        PDN-S is half of its work: training splits them.
         """
         last = self.convolutions[-1]
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
-        return functional.conv2d(features, last.weight[channels], last.bias[channels])
+        return last.weight, last.bias
 
 
 def map_size(height: int, width: int, padding: bool) -> tuple[int, int]:
@@ -138,12 +150,12 @@ class Autoencoder(nn.Module):
         """`float [N, 3, H, W]`, ImageNet-normalised, to `float [N, out_channels, *map_size(H, W)]`."""
         height, width = int(images.shape[-2]), int(images.shape[-1])
         x = images
-        for convolution in self.encoder:
-            x = functional.relu(convolution(x))
+        for module in self.encoder:
+            x = functional.relu(module(x))
         x = self.bottleneck(to_bottleneck_size(x))
-        for convolution, size in zip(self.decoder, decoder_sizes(height, width), strict=True):
+        for module, size in zip(self.decoder, decoder_sizes(height, width), strict=True):
             x = functional.interpolate(x, size, mode="bilinear", align_corners=False)
-            x = self.dropout(functional.relu(convolution(x)))
+            x = self.dropout(functional.relu(module(x)))
         x = functional.interpolate(
             x, map_size(height, width, self.padding), mode="bilinear", align_corners=False
         )

@@ -6,23 +6,26 @@ import logging
 import math
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
 from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
-from metaldefect.hardware import device, lightning_precision
+from metaldefect.hardware import device, keep_freed_memory, lightning_precision
 from metaldefect.images import U8
 from metaldefect.training import progress
 
 STATE = "state.ckpt"
+# Takes the model, in evaluation mode, and the number of steps it has been trained for.
+AfterEpoch = Callable[[EfficientAD, int], None]
 
 
 @dataclass
@@ -41,6 +44,7 @@ def train(
     config: TrainingConfig,
     threshold_quantile: float,
     work: Path,
+    after_epoch: AfterEpoch | None = None,
 ) -> Trained:
     """Train student and autoencoder, then fix map scales and threshold on held-out normal images.
 
@@ -51,10 +55,13 @@ def train(
         config: how to train.
         threshold_quantile: the threshold is this quantile of the validation images' scores.
         work: folder of the resume state and of the feature cache; a state there is taken up.
+        after_epoch: called every `checkpoint_steps` steps; once more where a training is killed before the
+            state of that step was written.
 
     Raises:
         ValueError: the images are too small, or there are no validation images.
     """
+    keep_freed_memory()
     check_image_size(*images.normal.shape[1:])
     if not len(validation):
         raise ValueError("no validation normals: map scales and threshold cannot be chosen without them")
@@ -64,14 +71,27 @@ def train(
     model = model.to(memory_format=torch.channels_last)
     features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
     module = EfficientADModule(model, images, features, config)
-    fit(module, config, work)
+    fit(module, config, work, after_epoch)
     model = module.model.cpu().eval()
     fit_map_quantiles(model, validation)
     scores = [infer(model, image)[0] for image in validation]
     return Trained(model, float(np.quantile(scores, threshold_quantile)), module.history)
 
 
-def fit(module: EfficientADModule, config: TrainingConfig, work: Path) -> None:
+class _AfterEpoch(Callback):
+    def __init__(self, call: AfterEpoch) -> None:
+        self.call = call
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, EfficientADModule)
+        module.model.eval()
+        self.call(module.model, trainer.global_step)
+        module.model.train()
+
+
+def fit(
+    module: EfficientADModule, config: TrainingConfig, work: Path, after_epoch: AfterEpoch | None = None
+) -> None:
     """Run Lightning, from the state in `work` where there is one."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -91,7 +111,7 @@ def fit(module: EfficientADModule, config: TrainingConfig, work: Path) -> None:
         devices=1,
         precision=lightning_precision(),  # type: ignore[arg-type]
         logger=False,
-        callbacks=[checkpoint, progress(config.steps)],
+        callbacks=[checkpoint, progress(config.steps), *([_AfterEpoch(after_epoch)] if after_epoch else [])],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
+from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad.teacher_targets import channel_statistics
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8, to_imagenet_range
@@ -50,13 +52,14 @@ def centre_crop(images: U8, height: int, width: int) -> U8:
 class TeacherFeatures:
     """The teacher's normalised features of the un-augmented training images, computed once.
 
-    They never change during training. Kept in half precision in a memory-mapped file; images beyond the
-    size limit are computed when asked for.
+    They never change during training. Kept in half precision in a memory-mapped file, with the channel
+    statistics in a JSON file beside it; images beyond the size limit are computed when asked for. Files
+    of the same teacher and images are taken up.
 
     Args:
         teacher: the frozen network.
         images: grey `uint8 [N, H, W]`.
-        path: the file to map; written anew.
+        path: the file to map.
         max_bytes: largest size of the file.
     """
 
@@ -68,10 +71,18 @@ class TeacherFeatures:
         max_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         self.teacher, self.images = teacher, images
-        shape = (teacher.out_channels, *map_size(images.shape[1], images.shape[2], teacher.padding))
+        # Channels last, as the networks compute.
+        shape = (*map_size(images.shape[1], images.shape[2], teacher.padding), teacher.out_channels)
         self.cached = min(len(images), max_bytes // (2 * int(np.prod(shape))))
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.cache: NDArray[np.float16] | None = None
+        record, key = path.with_suffix(".json"), content_key(teacher, images, self.cached)
+        known = read_json(record) if record.is_file() else {}
+        if known.get("key") == key and (path.is_file() or not self.cached):
+            self.cache = np.load(path, mmap_mode="r") if self.cached else None
+            self.mean, self.std = (torch.tensor(known[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+            return
+        record.unlink(missing_ok=True)  # the file that it vouches for is about to change
+        path.parent.mkdir(parents=True, exist_ok=True)
         if self.cached:
             self.cache = np.lib.format.open_memmap(
                 path, mode="w+", dtype=np.float16, shape=(self.cached, *shape)
@@ -80,24 +91,35 @@ class TeacherFeatures:
             self._compute(index)
             for index in tqdm(range(len(images)), desc="teacher features", unit="image", leave=False)
         )
+        statistics = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+        write_json(record, {"key": key, **statistics})
 
     @torch.inference_mode()
     def _compute(self, index: int) -> Tensor:
         device = next(self.teacher.parameters()).device
         features = self.teacher(to_imagenet_range(self.images[index : index + 1]).to(device)).cpu()
         if self.cache is not None and index < self.cached:
-            self.cache[index] = features[0].half().numpy()
+            self.cache[index] = features[0].permute(1, 2, 0).half().numpy()
         return features
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
-        """Normalised features `float32 [B, C, H', W']` of the images at `indices`."""
+        """Normalised features `float32 [B, C, H', W']` of the images at `indices`, channels last."""
         maps = [
-            torch.from_numpy(self.cache[index]).float()[None]
+            torch.from_numpy(self.cache[index].astype(np.float32)).permute(2, 0, 1)[None]
             if self.cache is not None and index < self.cached
             else self._compute(index)
             for index in indices
         ]
         return (torch.cat(maps) - self.mean) / self.std
+
+
+def content_key(teacher: PatchDescriptionNetwork, images: U8, cached: int) -> str:
+    """SHA-256 of all that the cached features depend on."""
+    digest = hashlib.sha256(f"{teacher.size} {teacher.padding} {images.shape} {cached}".encode())
+    for tensor in teacher.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(np.ascontiguousarray(images).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -168,10 +190,16 @@ def sample_order(count: int, seed: int, start: int, length: int) -> list[int]:
 
 
 def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """One of brightness, contrast and saturation by a factor U(0.8, 1.2); `float [N, 3, H, W]` in [0, 1]."""
+    """One of brightness, contrast and saturation by a factor U(0.8, 1.2); `float [N, 3, H, W]` in [0, 1].
+
+    Grey images have no saturation: they stay as they are, to the bit.
+    """
     factor = float(rng.uniform(0.8, 1.2))
     kind = (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation)
-    return kind[int(rng.integers(3))](images, factor)
+    adjust = kind[int(rng.integers(3))]
+    if adjust is transforms.adjust_saturation and torch.equal(images, images[:, :1].expand_as(images)):
+        return images
+    return adjust(images, factor)
 
 
 def maybe_grey(images: Tensor, rng: np.random.Generator) -> Tensor:

@@ -55,6 +55,28 @@ def f1_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
     return 2 * hits / (float(np.sum(found)) + float(np.sum(labels)))
 
 
+def balanced_accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
+    """Mean of the detection rate and the rate of normal images passed; scores above `threshold` are found."""
+    scores, labels = checked(scores, labels)
+    found = scores > threshold
+    return float((found[labels].mean() + (~found[~labels]).mean()) / 2)
+
+
+def balanced_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
+    """The threshold with the largest balanced accuracy, whatever the number of images of each kind.
+
+    It lies half-way between two neighbouring scores; of equally good ones the middle one is taken.
+    """
+    scores, labels = checked(scores, labels)
+    values = np.unique(scores)
+    candidates = np.concatenate([[values[0] - 1.0], (values[:-1] + values[1:]) / 2, [values[-1] + 1.0]])
+    defective, normal = np.sort(scores[labels]), np.sort(scores[~labels])
+    detected = 1.0 - np.searchsorted(defective, candidates, side="right") / len(defective)
+    passed = np.searchsorted(normal, candidates, side="right") / len(normal)
+    best = np.flatnonzero(np.isclose(detected + passed, (detected + passed).max()))
+    return float(candidates[best[len(best) // 2]])
+
+
 def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], Bools]:
     """Both as arrays of one length, with both kinds of labels present.
 

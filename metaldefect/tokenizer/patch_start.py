@@ -49,11 +49,10 @@ def start_from_images(model: VQModel, images: U8, seed: int = 0) -> None:
     kernel = torch.zeros(dim, 1, side, side)
     kernel[:-1, 0] = (axes / constant).t().reshape(dim - 1, side, side)
     path.inwards.weight.copy_(kernel.repeat(1, 3, 1, 1) / 3.0)
-    path.inwards.bias.copy_(torch.cat([-(mean @ axes) / constant, torch.ones(1)]))
-    model.quant_conv.weight.zero_()
-    model.quant_conv.bias.zero_()
-    model.decoder.conv_out.weight.zero_()
-    model.decoder.conv_out.bias.zero_()
+    bias_of(path.inwards).copy_(torch.cat([-(mean @ axes) / constant, torch.ones(1)]))
+    for layer in (model.quant_conv, model.decoder.conv_out):
+        layer.weight.zero_()
+        bias_of(layer).zero_()
 
     vectors = F.normalize(torch.cat([(flat - mean) @ axes / constant, torch.ones(len(flat), 1)], 1), dim=1)
     codebook = spherical_kmeans(vectors, size, generator)
@@ -99,4 +98,10 @@ def fit_outwards(layer: torch.nn.Conv2d, entries: Tensor, patches: Tensor) -> No
     weight, bias = solution[:-1].float(), solution[-1].float()
     # pixel_shuffle takes channel-major blocks; each of the three colour channels is the grey image
     layer.weight.copy_(weight.t().reshape(pixels, dim, 3, 3).repeat(3, 1, 1, 1))
-    layer.bias.copy_(bias.repeat(3))
+    bias_of(layer).copy_(bias.repeat(3))
+
+
+def bias_of(layer: torch.nn.Conv2d) -> Tensor:
+    """The bias, which all layers here have."""
+    assert layer.bias is not None
+    return layer.bias

@@ -12,6 +12,7 @@ from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import EfficientAD
+from stages.export_openvino import with_painted_anomalies
 
 SIZE = 128
 
@@ -88,6 +89,24 @@ def test_files_are_whole_and_described(exported: Path) -> None:
     assert sizes["int8"] < 0.3 * sizes["fp32"]
     assert sizes["fp16"] < 0.55 * sizes["fp32"]
     assert str(Path(__file__).parents[2]).encode() not in (exported / ONNX).read_bytes()
+
+
+def test_int8_does_not_cut_off_what_few_calibration_images_show(model: EfficientAD, tmp_path: Path) -> None:
+    strong = frames(1)
+    faint = (118 + strong // 16).astype(np.uint8).repeat(11, axis=0)
+    export_onnx(InspectionGraph(model), SIZE, tmp_path / ONNX)
+    export_openvino(tmp_path / ONNX, tmp_path, np.concatenate([faint, strong]))
+    write_metadata(tmp_path, DetectorConfig("S", True, SIZE, 0.1, 0.99, ""), dict.fromkeys(PRECISIONS, 0.1))
+    scores = {p: Detector.load(tmp_path, p).infer(strong[0]).score for p in ("fp32", "int8")}
+    assert scores["int8"] == pytest.approx(scores["fp32"], rel=0.2)
+
+
+def test_a_quarter_of_the_calibration_images_shows_an_anomaly() -> None:
+    normal = np.full((8, SIZE, SIZE), 120, np.uint8)
+    painted = with_painted_anomalies(normal, 0)
+    changed = [not np.array_equal(*pair) for pair in zip(normal, painted, strict=True)]
+    assert changed == [True, False, False, False] * 2
+    np.testing.assert_array_equal(painted, with_painted_anomalies(normal, 0))
 
 
 def test_latency_of_an_export(exported: Path) -> None:

@@ -1,3 +1,7 @@
+import itertools
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +11,12 @@ import torch
 from torch.nn import functional
 
 from metaldefect.backbones import Backbone
-from metaldefect.efficientad.distillation import DistillationConfig, DistillationImages, Distiller, crops
+from metaldefect.efficientad.distillation import (
+    DistillationConfig,
+    DistillationImages,
+    Distiller,
+    crops,
+)
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics, pooling_kernel
 
 
@@ -93,6 +102,49 @@ def test_a_resumed_distillation_ends_in_the_same_weights(
     for name, tensor in whole.teacher.state_dict().items():
         assert torch.equal(resumed.teacher.state_dict()[name], tensor), name
     assert resumed.images_seen == 8
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.efficientad.test_distillation import Distiller, medium, tiny_features, tiny_images
+Distiller(tiny_images(), tiny_features(), medium()).fit(Path(sys.argv[1]))
+"""
+
+
+def medium() -> DistillationConfig:
+    return replace(CONFIG, size="M", steps=12, checkpoint_steps=1)
+
+
+def test_a_distillation_of_pdn_m_survives_being_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
+    state = tmp_path / "state.ckpt"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(state)], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 120
+    while not state.is_file():
+        assert process.poll() is None, "the distillation ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert torch.load(state, weights_only=True)["step"] < 12
+    resumed = Distiller(tiny_images(), tiny_features(), medium()).fit(state)
+    whole = Distiller(tiny_images(), tiny_features(), medium()).fit()
+    for name, tensor in whole.teacher.state_dict().items():
+        torch.testing.assert_close(resumed.teacher.state_dict()[name], tensor, msg=name)
+    assert resumed.images_seen == 24
+
+
+def test_the_time_limit_counts_processor_time_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    distiller = Distiller(tiny_images(), tiny_features(), replace(CONFIG, steps=None, seconds=5.0))
+    reading = itertools.count(step=2 * torch.get_num_threads())
+    monkeypatch.setattr(time, "process_time", lambda: next(reading))
+    distilled = distiller.fit()
+    # Two seconds a step on every thread: the third step ends beyond the limit.
+    assert distilled.steps == 3
+    assert distilled.seconds == 6.0
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -65,14 +65,13 @@ def test_receptive_field_is_33_pixels() -> None:
     assert int(rows[-1] - rows[0]) + 1 == 33
 
 
-def test_half_of_the_head_equals_the_whole() -> None:
+def test_training_mode_computes_what_evaluation_does() -> None:
     torch.manual_seed(0)
     student = PatchDescriptionNetwork("M", 768, padding=True)
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        trunk = student.trunk(images)
-        half = student.head(trunk, slice(384, 768))
-        torch.testing.assert_close(half, student(images)[:, 384:])
+        trained = student.train()(images)
+        torch.testing.assert_close(trained, student.eval()(images))
 
 
 def test_forward_scores_the_maximum_of_the_combined_map() -> None:

@@ -16,6 +16,7 @@ from metaldefect.efficientad.training_data import (
     StepDataset,
     TeacherFeatures,
     TrainingImages,
+    augment,
     sample_order,
 )
 
@@ -75,6 +76,7 @@ def test_losses_are_those_of_the_plain_formulation() -> None:
     model.teacher_mean.fill_(0.1)
     model.teacher_std.fill_(0.5)
     normal, augmented, penalty = (torch.rand(2, 3, 128, 128) for _ in range(3))
+    augmented[1] = normal[1]  # as the saturation of a grey image leaves it
     with torch.inference_mode():
         features = model.normalised_teacher(normal)
         total, parts = training_losses(model, Batch(normal, augmented, penalty, features))
@@ -107,6 +109,28 @@ def test_cached_features_are_the_teachers_and_bounded(tmp_path: Path) -> None:
     for index in range(3):
         # Half precision is good to a thousandth of a standard deviation here.
         torch.testing.assert_close(features[[index]][0], expected[index], atol=0.02, rtol=0)
+
+
+def test_cached_features_are_taken_up_for_the_same_teacher_and_images_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = tmp_path / "features.npy", images().normal
+    first = TeacherFeatures(teacher(), data, path)
+    monkeypatch.setattr(TeacherFeatures, "_compute", lambda *_: pytest.fail("computed again"))
+    second = TeacherFeatures(teacher(), data, path)
+    assert torch.equal(first[[0, 2]], second[[0, 2]])
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        TeacherFeatures(teacher(), data[::-1], path)
+
+
+def test_the_saturation_of_grey_images_changes_nothing() -> None:
+    grey = torch.rand(1, 1, 8, 8).expand(-1, 3, -1, -1)
+    results = [augment(grey, np.random.default_rng(seed)) for seed in range(20)]
+    unchanged = [torch.equal(result, grey) for result in results]
+    assert 1 < sum(unchanged) < 15
+    assert not torch.equal(
+        augment(torch.rand(1, 3, 8, 8), np.random.default_rng(unchanged.index(True))), grey
+    )
 
 
 def lightning_images(data: np.ndarray) -> torch.Tensor:

@@ -51,6 +51,24 @@ def test_known_scores() -> None:
     assert detection.f1_at(scores, labels, 0.9) == 0.0
 
 
+def test_balanced_threshold_of_known_scores() -> None:
+    scores, labels = [0.1, 0.2, 0.3, 0.6, 0.5, 0.9], [False, False, False, False, True, True]
+    # 0.4 finds both defects and passes three of four normal images.
+    threshold = detection.balanced_threshold(scores, labels)
+    assert threshold == pytest.approx(0.4)
+    assert detection.balanced_accuracy_at(scores, labels, threshold) == pytest.approx(0.875)
+    assert detection.balanced_accuracy_at(scores, labels, 0.7) == pytest.approx(0.75)
+
+
+def test_balanced_threshold_is_the_best_of_all() -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.random(80) < 0.2
+    scores = (rng.normal(size=80) + labels).round(1)
+    best = max(detection.balanced_accuracy_at(scores, labels, t) for t in np.linspace(-5, 5, 1001))
+    found = detection.balanced_accuracy_at(scores, labels, detection.balanced_threshold(scores, labels))
+    assert found == pytest.approx(best)
+
+
 def test_f1_max_is_the_best_of_every_threshold() -> None:
     rng = np.random.default_rng(2)
     scores, labels = rng.normal(size=60).round(1), rng.random(60) < 0.3

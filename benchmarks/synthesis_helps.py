@@ -1,0 +1,254 @@
+"""`python -m benchmarks.synthesis_helps`: do drawn defects help to set up a detector?
+
+For trained detectors, defects are inserted into normal images held out for validation. Two things are then
+decided in three ways: the threshold and the model (which detector, which weight of its two maps)
+
+- `normals`: from normal images alone (the 0.99 quantile; the first detector as it is),
+- `inserted`: from these and the inserted defects (largest balanced accuracy; largest AUROC),
+- `real`: from these and real defects of a calibration part of the test images, the same way,
+
+and each decision is measured on the rest of the real test images, over many random divisions. Scores are
+kept, so a run that was killed goes on. The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from metaldefect.artifacts import read_json, sha256_file, write_json
+from metaldefect.commands.settings import GeneratedSettings
+from metaldefect.commands.sources import insert_into
+from metaldefect.data.provider import GOOD, GeneratedDatasetProvider, InspectionImage, RealDatasetProvider
+from metaldefect.efficientad.model_files import WEIGHTS, load_detector
+from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.images import resize, to_imagenet_range
+from metaldefect.metrics import detection
+
+SECTION = "synthesis_helps"
+# Shares of the student-teacher map in the anomaly map; the paper's is 0.5.
+MAP_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
+CALIBRATION_SHARE = 0.3
+WAYS = ("normals", "inserted", "real")
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one candidate on the three sets; `labels` are those of the real test images."""
+
+    validation: Scores
+    inserted: Scores
+    test: Scores
+    labels: NDArray[np.str_]
+
+    @property
+    def defective(self) -> NDArray[np.bool_]:
+        """Which test images are."""
+        return np.asarray(self.labels != GOOD)
+
+
+@torch.inference_mode()
+def score_by_weight(model: EfficientAD, images: Iterable[InspectionImage], size: int) -> list[list[float]]:
+    """For each image the maximum of the combined map, for each of `MAP_WEIGHTS`."""
+    rows = []
+    low, high = model.quantiles[:, 0], model.quantiles[:, 1]
+    for item in images:
+        maps = model.image_maps(to_imagenet_range(np.array(resize(item.image, size)[None])))
+        student, autoencoder = (
+            0.1 * (maps[k] - low[k]) / (high[k] - low[k]) for k in range(2)
+        )  # as combine_maps, whose weights are equal
+        rows.append([float((w * student + (1 - w) * autoencoder).max()) for w in MAP_WEIGHTS])
+    return rows
+
+
+def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work: Path) -> list[Scored]:
+    """A detector's scores under each map weight; computed once and kept in `work`."""
+    path = work / f"scores_{sha256_file(folder / WEIGHTS)[:16]}.json"
+    if not path.is_file():
+        model, config = load_detector(folder)
+        defects = [
+            item for item in GeneratedDatasetProvider(real.root, inserted).test() if item.label != GOOD
+        ]
+        groups = {"validation": real.validation(), "inserted": defects, "test": real.test()}
+        scores = {
+            name: score_by_weight(model, tqdm(images, desc=f"{folder.name}: {name}"), config.image_size)
+            for name, images in groups.items()
+        }
+        write_json(path, scores | {"labels": list(real.test().labels)})
+    kept = read_json(path)
+    arrays = {name: np.array(kept[name]) for name in ("validation", "inserted", "test")}
+    labels = np.array(kept["labels"])
+    return [Scored(*(a[:, k] for a in arrays.values()), labels) for k in range(len(MAP_WEIGHTS))]
+
+
+def divide(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which test images are for calibration: a share of each kind of defect, at least one; no normal one."""
+    chosen = np.zeros(len(labels), bool)
+    for kind in sorted(set(labels) - {GOOD}):
+        places = np.flatnonzero(labels == kind)
+        count = max(1, round(CALIBRATION_SHARE * len(places)))
+        chosen[rng.choice(places, count, replace=False)] = True
+    return chosen
+
+
+def against(normal: Scores, defects: Scores) -> tuple[Scores, NDArray[np.bool_]]:
+    """Scores of both kinds and which are of defects."""
+    return np.concatenate([normal, defects]), np.arange(len(normal) + len(defects)) >= len(normal)
+
+
+def thresholds(candidate: Scored, calibration: NDArray[np.bool_], quantile: float) -> dict[str, float]:
+    """The threshold by each way."""
+    normal = candidate.validation
+    return {
+        "normals": float(np.quantile(normal, quantile)),
+        "inserted": detection.balanced_threshold(*against(normal, candidate.inserted)),
+        "real": detection.balanced_threshold(*against(normal, candidate.test[calibration])),
+    }
+
+
+def selections(candidates: Sequence[Scored], calibration: NDArray[np.bool_]) -> dict[str, int]:
+    """The candidate chosen by each way: without defects there is nothing to choose by, so the first."""
+    by_inserted = [detection.auroc(*against(c.validation, c.inserted)) for c in candidates]
+    by_real = [detection.auroc(*against(c.validation, c.test[calibration])) for c in candidates]
+    return {"normals": 0, "inserted": int(np.argmax(by_inserted)), "real": int(np.argmax(by_real))}
+
+
+def study(candidates: Sequence[Scored], quantile: float, divisions: int, seed: int) -> dict[str, Any]:
+    """Both decisions by each way, measured on what calibration did not use, over random divisions."""
+    first = candidates[0]
+    rng = np.random.default_rng(seed)
+    threshold_rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    selection_rows: dict[str, list[float]] = {way: [] for way in (*WAYS, "best")}
+    agreement = []
+    for _ in range(divisions):
+        calibration = divide(first.labels, rng)
+        rest = ~calibration
+        scores, defective = first.test[rest], first.defective[rest]
+        for way, threshold in thresholds(first, calibration, quantile).items():
+            threshold_rows[way].append(
+                {
+                    "threshold": threshold,
+                    "f1": detection.f1_at(scores, defective, threshold),
+                    "balanced_accuracy": detection.balanced_accuracy_at(scores, defective, threshold),
+                    "false_alarm_rate": float((scores[~defective] > threshold).mean()),
+                    "detection_rate": float((scores[defective] > threshold).mean()),
+                }
+            )
+        truth = [detection.auroc(c.test[rest], defective) for c in candidates]
+        for way, index in selections(candidates, calibration).items():
+            selection_rows[way].append(truth[index])
+        selection_rows["best"].append(max(truth))
+        drawn = [detection.auroc(*against(c.validation, c.inserted)) for c in candidates]
+        if len(set(drawn)) > 1 and len(set(truth)) > 1:
+            agreement.append(float(spearmanr(drawn, truth).statistic))
+    return {
+        "threshold": {way: summary_of(rows) for way, rows in threshold_rows.items()},
+        "model_selection_image_auroc": {way: mean_and_interval(rows) for way, rows in selection_rows.items()},
+        # None where all candidates are equally good
+        "rank_correlation_inserted_real": mean_and_interval(agreement) if agreement else None,
+        "auroc_inserted": detection.auroc(*against(first.validation, first.inserted)),
+        "auroc_real": detection.auroc(first.test, first.defective),
+    }
+
+
+def summary_of(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and interval of every number of the rows."""
+    return {name: mean_and_interval([row[name] for row in rows]) for name in rows[0]}
+
+
+def mean_and_interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean and the 95 % interval over the divisions."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The study as lines for a person."""
+    lines = [
+        f"{'decided from':<12} {'threshold':>10} {'F1':>7} {'bal. acc.':>10} {'false al.':>10} {'found':>7}"
+    ]
+    for way in WAYS:
+        row = {name: value["mean"] for name, value in result["threshold"][way].items()}
+        lines.append(
+            f"{way:<12} {row['threshold']:>10.4f} {row['f1']:>7.3f} {row['balanced_accuracy']:>10.3f}"
+            f" {row['false_alarm_rate']:>10.3f} {row['detection_rate']:>7.3f}"
+        )
+    chosen = result["model_selection_image_auroc"]
+    lines.append(
+        "image AUROC of the model chosen: " + ", ".join(f"{w} {chosen[w]['mean']:.3f}" for w in chosen)
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Insert, score, decide, measure."""
+    arguments = parse_arguments()
+    set_threads()
+    real = RealDatasetProvider(arguments.root)
+    settings = GeneratedSettings(
+        tokenizer=arguments.tokenizer, maskgit=arguments.maskgit, per_class=arguments.per_class
+    )
+    inserted = arguments.work / "inserted"
+    if not inserted.is_dir():
+        insert_into(real.validation(), settings, arguments.seed, inserted)
+    candidates = [
+        candidate
+        for folder in arguments.detectors
+        for candidate in candidates_of(folder, real, inserted, arguments.work)
+    ]
+    quantile = load_detector(arguments.detectors[0])[1].threshold_quantile
+    result = study(candidates, quantile, arguments.divisions, arguments.seed) | {
+        "candidates": [
+            f"{folder.name}, map weight {w}" for folder in arguments.detectors for w in MAP_WEIGHTS
+        ],
+        "images": {
+            "validation": len(candidates[0].validation),
+            "inserted": len(candidates[0].inserted),
+            "test": len(candidates[0].test),
+        },
+        "divisions": arguments.divisions,
+        "command": "python -m benchmarks.synthesis_helps " + shlex.join(sys.argv[1:]),
+        "machine": cpu_name(),
+    }
+    print(table(result))
+    if arguments.results is not None:
+        results = read_json(arguments.results) if arguments.results.is_file() else {}
+        write_json(arguments.results, results | {SECTION: result})
+    print(json.dumps(result))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthesis_helps", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("data/merged/inspection"), help="MVTec AD layout")
+    parser.add_argument(
+        "--detectors", type=Path, nargs="+", default=[Path("models/efficientad")],
+        help="trained detectors; the first is the one whose threshold is studied",
+    )  # fmt: skip
+    parser.add_argument("--tokenizer", type=Path, default=Path("models/vq"))
+    parser.add_argument("--maskgit", type=Path, default=Path("models/maskgit"))
+    parser.add_argument("--per-class", type=int, default=20, help="inserted defects of each class")
+    parser.add_argument("--divisions", type=int, default=50, help="random divisions of the test images")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--work", type=Path, default=Path("data/synthesis_helps"), help="insertions and scores"
+    )
+    parser.add_argument("--results", type=Path, help="file that receives the section synthesis_helps")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""`python -m benchmarks.tiles`: the detector on real magnetic tiles, by teacher and seed.
+
+For each seed the defect-free tiles are split 70/10/20 by scene; all defects are in test. For each teacher
+(`shipped`, `random`, `NAME=PATH`) a detector is trained and tested. A run that is done is not done again, a
+run that was killed goes on; when all are done their numbers become the section `efficientad` of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from metaldefect.artifacts import read_json, sha256_file, write_json
+from metaldefect.commands.settings import TrainSettings
+from metaldefect.commands.sources import category_folder
+from metaldefect.commands.train import detector_config, save_figures, train_detector, training_images
+from metaldefect.data.natural import spread
+from metaldefect.data.provider import GOOD, RealDatasetProvider
+from metaldefect.efficientad.evaluation import infer, quick_auroc, score_images, stack_resized, summarise
+from metaldefect.efficientad.figures import steps_figure
+from metaldefect.efficientad.model_files import save_detector
+from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
+from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, Size
+from metaldefect.hardware import cpu_name, set_threads
+
+RESULTS = Path("benchmarks/results/real.json")
+SECTION = "efficientad"
+RANDOM, SHIPPED = "random", "shipped"
+# The names of the results, and those of the metrics they are.
+REPORTED = {"image_auroc": "image_auroc", "au_pro": "au_pro", "f1": "f1_at_threshold", "f1_max": "f1_max"}
+CURVE_VALIDATION = 24
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A name and where its weights are; a random one has none."""
+
+    name: str
+    path: Path | None
+
+    def load(self, size: Size, padding: bool, seed: int) -> PatchDescriptionNetwork:
+        """The frozen network.
+
+        Raises:
+            ValueError: the file holds a teacher of another size.
+        """
+        if self.path is None:
+            return random_teacher(size, padding, seed)
+        teacher = load_teacher(self.path, padding)
+        if teacher.size != size:
+            raise ValueError(f"{self.path} holds a PDN-{teacher.size} teacher, expected PDN-{size}")
+        return teacher
+
+    def fingerprint(self) -> str:
+        """What its results depend on."""
+        return "random" if self.path is None else sha256_file(self.path)
+
+
+def random_teacher(size: Size, padding: bool, seed: int) -> PatchDescriptionNetwork:
+    """A teacher that was never trained, its signal kept alive from layer to layer (He's initialisation).
+
+    Its features are normalised by their mean and deviation as any teacher's are.
+    """
+    torch.manual_seed(seed)
+    teacher = PatchDescriptionNetwork(size, padding=padding)
+    for module in teacher.convolutions:
+        assert isinstance(module, torch.nn.Conv2d)
+        assert module.bias is not None
+        torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        torch.nn.init.zeros_(module.bias)
+    return teacher.eval().requires_grad_(False)
+
+
+def parse_teachers(words: Sequence[str], size: Size) -> list[Teacher]:
+    """`shipped`, `random` or `NAME=PATH` each.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a word is none of these.
+    """
+    teachers = []
+    for word in words:
+        name, _, text = word.partition("=")
+        if text:
+            path: Path | None = Path(text)
+        elif name == SHIPPED:
+            path = shipped_teacher(size)
+        elif name == RANDOM:
+            path = None
+        else:
+            raise ValueError(f"teacher {word!r}: expected {SHIPPED}, {RANDOM} or NAME=PATH")
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: distil it, or leave out the teacher {name!r}")
+        teachers.append(Teacher(name, path))
+    return teachers
+
+
+def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, curve_images: int) -> None:
+    """Train and test one detector; writes `<teacher>_seed<n>.json` and the detector in the folder beside it.
+
+    Raises:
+        ValueError: a result of other settings lies there.
+    """
+    name = f"{teacher.name}_seed{settings.seed}"
+    path, state = work / f"{name}.json", work / f"{name}.training"
+    # "root" and "output" are places, not settings.
+    kept = settings.model_dump(mode="json", exclude={"root", "output", "synthetic", "generated", "source"})
+    recipe = kept | {"teacher": teacher.fingerprint(), "points": points, "curve_images": curve_images}
+    if path.is_file():
+        if read_json(path)["recipe"] != recipe:
+            raise ValueError(f"{path} is of other settings: delete it, or choose another --work")
+        print(f"{name}: done before", flush=True)
+        return
+    print(f"{name}: {settings.steps} steps", flush=True)
+    assert settings.root is not None
+    folder = category_folder(settings.adapter, settings.root, settings.seed, work / f"seed{settings.seed}")
+    provider = RealDatasetProvider(folder)
+    size = settings.image_size
+    images, validation = training_images(
+        provider, size, settings.penalty, settings.natural, settings.penalty_images
+    )
+    test = provider.test()
+    chosen = [test[index] for index in spread(len(test), curve_images)]
+    subset = stack_resized((item.image for item in chosen), size)
+    defective = [item.label != GOOD for item in chosen]
+    few = validation[spread(len(validation), CURVE_VALIDATION)]
+    curve_path = state / "curve.json"
+
+    def follow(model: EfficientAD, step: int) -> None:
+        curve = [row for row in (read_json(curve_path) if curve_path.is_file() else []) if row["step"] < step]
+        auroc = quick_auroc(model, few, subset, defective)
+        print(f"{name}: step {step}, image AUROC {auroc:.3f} on {len(chosen)} test images", flush=True)
+        write_json(curve_path, [*curve, {"step": step, "image_auroc": auroc}])
+
+    started = time.monotonic()
+    network = teacher.load(settings.model, settings.padding, settings.seed)
+    trained = train_detector(settings, network, images, validation, state, follow)
+    scored = score_images(partial(infer, trained.model), test, size, f"test {name}")
+    result = {
+        "recipe": recipe,
+        "metrics": summarise(scored, trained.threshold, settings.seed),
+        "threshold": trained.threshold,
+        "train_images": len(images.normal),
+        "validation_images": len(validation),
+        "penalty_source": images.penalty_source,
+        "curve": read_json(curve_path),
+        "final_losses": dict(trained.history[-1]),
+        "seconds_since_last_start": time.monotonic() - started,
+    }
+    detector = work / name
+    detector.mkdir(parents=True, exist_ok=True)
+    save_detector(
+        detector, trained.model, detector_config(settings, network, trained, len(validation)), recipe
+    )
+    save_figures({f"magnetic tiles, {teacher.name} teacher": scored}, trained.threshold, detector / "figures")
+    write_json(path, result)
+    shutil.rmtree(state)
+
+
+def collect(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int]) -> dict[str, Any]:
+    """The section of the results: each teacher's numbers by seed, and the gain over the random one."""
+    section: dict[str, Any] = {}
+    for teacher in teachers:
+        runs = {seed: read_json(work / f"{teacher.name}_seed{seed}.json") for seed in seeds}
+        entry: dict[str, Any] = {
+            name: {
+                str(seed): {
+                    "value": run["metrics"][metric],
+                    "interval_95": run["metrics"]["interval_95"][metric],
+                }
+                for seed, run in runs.items()
+            }
+            for name, metric in REPORTED.items()
+        }
+        entry["mean"] = {
+            name: float(np.mean([run["metrics"][metric] for run in runs.values()]))
+            for name, metric in REPORTED.items()
+        }
+        entry["per_type"] = {str(seed): run["metrics"]["per_type"] for seed, run in runs.items()}
+        entry["curve"] = {str(seed): run["curve"] for seed, run in runs.items()}
+        entry["images"] = {str(seed): run["metrics"]["images"] for seed, run in runs.items()}
+        section[f"{teacher.name}_teacher"] = entry
+    baseline = section.get(f"{RANDOM}_teacher")
+    if baseline is not None:
+        section["gain_over_random_teacher"] = {
+            name.removesuffix("_teacher"): {
+                metric: entry["mean"][metric] - baseline["mean"][metric]
+                for metric in ("image_auroc", "au_pro")
+            }
+            for name, entry in section.items()
+            if entry is not baseline
+        }
+    return section
+
+
+def main() -> None:
+    """Run what is not done, then write the results and the figure of the curves."""
+    arguments = parse_arguments()
+    set_threads()
+    teachers = parse_teachers(arguments.teachers, arguments.model)
+    work: Path = arguments.work
+    for seed in arguments.seeds:
+        for teacher in teachers:
+            settings = TrainSettings(
+                output=work,
+                source="real",
+                adapter="magnetic_tile",
+                root=arguments.raw,
+                model=arguments.model,
+                image_size=arguments.image_size,
+                steps=arguments.steps,
+                checkpoint_steps=-(-arguments.steps // arguments.points),
+                natural=arguments.natural,
+                penalty_images=arguments.penalty_images,
+                seed=seed,
+            )
+            run_one(teacher, settings, work, arguments.points, arguments.curve_images)
+    section = collect(work, teachers, arguments.seeds) | {
+        "command": "python -m benchmarks.tiles " + shlex.join(sys.argv[1:]),
+        "machine": cpu_name(),
+        "steps": arguments.steps,
+        "image_size": arguments.image_size,
+        "model": f"EfficientAD-{arguments.model}",
+    }
+    curves = {t.name: list(section[f"{t.name}_teacher"]["curve"].values()) for t in teachers}
+    figure = steps_figure(curves, "image_auroc")
+    figure.savefig(work / "image_auroc_by_step.png", dpi=100)
+    plt.close(figure)
+    results = read_json(arguments.results) if arguments.results.is_file() else {}
+    write_json(arguments.results, results | {SECTION: section})
+    means = {t.name: section[f"{t.name}_teacher"]["mean"] for t in teachers}
+    print(json.dumps({"mean": means, "gain_over_random_teacher": section.get("gain_over_random_teacher")}))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tiles", description=__doc__)
+    parser.add_argument("--raw", type=Path, default=Path("data/raw/Magnetic-tile-defect"))
+    parser.add_argument("--natural", type=Path, help="photographs for the penalty (default: packaged ones)")
+    parser.add_argument("--penalty-images", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--model", choices=("S", "M"), default="S")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--teachers", nargs="+", default=[SHIPPED, RANDOM], metavar="TEACHER",
+        help="shipped, random, or NAME=PATH such as short=teacher_short.safetensors",
+    )  # fmt: skip
+    parser.add_argument("--points", type=int, default=8, help="points of the curve, and saved states")
+    parser.add_argument("--curve-images", type=int, default=136, help="test images of a point of the curve")
+    parser.add_argument("--work", type=Path, default=Path("data/tiles"), help="runs, detectors and figures")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file that receives the section")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

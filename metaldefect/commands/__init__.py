@@ -1,0 +1,1 @@
+"""What the command `metaldefect` does: train a detector, look at images with it."""

@@ -1,0 +1,129 @@
+"""`metaldefect infer`: scores and heat maps of images, with a trained or an exported detector."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from metaldefect.artifacts import atomic_file
+from metaldefect.data.procedural import generate_anomalous_image, generate_normal_image, keyed_generator
+from metaldefect.data.procedural_anomalies import ANOMALIES
+from metaldefect.data.provider import GOOD, SUFFIXES
+from metaldefect.deploy.export import METADATA
+from metaldefect.deploy.runtime import Detector, overlay
+from metaldefect.efficientad.evaluation import infer, map_to_size
+from metaldefect.efficientad.model_files import load_detector
+from metaldefect.images import U8, UnreadableImageError, read_grey, resize, write_png
+
+SCORES = "scores.csv"
+COLUMNS = ("image", "score", "threshold", "is_anomalous", "heat_map")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A detector ready to use: `detect` takes `uint8 [size, size]` and gives score and map."""
+
+    detect: Callable[[U8], tuple[float, NDArray[np.float32]]]
+    image_size: int
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image to look at and the name of its row, a relative path."""
+
+    name: str
+    load: Callable[[], U8]
+
+
+def load_model(folder: Path, precision: str) -> Model:
+    """A folder that `metaldefect train` or the stage `train_efficientad` wrote, or an OpenVINO export.
+
+    Args:
+        folder: with `config.json`, or with the export's `metadata.json`.
+        precision: of an export: fp32, fp16 or int8.
+
+    Raises:
+        FileNotFoundError: the folder is neither.
+        ValueError: its files do not fit each other.
+    """
+    if (folder / METADATA).is_file():
+        detector = Detector.load(folder, precision)
+        return Model(detector.detect, detector.image_size, detector.threshold)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: train a detector with `metaldefect train`")
+    model, config = load_detector(folder)
+    return Model(partial(infer, model), config.image_size, config.threshold)
+
+
+def frames_of(path: Path) -> list[Frame]:
+    """One image, or every image below a folder, by relative path.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`, or no image in it.
+    """
+    if path.is_file():
+        return [Frame(path.name, partial(read_grey, path))]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist: name an image or a folder of images")
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise FileNotFoundError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
+    return [Frame(p.relative_to(path).as_posix(), partial(read_grey, p)) for p in found]
+
+
+def synthetic_frames(count: int, size: int, seed: int) -> list[Frame]:
+    """Procedural images, normal and anomalous in turns; the name says which kind."""
+    kinds = (GOOD, *ANOMALIES)
+
+    def draw(kind: str, index: int) -> U8:
+        rng = keyed_generator(seed, "infer", kind, index)
+        if kind == GOOD:
+            return generate_normal_image(rng, size)
+        return generate_anomalous_image(kind, rng, size)[0]
+
+    chosen = [(kinds[index % len(kinds)], index) for index in range(count)]
+    return [Frame(f"{index:04d}_{kind}.png", partial(draw, kind, index)) for kind, index in chosen]
+
+
+def run_inference(model: Model, frames: Sequence[Frame], output: Path) -> list[tuple[str, str]]:
+    """Write a heat-map overlay of each image and `scores.csv`; returns (name, reason) of unreadable ones.
+
+    Args:
+        model: what judges.
+        frames: the images.
+        output: folder to write to; heat maps keep the images' relative paths, as PNG.
+    """
+    unreadable: list[tuple[str, str]] = []
+    rows = list(judged(model, frames, output, unreadable))
+    with atomic_file(output / SCORES) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    return unreadable
+
+
+def judged(
+    model: Model, frames: Sequence[Frame], output: Path, unreadable: list[tuple[str, str]]
+) -> Iterator[tuple[str, str, str, bool, str]]:
+    """The row of each readable image, its heat map written."""
+    for frame in tqdm(frames, desc="infer", unit="image"):
+        try:
+            image = frame.load()
+        except UnreadableImageError as error:
+            unreadable.append((frame.name, str(error)))
+            continue
+        score, anomaly_map = model.detect(resize(image, model.image_size))
+        heat = overlay(
+            image, map_to_size(anomaly_map, (image.shape[0], image.shape[1])), max(model.threshold, 1e-6)
+        )
+        heat_map = f"{frame.name}.heat.png"
+        write_png(output / heat_map, heat)
+        yield frame.name, f"{score:.6g}", f"{model.threshold:.6g}", score > model.threshold, heat_map

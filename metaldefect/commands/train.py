@@ -1,0 +1,168 @@
+"""`metaldefect train`: a detector, its threshold, its metrics and figures in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.commands.settings import TrainSettings
+from metaldefect.commands.sources import make_provider
+from metaldefect.data.natural import load_natural_images, natural_source
+from metaldefect.data.provider import GOOD, DatasetProvider
+from metaldefect.efficientad.evaluation import Scored, infer, score_images, stack_resized, summarise
+from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
+from metaldefect.efficientad.lightning_model import TrainingConfig
+from metaldefect.efficientad.model_files import DetectorConfig, save_detector
+from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.efficientad.training import AfterEpoch, Trained, train
+from metaldefect.efficientad.training_data import TrainingImages, centre_crop
+from metaldefect.hardware import set_threads
+from metaldefect.images import U8
+
+METRICS = "metrics.json"
+
+
+def run_training(settings: TrainSettings) -> dict[str, Any]:
+    """Train, test and write `settings.output`; returns the metrics.
+
+    What a killed training needs to go on lies beside the output, bound to the settings, until it is done.
+
+    Raises:
+        FileNotFoundError, ValueError: the images, the teacher or the settings are at fault.
+    """
+    if settings.accelerator != "auto":
+        os.environ["METALDEFECT_DEVICE"] = settings.accelerator
+    set_threads()
+    work = work_folder(settings)
+    provider = make_provider(settings, work)
+    check_test_images(provider)
+    teacher = choose_teacher(settings)
+    images, validation = training_images(
+        provider, settings.image_size, settings.penalty, settings.natural, settings.penalty_images
+    )
+    trained = train_detector(settings, teacher, images, validation, work)
+    test = provider.test()
+    scored = score_images(partial(infer, trained.model), test, settings.image_size, "score test images")
+    metrics = {
+        **summarise(scored, trained.threshold, settings.seed),
+        "threshold": trained.threshold,
+        "steps": settings.steps,
+        "train_images": len(images.normal),
+        "validation_images": len(validation),
+        "penalty_source": images.penalty_source,
+        "final_losses": dict(trained.history[-1]),
+    }
+    config = detector_config(settings, teacher, trained, len(validation))
+    with atomic_directory(settings.output) as folder:
+        record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source}
+        save_detector(folder, trained.model, config, record)
+        write_json(folder / METRICS, metrics)
+        write_json(folder / "losses.json", trained.history)
+        save_figures({settings.source: scored}, trained.threshold, folder / "figures")
+    for stale in settings.output.parent.glob(f".{settings.output.name}.training-*"):
+        shutil.rmtree(stale)
+    return metrics
+
+
+def work_folder(settings: TrainSettings) -> Path:
+    """Where a training with exactly these settings keeps its state."""
+    digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
+    return settings.output.with_name(f".{settings.output.name}.training-{digest}")
+
+
+def check_test_images(provider: DatasetProvider) -> None:
+    """Refuse a test set that cannot be measured on, before any training."""
+    labels = provider.test().labels
+    if GOOD not in labels or set(labels) == {GOOD}:
+        raise ValueError(
+            f"the test images are all of {sorted(set(labels))}: normal ones (test/good) and defective ones"
+            " are needed"
+        )
+
+
+def choose_teacher(settings: TrainSettings) -> PatchDescriptionNetwork:
+    """The shipped teacher of the wanted size, or the one in a file.
+
+    Raises:
+        ValueError: the file holds a teacher of the other size.
+    """
+    path = shipped_teacher(settings.model) if settings.teacher == "shipped" else Path(settings.teacher)
+    teacher = load_teacher(path, settings.padding)
+    if teacher.size != settings.model:
+        raise ValueError(
+            f"{path} holds a PDN-{teacher.size} teacher, but model is {settings.model}: change one of the two"
+        )
+    return teacher
+
+
+def training_images(
+    provider: DatasetProvider, size: int, penalty: bool, natural: Path | None, penalty_images: int
+) -> tuple[TrainingImages, U8]:
+    """(normal and penalty images, validation normals), all squares of side `size`."""
+    normal = stack_resized((item.image for item in provider.train()), size)
+    validation = stack_resized((item.image for item in provider.validation()), size)
+    if not penalty:
+        return TrainingImages(normal, None, "none"), validation
+    # The paper's penalty images: resized to twice the size, then the middle of them.
+    crops = centre_crop(load_natural_images(natural, 2 * size, penalty_images), size, size)
+    source = f"{len(crops)} crops of {natural_source(natural)}"
+    return TrainingImages(normal, crops, source), validation
+
+
+def train_detector(
+    settings: TrainSettings,
+    teacher: PatchDescriptionNetwork,
+    images: TrainingImages,
+    validation: U8,
+    work: Path,
+    after_epoch: AfterEpoch | None = None,
+) -> Trained:
+    """Train with the settings' numbers."""
+    config = TrainingConfig(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        checkpoint_steps=min(settings.checkpoint_steps, settings.steps),
+        seed=settings.seed,
+    )
+    return train(teacher, images, validation, config, settings.threshold_quantile, work, after_epoch)
+
+
+def detector_config(
+    settings: TrainSettings, teacher: PatchDescriptionNetwork, trained: Trained, validation_images: int
+) -> DetectorConfig:
+    """What must be known to use the detector."""
+    return DetectorConfig(
+        size=teacher.size,
+        padding=settings.padding,
+        image_size=settings.image_size,
+        threshold=trained.threshold,
+        threshold_quantile=settings.threshold_quantile,
+        threshold_source=(
+            f"{settings.threshold_quantile} quantile of the scores of {validation_images} validation normals"
+        ),
+    )
+
+
+def save_figures(groups: Mapping[str, Sequence[Scored]], threshold: float, folder: Path) -> None:
+    """ROC, PRO curve and score histogram of all groups, heat maps of the first, as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "roc": roc_figure(groups),
+        "pro_curve": pro_figure(groups),
+        "score_histogram": histogram_figure(groups, threshold),
+        "heat_maps_best_median_worst": heat_map_figure(next(iter(groups.values())), threshold),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=100)
+        plt.close(figure)

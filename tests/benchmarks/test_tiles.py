@@ -1,0 +1,88 @@
+"""The study on magnetic tiles, on a few procedural ones: what it writes, and that it does nothing twice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import tiles
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.data.procedural import generate_anomalous_image, generate_normal_image
+from metaldefect.efficientad.model_files import load_detector
+from metaldefect.efficientad.teacher_weights import shipped_teacher
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("raw")
+    for label in ("Free", "Crack"):
+        (root / f"MT_{label}/Imgs").mkdir(parents=True)
+    for k in range(30):
+        Image.fromarray(generate_normal_image(k, 130)).save(root / f"MT_Free/Imgs/{k:03d}.jpg", quality=95)
+    for k in range(3):
+        image, mask = generate_anomalous_image("scratch", np.random.default_rng(k), 130)
+        Image.fromarray(image).save(root / f"MT_Crack/Imgs/{k}.jpg", quality=95)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(root / f"MT_Crack/Imgs/{k}.png")
+    return root
+
+
+def run(monkeypatch: pytest.MonkeyPatch, raw: Path, work: Path, *extra: str) -> None:
+    options = ["--raw", str(raw), "--work", str(work / "tiles"), "--results", str(work / "real.json")]
+    small = ["--image-size", "128", "--steps", "4", "--points", "2", "--curve-images", "5", "--seeds", "3"]
+    teachers = ["--teachers", f"short={shipped_teacher('S')}", "random"]
+    monkeypatch.setattr(sys, "argv", ["tiles", *options, *small, *teachers, "--penalty-images", "3", *extra])
+    tiles.main()
+
+
+def test_every_teacher_is_measured_once_and_compared(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "real.json", {"seconds": 1})
+    run(monkeypatch, raw, tmp_path)
+    results = read_json(tmp_path / "real.json")
+    assert results["seconds"] == 1, "other sections stay"
+    section = results["efficientad"]
+    assert section["steps"] == 4
+    for name in ("short_teacher", "random_teacher"):
+        for metric in ("image_auroc", "au_pro", "f1"):
+            entry = section[name][metric]["3"]
+            low, high = entry["interval_95"]
+            assert low <= high
+            assert section[name]["mean"][metric] == pytest.approx(entry["value"])
+        assert [row["step"] for row in section[name]["curve"]["3"]] == [2, 4]
+        assert set(section[name]["per_type"]["3"]) == {"crack"}
+    gain = section["gain_over_random_teacher"]["short"]["image_auroc"]
+    difference = [section[f"{name}_teacher"]["mean"]["image_auroc"] for name in ("short", "random")]
+    assert gain == pytest.approx(difference[0] - difference[1])
+    assert load_detector(tmp_path / "tiles/random_seed3")[1].image_size == 128
+    assert (tmp_path / "tiles/image_auroc_by_step.png").stat().st_size > 5000
+
+    monkeypatch.setattr(tiles, "train_detector", lambda *_: pytest.fail("trained again"))
+    capsys.readouterr()
+    run(monkeypatch, raw, tmp_path)
+    assert "short_seed3: done before" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"short_seed3\.json is of other settings"):
+        run(monkeypatch, raw, tmp_path, "--steps", "6")
+
+
+def test_a_random_teacher_keeps_its_signal_to_the_last_layer() -> None:
+    teacher = tiles.random_teacher("S", True, 0)
+    with torch.inference_mode():
+        features = teacher(torch.randn(1, 3, 128, 128))
+    per_channel = features.std(dim=(0, 2, 3))
+    assert 0.1 < float(per_channel.median()) < 10
+    assert torch.equal(
+        teacher.convolutions[0].weight, tiles.random_teacher("S", True, 0).convolutions[0].weight
+    )
+
+
+def test_teachers_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"short\.safetensors does not exist: distil it"):
+        tiles.parse_teachers([f"short={tmp_path}/short.safetensors"], "S")
+    with pytest.raises(ValueError, match="teacher 'big': expected shipped, random or NAME=PATH"):
+        tiles.parse_teachers(["big"], "S")

@@ -1,0 +1,33 @@
+"""Untrained models small enough for tests, on disk as the stages leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metaldefect.maskgit.checkpoints import save_maskgit
+from metaldefect.maskgit.config import MaskGITConfig
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.painter import Vocabulary
+from metaldefect.tokenizer.checkpoints import save_tokenizer
+from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.model import VQModel
+
+CLASSES = ("scratches", "patches")
+
+
+def save_tiny_painter(tokenizer_folder: Path, maskgit_folder: Path) -> None:
+    """Write a tokenizer and a MaskGIT that draw noise at 64 px."""
+    torch.manual_seed(0)
+    tokenizer = VQModel(
+        VQConfig(
+            channels=32, multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, z_channels=32,
+            codebook_size=32, stem=4,
+        )
+    )  # fmt: skip
+    save_tokenizer(tokenizer, tokenizer_folder)
+    maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=20, grid=8))
+    save_maskgit(maskgit, maskgit_folder, {"classes": list(CLASSES), "image_size": 64})
+    Vocabulary.of(np.arange(20), tokenizer.quantize.codebook.detach()).save(maskgit_folder)
