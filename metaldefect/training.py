@@ -191,10 +191,12 @@ def fit(
     seed: int,
     checkpoint_directory: Path | None,
     weights: Sequence[float] | None = None,
+    watchers: Sequence[Callback] = (),
 ) -> History:
     """Train `module` for `steps` steps (rounded up to whole epochs) and return the means per epoch.
 
-    Goes on from `checkpoint_directory` where an earlier run left a checkpoint.
+    Goes on from `checkpoint_directory` where an earlier run left a checkpoint. `watchers` are called at each
+    epoch's end before the checkpoint is written, which carries their state.
 
     Raises:
         FloatingPointError: a logged value is not finite; the last good checkpoint is kept.
@@ -203,7 +205,7 @@ def fit(
         return []
     epoch_steps = min(epoch_steps, steps)
     recorder = _Recorder(epoch_steps)
-    callbacks: list[Callback] = [_Reseed(seed), recorder]
+    callbacks: list[Callback] = [_Reseed(seed), recorder, *watchers]
     resume = None
     if checkpoint_directory is not None:
         checkpoint_directory.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ class FusedBlock(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         weights = BlockWeights(*parameters)
-        batch, length, dim = x.shape
+        batch, length, _ = x.shape
         width = weights.wq.shape[0]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unsqueeze(2).unbind(1)
         qkv_weight = torch.cat([weights.wq, weights.wk, weights.wv]).to(dtype)
@@ -126,7 +126,7 @@ class FusedBlock(torch.autograd.Function):
             value, probabilities, merged, attention, keep1, middle, inverse2, fed, up, forward, keep2,
             qkv_weight, wo, up_weight, w2,
         ) = ctx.saved_tensors  # fmt: skip
-        batch, length, dim = x.shape
+        batch, length, _ = x.shape
         dtype = qkv_weight.dtype
         width = wo.shape[1]
         _, scale1, gate1, _, scale2, gate2 = modulation.unsqueeze(2).unbind(1)

@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from metaldefect.hardware import autocast
 from metaldefect.images import U8, resize
 from metaldefect.maskgit.painter import Painter
-from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.sampler import SamplingConfig
 
 Mask = NDArray[np.bool_]
 
@@ -112,8 +111,7 @@ def inpaint(
     cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
     tokens = painter.encode(small)
     hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
-    with autocast():
-        drawn_tokens = halton_sample(painter.maskgit, numbers, config, generator, known=hidden)
+    drawn_tokens = painter.draw_tokens(numbers, config, generator, known=hidden)
     drawn, reconstruction = painter.decode(drawn_tokens), painter.decode(tokens)
     return [
         composite(image, resize(d, image.shape), resize(r, image.shape), mask, feather_pixels)
