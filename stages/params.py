@@ -158,6 +158,7 @@ class Sampling(Section):
 class Synthesize(Section):
     images_per_class: PositiveInt
     insertions_per_class: PositiveInt
+    insertion_attempts: PositiveInt
     sampling: Sampling
     feather: PositiveFloat
 

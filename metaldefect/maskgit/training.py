@@ -50,10 +50,9 @@ class HeldOutWatch(Callback):
         found = held_out_cross_entropy(model, self.tokens, self.labels, seed=self.seed)
         step = self.first_step + trainer.global_step
         row = {"step": float(step)}
-        row |= {f"ce_{name}": float(found[name]) for name in ("true", "wrong", "null")}  # type: ignore[arg-type]
-        row |= {name: float(found[name]) for name in ("top1", "top5")}  # type: ignore[arg-type]
-        per_ratio: Any = found["per_ratio"]
-        row |= {f"ce_at_{ratio}": float(values["true"]) for ratio, values in per_ratio.items()}
+        row |= {f"ce_{name}": float(found[name]) for name in ("true", "wrong", "null")}
+        row |= {name: float(found[name]) for name in ("top1", "top5")}
+        row |= {f"ce_at_{ratio}": float(values["true"]) for ratio, values in found["per_ratio"].items()}
         self.rows.append(row)
         if self.look is not None:
             self.look(step, model)
