@@ -2,9 +2,10 @@
 
 Run it in a pipeline's folder after `tokenize`. Every variant differs from v2 in parameters that
 `params.yaml` has too: the table names them, so that `dvc exp run -S <parameter>=<value>` reruns one in
-the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw from
-v2's weights. Each variant is a run in MLflow under a parent run `ablation`. What is finished is not done again,
-and a killed training goes on. Results: `reports/ablation.md` and `.json`; the last line printed is JSON.
+the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw
+from v2's weights. Each variant is a run in MLflow under a parent run `ablation`. What is finished is not
+done again, and a killed training goes on. Results: `reports/ablation.md` and `.json`; the last line
+printed is JSON.
 """
 
 from __future__ import annotations
@@ -209,8 +210,8 @@ def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
     lines = [
         "# v1 against v2, one choice at a time",
         "",
-        f"Every training: {about['steps']} steps of {about['batch_size']} images, size `{about['size']}`, seed "
-        f"{about['seed']}; {about['images_per_class']} images drawn per class. {about['machine']}. "
+        f"Every training: {about['steps']} steps of {about['batch_size']} images, size `{about['size']}`, "
+        f"seed {about['seed']}; {about['images_per_class']} images drawn per class. {about['machine']}. "
         f"`{about['command']}`.",
         "",
         "| | " + " | ".join(COLUMNS.values()) + " | `dvc exp run` with |",
