@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks.ablation import REPORT
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.backbones import pooled_features
-from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.painter import Painter, load_painter
 from metaldefect.metrics.bootstrap import bootstrap_mean
 from metaldefect.metrics.generation import Features, classifier
@@ -126,6 +126,7 @@ def main() -> None:
     if missing:
         sys.exit(f"no {', '.join(missing)} here: run the pipeline up to synthesize first (make repro)")
     set_threads()
+    keep_freed_memory()
     trained = read_json("metrics/train_maskgit.json")
     made = read_json("metrics/synthesize.json")
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))

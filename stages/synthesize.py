@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from metaldefect.artifacts import atomic_directory, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.data.expectations import validate_synthetic
 from metaldefect.data.expectations import write as write_validation
+from metaldefect.hardware import keep_freed_memory
 from metaldefect.images import U8, read_grey, write_png
 from metaldefect.maskgit.inpainting import Inpainted, inpaint_parts
 from metaldefect.maskgit.mask_makers import SMALLEST_PIXELS, make_mask
@@ -43,6 +45,7 @@ Mask = NDArray[np.bool_]
 
 
 def main(params: Params, run: StageRun) -> None:
+    keep_freed_memory()
     section = params.synthesize
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
     config = SamplingConfig(**section.sampling.model_dump(exclude={"batch_size"}))
@@ -139,7 +142,7 @@ def insert_defects(
         image[job.window], pasted[job.window] = found.image, found.pasted
         mask = np.zeros(image.shape, bool)
         mask[job.window] = found.changed
-        if mask.sum() < SMALLEST_PIXELS:
+        if not visible(job, found):
             invisible += 1
             mask = job.mask
         write_png(root / "test" / job.label / f"{job.number:04d}.png", image)
@@ -162,7 +165,8 @@ def draw_insertions(
 ) -> list[Inpainted]:
     """Draw every job; those whose change cannot be seen are drawn again, the most visible try is kept.
 
-    A model that has seen the surroundings may well go on with undamaged metal under the mask.
+    A model that has seen the surroundings may well go on with undamaged metal under the mask, so every
+    further try is guided more strongly towards the class.
     """
     best: dict[int, Inpainted] = {}
     batch = section.sampling.batch_size
@@ -176,17 +180,22 @@ def draw_insertions(
                 [job.canvas[job.window] for job in chosen],
                 [job.mask[job.window] for job in chosen],
                 [job.label for job in chosen],
-                config,
+                replace(config, guidance=config.guidance + 2.0 * attempt),
                 generator,
                 section.feather,
             )
             for i, new in zip(part, found, strict=True):
                 if i not in best or new.changed.sum() > best[i].changed.sum():
                     best[i] = new
-        todo = [i for i in todo if best[i].changed.sum() < SMALLEST_PIXELS]
+        todo = [i for i in todo if not visible(jobs[i], best[i])]
         if not todo:
             break
     return [best[i] for i in range(len(jobs))]
+
+
+def visible(job: Insertion, found: Inpainted) -> bool:
+    """Whether a person would see that something was drawn: a tenth of the brush, and not a mere speck."""
+    return bool(found.changed.sum() >= max(SMALLEST_PIXELS, 0.1 * job.mask.sum()))
 
 
 def seam_metrics(gradients: dict[str, list[float]], table: pd.DataFrame) -> dict[str, Any]:

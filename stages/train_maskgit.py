@@ -60,7 +60,7 @@ class TokenData(NamedTuple):
         table = pd.read_parquet("data/tokens/samples.parquet")
         return cls(
             np.load("data/tokens/tokens.npy", mmap_mode="r"),
-            table["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(),
+            table["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(np.int64),
             table,
             tuple(classes),
             Vocabulary.load(Path("data/tokens")),
@@ -134,8 +134,10 @@ def train_model(
     codes = data.vocabulary.codes
     if section.base:
         start_from_halton(model, read_halton(Path(section.base)), section.base, codes)
-    chosen = data.table[data.in_training]
-    weights = sampling_weights(chosen["label"], chosen["source"]).tolist() if training.balanced else None
+    weights = None
+    if training.balanced:
+        chosen = data.table[data.in_training]
+        weights = sampling_weights(chosen["label"].tolist(), chosen["source"].tolist()).tolist()
     soft = None
     if training.soft_weight:
         codebook = data.tokenizer.quantize.codebook.detach()[codes]

@@ -69,7 +69,7 @@ class FusedBlock(torch.autograd.Function):
 
     @staticmethod
     @custom_fwd(device_type="cpu")
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         modulation: Tensor,
@@ -257,4 +257,4 @@ def fused_block(x: Tensor, modulation: Tensor, weights: BlockWeights, heads: int
     """
     dtype = compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
-        return FusedBlock.apply(x, modulation.to(x.dtype), heads, dropout, dtype, *weights)  # type: ignore[no-any-return]
+        return FusedBlock.apply(x, modulation.to(x.dtype), heads, dropout, dtype, *weights)

@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 RING = 6
 
 # Grey levels by which a blurred difference must differ from 0 to be called visible
-VISIBLE = 6.0
+VISIBLE = 10.0
 
 
 class Inpainted(NamedTuple):

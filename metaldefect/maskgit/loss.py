@@ -25,7 +25,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @custom_fwd(device_type="cpu")
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         rows: Tensor,
         weight: Tensor,
@@ -104,7 +104,7 @@ def linear_cross_entropy(
         raise ValueError(f"soft_weight = {soft_weight} needs soft targets")
     dtype = compute_dtype(rows)
     with torch.autocast(rows.device.type, enabled=False):
-        return LinearCrossEntropy.apply(  # type: ignore[no-any-return]
+        return LinearCrossEntropy.apply(
             rows,
             head.weight,
             head.bias,
