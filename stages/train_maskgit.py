@@ -60,7 +60,7 @@ class TokenData(NamedTuple):
         table = pd.read_parquet("data/tokens/samples.parquet")
         return cls(
             np.load("data/tokens/tokens.npy", mmap_mode="r"),
-            table["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(np.int64),
+            np.asarray(table["label"].map({name: i for i, name in enumerate(classes)}), np.int64),
             table,
             tuple(classes),
             Vocabulary.load(Path("data/tokens")),

@@ -83,9 +83,9 @@ class MaskGITLightning(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         tokens, labels = batch[0].flatten(1).long(), batch[1].long()
         shape = self.model.config
-        mask = training_mask(len(tokens), shape.grid, self.config.rectangle_share)
+        mask = training_mask(len(tokens), shape.grid, self.config.rectangle_share).to(tokens.device)
         hidden_share = self.config.label_dropout if self.config.conditional else 1.0
-        dropped = torch.rand(len(labels)) < hidden_share
+        dropped = torch.rand(len(labels)).to(labels.device) < hidden_share
         labels = labels.masked_fill(dropped, shape.null_label)
         hidden = self.model.hidden(tokens.masked_fill(mask, shape.mask_id), labels)
         loss, parts = masked_cross_entropy(

@@ -38,8 +38,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         features, matrix, offset = rows.to(dtype), weight.to(dtype), bias.to(dtype)
         size = len(weight)
-        gradient = torch.empty(len(rows), size, dtype=dtype)
-        sums = torch.zeros(3, dtype=at_least_float32(dtype))
+        gradient = features.new_empty(len(rows), size)
+        sums = features.new_zeros(3, dtype=at_least_float32(dtype))
         hard_weight = 1.0 - smoothing - soft_weight
         for start in range(0, len(rows), CHUNK):
             part = slice(start, start + CHUNK)
@@ -103,6 +103,8 @@ def linear_cross_entropy(
     if soft_weight and soft is None:
         raise ValueError(f"soft_weight = {soft_weight} needs soft targets")
     dtype = compute_dtype(rows)
+    if soft is not None:
+        soft = SoftTargets(*(part.to(rows.device) for part in soft))
     with torch.autocast(rows.device.type, enabled=False):
         return LinearCrossEntropy.apply(
             rows,
