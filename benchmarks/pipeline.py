@@ -32,11 +32,11 @@ KEPT: dict[str, tuple[str, ...]] = {
     "tokenize": ("codes",),
     "train_maskgit": (
         "masked_ce", "unigram", "class_unigram", "ce_true", "ce_wrong", "ce_null", "ce_wrong_minus_true",
-        "ce_below_class_unigram", "top1", "top5", "images_seen", "parameters", "vocabulary",
+        "ce_below_class_unigram", "top1", "top5", "images_seen", "parameters", "vocabulary", "interval_95",
     ),
     "synthesize": (
         "kid", "precision", "recall", "class_agreement", "classifier_accuracy_on_real", "cas", "memorisation",
-        "seams", "extractor",
+        "seams", "extractor", "manifold", "class_agreement_reconstruction", "diversity",
     ),
     "distill_teacher": ("source", "held_out_loss", "explained_variance", "random_pdn"),
     "train_efficientad": (

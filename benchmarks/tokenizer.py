@@ -79,7 +79,7 @@ def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
         epoch_steps=steps,
         seed=0,
         checkpoint_directory=None,
-        callbacks=[times],
+        watchers=[times],
     )
     return batch / float(np.median(times.seconds)), times.seconds, module.perceptual_name
 

@@ -191,12 +191,12 @@ def fit(
     seed: int,
     checkpoint_directory: Path | None,
     weights: Sequence[float] | None = None,
-    callbacks: Sequence[Callback] = (),
+    watchers: Sequence[Callback] = (),
 ) -> History:
     """Train `module` for `steps` steps (rounded up to whole epochs) and return the means per epoch.
 
-    `callbacks` run before an epoch's checkpoint is written, so their state travels with it.
-    Goes on from `checkpoint_directory` where an earlier run left a checkpoint.
+    Goes on from `checkpoint_directory` where an earlier run left a checkpoint. `watchers` are called at each
+    epoch's end before the checkpoint is written, which carries their state.
 
     Raises:
         FloatingPointError: a logged value is not finite; the last good checkpoint is kept.
@@ -206,21 +206,21 @@ def fit(
     keep_freed_memory()
     epoch_steps = min(epoch_steps, steps)
     recorder = _Recorder(epoch_steps)
-    used: list[Callback] = [_Reseed(seed), recorder, *callbacks]
+    callbacks: list[Callback] = [_Reseed(seed), recorder, *watchers]
     resume = None
     if checkpoint_directory is not None:
         checkpoint_directory.mkdir(parents=True, exist_ok=True)
-        used.append(EpochCheckpoint(checkpoint_directory))
+        callbacks.append(EpochCheckpoint(checkpoint_directory))
         last = checkpoint_directory / LAST
         resume = last if last.is_file() else None
         if resume:
             print(f"going on from {resume}", flush=True)
-    used.append(progress(steps))
+    callbacks.append(progress(steps))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         max_epochs=math.ceil(steps / epoch_steps),
         precision=lightning_precision(),  # type: ignore[arg-type]
-        callbacks=used,
+        callbacks=callbacks,
         logger=False,
         enable_progress_bar=sys.stderr.isatty(),
         enable_checkpointing=checkpoint_directory is not None,

@@ -74,7 +74,7 @@ def main(params: Params, run: StageRun) -> None:
         epoch_steps=section.training.checkpoint_steps,
         seed=params.seed,
         checkpoint_directory=run.checkpoint_directory,
-        callbacks=[curve],
+        watchers=[curve],
     )
     module.average.copy_to(model)
     after, after_scores, after_images = evaluate(model, test, table, section.training.perceptual)

@@ -112,42 +112,57 @@ class FinetuneVQ(Section):
 
 class Tokenize(Section):
     batch_size: PositiveInt
+    vocabulary: Literal["used", "full"]
 
 
 class MaskGITTraining(Section):
     steps: NonNegativeInt
+    unconditional_steps: NonNegativeInt
+    balanced: bool
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     warmup_steps: NonNegativeInt
     weight_decay: float
     label_dropout: Fraction
     label_smoothing: Fraction
+    soft_weight: float = Field(ge=0, lt=1)
+    soft_neighbours: PositiveInt
+    soft_temperature: PositiveFloat
     unmasked_weight: float
     rectangle_share: Fraction
     ema_decay: float = Field(ge=0, lt=1)
     checkpoint_steps: PositiveInt
+    watch_steps: NonNegativeInt
+    watch_images: PositiveInt
 
 
 class TrainMaskGIT(Section):
     size: str
     heads: PositiveInt
     dropout: Fraction
+    conditioning: Literal["adaln", "sum"]
     base: str | None
     training: MaskGITTraining
 
 
 class Sampling(Section):
     steps: PositiveInt
-    guidance: float = Field(ge=0)
-    temperature: PositiveFloat
-    top_k: NonNegativeInt
+    order: Literal["halton", "random", "confidence"]
     roll: bool
+    guidance: float = Field(ge=0)
+    guidance_schedule: Literal["constant", "linear"]
+    temperature: PositiveFloat
+    temperature_convention: Literal["divide", "multiply"]
+    top_k: NonNegativeInt
+    top_p: float = Field(gt=0, le=1)
+    confidence_noise: float = Field(ge=0)
     batch_size: PositiveInt
 
 
 class Synthesize(Section):
     images_per_class: PositiveInt
     insertions_per_class: PositiveInt
+    insertion_attempts: PositiveInt
     sampling: Sampling
     feather: PositiveFloat
 

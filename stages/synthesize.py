@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -17,17 +16,17 @@ from metaldefect.artifacts import atomic_directory, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.data.expectations import validate_synthetic
 from metaldefect.data.expectations import write as write_validation
+from metaldefect.hardware import keep_freed_memory
 from metaldefect.images import U8, read_grey, write_png
-from metaldefect.maskgit.inpainting import inpaint
-from metaldefect.maskgit.mask_makers import make_mask
+from metaldefect.maskgit.insertion import draw_insertions, plan_insertion, write_insertion
 from metaldefect.maskgit.painter import Painter, load_painter
-from metaldefect.maskgit.sampler import SamplingConfig
-from metaldefect.metrics.generation import (
-    class_agreement,
-    classifier,
-    kid,
-    memorisation,
-    precision_recall,
+from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.metrics.generation import Features
+from metaldefect.metrics.generation_suite import (
+    Labelled,
+    evaluate,
+    nearest_neighbours,
+    ratio_interval,
 )
 from metaldefect.metrics.seams import border_gradient
 from stages.figures import image_grid, mask_overlay, save_figure
@@ -42,6 +41,7 @@ Mask = NDArray[np.bool_]
 
 
 def main(params: Params, run: StageRun) -> None:
+    keep_freed_memory()
     section = params.synthesize
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
     config = SamplingConfig(**section.sampling.model_dump(exclude={"batch_size"}))
@@ -63,18 +63,35 @@ def main(params: Params, run: StageRun) -> None:
         report.raise_if_failed()
         seams, examples = insert_defects(painter, config, params, table, directory / "inserted")
 
+    real = real_sides(painter, table)
+    fake = Labelled.ungrouped(pooled_features(images), labels)
+    nearest = nearest_neighbours(real.train.features, fake.features)
     metrics: dict[str, Any] = {
         "images": len(images),
         "insertions": len(painter.classes) * section.insertions_per_class,
         "extractor": EXTRACTOR,
         "expectations_passed": report.passed,
         "expectations_failed": report.failed,
-        **generation_metrics(painter, params, table, images, labels),
+        **evaluate(*real, fake, params.seed),
         "seams": seams,
     }
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
-    plot(run, painter, table, images, labels, examples)
+    figures = {
+        "real_and_drawn_per_class": real_and_drawn(painter, table, images, labels),
+        "nearest_training_images": neighbours(painter, table, images, labels, nearest),
+        "unmasking": unmasking(painter, config, params.seed),
+        "inserted_defects": image_grid(
+            [[canvas, mask_overlay(image, mask), image] for canvas, mask, image, _ in examples],
+            [label for *_, label in examples],
+            ["normal", "mask", "inserted"],
+            cell=1.8,
+        ),
+    }
+    with atomic_directory(f"plots/{STAGE}") as directory:
+        for name, figure in figures.items():
+            save_figure(figure, directory / f"{name}.png")
+            run.log_figure(figure, f"{name}.png")
 
 
 def draw_classes(painter: Painter, config: SamplingConfig, params: Params) -> tuple[U8, NDArray[np.str_]]:
@@ -92,7 +109,7 @@ def draw_classes(painter: Painter, config: SamplingConfig, params: Params) -> tu
 
 def insert_defects(
     painter: Painter, config: SamplingConfig, params: Params, table: pd.DataFrame, root: Path
-) -> tuple[dict[str, float], list[tuple[U8, Mask, U8, str]]]:
+) -> tuple[dict[str, Any], list[tuple[U8, Mask, U8, str]]]:
     """Write normal images with inserted defects as an MVTec-like category; the seams; an example a class.
 
     The canvases are the inspection set's validation normals (they stay as `test/good`), so neither
@@ -107,68 +124,48 @@ def insert_defects(
         write_png(root / "test/good" / path.name, canvas)
     real = real_masks(table)
     generator = torch.Generator().manual_seed(params.seed + 1)
-    gradients: dict[str, list[float]] = {"inserted": [], "canvas": []}
-    examples = []
     jobs = [
         plan_insertion(label, k, params.seed, canvases, real.get(label, []))
         for label in painter.classes
         for k in range(section.insertions_per_class)
     ]
     batch = section.sampling.batch_size
-    for start in tqdm(range(0, len(jobs), batch), desc="inserting", unit="batch"):
-        part = jobs[start : start + batch]
-        filled = inpaint(
-            painter,
-            [job.canvas[job.window] for job in part],
-            [job.mask[job.window] for job in part],
-            [job.label for job in part],
-            config,
-            generator,
-            section.feather,
+    drawn = draw_insertions(
+        painter, jobs, config, generator, section.feather, batch, section.insertion_attempts
+    )
+    gradients: dict[str, list[float]] = {"inserted": [], "pasted": [], "canvas": []}
+    examples = []
+    for job, found in zip(jobs, drawn, strict=True):
+        write_insertion(root, job, found)
+        for name, version in (("inserted", found.image), ("pasted", found.pasted), ("canvas", job.canvas)):
+            gradients[name].append(border_gradient(version, job.mask))
+        if job.number == 0:
+            examples.append((job.canvas, found.mask, found.image, job.label))
+    invisible = sum(not found.visible for found in drawn)
+    return {"invisible": invisible, **seam_metrics(gradients, table)}, examples
+
+
+def seam_metrics(gradients: dict[str, list[float]], table: pd.DataFrame) -> dict[str, Any]:
+    """Gradients along the borders of insertion masks, against the same borders in the untouched images.
+
+    `inserted_to_canvas` is the seam ratio; `pasted_to_canvas` the same without compositing. The borders of
+    real defects stand beside them: in the inspection set, where it has masks, and in the merged set.
+    """
+    seams: dict[str, Any] = {name: float(np.mean(values)) for name, values in gradients.items()}
+    canvas = np.array(gradients["canvas"])
+    intervals = {}
+    for name in ("inserted", "pasted"):
+        seams[f"{name}_to_canvas"] = seams[name] / seams["canvas"]
+        intervals[f"{name}_to_canvas"] = ratio_interval(
+            np.array(gradients[name]), canvas, np.arange(len(canvas))
         )
-        for job, crop in zip(part, filled, strict=True):
-            image = job.canvas.copy()
-            image[job.window] = crop
-            mask = job.mask.astype(np.uint8) * 255
-            write_png(root / "test" / job.label / f"{job.number:04d}.png", image)
-            write_png(root / "ground_truth" / job.label / f"{job.number:04d}_mask.png", mask)
-            gradients["inserted"].append(border_gradient(image, job.mask))
-            gradients["canvas"].append(border_gradient(job.canvas, job.mask))
-            if job.number == 0:
-                examples.append((job.canvas, job.mask, image, job.label))
-    seams = {name: float(np.mean(values)) for name, values in gradients.items()}
     seams["real"] = real_border_gradient(table)
     seams["inserted_to_real"] = seams["inserted"] / seams["real"]
-    return seams, examples
-
-
-class Insertion(NamedTuple):
-    """Where a defect goes: a normal image, the square of it that is worked on, and the mask."""
-
-    label: str
-    number: int  # within its class
-    canvas: U8
-    window: tuple[slice, slice]
-    mask: Mask  # bool, the canvas's size
-
-
-def plan_insertion(
-    label: str, number: int, seed: int, canvases: Sequence[U8], real: Sequence[Mask]
-) -> Insertion:
-    """Choose a canvas, a square of it and a mask inside that square; a function of the first three alone."""
-    rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
-    canvas = canvases[int(rng.integers(len(canvases)))]
-    window = square_window(rng, canvas.shape)
-    mask = np.zeros(canvas.shape, bool)
-    mask[window] = make_mask(rng, min(canvas.shape), real)
-    return Insertion(label, number, canvas, window, mask)
-
-
-def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """A random square of the image's shorter side: the tokenizer draws squares, and stretching shows."""
-    side = min(shape)
-    top, left = (int(rng.integers(0, length - side + 1)) for length in shape)
-    return slice(top, top + side), slice(left, left + side)
+    of_defects = inspection_border_gradient()
+    if of_defects is not None:
+        seams["real_inspection"] = of_defects
+        seams["inserted_to_real_inspection"] = seams["inserted"] / of_defects
+    return {**seams, "interval_95": intervals}
 
 
 def real_masks(table: pd.DataFrame) -> dict[str, list[Mask]]:
@@ -195,51 +192,53 @@ def real_border_gradient(table: pd.DataFrame, limit: int = 200) -> float:
     return float(np.mean(values))
 
 
-def generation_metrics(
-    painter: Painter, params: Params, table: pd.DataFrame, images: U8, labels: NDArray[np.str_]
-) -> dict[str, Any]:
-    """KID with its floors, precision and recall, class agreement, CAS and memorisation."""
-    size = painter.image_size
-    real = {}
-    for split in ("train", "test"):
-        rows = table[table["split"] == split].reset_index(drop=True)
-        real[split] = (load_images(MERGED, rows, size, f"real {split}"), rows["label"].to_numpy())
-    train, test = pooled_features(real["train"][0]), pooled_features(real["test"][0])
-    fake = pooled_features(images)
-    test_images = real["test"][0]
-    through = np.concatenate(
-        [painter.decode(painter.encode(test_images[i : i + 16])) for i in range(0, len(test_images), 16)]
-    )
-    precision, recall = precision_recall(test, fake)
-    judge = classifier(train, real["train"][1], params.seed)
-    student = classifier(fake, labels, params.seed)
-    accuracy = float((judge.predict(test) == real["test"][1]).mean())
-    score = float((student.predict(test) == real["test"][1]).mean())
-    return {
-        "kid": {
-            "synthetic": kid(test, fake),
-            "real_floor": kid(test, train),
-            "reconstruction": kid(test, pooled_features(through)),
-        },
-        "precision": precision,
-        "recall": recall,
-        "class_agreement": class_agreement(judge, fake, labels),
-        "classifier_accuracy_on_real": accuracy,
-        "cas": {"accuracy": score, "ratio": score / accuracy},
-        "memorisation": memorisation(train, test, fake),
-    }
+def inspection_border_gradient(limit: int = 200) -> float | None:
+    """Mean gradient along the borders of the inspection set's real defects; None where it has no masks."""
+    values = []
+    masks = sorted((MERGED / "inspection/ground_truth").rglob("*.png"))
+    for path in masks[:: max(1, len(masks) // limit)]:
+        image = MERGED / "inspection/test" / path.parent.name / f"{path.stem.removesuffix('_mask')}.png"
+        mask = read_grey(path) > 127
+        if image.is_file() and mask.any() and not mask.all():
+            values.append(border_gradient(read_grey(image), mask))
+    return float(np.mean(values)) if values else None
 
 
-def plot(
-    run: StageRun,
-    painter: Painter,
-    table: pd.DataFrame,
-    images: U8,
-    labels: NDArray[np.str_],
-    examples: list[tuple[U8, Mask, U8, str]],
-) -> None:
-    """Real and drawn images per class; insertions before and after."""
-    count = 5
+def real_split(table: pd.DataFrame, split: str, size: int) -> tuple[U8, pd.DataFrame]:
+    """Images of a split of the merged set, and their rows."""
+    rows = table[table["split"] == split].reset_index(drop=True)
+    return load_images(MERGED, rows, size, f"real {split}"), rows
+
+
+def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
+    """Images as the tokenizer gives them back."""
+    starts = tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch")
+    return np.concatenate([painter.decode(painter.encode(images[i : i + batch_size])) for i in starts])
+
+
+class RealSides(NamedTuple):
+    """Features of the real images that drawn ones are compared with."""
+
+    train: Labelled
+    test: Labelled
+    through: Features  # the held-out ones through the tokenizer
+
+
+def real_sides(painter: Painter, table: pd.DataFrame) -> RealSides:
+    """Those of the merged set."""
+
+    def labelled(pixels: U8, rows: pd.DataFrame) -> Labelled:
+        return Labelled(pooled_features(pixels), rows["label"].to_numpy(str), rows["group"].to_numpy())
+
+    train = labelled(*real_split(table, "train", painter.image_size))
+    images, rows = real_split(table, "test", painter.image_size)
+    return RealSides(train, labelled(images, rows), pooled_features(through_tokenizer(painter, images)))
+
+
+def real_and_drawn(
+    painter: Painter, table: pd.DataFrame, images: U8, labels: NDArray[np.str_], count: int = 5
+) -> Figure:
+    """Real and drawn images per class, one row under the other."""
     rows, names = [], []
     for label in painter.classes:
         real = table[(table["label"] == label) & (table["split"] == "train")].head(count)
@@ -247,17 +246,42 @@ def plot(
         names.append(f"{label}\nreal")
         rows.append(list(images[labels == label][:count]))
         names.append(f"{label}\ndrawn")
-    triples = [[canvas, mask_overlay(image, mask), image] for canvas, mask, image, _ in examples]
-    figures = {
-        "real_and_drawn_per_class": image_grid(rows, names),
-        "inserted_defects": image_grid(
-            triples, [label for *_, label in examples], ["normal", "mask", "inserted"], cell=1.8
-        ),
-    }
-    with atomic_directory(f"plots/{STAGE}") as directory:
-        for name, figure in figures.items():
-            save_figure(figure, directory / f"{name}.png")
-            run.log_figure(figure, f"{name}.png")
+    return image_grid(rows, names)
+
+
+def neighbours(
+    painter: Painter,
+    table: pd.DataFrame,
+    images: U8,
+    labels: NDArray[np.str_],
+    nearest: NDArray[np.int64],
+) -> Figure:
+    """A drawn image of each class and the training images nearest to it."""
+    train = table[table["split"] == "train"].reset_index(drop=True)
+    rows = []
+    for label in painter.classes:
+        first = int(np.flatnonzero(labels == label)[0])
+        paths = [MERGED / train["path"].iloc[int(i)] for i in nearest[first]]
+        rows.append([images[first], *(read_grey(path, painter.image_size) for path in paths)])
+    columns = ["drawn", *(f"train, {i}." for i in range(1, nearest.shape[1] + 1))]
+    return image_grid(rows, painter.classes, columns)
+
+
+def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int = 8) -> Figure:
+    """How an image of each class comes about: tokens not yet written are grey."""
+    labels = torch.arange(len(painter.classes))
+    history: list[torch.Tensor] = []
+    sample(painter.sampled, labels, config, torch.Generator().manual_seed(seed), history=history)
+    chosen = sorted({round(i) for i in np.linspace(0, len(history) - 1, columns)})
+    rows: list[list[U8]] = [[] for _ in painter.classes]
+    side = painter.image_size // painter.maskgit.config.grid
+    for step in chosen:
+        unknown = history[step] == painter.maskgit.config.mask_id
+        decoded = painter.decode(history[step].masked_fill(unknown, 0))
+        hidden = unknown.numpy().repeat(side, axis=1).repeat(side, axis=2)
+        for row, image in zip(rows, np.where(hidden, np.uint8(128), decoded), strict=True):
+            row.append(image)
+    return image_grid(rows, painter.classes, [f"step {step + 1}" for step in chosen])
 
 
 if __name__ == "__main__":

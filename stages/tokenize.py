@@ -44,7 +44,10 @@ def main(params: Params, run: StageRun) -> None:
         shutil.copyfile(working, directory / "tokens.npy")
         codes = np.load(directory / "tokens.npy", mmap_mode="r+")
         in_training = (table["split"] == "train").to_numpy()
-        vocabulary = Vocabulary.of(codes[in_training], model.quantize.codebook.detach())
+        if params.tokenize.vocabulary == "full":
+            vocabulary = Vocabulary.full(model.config.codebook_size)
+        else:
+            vocabulary = Vocabulary.of(codes[in_training], model.quantize.codebook.detach())
         codes[:] = vocabulary.nearest.numpy()[codes]
         codes.flush()
         vocabulary.save(directory)

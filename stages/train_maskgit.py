@@ -2,110 +2,219 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import TensorDataset
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
+from metaldefect.data.splits import sampling_weights
+from metaldefect.hardware import keep_freed_memory
 from metaldefect.maskgit.checkpoints import read_halton, save_maskgit, start_from_halton
 from metaldefect.maskgit.config import named_config
-from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_entropies
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
+from metaldefect.maskgit.lightning_module import MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.painter import Painter, Vocabulary
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.soft_targets import soft_targets
+from metaldefect.maskgit.training import Schedule, Watch, train
+from metaldefect.metrics.bootstrap import bootstrap_mean
 from metaldefect.tokenizer.checkpoints import load_tokenizer
-from metaldefect.training import fit
+from metaldefect.tokenizer.model import VQModel
+from metaldefect.training import History
 from stages.figures import bars, image_grid, save_figure
 from stages.params import Params
 from stages.run import StageRun, run_stage
 
 STAGE = "train_maskgit"
+# Keys of the training section that are about batches and what is watched, not about the loss
+SCHEDULING = {
+    "batch_size", "checkpoint_steps", "unconditional_steps", "balanced", "soft_neighbours",
+    "soft_temperature", "watch_steps", "watch_images",
+}  # fmt: skip
+
+
+class TokenData(NamedTuple):
+    """What `tokenize` made."""
+
+    tokens: NDArray[np.uint16]  # [N, grid, grid]
+    labels: NDArray[np.int64]  # [N], numbers of `classes`
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    vocabulary: Vocabulary
+    tokenizer: VQModel
+    image_size: int
+
+    @classmethod
+    def load(cls, params: Params) -> TokenData:
+        """Read `data/tokens` and the tokenizer."""
+        classes = params.data.classes
+        table = pd.read_parquet("data/tokens/samples.parquet")
+        return cls(
+            np.load("data/tokens/tokens.npy", mmap_mode="r"),
+            np.asarray(table["label"].map({name: i for i, name in enumerate(classes)}), np.int64),
+            table,
+            tuple(classes),
+            Vocabulary.load(Path("data/tokens")),
+            load_tokenizer(Path("models/vq")),
+            int(read_json("models/vq/config.json")["image_size"]),
+        )
+
+    @property
+    def in_training(self) -> NDArray[np.bool_]:
+        """Which images are for training; the others are held out."""
+        return (self.table["split"] == "train").to_numpy()
+
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Tokens and labels of the held-out images."""
+        held = ~self.in_training
+        return torch.from_numpy(self.tokens[held].astype(np.int64)), torch.from_numpy(self.labels[held])
 
 
 def main(params: Params, run: StageRun) -> None:
-    section = params.train_maskgit
-    classes = params.data.classes
-    table = pd.read_parquet("data/tokens/samples.parquet")
-    tokens = np.load("data/tokens/tokens.npy", mmap_mode="r")
-    labels = table["label"].map({name: i for i, name in enumerate(classes)}).to_numpy()
-    vocabulary = Vocabulary.load(Path("data/tokens"))
-    train = (table["split"] == "train").to_numpy()
+    data = TokenData.load(params)
+    keep_freed_memory()
+    samples = run.checkpoint_directory / "samples"
 
-    torch.manual_seed(params.seed)
-    config = named_config(
-        section.size,
-        classes=len(classes),
-        codebook_size=len(vocabulary.codes),
-        grid=tokens.shape[1],
-        heads=section.heads,
-        dropout=section.dropout,
-    )
-    model = MaskGIT(config)
-    if section.base:
-        start_from_halton(model, read_halton(Path(section.base)), section.base)
-    arguments = section.training.model_dump(exclude={"batch_size", "checkpoint_steps"})
-    module = MaskGITLightning(model, MaskGITTrainingConfig(**arguments))
-    history = fit(
-        module,
-        TensorDataset(torch.from_numpy(tokens[train].astype(np.int32)), torch.from_numpy(labels[train])),
-        steps=section.training.steps,
-        batch_size=section.training.batch_size,
-        epoch_steps=section.training.checkpoint_steps,
-        seed=params.seed,
-        checkpoint_directory=run.checkpoint_directory,
-        weights=balanced_weights(table[train]),
-    )
-    module.average.copy_to(model)
-    model.eval()
+    def look(step: int, averaged: MaskGIT) -> None:
+        """A grid of samples while the training goes on."""
+        painter = Painter(data.tokenizer, averaged, data.classes, data.vocabulary, data.image_size)
+        figure = class_samples(params, painter)
+        save_figure(figure, samples / f"samples_at_{step:06d}.png")
+        run.log_figure(figure, f"samples_at_{step:06d}.png")
 
-    held = ~train
-    entropies = unigram_entropies(
-        tokens[train], labels[train], tokens[held], labels[held], config.codebook_size, len(classes)
-    )
-    cross_entropy = held_out_cross_entropy(
-        model,
-        torch.from_numpy(tokens[held].astype(np.int64)),
-        torch.from_numpy(labels[held]),
-        seed=params.seed,
-    )
-    metrics: dict[str, Any] = {
-        "masked_ce": cross_entropy["true"],
-        "ce_true": cross_entropy["true"],
-        "ce_wrong": cross_entropy["wrong"],
-        "ce_null": cross_entropy["null"],
-        "ce_wrong_minus_true": cross_entropy["wrong"] - cross_entropy["true"],  # type: ignore[operator]
-        "ce_below_class_unigram": entropies["class_unigram"] - cross_entropy["true"],  # type: ignore[operator]
-        "top1": cross_entropy["top1"],
-        "top5": cross_entropy["top5"],
-        **entropies,
-        "per_ratio": cross_entropy["per_ratio"],
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "vocabulary": config.codebook_size,
-        "train_images": int(train.sum()),
-        "held_out_images": int(held.sum()),
-        "images_seen": section.training.steps * section.training.batch_size,
-    }
+    model, history, watched = train_model(params, data, run.checkpoint_directory, look)
+    metrics = measure(params, data, model)
     with atomic_directory("models/maskgit") as directory:
-        size = int(read_json("models/vq/config.json")["image_size"])
-        save_maskgit(model, directory, {"classes": classes, "image_size": size})
-        vocabulary.save(directory)
+        save_maskgit(model, directory, {"classes": list(data.classes), "image_size": data.image_size})
+        data.vocabulary.save(directory)
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
     run.log_history(history)
-    painter = Painter(load_tokenizer(Path("models/vq")), model, tuple(classes), vocabulary, size)
-    plot(params, run, painter, metrics, history)
+    references = {name: metrics[name] for name in ("unigram", "class_unigram")}
+    watched = [row | references for row in watched]
+    run.log_history(
+        [
+            {(key if key == "step" else f"held_out_{key}"): value for key, value in row.items()}
+            for row in watched
+        ]
+    )
+    painter = Painter(data.tokenizer, model, data.classes, data.vocabulary, data.image_size)
+    plot(params, run, painter, metrics, history, watched)
 
 
-def balanced_weights(table: pd.DataFrame) -> list[float]:
-    """Sampling weights that give each class the same share, and each source the same within its class."""
-    pairs = table.groupby(["label", "source"])["path"].transform("size")
-    sources = table.groupby("label")["source"].transform("nunique")
-    return (1.0 / (pairs * sources)).tolist()
+def train_model(
+    params: Params,
+    data: TokenData,
+    checkpoint_directory: Path | None,
+    look: Callable[[int, MaskGIT], None] | None = None,
+) -> tuple[MaskGIT, History, History]:
+    """The model that the parameters describe, trained; what was logged; and the held-out rows."""
+    section, training = params.train_maskgit, params.train_maskgit.training
+    torch.manual_seed(params.seed)
+    model = MaskGIT(
+        named_config(
+            section.size,
+            classes=len(data.classes),
+            codebook_size=len(data.vocabulary.codes),
+            grid=data.tokens.shape[1],
+            heads=section.heads,
+            dropout=section.dropout,
+            conditioning=section.conditioning,
+        )
+    )
+    codes = data.vocabulary.codes
+    if section.base:
+        start_from_halton(model, read_halton(Path(section.base)), section.base, codes)
+    weights = None
+    if training.balanced:
+        chosen = data.table[data.in_training]
+        weights = sampling_weights(chosen["label"].tolist(), chosen["source"].tolist()).tolist()
+    soft = None
+    if training.soft_weight:
+        codebook = data.tokenizer.quantize.codebook.detach()[codes]
+        soft = soft_targets(codebook, training.soft_neighbours, training.soft_temperature)
+    watch = None
+    if training.watch_steps:
+        few = spread(*data.held_out(), training.watch_images)
+        watch = Watch(*few, training.watch_steps, look)
+    history, watched = train(
+        model,
+        MaskGITTrainingConfig(**training.model_dump(exclude=SCHEDULING)),
+        torch.from_numpy(data.tokens[data.in_training].astype(np.int32)),
+        torch.from_numpy(data.labels[data.in_training]),
+        Schedule(
+            training.unconditional_steps,
+            training.batch_size,
+            training.checkpoint_steps,
+            params.seed,
+            weights,
+        ),
+        checkpoint_directory,
+        soft,
+        watch,
+    )
+    return model, history, watched
+
+
+def measure(params: Params, data: TokenData, model: MaskGIT) -> dict[str, Any]:
+    """Cross-entropies of all held-out tokens, with intervals over near-duplicate groups."""
+    train, held = data.in_training, ~data.in_training
+    tokens, labels = data.held_out()
+    unigrams = unigram_losses(
+        data.tokens[train], data.labels[train], tokens.numpy(), labels.numpy(),
+        model.config.codebook_size, len(data.classes),
+    )  # fmt: skip
+    found = held_out_cross_entropy(model, tokens, labels, seed=params.seed)
+    losses = {name: values.double().numpy() for name, values in found["per_sample"].items()}
+    values = {
+        **{f"ce_{name}": loss for name, loss in losses.items()},
+        "ce_wrong_minus_true": losses["wrong"] - losses["true"],
+        "ce_null_minus_true": losses["null"] - losses["true"],
+        "ce_below_class_unigram": unigrams["class_unigram"] - losses["true"],
+        **unigrams,
+    }
+    groups = data.table[held]["group"].tolist()
+    estimates = {name: bootstrap_mean(value, groups) for name, value in values.items()}
+    training = params.train_maskgit.training
+    return {
+        "masked_ce": estimates["ce_true"]["mean"],
+        **{name: estimate["mean"] for name, estimate in estimates.items()},
+        "top1": found["top1"],
+        "top5": found["top5"],
+        "per_ratio": found["per_ratio"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": model.config.codebook_size,
+        "train_images": int(train.sum()),
+        "held_out_images": int(held.sum()),
+        "images_seen": training.steps * training.batch_size,
+        "interval_95": {name: [e["low"], e["high"]] for name, e in estimates.items()},
+    }
+
+
+def spread(tokens: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most `count` of the held-out grids, spread evenly over them."""
+    chosen = torch.linspace(0, len(tokens) - 1, min(count, len(tokens))).long()
+    return tokens[chosen], labels[chosen]
+
+
+def class_samples(params: Params, painter: Painter) -> Figure:
+    """Four images of each class, from the same random numbers each time."""
+    config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
+    generator = torch.Generator().manual_seed(params.seed)
+    rows = [
+        list(painter.sample(torch.full((4,), label), config, generator))
+        for label in range(len(painter.classes))
+    ]
+    return image_grid(rows, painter.classes)
 
 
 def plot(
@@ -114,23 +223,17 @@ def plot(
     painter: Painter,
     metrics: dict[str, Any],
     history: list[dict[str, float]],
+    watched: list[dict[str, float]],
 ) -> None:
     """Samples per class, cross-entropy per mask ratio and loss curves."""
-    sampling = params.synthesize.sampling
-    config = SamplingConfig(**sampling.model_dump(exclude={"batch_size"}))
-    generator = torch.Generator().manual_seed(params.seed)
-    rows = [
-        list(painter.sample(torch.full((4,), label), config, generator))
-        for label in range(len(painter.classes))
-    ]
     ratios = {
         f"mask {ratio}": {name: row[name] for name in ("true", "null", "wrong")}
-        | {"class unigram": metrics["class_unigram"]}
+        | {"class unigram": metrics["class_unigram"], "unigram": metrics["unigram"]}
         for ratio, row in metrics["per_ratio"].items()
     }
     with atomic_directory(f"plots/{STAGE}") as directory:
         figures = {
-            "samples_per_class": image_grid(rows, painter.classes),
+            "samples_per_class": class_samples(params, painter),
             "cross_entropy_per_mask_ratio": bars(ratios, "nats"),
         }
         for name, figure in figures.items():
@@ -138,6 +241,10 @@ def plot(
             run.log_figure(figure, f"{name}.png")
         if history:
             pd.DataFrame(history).to_csv(directory / "losses.csv", index=False)
+        if watched:
+            pd.DataFrame(watched).to_csv(directory / "held_out.csv", index=False)
+        for path in sorted((run.checkpoint_directory / "samples").glob("*.png")):
+            shutil.copy(path, directory)
 
 
 if __name__ == "__main__":

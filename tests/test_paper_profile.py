@@ -23,6 +23,7 @@ from metaldefect.tokenizer.model import VQModel
 from metaldefect.training import fit
 from stages.params import Params, parse_params
 from stages.train_efficientad import configuration
+from stages.train_maskgit import SCHEDULING
 from tests.project_imports import ROOT
 
 pytestmark = pytest.mark.slow
@@ -73,7 +74,7 @@ def test_maskgit(paper: Params) -> None:
     )
     model = MaskGIT(config)
     assert sum(p.numel() for p in model.parameters()) == 68_884_993
-    arguments = section.training.model_dump(exclude={"batch_size", "checkpoint_steps"})
+    arguments = section.training.model_dump(exclude=SCHEDULING)
     module = MaskGITLightning(model, MaskGITTrainingConfig(**{**arguments, "warmup_steps": 1}))
     before = model.head.bias.detach().clone()
     data = TensorDataset(torch.randint(0, 16_384, (2, 16, 16)), torch.tensor([0, 5]))

@@ -55,12 +55,31 @@ def read_halton(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
 
 
-def start_from_halton(model: MaskGIT, state: Mapping[str, Tensor], origin: str) -> None:
+def start_from_halton(
+    model: MaskGIT, state: Mapping[str, Tensor], origin: str, codes: Tensor | None = None
+) -> None:
     """Take a pretrained body: every weight but the class rows, which start from the null class.
 
     The null row is the last of the checkpoint's and of the model's; all other classes are new.
+
+    Args:
+        model: to be filled.
+        state: of a checkpoint with any number of classes.
+        origin: named in errors.
+        codes: where the model's vocabulary is a part of the checkpoint's: the checkpoint's token of each of
+            the model's, `int64 [codebook_size]`. Their rows are taken, and the mask's, which is the last.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     adapted = dict(state)
     null = adapted["cls_emb.weight"][-1:]
     adapted["cls_emb.weight"] = null.repeat(model.config.classes + 1, 1)
+    known = len(adapted["tok_emb.weight"]) - 1
+    if codes is not None and known != model.config.codebook_size:
+        if int(codes.max()) >= known:
+            raise ValueError(f"{origin} knows {known} codes, the vocabulary goes up to {int(codes.max())}")
+        rows = torch.cat([codes, torch.tensor([known])])
+        for key in ("tok_emb.weight", "head.weight", "head.bias"):
+            adapted[key] = adapted[key][rows]
     load_strict(model, adapted, origin)

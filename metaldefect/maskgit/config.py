@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# How the class reaches the blocks: by shifts, scales and gates (Halton-MaskGIT), or added to every token
+CONDITIONINGS = ("adaln", "sum")
+
 
 @dataclass(frozen=True)
 class MaskGITConfig:
@@ -17,8 +20,11 @@ class MaskGITConfig:
     codebook_size: int = 16_384
     grid: int = 16
     dropout: float = 0.0
+    conditioning: str = "adaln"
 
     def __post_init__(self) -> None:
+        if self.conditioning not in CONDITIONINGS:
+            raise ValueError(f"conditioning = {self.conditioning!r}: expected {' or '.join(CONDITIONINGS)}")
         for name in ("dim", "depth", "heads", "classes", "codebook_size", "grid"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
@@ -61,10 +67,18 @@ SIZES = {
 
 
 def named_config(
-    size: str, *, classes: int, codebook_size: int, grid: int, heads: int | None = None, dropout: float = 0.0
+    size: str,
+    *,
+    classes: int,
+    codebook_size: int,
+    grid: int,
+    heads: int | None = None,
+    dropout: float = 0.0,
+    conditioning: str = "adaln",
 ) -> MaskGITConfig:
     """Config of the named size; `heads` overrides (upstream's own `small` has 6)."""
     if size not in SIZES:
         raise ValueError(f"unknown MaskGIT size {size!r}: there are {', '.join(SIZES)}")
     dim, depth, default_heads = SIZES[size]
-    return MaskGITConfig(dim, depth, heads or default_heads, classes, codebook_size, grid, dropout)
+    heads = heads or default_heads
+    return MaskGITConfig(dim, depth, heads, classes, codebook_size, grid, dropout, conditioning)

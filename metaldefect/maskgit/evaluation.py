@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,15 +16,15 @@ from metaldefect.maskgit.model import MaskGIT
 MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def unigram_entropies(
+def unigram_losses(
     train: NDArray[np.integer],
     train_labels: NDArray[np.integer],
     test: NDArray[np.integer],
     test_labels: NDArray[np.integer],
     codebook_size: int,
     classes: int,
-) -> dict[str, float]:
-    """Cross-entropy, in nats, of held-out tokens under train token frequencies.
+) -> dict[str, NDArray[np.float64]]:
+    """Cross-entropy, in nats, of each held-out grid under train token frequencies, `[N]`.
 
     `unigram` knows the overall frequencies, `class_unigram` those of the sample's class: what a model
     reaches that has learnt frequencies and nothing else. One count is added to every code.
@@ -35,15 +37,15 @@ def unigram_entropies(
     per_class = np.log(counts / counts.sum(axis=1, keepdims=True))
     flat = test.reshape(len(test), -1)
     return {
-        "unigram": float(-overall[flat].mean()),
-        "class_unigram": float(-per_class[test_labels[:, None], flat].mean()),
+        "unigram": -overall[flat].mean(axis=1),
+        "class_unigram": -per_class[test_labels[:, None], flat].mean(axis=1),
     }
 
 
 @torch.no_grad()
 def held_out_cross_entropy(
     model: MaskGIT, tokens: Tensor, labels: Tensor, *, seed: int, batch_size: int = 16
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Masked cross-entropy (nats) per mask ratio, for the true label, a wrong one and none.
 
     Args:
@@ -51,7 +53,8 @@ def held_out_cross_entropy(
             so their differences are paired.
 
     Returns:
-        `per_ratio`: for each of `MASK_RATIOS` `true`, `wrong`, `null`, `top1`, `top5`; and their means.
+        `per_ratio`: for each of `MASK_RATIOS` `true`, `wrong`, `null`, `top1`, `top5`; their means; and
+        `per_sample`: `true`, `wrong`, `null` of each grid, means over the ratios, `float32 [N]`.
     """
     shape = model.config
     generator = torch.Generator().manual_seed(seed)
@@ -63,6 +66,7 @@ def held_out_cross_entropy(
         "null": torch.full_like(labels, shape.null_label),
     }
     per_ratio = {}
+    per_sample = {name: torch.zeros(len(flat)) for name in choices}
     for ratio in MASK_RATIOS:
         noise = torch.rand(flat.shape, generator=generator)
         # A fixed number of hidden positions a sample, so that ratios are exact
@@ -81,7 +85,9 @@ def held_out_cross_entropy(
                 losses.append(F.cross_entropy(logits, target, reduction="none"))
                 own = logits.gather(1, target[:, None])
                 ranks.append((logits > own).sum(dim=1))
-            row[name] = float(torch.cat(losses).mean())
+            of_samples = torch.cat(losses).view(len(flat), hidden_count).mean(dim=1)
+            per_sample[name] += of_samples / len(MASK_RATIOS)
+            row[name] = float(of_samples.mean())
             if name == "true":
                 rank = torch.cat(ranks)
                 row["top1"] = float((rank < 1).float().mean())
@@ -91,4 +97,4 @@ def held_out_cross_entropy(
         key: float(np.mean([row[key] for row in per_ratio.values()]))
         for key in ("true", "wrong", "null", "top1", "top5")
     }
-    return {"per_ratio": per_ratio, **means}
+    return {"per_ratio": per_ratio, "per_sample": per_sample, **means}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from metaldefect.images import U8, write_png
-from metaldefect.maskgit.inpainting import Mask, inpaint
-from metaldefect.maskgit.mask_makers import make_mask
+from metaldefect.maskgit.inpainting import Inpainted, Mask, inpaint_parts
+from metaldefect.maskgit.mask_makers import SMALLEST_PIXELS, make_mask
 from metaldefect.maskgit.painter import Painter
 from metaldefect.maskgit.sampler import SamplingConfig
 
@@ -47,6 +48,15 @@ def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[sli
     return slice(top, top + side), slice(left, left + side)
 
 
+class Drawn(NamedTuple):
+    """What became of an insertion; all of the canvas's size."""
+
+    image: U8
+    pasted: U8  # the same without compositing, for the measure of seams
+    mask: Mask  # where the image visibly changed; the whole brush where nothing visible was drawn
+    visible: bool
+
+
 def draw_insertions(
     painter: Painter,
     jobs: Sequence[Insertion],
@@ -54,29 +64,56 @@ def draw_insertions(
     generator: torch.Generator,
     feather: float,
     batch_size: int,
-) -> Iterator[tuple[Insertion, U8]]:
-    """Each job with its image `uint8 [H, W]`, in order; drawn in batches."""
-    for start in tqdm(range(0, len(jobs), batch_size), desc="inserting", unit="batch"):
-        part = jobs[start : start + batch_size]
-        filled = inpaint(
-            painter,
-            [job.canvas[job.window] for job in part],
-            [job.mask[job.window] for job in part],
-            [job.label for job in part],
-            config,
-            generator,
-            feather,
-        )
-        for job, crop in zip(part, filled, strict=True):
-            image = job.canvas.copy()
-            image[job.window] = crop
-            yield job, image
+    attempts: int,
+) -> list[Drawn]:
+    """Draw every job; those whose change cannot be seen are drawn again, the most visible try is kept.
+
+    A model that has seen the surroundings may well go on with undamaged metal under the mask, so every
+    further try is guided more strongly towards the class.
+    """
+    best: dict[int, Inpainted] = {}
+    todo = list(range(len(jobs)))
+    for attempt in range(attempts):
+        for start in tqdm(
+            range(0, len(todo), batch_size), desc=f"inserting, try {attempt + 1}", unit="batch"
+        ):
+            part = todo[start : start + batch_size]
+            chosen = [jobs[i] for i in part]
+            found = inpaint_parts(
+                painter,
+                [job.canvas[job.window] for job in chosen],
+                [job.mask[job.window] for job in chosen],
+                [job.label for job in chosen],
+                replace(config, guidance=config.guidance + 2.0 * attempt),
+                generator,
+                feather,
+            )
+            for i, new in zip(part, found, strict=True):
+                if i not in best or new.changed.sum() > best[i].changed.sum():
+                    best[i] = new
+        todo = [i for i in todo if not visible(jobs[i], best[i])]
+        if not todo:
+            break
+    return [placed(job, best[i]) for i, job in enumerate(jobs)]
 
 
-def write_insertion(root: Path, job: Insertion, image: U8) -> None:
+def visible(job: Insertion, found: Inpainted) -> bool:
+    """Whether a person would see that something was drawn: a tenth of the brush, and not a mere speck."""
+    return bool(found.changed.sum() >= max(SMALLEST_PIXELS, 0.1 * job.mask.sum()))
+
+
+def placed(job: Insertion, found: Inpainted) -> Drawn:
+    """The drawn square back in its canvas."""
+    image, pasted, mask = job.canvas.copy(), job.canvas.copy(), np.zeros(job.canvas.shape, bool)
+    image[job.window], pasted[job.window], mask[job.window] = found.image, found.pasted, found.changed
+    seen = visible(job, found)
+    return Drawn(image, pasted, mask if seen else job.mask, seen)
+
+
+def write_insertion(root: Path, job: Insertion, drawn: Drawn) -> None:
     """Write the image and its mask into a category folder in MVTec AD's layout."""
-    write_png(root / "test" / job.label / f"{job.number:04d}.png", image)
-    mask = job.mask.astype(np.uint8) * 255
+    write_png(root / "test" / job.label / f"{job.number:04d}.png", drawn.image)
+    mask = drawn.mask.astype(np.uint8) * 255
     write_png(root / "ground_truth" / job.label / f"{job.number:04d}_mask.png", mask)
 
 
@@ -90,6 +127,7 @@ def write_inserted(
     config: SamplingConfig,
     feather: float,
     batch_size: int,
+    attempts: int = 3,
 ) -> None:
     """Write `test/good` (the canvases) and `per_class` inserted defects of each of the painter's classes.
 
@@ -102,6 +140,7 @@ def write_inserted(
         config: how to sample.
         feather: pixels of blend around a defect.
         batch_size: defects drawn at once.
+        attempts: how often a defect that cannot be seen is drawn.
 
     Raises:
         ValueError: there is no canvas.
@@ -113,5 +152,6 @@ def write_inserted(
     images = list(canvases.values())
     jobs = [plan_insertion(label, k, seed, images, ()) for label in painter.classes for k in range(per_class)]
     generator = torch.Generator().manual_seed(seed + 1)
-    for job, image in draw_insertions(painter, jobs, config, generator, feather, batch_size):
-        write_insertion(root, job, image)
+    drawn = draw_insertions(painter, jobs, config, generator, feather, batch_size, attempts)
+    for job, found in zip(jobs, drawn, strict=True):
+        write_insertion(root, job, found)

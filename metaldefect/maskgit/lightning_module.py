@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.soft_targets import SoftTargets
 from metaldefect.maskgit.training_masks import training_mask
 from metaldefect.training import WeightAverage, warmup_cosine
 
 
 @dataclass(frozen=True)
 class MaskGITTrainingConfig:
-    """How MaskGIT is trained."""
+    """How MaskGIT is trained.
+
+    `conditional` false hides the label of every sample: the first of two stages. `soft_weight` is the
+    target's share for codes that look like the true one (see `soft_targets`).
+    """
 
     steps: int
     learning_rate: float = 5e-4
@@ -29,15 +34,20 @@ class MaskGITTrainingConfig:
     unmasked_weight: float = 0.0
     rectangle_share: float = 0.15
     ema_decay: float = 0.999
+    soft_weight: float = 0.0
+    conditional: bool = True
 
 
 class MaskGITLightning(pl.LightningModule):
     """Train on batches of (tokens `int [B, grid, grid]`, labels `int [B]`)."""
 
-    def __init__(self, model: MaskGIT, config: MaskGITTrainingConfig) -> None:
+    def __init__(
+        self, model: MaskGIT, config: MaskGITTrainingConfig, soft: SoftTargets | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
+        self.soft = soft
         self.average = WeightAverage(model, config.ema_decay)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -54,6 +64,7 @@ class MaskGITLightning(pl.LightningModule):
             ],
             lr=self.config.learning_rate,
             betas=(0.9, 0.99),
+            fused=True,
         )
         steps, warmup = self.config.steps, self.config.warmup_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -65,13 +76,16 @@ class MaskGITLightning(pl.LightningModule):
         }
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        # Lightning's own clipping refuses fused optimizers, which unscale half-precision gradients
+        # themselves; bfloat16 has no scale
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         tokens, labels = batch[0].flatten(1).long(), batch[1].long()
         shape = self.model.config
-        mask = training_mask(len(tokens), shape.grid, self.config.rectangle_share)
-        dropped = torch.rand(len(labels)) < self.config.label_dropout
+        mask = training_mask(len(tokens), shape.grid, self.config.rectangle_share).to(tokens.device)
+        hidden_share = self.config.label_dropout if self.config.conditional else 1.0
+        dropped = torch.rand(len(labels)).to(labels.device) < hidden_share
         labels = labels.masked_fill(dropped, shape.null_label)
         hidden = self.model.hidden(tokens.masked_fill(mask, shape.mask_id), labels)
         loss, parts = masked_cross_entropy(
@@ -81,6 +95,8 @@ class MaskGITLightning(pl.LightningModule):
             mask,
             label_smoothing=self.config.label_smoothing,
             unmasked_weight=self.config.unmasked_weight,
+            soft_weight=self.config.soft_weight,
+            soft=self.soft,
         )
         self.log_dict({"loss": loss.detach(), **parts}, prog_bar=True)
         return loss

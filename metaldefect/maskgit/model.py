@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaldefect.maskgit.config import MaskGITConfig
-
-EPS = 1e-5
+from metaldefect.maskgit.fused_block import EPS, BlockWeights, fused_block
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -57,17 +56,42 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each modulated and gated by the class."""
 
+    # Without a class in it the modulation is the identity: shift 0, scale 0, gate 1, twice
+    identity: Tensor
+
     def __init__(self, config: MaskGITConfig) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        if config.conditioning == "adaln":
+            self.mlp: nn.Sequential | None = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        else:
+            self.mlp = None
+            identity = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None].repeat(1, config.dim)
+            self.register_buffer("identity", identity, persistent=False)
         self.ln1 = nn.RMSNorm(config.dim, eps=EPS)
         self.ln2 = nn.RMSNorm(config.dim, eps=EPS)
         self.attn = Attention(config)
         self.ff = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
+    def modulation(self, condition: Tensor) -> Tensor:
+        """Shift, scale and gate of attention, then of feed-forward, `[B, 6, d]`, of conditions `[B, d]`."""
+        if self.mlp is None:
+            return self.identity.expand(len(condition), -1, -1)
+        return self.mlp(condition).unflatten(-1, (6, -1))
+
+    def weights(self) -> BlockWeights:
+        """Everything but the modulation's parameters."""
+        attn, ff = self.attn, self.ff
+        return BlockWeights(
+            self.ln1.weight, self.ln2.weight, attn.wq.weight, attn.wk.weight, attn.wv.weight,
+            attn.wo.weight, ff.w1.weight, ff.w2.weight, ff.w3.weight,
+        )  # fmt: skip
+
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.mlp(condition).chunk(6, dim=-1)
+        modulation = self.modulation(condition)
+        if self.training and torch.is_grad_enabled() and x.device.type == "cpu":
+            return fused_block(x, modulation, self.weights(), self.attn.heads, self.dropout.p)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
         x = x + gate1.unsqueeze(1) * self.dropout(self.attn(modulate(self.ln1(x), shift1, scale1)))
         return x + gate2.unsqueeze(1) * self.dropout(self.ff(modulate(self.ln2(x), shift2, scale2)))
 
@@ -84,16 +108,22 @@ class Transformer(nn.Module):
 
 
 class FinalNorm(nn.Module):
-    """Layer norm modulated by the class."""
+    """Layer norm, modulated by the class where the blocks are."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, config: MaskGITConfig) -> None:
         super().__init__()
+        dim = config.dim
         self.norm_final = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        self.mlp: nn.Sequential | None = None
+        if config.conditioning == "adaln":
+            self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x = self.norm_final(x)
+        if self.mlp is None:
+            return x
         shift, scale = self.mlp(condition).chunk(2, dim=-1)
-        return modulate(self.norm_final(x), shift, scale)
+        return modulate(x, shift, scale)
 
 
 class MaskGIT(nn.Module):
@@ -107,11 +137,11 @@ class MaskGIT(nn.Module):
         self.pos_emb = nn.Embedding(config.grid**2, config.dim)
         self.reg_tokens = nn.Embedding(1, config.dim)
         self.transformer = Transformer(config)
-        self.last_norm = FinalNorm(config.dim)
+        self.last_norm = FinalNorm(config)
         self.head = nn.Linear(config.dim, config.codebook_size + 1)
         self.apply(_initialise)
         for module in self.modules():
-            if isinstance(module, Block):
+            if isinstance(module, Block) and module.mlp is not None:
                 # Gates start closed, so every block starts as the identity (adaLN-zero)
                 for parameter in module.mlp.parameters():
                     nn.init.zeros_(parameter)
@@ -122,11 +152,16 @@ class MaskGIT(nn.Module):
             waves = sincos_positions(config.grid, config.dim)
             self.pos_emb.weight[:, : waves.shape[1]] = 0.05 * waves
 
+    def embed(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """Sum of token and position embeddings, and of the class's where it is not in the blocks."""
+        x = self.tok_emb(tokens) + self.pos_emb.weight
+        return x + condition.unsqueeze(1) if self.config.conditioning == "sum" else x
+
     def hidden(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Final features `float [B, grid^2, dim]` of tokens `int64 [B, grid^2]` and labels `int64 [B]`."""
-        x = self.tok_emb(tokens) + self.pos_emb.weight
-        register = self.reg_tokens.weight.expand(len(x), 1, -1)
         condition = self.cls_emb(labels)
+        x = self.embed(tokens, condition)
+        register = self.reg_tokens.weight.expand(len(x), 1, -1)
         x = self.transformer(torch.cat([x, register], dim=1), condition)
         return self.last_norm(x[:, :-1], condition)
 

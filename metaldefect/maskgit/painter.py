@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json
-from metaldefect.hardware import autocast
+from metaldefect.hardware import autocast, compute_dtype
 from metaldefect.images import U8, from_tanh_range, to_tanh_range
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.packed_model import PackedMaskGIT
+from metaldefect.maskgit.sampler import SamplingConfig, sample
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.model import VQModel
 
@@ -42,6 +44,11 @@ class Vocabulary:
         nearest[codes] = torch.arange(len(codes))
         return cls(codes, nearest)
 
+    @classmethod
+    def full(cls, codebook_size: int) -> Vocabulary:
+        """All codes under their own numbers, used or not."""
+        return cls(torch.arange(codebook_size), torch.arange(codebook_size))
+
     def save(self, directory: Path) -> None:
         """Write `vocabulary.safetensors`."""
         with atomic_file(directory / VOCABULARY) as temporary:
@@ -63,6 +70,11 @@ class Painter:
     vocabulary: Vocabulary
     image_size: int
 
+    @cached_property
+    def sampled(self) -> PackedMaskGIT:
+        """MaskGIT in the form that samplers ask, in the dtype that this machine multiplies fastest."""
+        return PackedMaskGIT(self.maskgit, compute_dtype())
+
     def label(self, name: str) -> int:
         """Number of a class; an unknown name is an error that lists those there are."""
         if name not in self.classes:
@@ -77,15 +89,29 @@ class Painter:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> U8:
-        """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`."""
+        """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`.
+
+        Raises:
+            ValueError: a token outside the vocabulary.
+        """
+        size = len(self.vocabulary.codes)
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            raise ValueError(
+                f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], the vocabulary has {size}: "
+                f"expected [0, {size - 1}]"
+            )
         with autocast():
             return from_tanh_range(self.tokenizer.decode(self.vocabulary.codes[tokens]))
 
+    def draw_tokens(
+        self, labels: Tensor, config: SamplingConfig, generator: torch.Generator, known: Tensor | None = None
+    ) -> Tensor:
+        """Token grids of the given classes, `int64 [N, grid, grid]`; see `sampler.sample`."""
+        return sample(self.sampled, labels, config, generator, known)
+
     def sample(self, labels: Tensor, config: SamplingConfig, generator: torch.Generator) -> U8:
         """Whole images of the given classes, `uint8 [N, size, size]`."""
-        with autocast():
-            tokens = halton_sample(self.maskgit, labels, config, generator)
-        return self.decode(tokens)
+        return self.decode(self.draw_tokens(labels, config, generator))
 
 
 def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:

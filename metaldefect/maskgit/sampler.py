@@ -1,15 +1,24 @@
-"""Samplers: pure functions from a model and a `torch.Generator` to token grids."""
+"""Samplers: pure functions from a model and a `torch.Generator` to token grids.
+
+All of them write each unknown position once, ask the model for logits at the positions they consider and
+nowhere else, and never touch a known token. They differ in which positions a step writes: those next in
+the Halton order, random ones, or those the model is surest of.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.schedule import cumulative_counts, halton_order
+
+ORDERS = ("halton", "random", "confidence")
+GUIDANCE_SCHEDULES = ("constant", "linear")
+TEMPERATURE_CONVENTIONS = ("divide", "multiply")
 
 
 class TokenModel(Protocol):
@@ -25,31 +34,84 @@ class TokenModel(Protocol):
 class SamplingConfig:
     """How to sample.
 
-    `guidance` w mixes (1 + w) conditional - w unconditional logits; `temperature` divides them;
-    `top_k` keeps the k likeliest tokens (0: all); `roll` shifts the Halton order per sample, so that
-    samples of one seed differ in where they begin.
+    Attributes:
+        steps: passes through the model, at least 1; never more than there are unknown positions.
+        order: `halton`, `random` or `confidence`.
+        roll: shift the Halton order per sample, so that samples of one seed differ in where they begin.
+        guidance: w of (1 + w) conditional - w unconditional logits; 0 takes one pass a step.
+        guidance_schedule: `constant`, or `linear` from 0 at the first step to w at the last.
+        temperature: above 0; high is diverse, low is sure.
+        temperature_convention: `divide` logits by the temperature, as in the literature, or `multiply`
+            them by it, as Halton-MaskGIT's code does.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the fewest likeliest tokens that together have this probability; 1 keeps all.
+        confidence_noise: Gumbel noise added to the confidence, falling to 0 with the last step (4.5 in
+            MaskGIT).
     """
 
     steps: int = 16
-    guidance: float = 1.0
-    temperature: float = 1.0
-    top_k: int = 0
+    order: str = "halton"
     roll: bool = True
+    guidance: float = 1.0
+    guidance_schedule: str = "constant"
+    temperature: float = 1.0
+    temperature_convention: str = "divide"
+    top_k: int = 0
+    top_p: float = 1.0
+    confidence_noise: float = 4.5
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps = {self.steps}: must be at least 1")
         if self.temperature <= 0:
             raise ValueError(f"temperature = {self.temperature}: must be above 0")
-        if self.guidance < 0:
-            raise ValueError(f"guidance = {self.guidance}: must be at least 0")
+        for name in ("guidance", "top_k", "confidence_noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p}: must be above 0 and at most 1")
+        for name, allowed in (
+            ("order", ORDERS),
+            ("guidance_schedule", GUIDANCE_SCHEDULES),
+            ("temperature_convention", TEMPERATURE_CONVENTIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: expected {', '.join(allowed)}")
+
+    def guidance_at(self, step: int, steps: int) -> float:
+        """w of a step, counted from 0, out of `steps`."""
+        if self.guidance_schedule == "constant" or steps == 1:
+            return self.guidance
+        return self.guidance * step / (steps - 1)
 
 
-class Plan(NamedTuple):
-    """Which positions each step writes."""
+def sample(
+    model: TokenModel,
+    labels: Tensor,
+    config: SamplingConfig,
+    generator: torch.Generator,
+    known: Tensor | None = None,
+    history: list[Tensor] | None = None,
+) -> Tensor:
+    """Draw token grids in the order that `config` names.
 
-    order: Tensor  # int64 [B, grid^2], unknown positions first
-    unknown: Tensor  # int64 [B], how many there are
+    Args:
+        model: gives logits at asked positions.
+        labels: class of each sample, `int64 [B]` in [0, classes).
+        config: how to sample.
+        generator: source of all randomness.
+        known: `int64 [B, grid, grid]` with `mask_id` where a token is wanted; other tokens are given
+            and never rewritten. None draws whole grids.
+        history: where given, the grids after each step are appended, `mask_id` where not yet written.
+
+    Returns:
+        `int64 [B, grid, grid]`, every token in [0, codebook_size).
+
+    Raises:
+        ValueError: a label or a known token out of range, a grid of another size.
+    """
+    sampler = {"halton": halton_sample, "random": random_sample, "confidence": confidence_sample}
+    return sampler[config.order](model, labels, config, generator, known, history)
 
 
 @torch.no_grad()
@@ -59,45 +121,128 @@ def halton_sample(
     config: SamplingConfig,
     generator: torch.Generator,
     known: Tensor | None = None,
+    history: list[Tensor] | None = None,
 ) -> Tensor:
-    """Draw token grids in Halton order.
+    """Draw token grids in the Halton order, which keeps tokens of one step far apart; see `sample`."""
+    tokens = initial_tokens(labels, known, model.config)
+    size = model.config.grid**2
+    order = torch.tensor(halton_order(model.config.grid)).expand(len(tokens), -1)
+    if config.roll:
+        shift = torch.randint(0, size, (len(tokens), 1), generator=generator)
+        order = order.gather(1, (torch.arange(size) + shift) % size)
+    return _write_in_order(model, labels, config, generator, tokens, order, history)
 
-    Args:
-        model: gives logits at asked positions.
-        labels: class of each sample, `int64 [B]` in [0, classes).
-        config: how to sample.
-        generator: source of all randomness.
-        known: `int64 [B, grid, grid]` with `mask_id` where a token is wanted; other tokens are given
-            and never rewritten. None draws whole grids.
 
-    Returns:
-        `int64 [B, grid, grid]`, every token in [0, codebook_size).
+@torch.no_grad()
+def random_sample(
+    model: TokenModel,
+    labels: Tensor,
+    config: SamplingConfig,
+    generator: torch.Generator,
+    known: Tensor | None = None,
+    history: list[Tensor] | None = None,
+) -> Tensor:
+    """Draw token grids in an order of each sample's own, uniformly random; see `sample`."""
+    tokens = initial_tokens(labels, known, model.config)
+    order = torch.rand(tokens.shape, generator=generator).argsort(dim=1)
+    return _write_in_order(model, labels, config, generator, tokens, order, history)
 
-    Raises:
-        ValueError: a label or a known token out of range, a grid of another size.
+
+@torch.no_grad()
+def confidence_sample(
+    model: TokenModel,
+    labels: Tensor,
+    config: SamplingConfig,
+    generator: torch.Generator,
+    known: Tensor | None = None,
+    history: list[Tensor] | None = None,
+) -> Tensor:
+    """Draw token grids surest first (MaskGIT, Chang et al. 2022); see `sample`.
+
+    A step draws a token for every unknown position, scores it by its log-probability plus Gumbel noise,
+    and keeps the best; the others stay unknown. Per step two uniform numbers a position are drawn: for
+    the token, then for the noise.
     """
     shape = model.config
     tokens = initial_tokens(labels, known, shape)
-    plan = halton_plan(tokens, shape, config, generator)
+    plans = _step_counts(tokens, shape, config)
+    steps = plans.shape[1]
+    written = torch.zeros(len(tokens), dtype=torch.long)
+    for step in range(steps):
+        uniforms = torch.rand(tokens.shape, generator=generator)
+        noise = -torch.log(-torch.log(torch.rand(tokens.shape, generator=generator).clamp_min(1e-20)))
+        wanted = plans[:, step] - written
+        written = plans[:, step]
+        if int(wanted.max()) == 0:
+            continue
+        unknown = tokens == shape.mask_id
+        width = int(unknown.sum(dim=1).max())
+        positions = (~unknown).int().argsort(dim=1, stable=True)[:, :width]
+        logits = guided_logits(model, tokens, labels, positions, config.guidance_at(step, steps))
+        p = probabilities(logits[..., : shape.codebook_size], config)
+        drawn = invert_cumulative(p, uniforms.gather(1, positions))
+        left = 1.0 - step / (steps - 1) if steps > 1 else 0.0
+        score = p.gather(-1, drawn.unsqueeze(-1)).squeeze(-1).log()
+        score = score + config.confidence_noise * left * noise.gather(1, positions)
+        # Samples with fewer unknown positions than others in the batch have surplus slots: never chosen
+        score = score.masked_fill(~unknown.gather(1, positions), -torch.inf)
+        rank = score.argsort(dim=1, descending=True).argsort(dim=1)
+        drawn = torch.where(rank < wanted[:, None], drawn, tokens.gather(1, positions))
+        tokens.scatter_(1, positions, drawn)
+        if history is not None:
+            history.append(tokens.view(-1, shape.grid, shape.grid).clone())
+    return tokens.view(-1, shape.grid, shape.grid)
+
+
+def _write_in_order(
+    model: TokenModel,
+    labels: Tensor,
+    config: SamplingConfig,
+    generator: torch.Generator,
+    tokens: Tensor,
+    order: Tensor,
+    history: list[Tensor] | None,
+) -> Tensor:
+    """Fill the unknown positions of `tokens` `[B, grid^2]` in the given order of positions."""
+    shape = model.config
+    # Unknown positions first, in their order
+    first = (tokens.gather(1, order) != shape.mask_id).int().argsort(dim=1, stable=True)
+    order = order.gather(1, first)
     # One uniform number a position, drawn up front: what a position becomes given its logits does not
     # depend on how steps are cut
     uniforms = torch.rand(tokens.shape, generator=generator)
-    counts = [cumulative_counts(int(n), min(config.steps, max(1, int(n)))) for n in plan.unknown]
+    plans = _step_counts(tokens, shape, config)
+    steps = plans.shape[1]
     written = torch.zeros(len(tokens), dtype=torch.long)
-    for step in range(max(len(c) for c in counts)):
-        until = torch.tensor([c[min(step, len(c) - 1)] for c in counts])
+    for step in range(steps):
+        until = plans[:, step]
         width = int((until - written).max())
         if width == 0:
             continue
         slots = written[:, None] + torch.arange(width)
-        positions = plan.order.gather(1, slots.clamp(max=shape.grid**2 - 1))
-        logits = guided_logits(model, tokens, labels, positions, config.guidance)
-        drawn = draw(logits[..., : shape.codebook_size], uniforms.gather(1, positions), config)
+        positions = order.gather(1, slots.clamp(max=shape.grid**2 - 1))
+        logits = guided_logits(model, tokens, labels, positions, config.guidance_at(step, steps))
+        p = probabilities(logits[..., : shape.codebook_size], config)
+        drawn = invert_cumulative(p, uniforms.gather(1, positions))
         # Samples with fewer positions left than others in the batch ignore the surplus
         drawn = torch.where(slots < until[:, None], drawn, tokens.gather(1, positions))
         tokens.scatter_(1, positions, drawn)
         written = until
+        if history is not None:
+            history.append(tokens.view(-1, shape.grid, shape.grid).clone())
     return tokens.view(-1, shape.grid, shape.grid)
+
+
+def _step_counts(tokens: Tensor, shape: MaskGITConfig, config: SamplingConfig) -> Tensor:
+    """How many positions of each sample are written after each step, `int64 [B, steps]`.
+
+    The schedule runs over the unknown positions, not over the grid. A sample with fewer of them than
+    steps is done early.
+    """
+    unknown = (tokens == shape.mask_id).sum(dim=1).tolist()
+    counts = [cumulative_counts(n, max(1, min(config.steps, n))) for n in unknown]
+    steps = max(len(c) for c in counts)
+    return torch.tensor([c + [c[-1]] * (steps - len(c)) for c in counts])
 
 
 def initial_tokens(labels: Tensor, known: Tensor | None, shape: MaskGITConfig) -> Tensor:
@@ -115,20 +260,6 @@ def initial_tokens(labels: Tensor, known: Tensor | None, shape: MaskGITConfig) -
     return known.flatten(1).clone()
 
 
-def halton_plan(
-    tokens: Tensor, shape: MaskGITConfig, config: SamplingConfig, generator: torch.Generator
-) -> Plan:
-    """Unknown positions of each sample in (rolled) Halton order, known ones after them."""
-    size = shape.grid**2
-    order = torch.tensor(halton_order(shape.grid)).expand(len(tokens), -1)
-    if config.roll:
-        shift = torch.randint(0, size, (len(tokens), 1), generator=generator)
-        order = order.gather(1, (torch.arange(size) + shift) % size)
-    unknown = tokens.gather(1, order) == shape.mask_id
-    first = torch.argsort((~unknown).int(), dim=1, stable=True)
-    return Plan(order.gather(1, first), unknown.sum(dim=1))
-
-
 def guided_logits(
     model: TokenModel, tokens: Tensor, labels: Tensor, positions: Tensor, guidance: float
 ) -> Tensor:
@@ -141,12 +272,25 @@ def guided_logits(
     return (1.0 + guidance) * conditional - guidance * unconditional
 
 
-def draw(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
-    """Draw by inverting the cumulative distribution: `[B, P, V]` and uniforms `[B, P]` -> `int64 [B, P]`."""
-    if config.top_k and config.top_k < logits.shape[-1]:
-        least = logits.topk(config.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    cumulative = (logits / config.temperature).softmax(dim=-1).double().cumsum(dim=-1)
+def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """Logits `[B, P, V]` to probabilities after temperature, top-k and top-p, in that order."""
+    divided = config.temperature_convention == "divide"
+    p = (logits / config.temperature if divided else logits * config.temperature).softmax(dim=-1)
+    if config.top_k and config.top_k < p.shape[-1]:
+        p = p.masked_fill(p < p.topk(config.top_k, dim=-1).values[..., -1:], 0.0)
+        p = p / p.sum(dim=-1, keepdim=True)
+    if config.top_p < 1.0:
+        descending, index = p.sort(dim=-1, descending=True)
+        before = descending.double().cumsum(dim=-1) - descending
+        descending = descending.masked_fill(before >= config.top_p, 0.0)
+        p = torch.zeros_like(p).scatter_(-1, index, descending)
+        p = p / p.sum(dim=-1, keepdim=True)
+    return p
+
+
+def invert_cumulative(p: Tensor, uniforms: Tensor) -> Tensor:
+    """Tokens `int64 [B, P]`: where the cumulative of `p` `[B, P, V]` passes the uniforms `[B, P]`."""
+    cumulative = p.double().cumsum(dim=-1)
     threshold = uniforms.double().unsqueeze(-1) * cumulative[..., -1:]
     index = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    return index.clamp(max=logits.shape[-1] - 1)
+    return index.clamp(max=p.shape[-1] - 1)

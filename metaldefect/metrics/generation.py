@@ -1,10 +1,12 @@
-"""How good drawn images are: KID, precision and recall, class agreement, usefulness, memorisation.
+"""How good drawn images are: KID, class agreement, memorisation (together with all else: generation_suite).
 
 All work on feature vectors. The pipeline's extractor is EfficientNet-Lite0 (1,280 pooled features):
 its numbers compare with each other, not with the Inception numbers of the literature.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,18 +39,51 @@ def kid(real: ArrayLike, fake: ArrayLike) -> float:
     return float(within_x + within_y - 2.0 * kxy.mean())
 
 
-def precision_recall(real: Features, fake: Features, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019).
+def kid_estimates(
+    real: ArrayLike,
+    fake: ArrayLike,
+    real_weights: NDArray[np.float64],
+    fake_weights: NDArray[np.float64],
+    real_groups: NDArray[Any],
+    fake_groups: NDArray[Any],
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """KID of weighted samples, and of bootstrap resamples of their groups.
 
-    Precision: share of fake samples within some real sample's distance to its k-th neighbour. Recall:
-    the same with the roles exchanged.
+    The estimator of `kid` with pairs weighted by the product of their samples' weights. A resample gives a
+    sample the weight times how often its group was drawn; a pair of one sample with itself never counts,
+    so resamples stay unbiased.
+
+    Args:
+        real: `[M, D]`, fake: `[N, D]`; weights and groups: one a sample.
+
+    Returns:
+        `float64 [1 + resamples]`, the estimate first. The real side's resamples depend on `seed` alone, so
+        estimates against the same real samples are paired.
     """
+    x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    d = x.shape[1]
+    kxx, kyy, kxy = ((a @ b.T / d + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    np.fill_diagonal(kxx, 0.0)
+    np.fill_diagonal(kyy, 0.0)
 
-    def covered(points: Features, by: Features) -> float:
-        radius = np.sort(cdist(by, by), axis=1)[:, min(k, len(by) - 1)]
-        return float((cdist(points, by) <= radius).any(axis=1).mean())
+    def counts(groups: NDArray[Any], key: int) -> NDArray[np.float64]:
+        keys = np.unique(groups, return_inverse=True)[1]
+        size = int(keys.max()) + 1
+        rng = np.random.default_rng([seed, key])
+        drawn = rng.multinomial(size, np.full(size, 1.0 / size), size=resamples)
+        return np.concatenate([np.ones((1, len(keys))), drawn[:, keys]])
 
-    return covered(fake, real), covered(real, fake)
+    u, v = counts(real_groups, 0) * real_weights, counts(fake_groups, 1) * fake_weights
+
+    def within(kernel: NDArray[np.float64], w: NDArray[np.float64]) -> NDArray[np.float64]:
+        pairs = w.sum(axis=1) ** 2 - (w**2).sum(axis=1)
+        return np.einsum("rm,rm->r", w @ kernel, w) / pairs
+
+    between = np.einsum("rn,rn->r", u @ kxy, v) / (u.sum(axis=1) * v.sum(axis=1))
+    return within(kxx, u) + within(kyy, v) - 2.0 * between
 
 
 def classifier(features: Features, labels: NDArray[np.str_], seed: int) -> Pipeline:
@@ -64,18 +99,18 @@ def class_agreement(model: Pipeline, features: Features, labels: NDArray[np.str_
     return {**bootstrap_mean(hits), "per_class": per_class}
 
 
-def memorisation(train: Features, test: Features, fake: Features) -> dict[str, float]:
+def memorisation_hits(
+    train: Features, test: Features, fake: Features
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """Are drawn images copies? Nearest-train distances against those of unseen real images.
 
-    `threshold` is the 1st percentile of train-to-train nearest distances (self excluded, exact repeats
-    left out); `fake_below` and `test_below` are the shares of samples nearer to a train image than that.
+    Returns:
+        The threshold: the 1st percentile of train-to-train nearest distances (self excluded, exact repeats
+        left out); then for each drawn and each unseen real image 1 if it is nearer to a train image.
     """
     within = cdist(train, train)
     np.fill_diagonal(within, np.inf)
     nearest = within.min(axis=1)
     threshold = float(np.percentile(nearest[nearest > 1e-6], 1))
-    return {
-        "threshold": threshold,
-        "fake_below": float((cdist(fake, train).min(axis=1) < threshold).mean()),
-        "test_below": float((cdist(test, train).min(axis=1) < threshold).mean()),
-    }
+    hits = [(cdist(side, train).min(axis=1) < threshold).astype(np.float64) for side in (fake, test)]
+    return threshold, hits[0], hits[1]

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from metaldefect.maskgit.config import MaskGITConfig
-from metaldefect.maskgit.inpainting import cells_under, composite, feather, inpaint
+from metaldefect.maskgit.inpainting import (
+    cells_under,
+    composite,
+    feather,
+    inpaint,
+    inpaint_parts,
+    visible_change,
+)
 from metaldefect.maskgit.mask_makers import blob, make_mask, moved, stroke
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.painter import Painter, Vocabulary
@@ -130,3 +137,42 @@ def test_a_moved_mask_keeps_its_kind_of_shape() -> None:
 def test_strokes_and_blobs_are_not_empty(maker) -> None:
     for seed in range(10):
         assert maker(np.random.default_rng(seed), 128).sum() > 20
+
+
+def test_visible_change_is_the_changed_region_and_neither_grain_nor_specks() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.integers(100, 130, (64, 64)).astype(np.uint8)
+    after = before.astype(int)
+    after[20:34, 10:40] -= 40
+    after[50, 50] += 60  # a single pixel
+    after[:, 60:] += rng.integers(-6, 7, (64, 4))  # grain
+    changed = visible_change(before, after.clip(0, 255).astype(np.uint8))
+    truth = np.zeros((64, 64), bool)
+    truth[20:34, 10:40] = True
+    assert (changed & truth).sum() / (changed | truth).sum() > 0.8
+    assert not visible_change(before, before).any()
+
+
+def test_parts_of_an_insertion(painter: Painter) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 64)).astype(np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[20:36, 24:40] = True
+    config, generator = SamplingConfig(steps=3), torch.Generator().manual_seed(0)
+    (found,) = inpaint_parts(painter, [image], [mask], ["patches"], config, generator, 4.0)
+    assert np.array_equal(found.image, run(painter, image, mask))
+    assert np.array_equal(found.pasted[~mask], image[~mask])
+    assert not np.array_equal(found.pasted[mask], found.image[mask])
+    assert found.changed.any()
+    # Blurred, a change reaches a few pixels over the feather
+    assert not (found.changed & (feather(mask, 10.0) == 0)).any()
+
+
+def test_tokens_outside_the_vocabulary_are_named(painter: Painter) -> None:
+    with pytest.raises(ValueError, match=r"tokens lie in \[0, 20\], the vocabulary has 20"):
+        painter.decode(torch.tensor([[[0, 20]]]))
+
+
+def test_a_full_vocabulary_is_the_codebook() -> None:
+    vocabulary = Vocabulary.full(4)
+    assert vocabulary.codes.tolist() == vocabulary.nearest.tolist() == [0, 1, 2, 3]

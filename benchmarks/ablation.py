@@ -1,0 +1,325 @@
+"""`python -m benchmarks.ablation`: what each choice between v1 and v2 is worth at equal compute.
+
+Run it in a pipeline's folder after `tokenize`. Every variant differs from v2 in parameters that
+`params.yaml` has too: the table names them, so that `dvc exp run -S <parameter>=<value>` reruns one in
+the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw
+from v2's weights. Each variant is a run in MLflow under a parent run `ablation`. What is finished is not
+done again, and a killed training goes on. Results: `reports/ablation.md` and `.json`; the last line
+printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from tqdm import tqdm
+
+from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
+from metaldefect.backbones import pooled_features
+from metaldefect.hardware import cpu_name, keep_freed_memory
+from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.painter import Painter, Vocabulary
+from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.metrics.generation_suite import Labelled, evaluate
+from stages.params import Params, parse_params
+from stages.run import (
+    INPUT_ERRORS,
+    StageRun,
+    connect_tracking,
+    flatten,
+    flatten_numbers,
+    git_commit,
+    seed_everything,
+)
+from stages.synthesize import MERGED, RealSides, draw_classes, real_sides
+from stages.train_maskgit import TokenData, measure, train_model
+
+REPORT = Path("reports/ablation.md")
+KEPT = Path(".checkpoints/ablation")
+TRAINING, SAMPLING = "train_maskgit", "synthesize.sampling"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from v2, as dotted parameters; which comparison of the table it belongs to."""
+
+    name: str
+    question: str
+    overrides: Mapping[str, Any]
+    precision: str | None = None  # METALDEFECT_PRECISION: hardware is no parameter
+
+    @property
+    def trains(self) -> bool:
+        """Whether it needs weights of its own."""
+        return any(not key.startswith(f"{SAMPLING}.") for key in self.overrides)
+
+
+V1 = {
+    f"{TRAINING}.conditioning": "sum",
+    f"{TRAINING}.training.balanced": False,
+    f"{TRAINING}.training.unconditional_steps": 0,
+    "tokenize.vocabulary": "full",
+    f"{SAMPLING}.order": "confidence",
+}
+SHORT = {
+    f"{TRAINING}.conditioning": "conditioning",
+    f"{TRAINING}.training.balanced": "sampling of training images",
+    f"{TRAINING}.training.unconditional_steps": "stages",
+    "tokenize.vocabulary": "vocabulary",
+    f"{SAMPLING}.order": "order of sampling",
+}
+
+
+def variants() -> list[Variant]:
+    """v2, v1, then one difference at a time."""
+    found = [Variant("v2", "whole", {}), Variant("v1", "whole", V1)]
+    found += [Variant(f"{SHORT[key]}: v1's", SHORT[key], {key: value}) for key, value in V1.items()]
+    found.append(Variant("order: random", SHORT[f"{SAMPLING}.order"], {f"{SAMPLING}.order": "random"}))
+    found += [Variant(f"{n} steps", "steps", {f"{SAMPLING}.steps": n}) for n in (8, 16, 32, 64)]
+    found += [
+        Variant(f"guidance {w:g}", "guidance", {f"{SAMPLING}.guidance": w}) for w in (0.0, 1.0, 2.0, 3.0, 4.0)
+    ]
+    found.append(
+        Variant("guidance rising", "guidance", {f"{SAMPLING}.guidance_schedule": "linear"}),
+    )
+    found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
+    return found
+
+
+def overridden(params: Mapping[str, Any], overrides: Mapping[str, Any]) -> Params:
+    """`params.yaml` with dotted keys replaced; an unknown key is an error naming it."""
+    content = deepcopy(dict(params))
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        section = content
+        for part in path:
+            section = section[part]
+        section[last] = value
+    return parse_params(content, "params.yaml with the variant's changes")
+
+
+def with_vocabulary(data: TokenData, params: Params) -> TokenData:
+    """The tokens in the numbering that the parameters ask for."""
+    size = data.tokenizer.config.codebook_size
+    if params.tokenize.vocabulary == "used" or len(data.vocabulary.codes) == size:
+        return data
+    codes = data.vocabulary.codes.numpy()
+    return data._replace(
+        tokens=codes[data.tokens].astype(data.tokens.dtype), vocabulary=Vocabulary.full(size)
+    )
+
+
+@contextmanager
+def environment(name: str, value: str | None) -> Iterator[None]:
+    """An environment variable set for a block; None leaves it."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
+
+
+def key_of(content: object) -> str:
+    """Name of a result: a hash of all that it is made from."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def trained(params: Params, data: TokenData, inputs: str) -> tuple[MaskGIT, dict[str, Any]]:
+    """A variant's model and its cross-entropies, trained unless an earlier run has done so."""
+    section = params.train_maskgit.model_dump(mode="json")
+    folder = KEPT / key_of([inputs, section, params.tokenize.vocabulary, params.seed])
+    if not (folder / "model/metrics.json").is_file():
+        seed_everything(params.seed)
+        model, _, _ = train_model(params, data, folder / "state")
+        with atomic_directory(folder / "model") as directory:
+            save_maskgit(model, directory)
+            write_json(directory / "metrics.json", measure(params, data, model))
+    return load_maskgit(folder / "model"), read_json(folder / "model/metrics.json")
+
+
+def judged(params: Params, data: TokenData, model: MaskGIT, real: RealSides) -> dict[str, Any]:
+    """The generation suite on images drawn with the parameters."""
+    painter = Painter(data.tokenizer, model, data.classes, data.vocabulary, data.image_size)
+    config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
+    images, labels = draw_classes(painter, config, params)
+    return evaluate(*real, Labelled.ungrouped(pooled_features(images), labels), params.seed)
+
+
+def row(variant: Variant, trained_metrics: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a variant in the table."""
+    manifold = quality["manifold"]["synthetic"]
+    return {
+        "variant": variant.name,
+        "question": variant.question,
+        "overrides": dict(variant.overrides)
+        | ({"METALDEFECT_PRECISION": variant.precision} if variant.precision else {}),
+        "ce_true": trained_metrics["ce_true"],
+        "ce_below_class_unigram": trained_metrics["ce_below_class_unigram"],
+        "ce_wrong_minus_true": trained_metrics["ce_wrong_minus_true"],
+        "class_agreement": quality["class_agreement"],
+        "kid": quality["kid"]["synthetic"],
+        "kid_interval_95": quality["kid"]["interval_95"]["synthetic"],
+        "kid_ratio": quality["kid"]["ratio"],
+        "cas_ratio": quality["cas"]["ratio"],
+        "precision": manifold["precision"]["mean"],
+        "recall": manifold["recall"]["mean"],
+        "density": manifold["density"]["mean"],
+        "coverage": manifold["coverage"]["mean"],
+    }
+
+
+COLUMNS = {
+    "ce_below_class_unigram": "CE below class unigram",
+    "ce_wrong_minus_true": "CE wrong − true",
+    "class_agreement": "class agreement",
+    "kid": "KID",
+    "kid_ratio": "KID / tokenizer's",
+    "cas_ratio": "CAS ratio",
+    "precision": "precision",
+    "coverage": "coverage",
+}
+
+
+def cell(value: Any) -> str:
+    """`0.912` or `0.912 (0.89-0.93)`."""
+    if isinstance(value, Mapping):
+        return f"{value['mean']:.3f} ({value['low']:.2f}-{value['high']:.2f})"
+    return f"{value:.3f}"
+
+
+def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
+    """The table, and how to rerun a line of it in the pipeline."""
+    lines = [
+        "# v1 against v2, one choice at a time",
+        "",
+        f"Every training: {about['steps']} steps of {about['batch_size']} images, size `{about['size']}`, "
+        f"seed {about['seed']}; {about['images_per_class']} images drawn per class. {about['machine']}. "
+        f"`{about['command']}`.",
+        "",
+        "| | " + " | ".join(COLUMNS.values()) + " | `dvc exp run` with |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for found in rows:
+        changes = " ".join(
+            f"`{key}={value}`" if key.isupper() else f"`-S {key}={str(value).lower()}`"
+            for key, value in found["overrides"].items()
+        )
+        cells = [cell(found[key]) for key in COLUMNS]
+        lines.append(f"| {found['variant']} | " + " | ".join(cells) + f" | {changes} |")
+    return "\n".join(lines) + "\n"
+
+
+def log(variant: Variant, found: Mapping[str, Any], params: Params, parent: str) -> None:
+    """The variant as a child run in MLflow."""
+    import mlflow
+
+    with mlflow.start_run(
+        run_name=variant.name, parent_run_id=parent, nested=True, tags={"ablation": variant.question}
+    ) as active:
+        sections = {
+            TRAINING: params.train_maskgit.model_dump(mode="json"),
+            SAMPLING: params.synthesize.sampling.model_dump(mode="json"),
+            "tokenize": {"vocabulary": params.tokenize.vocabulary},
+        }
+        mlflow.log_params({key: str(value) for key, value in flatten(sections)})
+        StageRun("ablation", active.info.run_id, "").log_metrics(found)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every chosen variant; writes the report after each, so that a long run can be read as it goes."""
+    content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    training = content["train_maskgit"]["training"]
+    training["steps"] = arguments.steps or training["steps"]
+    training["unconditional_steps"] = round(arguments.first_stage * training["steps"])
+    training["watch_steps"] = 0
+    content["tokenize"]["vocabulary"] = "used"
+    content["synthesize"]["images_per_class"] = arguments.images_per_class
+    base = parse_params(content)
+    chosen = [v for v in variants() if not arguments.only or v.name in arguments.only]
+    if not chosen:
+        raise ValueError(f"--only: there are {', '.join(v.name for v in variants())}")
+    data = TokenData.load(base)
+    if len(data.vocabulary.codes) == data.tokenizer.config.codebook_size:
+        print("every code of the codebook is used: the vocabularies do not differ", flush=True)
+    seed_everything(base.seed)
+    keep_freed_memory()
+    inputs = sha256_file("data/tokens/tokens.npy") + sha256_file("models/vq/tokenizer.safetensors")
+    about = {
+        "command": " ".join(["python -m benchmarks.ablation", *sys.argv[1:]]),
+        "machine": cpu_name(),
+        "steps": training["steps"],
+        "batch_size": training["batch_size"],
+        "images_seen": training["steps"] * training["batch_size"],
+        "size": content["train_maskgit"]["size"],
+        "seed": base.seed,
+        "images_per_class": arguments.images_per_class,
+    }
+    connect_tracking()
+    import mlflow
+
+    real: RealSides | None = None
+    rows = []
+    with mlflow.start_run(
+        run_name="ablation", tags={"pipeline.key": "ablation", "git.commit": git_commit()}
+    ) as parent:
+        for variant in tqdm(chosen, desc="variants", unit="variant"):
+            params = overridden(content, variant.overrides)
+            kept = (
+                KEPT
+                / "results"
+                / f"{key_of([inputs, params.model_dump(mode='json'), variant.precision])}.json"
+            )
+            if not kept.is_file():
+                own = with_vocabulary(data, params)
+                model, metrics = trained(params, own, inputs)
+                if real is None:
+                    table = pd.read_parquet(MERGED / "samples.parquet")
+                    painter = Painter(data.tokenizer, model, data.classes, data.vocabulary, data.image_size)
+                    real = real_sides(painter, table)
+                with environment("METALDEFECT_PRECISION", variant.precision):
+                    write_json(kept, row(variant, metrics, judged(params, own, model, real)))
+            found = read_json(kept) | {"variant": variant.name, "question": variant.question}
+            rows.append(found)
+            log(variant, found, params, parent.info.run_id)
+            write_json(REPORT.with_suffix(".json"), {**about, "rows": rows})
+            with atomic_file(REPORT) as temporary:
+                temporary.write_text(markdown(rows, about), encoding="utf-8")
+    return {**about, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser.add_argument("--steps", type=int, help="of each training; default: the parameters'")
+    parser.add_argument(
+        "--first-stage", type=float, default=0.3, help="share of the steps without labels, in v2"
+    )
+    parser.add_argument("--images-per-class", type=int, default=30, help="drawn to judge a variant by")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="names, such as v2 v1 'guidance 3'")
+    arguments = parser.parse_args()
+    try:
+        result = run(arguments)
+    except INPUT_ERRORS as error:
+        sys.exit(f"ablation: {error}")
+    print(json.dumps({found["variant"]: dict(flatten_numbers(found)) for found in result["rows"]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""`python -m benchmarks.generation`: how good a finished run's drawn images are, with all intervals.
+
+Run it in a pipeline's folder after `train_maskgit` and `synthesize`. It takes what these stages measured and
+adds what costs minutes: the gain of training on drawn images beside 10, 30 and all real ones per class, and
+CAS through the tokenizer (what no MaskGIT on it can beat). It writes section `maskgit` of
+`benchmarks/results/<profile>.json`, with the v1 / v2 table where `benchmarks.ablation` has made one. The last
+line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from benchmarks.ablation import REPORT
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.backbones import pooled_features
+from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
+from metaldefect.maskgit.painter import Painter, load_painter
+from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.metrics.generation import Features, classifier
+from metaldefect.metrics.generation_suite import Labelled
+from metaldefect.metrics.usefulness import gain
+from stages.images import load_images
+from stages.synthesize import EXTRACTOR, MERGED, real_split, through_tokenizer
+
+RESULTS = Path("benchmarks/results")
+SYNTHETIC = Path("data/synthetic")
+PER_CLASS: dict[str, int | None] = {"10": 10, "30": 30, "all": None}
+
+
+def drawn_images(size: int) -> Labelled:
+    """Features of the whole images that `synthesize` drew."""
+    table = pd.read_parquet(SYNTHETIC / "samples.parquet")
+    images = load_images(SYNTHETIC, table, size, "drawn")
+    return Labelled.ungrouped(pooled_features(images), table["label"].to_numpy(str))
+
+
+def usefulness(
+    painter: Painter, table: pd.DataFrame, fake: Labelled, seeds: int, weight: float, seed: int
+) -> dict[str, Any]:
+    """Gains at each number of real images, and CAS of training images through the tokenizer."""
+    train_images, train_rows = real_split(table, "train", painter.image_size)
+    test_images, test_rows = real_split(table, "test", painter.image_size)
+    train = (pooled_features(train_images), train_rows["label"].to_numpy(str))
+    test = (pooled_features(test_images), test_rows["label"].to_numpy(str))
+    groups = test_rows["group"].tolist()
+    gains = {
+        name: gain(
+            train, (fake.features, fake.labels), test, groups, count, range(seed, seed + seeds), weight
+        )
+        for name, count in tqdm(PER_CLASS.items(), desc="gain", unit="size")
+    }
+    through = pooled_features(through_tokenizer(painter, train_images))
+    return {
+        "gain": gains,
+        "cas_reconstruction": accuracy(through, train[1], test, groups, seed),
+        "cas_real": accuracy(*train, test, groups, seed),
+        "synthetic_weight": weight,
+        "seeds": seeds,
+    }
+
+
+def accuracy(
+    features: Features,
+    labels: np.ndarray[Any, Any],
+    test: tuple[Features, np.ndarray[Any, Any]],
+    groups: list[object],
+    seed: int,
+) -> dict[str, float]:
+    """Accuracy on real test images of a classifier trained on these."""
+    return bootstrap_mean(classifier(features, labels, seed).predict(test[0]) == test[1], groups)
+
+
+def value(metrics: dict[str, Any], key: str) -> dict[str, float]:
+    """A number with its interval, which stands beside it."""
+    low, high = metrics["interval_95"][key]
+    return {"mean": metrics[key], "low": low, "high": high}
+
+
+def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, Any]) -> dict[str, Any]:
+    """The figures by which the drawing is judged, each with its interval."""
+    return {
+        "ce_below_class_unigram": value(trained, "ce_below_class_unigram"),
+        "ce_wrong_minus_true": value(trained, "ce_wrong_minus_true"),
+        "class_agreement": made["class_agreement"],
+        "class_agreement_reconstruction": made["class_agreement_reconstruction"],
+        "classifier_accuracy_on_real": value(made, "classifier_accuracy_on_real"),
+        "cas_ratio": value(made["cas"], "ratio"),
+        "cas_reconstruction": useful["cas_reconstruction"],
+        "gain_at_10": useful["gain"]["10"]["gain"],
+        "gain_at_30": useful["gain"]["30"]["gain"],
+        "gain_at_all": useful["gain"]["all"]["gain"],
+        "kid_ratio": value(made["kid"], "ratio"),
+        "seam_ratio": value(made["seams"], "inserted_to_canvas"),
+        "seam_ratio_without_compositing": value(made["seams"], "pasted_to_canvas"),
+        "memorised": value(made["memorisation"], "fake_below"),
+        "memorised_by_real_test_images": value(made["memorisation"], "test_below"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description=__doc__)
+    parser.add_argument("--profile", default="real", help="whose results file gets the section")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--synthetic-weight", type=float, default=1.0, help="of a class's drawn images, its real ones being 1"
+    )
+    arguments = parser.parse_args()
+    missing = [
+        path
+        for path in (
+            "metrics/train_maskgit.json",
+            "metrics/synthesize.json",
+            "data/synthetic/samples.parquet",
+        )
+        if not Path(path).is_file()
+    ]
+    if missing:
+        sys.exit(f"no {', '.join(missing)} here: run the pipeline up to synthesize first (make repro)")
+    set_threads()
+    keep_freed_memory()
+    trained = read_json("metrics/train_maskgit.json")
+    made = read_json("metrics/synthesize.json")
+    painter = load_painter(Path("models/vq"), Path("models/maskgit"))
+    table = pd.read_parquet(MERGED / "samples.parquet")
+    fake = drawn_images(painter.image_size)
+    useful = usefulness(painter, table, fake, arguments.seeds, arguments.synthetic_weight, 0)
+    section: dict[str, Any] = {
+        **headline(trained, made, useful),
+        "train": trained,
+        "synthesize": made,
+        "usefulness": useful,
+        "extractor": EXTRACTOR,
+        "images_seen": trained["images_seen"],
+        "command": " ".join(["python -m benchmarks.generation", *sys.argv[1:]]),
+        "machine": cpu_name(),
+    }
+    if REPORT.with_suffix(".json").is_file():
+        section["ablation"] = read_json(REPORT.with_suffix(".json"))
+    results = RESULTS / f"{'default' if arguments.profile == 'cpu' else arguments.profile}.json"
+    write_json(results, {**(read_json(results) if results.is_file() else {}), "maskgit": section})
+    print(json.dumps(headline(trained, made, useful)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""`python -m benchmarks.maskgit`: MaskGIT's training step and sampler against the plain formulation.
+
+Both work on the same weights: 69M parameters, 16,384 codes. Training is timed in turns at batch 8. Sampling
+is timed over 32 steps with guidance. The last line printed is JSON; its speed-ups are ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.plain_maskgit import plain_halton, plain_logits
+from metaldefect.hardware import autocast, compute_dtype, cpu_name, keep_freed_memory, set_threads
+from metaldefect.maskgit.config import named_config
+from metaldefect.maskgit.loss import masked_cross_entropy
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.packed_model import PackedMaskGIT
+from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.training_masks import training_mask
+
+GUIDANCE = 2.0
+
+
+def random_model(size: str, codes: int, grid: int) -> MaskGIT:
+    """The named size with open gates: fresh ones would make every block the identity."""
+    torch.manual_seed(0)
+    model = MaskGIT(named_config(size, classes=6, codebook_size=codes, grid=grid))
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.04)
+    return model
+
+
+def plain_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """Cross-entropy over all positions' logits."""
+    with autocast():
+        logits = plain_logits(model, tokens.masked_fill(mask, model.config.mask_id), labels, dropout)
+        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+
+
+def our_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy as training computes it."""
+    with autocast():
+        hidden = model.hidden(tokens.masked_fill(mask, model.config.mask_id), labels)
+        return masked_cross_entropy(hidden, model.head, tokens, mask)[0]
+
+
+Loss = Callable[[MaskGIT, Tensor, Tensor, Tensor], Tensor]
+
+
+def timed_training(
+    model: MaskGIT, formulations: dict[str, tuple[Loss, bool]], steps: int, batch: int
+) -> dict[str, list[float]]:
+    """Seconds of each step of each formulation, in turns on one model; a warm-up step of each is left out.
+
+    A formulation is a loss and whether AdamW is the fused one (PyTorch's default is not).
+    """
+    model.train()
+    parameters = list(model.parameters())
+    optimizers = {
+        name: torch.optim.AdamW(parameters, lr=1e-4, fused=fused or None)
+        for name, (_, fused) in formulations.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in formulations}
+    shape = model.config
+    tokens = torch.randint(0, shape.codebook_size, (batch, shape.grid**2))
+    labels = torch.randint(0, shape.classes, (batch,))
+    for step in tqdm(range(steps + 1), desc="training", unit="round"):
+        for name, (loss_of, _) in formulations.items():
+            torch.manual_seed(step)
+            mask = training_mask(batch, shape.grid, 0.0)
+            started = time.perf_counter()
+            loss = loss_of(model, tokens, labels, mask)
+            optimizers[name].zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizers[name].step()
+            if step:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def timed(call: Callable[[], Tensor], repeats: int) -> tuple[list[float], Tensor]:
+    """(seconds of each call, what the last one returned)."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        result = call()
+        seconds.append(time.perf_counter() - started)
+    return seconds, result
+
+
+def measure_sampling(model: MaskGIT, steps: int, images: int, batch: int, repeats: int) -> dict[str, Any]:
+    """Images a second of the plain algorithm and of ours, and whether they give the same tokens.
+
+    From our runs on this process keeps the memory that it frees, as the stages' processes do.
+    """
+    model.eval()
+    shape = model.config
+    labels = torch.arange(images) % shape.classes
+    config = SamplingConfig(steps=steps, guidance=GUIDANCE, roll=False)
+    # The uniform numbers that halton_sample draws from this seed
+    uniforms = torch.rand((images, shape.grid**2), generator=torch.Generator().manual_seed(1))
+
+    def ours(sampled: PackedMaskGIT, count: int, how: SamplingConfig = config) -> Tensor:
+        wanted = torch.arange(count) % shape.classes
+        return halton_sample(sampled, wanted, how, torch.Generator().manual_seed(1)).flatten(1)
+
+    plain_halton(model, labels[:1], 1, GUIDANCE, None)  # warm-up
+    runs: dict[str, tuple[int, list[float]]] = {}
+    bar = tqdm(total=6, desc="sampling", unit="formulation")
+
+    def run(name: str, count: int, call: Callable[[], Tensor], times: int = 1) -> Tensor:
+        seconds, tokens = timed(call, times)
+        runs[name] = (count, seconds)
+        bar.update()
+        return tokens
+
+    # Upstream draws with its own generator; the same algorithm with given uniforms is timed beside it
+    run("upstream_fp32", 1, lambda: plain_halton(model, labels[:1], steps, GUIDANCE, None))
+    plain = run(
+        "upstream_fp32_uniforms", images, lambda: plain_halton(model, labels, steps, GUIDANCE, uniforms)
+    )
+
+    def cast() -> Tensor:
+        with autocast():
+            return plain_halton(model, labels[:1], steps, GUIDANCE, None)
+
+    run("upstream_autocast", 1, cast)
+    # As the stages do, and after upstream's runs, which go as PyTorch comes
+    keep_freed_memory()
+    wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, compute_dtype())
+    # Warm-up: libraries build their kernels, by the shape
+    for sampled, count in ((wide, images), (narrow, 1), (narrow, batch)):
+        ours(sampled, count, SamplingConfig(steps=1, guidance=GUIDANCE, roll=False))
+    same = run("ours_fp32", images, lambda: ours(wide, images), repeats)
+    run("ours_best_single", 1, lambda: ours(narrow, 1), repeats)
+    run("ours_best", batch, lambda: ours(narrow, batch), repeats)
+    bar.close()
+    per_image = {name: float(np.median(seconds)) / count for name, (count, seconds) in runs.items()}
+    upstream = per_image["upstream_fp32"]
+    return {
+        "sample_speedup_fp32": upstream / per_image["ours_fp32"],
+        "tokens_equal": bool(torch.equal(plain, same)),
+        "sample_speedup_best": upstream / per_image["ours_best"],
+        "sample_speedup_fp32_same_draw": per_image["upstream_fp32_uniforms"] / per_image["ours_fp32"],
+        "sample_speedup_best_single": upstream / per_image["ours_best_single"],
+        "best_mode": f"{compute_dtype()} weights, {batch} images a batch".removeprefix("torch."),
+        "seconds_per_image": per_image,
+        "sampling_runs_s": {name: seconds for name, (_, seconds) in runs.items()},
+    }
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has held, in MiB, as the kernel reports it (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) / 1024, 1)
+
+
+def main() -> None:
+    """Time everything and print the comparison."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.maskgit", description=__doc__)
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--codes", type=int, default=16_384)
+    parser.add_argument("--grid", type=int, default=16, help="tokens along a side")
+    parser.add_argument("--steps", type=int, default=3, help="timed training steps of each formulation")
+    parser.add_argument("--batch", type=int, default=8, help="of training")
+    parser.add_argument("--sampling-steps", type=int, default=32)
+    parser.add_argument("--images", type=int, default=2, help="whose tokens are compared")
+    parser.add_argument("--sampling-batch", type=int, default=8, help="images a batch in the fastest mode")
+    parser.add_argument("--repeats", type=int, default=2, help="of each of our samplers")
+    arguments = parser.parse_args()
+    set_threads()
+    model = random_model(arguments.size, arguments.codes, arguments.grid)
+    plain: dict[str, tuple[Loss, bool]] = {
+        "plain": (lambda *inputs: plain_loss(*inputs, dropout=0.1), False),
+        "plain_without_dropout": (lambda *inputs: plain_loss(*inputs, dropout=0.0), False),
+    }
+    training = timed_training(model, plain, arguments.steps, arguments.batch)
+    sampling = measure_sampling(
+        model, arguments.sampling_steps, arguments.images, arguments.sampling_batch, arguments.repeats
+    )
+    # Memory is kept by now: measure_sampling sees to it after upstream's runs
+    training |= timed_training(model, {"ours": (our_loss, True)}, arguments.steps, arguments.batch)
+    medians = {name: float(np.median(seconds)) for name, seconds in training.items()}
+    result = {
+        "train_step_speedup": medians["plain"] / medians["ours"],
+        "train_step_speedup_without_dropout": medians["plain_without_dropout"] / medians["ours"],
+        **sampling,
+        "peak_rss_mb": peak_rss_mb(),
+        "train_step_s": training,
+        "train_batch": arguments.batch,
+        "sampling_steps": arguments.sampling_steps,
+        "guidance": GUIDANCE,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "machine": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "command": " ".join(["python -m benchmarks.maskgit", *sys.argv[1:]]),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

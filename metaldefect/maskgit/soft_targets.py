@@ -1,0 +1,44 @@
+"""Targets that share probability with codes that look alike (open-muse's soft codes)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SoftTargets(NamedTuple):
+    """For each token its nearest others and how the soft share is spread over them."""
+
+    neighbours: Tensor  # int64 [V, K]
+    shares: Tensor  # float32 [V, K], each row sums to 1
+
+
+def soft_targets(codebook: Tensor, count: int, temperature: float) -> SoftTargets:
+    """Nearest codes of each code, with shares softmax(-squared distance / temperature).
+
+    Args:
+        codebook: normalised entries in the order of the tokens, `float [V, D]`.
+        count: neighbours of each code, itself left out; at most V - 1 are kept.
+        temperature: small gives all of the share to the nearest.
+
+    Raises:
+        ValueError: fewer than two codes, a count below 1 or a temperature not above 0.
+    """
+    if len(codebook) < 2 or count < 1 or temperature <= 0:
+        raise ValueError(
+            f"soft targets need two codes, a neighbour and a temperature above 0, got {len(codebook)} codes, "
+            f"{count} neighbours, temperature {temperature}"
+        )
+    count = min(count, len(codebook) - 1)
+    neighbours, shares = [], []
+    # In parts: 16,384 codes would make a gigabyte of distances
+    for start in range(0, len(codebook), 1024):
+        distance = torch.cdist(codebook[start : start + 1024].float(), codebook.float()).square()
+        rows = torch.arange(len(distance))
+        distance[rows, rows + start] = torch.inf
+        nearest = distance.topk(count, dim=1, largest=False)
+        neighbours.append(nearest.indices)
+        shares.append((-nearest.values / temperature).softmax(dim=1))
+    return SoftTargets(torch.cat(neighbours), torch.cat(shares))

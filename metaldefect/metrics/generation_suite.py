@@ -1,0 +1,158 @@
+"""The evaluation of drawn images as one function of features: every metric, its yardsticks, its intervals.
+
+Yardsticks: unseen real images against training ones (what nothing can beat), and unseen real images
+through the tokenizer (what no MaskGIT on this tokenizer can beat).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist, pdist
+
+from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.metrics.generation import (
+    Features,
+    class_agreement,
+    classifier,
+    kid_estimates,
+    memorisation_hits,
+)
+from metaldefect.metrics.manifold import manifold_scores
+from metaldefect.metrics.usefulness import class_weights
+
+Labels = NDArray[np.str_]
+
+
+class Labelled(NamedTuple):
+    """Features of images with their classes and near-duplicate groups (own numbers where there are none)."""
+
+    features: Features  # [N, D]
+    labels: Labels  # [N]
+    groups: NDArray[Any]  # [N]
+
+    @classmethod
+    def ungrouped(cls, features: Features, labels: Labels) -> Labelled:
+        """Each image a group of its own."""
+        return cls(features, labels, np.arange(len(features)))
+
+
+def evaluate(train: Labelled, test: Labelled, through: Features, fake: Labelled, seed: int) -> dict[str, Any]:
+    """All metrics of drawn images that cost seconds.
+
+    Args:
+        train: real training images, test: real held-out ones.
+        through: the held-out ones through the tokenizer, in their order.
+        fake: drawn images.
+        seed: of the classifiers.
+
+    Returns:
+        `kid`, `manifold`, `precision`, `recall`, `class_agreement`, `classifier_accuracy_on_real`, `cas`,
+        `diversity`, `memorisation`; intervals as `interval_95` beside the numbers, or as low and high.
+    """
+    judge = classifier(train.features, train.labels, seed)
+    student = classifier(fake.features, fake.labels, seed)
+    judged = (judge.predict(test.features) == test.labels).astype(float)
+    learnt = (student.predict(test.features) == test.labels).astype(float)
+    accuracy, score = bootstrap_mean(judged, list(test.groups)), bootstrap_mean(learnt, list(test.groups))
+    manifold = {
+        "synthetic": manifold_means(test, fake),
+        "reconstruction": manifold_means(test, Labelled(through, test.labels, test.groups)),
+        "real": manifold_means(test, train),
+    }
+    return {
+        "kid": kid_with_yardsticks(train, test, through, fake, seed),
+        "manifold": manifold,
+        "precision": manifold["synthetic"]["precision"]["mean"],
+        "recall": manifold["synthetic"]["recall"]["mean"],
+        "class_agreement": class_agreement(judge, fake.features, fake.labels),
+        "class_agreement_reconstruction": class_agreement(judge, through, test.labels),
+        "classifier_accuracy_on_real": accuracy["mean"],
+        "cas": {
+            "accuracy": score["mean"],
+            "ratio": score["mean"] / accuracy["mean"],
+            "interval_95": {
+                "accuracy": [score["low"], score["high"]],
+                "ratio": ratio_interval(learnt, judged, test.groups),
+            },
+        },
+        "diversity": diversity(test, fake),
+        "memorisation": memorisation(train, test, fake),
+        "interval_95": {"classifier_accuracy_on_real": [accuracy["low"], accuracy["high"]]},
+    }
+
+
+def kid_with_yardsticks(
+    train: Labelled, test: Labelled, through: Features, fake: Labelled, seed: int
+) -> dict[str, Any]:
+    """KID to the held-out images of drawn, reconstructed and training ones, and drawn to reconstructed.
+
+    Every class counts the same on both sides: drawn images come in equal numbers, real ones do not.
+    """
+    sides = {
+        "synthetic": fake,
+        "reconstruction": Labelled(through, test.labels, test.groups),
+        "real_floor": train,
+    }
+    values, drawn = {}, {}
+    for name, other in sides.items():
+        estimates = kid_estimates(
+            test.features, other.features, class_weights(test.labels), class_weights(other.labels),
+            test.groups, other.groups, seed=seed,
+        )  # fmt: skip
+        values[name], drawn[name] = estimates[0], estimates[1:]
+    values["ratio"] = values["synthetic"] / values["reconstruction"]
+    drawn["ratio"] = drawn["synthetic"] / drawn["reconstruction"]
+    intervals = {name: np.percentile(found, [2.5, 97.5]).tolist() for name, found in drawn.items()}
+    return {**values, "interval_95": intervals}
+
+
+def manifold_means(real: Labelled, other: Labelled) -> dict[str, Any]:
+    """Precision, recall, density and coverage with intervals by group."""
+    scores = manifold_scores(real.features, other.features)
+    sides = {"precision": other, "recall": real, "density": other, "coverage": real}
+    return {name: bootstrap_mean(getattr(scores, name), list(side.groups)) for name, side in sides.items()}
+
+
+def ratio_interval(
+    top: NDArray[np.float64], bottom: NDArray[np.float64], groups: NDArray[Any], resamples: int = 1000
+) -> list[float]:
+    """95 % interval of a ratio of means over the same images, whole groups redrawn."""
+    keys = np.unique(groups, return_inverse=True)[1]
+    tops, bottoms = np.bincount(keys, weights=top), np.bincount(keys, weights=bottom)
+    drawn = np.random.default_rng(0).integers(len(tops), size=(resamples, len(tops)))
+    ratios = tops[drawn].sum(axis=1) / np.maximum(bottoms[drawn].sum(axis=1), 1.0)
+    return np.percentile(ratios, [2.5, 97.5]).tolist()
+
+
+def diversity(real: Labelled, fake: Labelled) -> dict[str, dict[str, float]]:
+    """Mean distance between images of a class, drawn and real, and their ratio: far below 1 is a collapse."""
+    found = {}
+    for name in np.unique(fake.labels):
+        drawn, true = (side.features[side.labels == name] for side in (fake, real))
+        if min(len(drawn), len(true)) > 1:
+            of_fake, of_real = float(pdist(drawn).mean()), float(pdist(true).mean())
+            found[str(name)] = {"synthetic": of_fake, "real": of_real, "ratio": of_fake / of_real}
+    return found
+
+
+def memorisation(train: Labelled, test: Labelled, fake: Labelled) -> dict[str, Any]:
+    """Shares of drawn and of held-out images that lie suspiciously near to a training image."""
+    threshold, of_fake, of_test = memorisation_hits(train.features, test.features, fake.features)
+    fakes, tests = bootstrap_mean(of_fake, list(fake.groups)), bootstrap_mean(of_test, list(test.groups))
+    return {
+        "threshold": threshold,
+        "fake_below": fakes["mean"],
+        "test_below": tests["mean"],
+        "interval_95": {
+            "fake_below": [fakes["low"], fakes["high"]],
+            "test_below": [tests["low"], tests["high"]],
+        },
+    }
+
+
+def nearest_neighbours(train: Features, fake: Features, count: int = 3) -> NDArray[np.int64]:
+    """Indices of the training images nearest to each drawn one, nearest first, `int64 [N, count]`."""
+    return np.argsort(cdist(fake, train), axis=1)[:, :count]
