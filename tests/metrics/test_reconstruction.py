@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
-from metaldefect.metrics.generation import class_agreement, classifier, kid, memorisation, precision_recall
+from metaldefect.metrics.generation import class_agreement, classifier, kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, edges, psnr, ssim
 from metaldefect.metrics.seams import border_gradient
 
@@ -75,16 +75,6 @@ def test_kid_against_loops() -> None:
     assert abs(kid(big[:200], big[200:])) < 0.1
 
 
-def test_precision_and_recall() -> None:
-    rng = np.random.default_rng(0)
-    real = rng.normal(size=(100, 2)).astype(np.float32)
-    near = real[:30] + 0.001
-    precision, recall = precision_recall(real, near.astype(np.float32))
-    assert precision == 1.0
-    assert recall < 1.0
-    assert precision_recall(real, real + 100.0) == (0.0, 0.0)
-
-
 def test_class_agreement_counts_hits() -> None:
     rng = np.random.default_rng(0)
     labels = np.array(["a", "b"] * 40)
@@ -95,14 +85,6 @@ def test_class_agreement_counts_hits() -> None:
     result = class_agreement(model, features, swapped)
     assert result["mean"] == 0.5
     assert result["per_class"] == {"b": 0.5}
-
-
-def test_copies_are_found_out() -> None:
-    rng = np.random.default_rng(0)
-    train, test = rng.normal(size=(200, 4)), rng.normal(size=(100, 4))
-    copies = memorisation(train, test, train[:50] + 1e-4)
-    assert copies["fake_below"] == 1.0
-    assert copies["test_below"] < 0.1
 
 
 def test_border_gradient_of_a_step() -> None:
