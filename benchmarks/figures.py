@@ -23,7 +23,6 @@ def tokenizer_curves(results: dict[str, dict[str, Any]]) -> Figure:
             axes.plot(*zip(*curve, strict=True), marker="o", label=name)
         axes.set(xlabel="training images seen", title=label)
         axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=0)
     axes.legend()
     return figure
 
