@@ -1,8 +1,9 @@
 """Encoding and decoding at full speed on a CPU: the networks through OpenVINO, the codebook in float32.
 
-PyTorch runs the full-size encoder at 43 % of what the same float32 mathematics reaches when normalisation and
-activation are fused into the convolutions (`python -m benchmarks.tokenizer`). Look-ups stay in PyTorch in
-float32: which entry is nearest is decided by digits that bfloat16 does not have.
+The compiled networks fuse normalisation and activation and reuse their memory. PyTorch comes level with them
+where the process keeps the memory that it frees (`metaldefect.hardware.keep_freed_memory`); the figures of
+all modes are in the output of `python -m benchmarks.tokenizer`. Look-ups stay in PyTorch in float32: which
+entry is nearest is decided by digits that bfloat16 does not have.
 """
 
 from __future__ import annotations
