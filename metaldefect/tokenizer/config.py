@@ -80,17 +80,6 @@ NAMED = {
         stem=4,
         patch_path=True,
     ),
-    # The same network for 128 pixel images: 16x16 tokens too, so four times the tokens an area
-    "vq8_small": VQConfig(
-        channels=64,
-        multipliers=(1, 2, 3),
-        encoder_blocks=1,
-        decoder_blocks=2,
-        z_channels=128,
-        codebook_size=1024,
-        stem=2,
-        patch_path=True,
-    ),
     "vq16_tiny": VQConfig(
         channels=32,
         multipliers=(1, 2, 2),
@@ -102,6 +91,8 @@ NAMED = {
         patch_path=True,
     ),
 }
+# The same network for 128 pixel images: 16x16 tokens too, so four times the tokens an area
+NAMED["vq8_small"] = replace(NAMED["vq16_small"], stem=2)
 
 
 def named_config(name: str, codebook_size: int | None = None) -> VQConfig:
