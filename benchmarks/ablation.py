@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from metaldefect.backbones import pooled_features
 from metaldefect.hardware import cpu_name, keep_freed_memory
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.painter import Painter, Vocabulary
+from metaldefect.maskgit.painter import Vocabulary
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.metrics.generation_suite import Labelled, evaluate
 from stages.params import Params, parse_params
@@ -64,7 +64,7 @@ class Variant:
     @property
     def trains(self) -> bool:
         """Whether it needs weights of its own."""
-        return any(not key.startswith(f"{SAMPLING}.") for key in self.overrides)
+        return any(not key.startswith("synthesize.") for key in self.overrides)
 
 
 V1 = {
@@ -95,6 +95,7 @@ def variants() -> list[Variant]:
     found.append(
         Variant("guidance rising", "guidance", {f"{SAMPLING}.guidance_schedule": "linear"}),
     )
+    found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
     found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
     return found
 
@@ -157,8 +158,10 @@ def trained(params: Params, data: TokenData, inputs: str) -> tuple[MaskGIT, dict
 
 def judged(params: Params, data: TokenData, model: MaskGIT, real: RealSides) -> dict[str, Any]:
     """The generation suite on images drawn with the parameters."""
-    painter = Painter(data.tokenizer, model, data.classes, data.vocabulary, data.image_size)
     config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
+    painter = data.painter(model)
+    if not params.synthesize.grain:
+        painter = replace(painter, grain=None)
     images, labels = draw_classes(painter, config, params)
     return evaluate(*real, Labelled.ungrouped(pooled_features(images), labels), params.seed)
 
@@ -292,8 +295,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 model, metrics = trained(params, own, inputs)
                 if real is None:
                     table = pd.read_parquet(MERGED / "samples.parquet")
-                    painter = Painter(data.tokenizer, model, data.classes, data.vocabulary, data.image_size)
-                    real = real_sides(painter, table)
+                    real = real_sides(data.painter(model), table)
                 with environment("METALDEFECT_PRECISION", variant.precision):
                     write_json(kept, row(variant, metrics, judged(params, own, model, real)))
             found = read_json(kept) | {"variant": variant.name, "question": variant.question}

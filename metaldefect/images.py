@@ -72,12 +72,22 @@ def to_tanh_range(images: U8) -> torch.Tensor:
     return tensor.unsqueeze(1).expand(-1, 3, -1, -1)
 
 
+def grey_levels(images: torch.Tensor) -> NDArray[np.float32]:
+    """The tokenizer's output `float [N, 3, H, W]` in [-1, 1] as grey levels (channel mean).
+
+    `float32 [N, H, W]`, neither rounded nor clipped.
+    """
+    return images.float().mean(dim=1).add(1.0).mul(127.5).cpu().numpy()
+
+
+def to_u8(levels: NDArray[np.float32]) -> U8:
+    """Grey levels rounded and clipped to `uint8`."""
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
 def from_tanh_range(images: torch.Tensor) -> U8:
     """The tokenizer's output `float [N, 3, H, W]` in [-1, 1] to grey `uint8 [N, H, W]` (channel mean)."""
-    import torch
-
-    grey = images.float().mean(dim=1).add(1.0).mul(127.5).round().clamp(0, 255)
-    return grey.to(torch.uint8).cpu().numpy()
+    return to_u8(grey_levels(images))
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

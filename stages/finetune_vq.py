@@ -12,16 +12,18 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.hardware import autocast
-from metaldefect.images import U8, from_tanh_range, to_tanh_range
+from metaldefect.images import U8, from_tanh_range, grey_levels, to_tanh_range, to_u8
 from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, edges, psnr, ssim
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
 from metaldefect.tokenizer.config import named_config
+from metaldefect.tokenizer.grain import Grain
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import start_from_images
@@ -34,6 +36,7 @@ from stages.run import StageRun, run_stage
 
 STAGE = "finetune_vq"
 START_IMAGES = 1000  # images behind the closed-form start of fresh weights
+GRAIN_IMAGES = 600  # images on which the tokenizer's residual is measured
 PER_IMAGE = ("ssim", "psnr", "edge_iou", "edge_iou_1px", "lpips")
 
 
@@ -81,6 +84,10 @@ def main(params: Params, run: StageRun) -> None:
 
     with atomic_directory("models/vq") as directory:
         save_tokenizer(model, directory, {"image_size": size, "perceptual": distance})
+        chosen = np.random.default_rng(params.seed).permutation(len(images))[:GRAIN_IMAGES]
+        grain = residual_grain(model, images[np.sort(chosen)])
+        grain.save(directory)
+    after["all"]["rkid_with_grain"] = rkid_with_grain(model, grain, test, table["group"].tolist())
     metrics = {
         "before": before["all"],
         "after": after["all"],
@@ -156,6 +163,33 @@ def reconstruct(model: VQModel, images: U8, perceptual: str) -> tuple[U8, NDArra
             )
             rows.append(dict(zip(PER_IMAGE, row, strict=True)))
     return np.concatenate(found), np.concatenate(tokens), pd.DataFrame(rows)
+
+
+def residual_grain(model: VQModel, images: U8) -> Grain:
+    """What the tokenizer leaves out of these images."""
+    codes, levels = codes_and_levels(model, images)
+    return Grain.fit(images, levels, codes.numpy(), model.config.codebook_size)
+
+
+def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[object]) -> dict[str, float]:
+    """rKID of reconstructions that got the grain: how real drawn images can look at best."""
+    codes, levels = codes_and_levels(model, images)
+    noise = grain.draw(codes, images.shape[1], torch.Generator().manual_seed(0))
+    real, fake = pooled_features(images), pooled_features(to_u8(levels + noise))
+    return half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)
+
+
+@torch.no_grad()
+def codes_and_levels(
+    model: VQModel, images: U8, batch_size: int = 8
+) -> tuple[torch.Tensor, NDArray[np.float32]]:
+    """Codes `int64 [N, h, w]` and unrounded grey levels `float32 [N, H, W]` of the reconstructions."""
+    codes, levels = [], []
+    for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
+        with autocast():
+            codes.append(model.encode(to_tanh_range(images[start : start + batch_size])))
+            levels.append(grey_levels(model.decode(codes[-1])))
+    return torch.cat(codes), np.concatenate(levels)
 
 
 def gains(before: pd.DataFrame, after: pd.DataFrame, groups: list[object]) -> dict[str, dict[str, float]]:

@@ -165,6 +165,7 @@ class Synthesize(Section):
     insertion_attempts: PositiveInt
     sampling: Sampling
     feather: PositiveFloat
+    grain: bool
 
 
 class DistillTeacher(Section):

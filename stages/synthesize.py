@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ def main(params: Params, run: StageRun) -> None:
     keep_freed_memory()
     section = params.synthesize
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
+    if not section.grain:
+        painter = replace(painter, grain=None)
     config = SamplingConfig(**section.sampling.model_dump(exclude={"batch_size"}))
     images, labels = draw_classes(painter, config, params)
     table = pd.read_parquet(MERGED / "samples.parquet")
@@ -211,9 +214,11 @@ def real_split(table: pd.DataFrame, split: str, size: int) -> tuple[U8, pd.DataF
 
 
 def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
-    """Images as the tokenizer gives them back."""
+    """Images as the tokenizer gives them back, with the grain that drawn ones get."""
+    generator = torch.Generator().manual_seed(0)
     starts = tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch")
-    return np.concatenate([painter.decode(painter.encode(images[i : i + batch_size])) for i in starts])
+    parts = [painter.render(painter.encode(images[i : i + batch_size]), generator) for i in starts]
+    return np.concatenate(parts)
 
 
 class RealSides(NamedTuple):

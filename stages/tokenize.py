@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, write_json
-from metaldefect.hardware import autocast, compute_dtype, device, workers
+from metaldefect.hardware import autocast, device, keep_freed_memory, workers
 from metaldefect.images import read_grey, to_tanh_range
 from metaldefect.maskgit.painter import Vocabulary
 from metaldefect.metrics.reconstruction import codebook_use
 from metaldefect.tokenizer.checkpoints import load_tokenizer
-from metaldefect.tokenizer.fast import FastTokenizer
 from metaldefect.tokenizer.model import VQModel
 from stages.figures import bars, save_figure
 from stages.params import Params
@@ -79,7 +78,7 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
     if done:
         print(f"going on after {done} of {len(table)} images in {working}", flush=True)
     paths = [Path(root) / path for root, path in zip(table["root"], table["path"], strict=True)]
-    encoder = batch_encoder(model, size, batch_size)
+    encoder = batch_encoder(model)
     with (
         ThreadPoolExecutor(workers()) as pool,
         tqdm(total=len(paths), initial=done, desc="encoding", unit="image") as bar,
@@ -92,18 +91,16 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
     out.flush()
 
 
-def batch_encoder(model: VQModel, size: int, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images to tokens in the fastest way that this machine has."""
-    if device().type == "cpu":
-        bf16 = compute_dtype() is torch.bfloat16
-        return FastTokenizer(model, size, batch_size, "bfloat16" if bf16 else "float32").encode
+def batch_encoder(model: VQModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Images to tokens, in bfloat16 where the machine multiplies that faster."""
+    keep_freed_memory()
     on_device = model.to(device())
 
-    def encode_on_device(images: torch.Tensor) -> torch.Tensor:
-        with autocast():
+    def encode_batch(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), autocast():
             return on_device.encode(images.to(device())).cpu()
 
-    return encode_on_device
+    return encode_batch
 
 
 def describe(

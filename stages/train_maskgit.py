@@ -28,6 +28,7 @@ from metaldefect.maskgit.soft_targets import soft_targets
 from metaldefect.maskgit.training import Schedule, Watch, train
 from metaldefect.metrics.bootstrap import bootstrap_mean
 from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.tokenizer.grain import Grain
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.training import History
 from stages.figures import bars, image_grid, save_figure
@@ -52,6 +53,7 @@ class TokenData(NamedTuple):
     vocabulary: Vocabulary
     tokenizer: VQModel
     image_size: int
+    grain: Grain | None
 
     @classmethod
     def load(cls, params: Params) -> TokenData:
@@ -66,7 +68,12 @@ class TokenData(NamedTuple):
             Vocabulary.load(Path("data/tokens")),
             load_tokenizer(Path("models/vq")),
             int(read_json("models/vq/config.json")["image_size"]),
+            Grain.load(Path("models/vq")),
         )
+
+    def painter(self, model: MaskGIT) -> Painter:
+        """A model that draws in these tokens."""
+        return Painter(self.tokenizer, model, self.classes, self.vocabulary, self.image_size, self.grain)
 
     @property
     def in_training(self) -> NDArray[np.bool_]:
@@ -86,8 +93,7 @@ def main(params: Params, run: StageRun) -> None:
 
     def look(step: int, averaged: MaskGIT) -> None:
         """A grid of samples while the training goes on."""
-        painter = Painter(data.tokenizer, averaged, data.classes, data.vocabulary, data.image_size)
-        figure = class_samples(params, painter)
+        figure = class_samples(params, data.painter(averaged))
         save_figure(figure, samples / f"samples_at_{step:06d}.png")
         run.log_figure(figure, f"samples_at_{step:06d}.png")
 
@@ -107,8 +113,7 @@ def main(params: Params, run: StageRun) -> None:
             for row in watched
         ]
     )
-    painter = Painter(data.tokenizer, model, data.classes, data.vocabulary, data.image_size)
-    plot(params, run, painter, metrics, history, watched)
+    plot(params, run, data.painter(model), metrics, history, watched)
 
 
 def train_model(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from metaldefect.images import U8, resize
+from metaldefect.images import U8, resize, to_u8
 from metaldefect.maskgit.painter import Painter
 from metaldefect.maskgit.sampler import SamplingConfig
 
@@ -70,9 +70,9 @@ def feather(mask: Mask, width: float) -> NDArray[np.float32]:
 def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float) -> U8:
     """Blend `drawn` into `image` under the feathered mask; farther than `width` no byte changes.
 
-    Two corrections make the border disappear. The drawn region is moved to the image's grey level,
-    measured on a ring around the mask and spread inward smoothly. And the fine grain that the
-    tokenizer cannot keep (`image - reconstruction`, high-passed) is laid over the drawn region.
+    What is blended in is the image plus the difference of the two decoded images: where the tokens did not
+    change, nothing does, and the image's own grain, which the tokenizer cannot keep, stays under the
+    defect. The difference is moved to 0 on a ring around the mask, spread inward smoothly.
 
     Args:
         image: the original, `uint8 [H, W]`.
@@ -85,18 +85,14 @@ def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float
     original = image.astype(np.float32)
     ring = (ndimage.distance_transform_edt(~mask) <= max(RING, width)) & ~mask
     weight = ndimage.gaussian_filter(ring.astype(np.float32), 12.0) + 1e-6
-    difference = np.where(ring, original - drawn, 0.0).astype(np.float32)
-    level = ndimage.gaussian_filter(difference, 12.0) / weight
+    change = drawn.astype(np.float32) - reconstruction
+    around = np.where(ring, change, 0.0).astype(np.float32)
+    level = ndimage.gaussian_filter(around, 12.0) / weight
     # Far inside a large mask the blurred ring vanishes; there the ring's mean is all that is known
-    mean = float(difference[ring].mean()) if ring.any() else 0.0
+    mean = float(change[ring].mean()) if ring.any() else 0.0
     trust = np.clip(weight / 0.02, 0.0, 1.0)
     level = trust * level + (1.0 - trust) * mean
-    residual = original - reconstruction.astype(np.float32)
-    grain = residual - ndimage.gaussian_filter(residual, 2.0)
-    filled = drawn.astype(np.float32) + level + grain
-    blended = original + alpha * (filled - original)
-    result = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
-    return np.where(alpha > 0, result, image)
+    return np.where(alpha > 0, to_u8(original + alpha * (change - level)), image)
 
 
 def inpaint(

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json
 from metaldefect.hardware import autocast, compute_dtype
-from metaldefect.images import U8, from_tanh_range, to_tanh_range
+from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, sample
 from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.tokenizer.grain import Grain
 from metaldefect.tokenizer.model import VQModel
 
 VOCABULARY = "vocabulary.safetensors"
@@ -62,13 +63,18 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Painter:
-    """Images to tokens of MaskGIT's vocabulary, and classes to images."""
+    """Images to tokens of MaskGIT's vocabulary, and classes to images.
+
+    `grain` is the texture that decoding leaves out, added to whole images that are drawn; None leaves
+    them smooth.
+    """
 
     tokenizer: VQModel
     maskgit: MaskGIT
     classes: tuple[str, ...]
     vocabulary: Vocabulary
     image_size: int
+    grain: Grain | None = None
 
     @cached_property
     def sampled(self) -> PackedMaskGIT:
@@ -87,9 +93,24 @@ class Painter:
         with autocast():
             return self.vocabulary.nearest[self.tokenizer.encode(to_tanh_range(images))]
 
-    @torch.no_grad()
     def decode(self, tokens: Tensor) -> U8:
-        """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`.
+        """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`, without grain.
+
+        Raises:
+            ValueError: a token outside the vocabulary.
+        """
+        return to_u8(self.decode_levels(tokens))
+
+    def render(self, tokens: Tensor, generator: torch.Generator) -> U8:
+        """As `decode`, with grain."""
+        levels = self.decode_levels(tokens)
+        if self.grain is not None:
+            levels = levels + self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generator)
+        return to_u8(levels)
+
+    @torch.no_grad()
+    def decode_levels(self, tokens: Tensor) -> NDArray[np.float32]:
+        """MaskGIT tokens `int64 [N, grid, grid]` to grey levels `float32 [N, size, size]`.
 
         Raises:
             ValueError: a token outside the vocabulary.
@@ -101,7 +122,7 @@ class Painter:
                 f"expected [0, {size - 1}]"
             )
         with autocast():
-            return from_tanh_range(self.tokenizer.decode(self.vocabulary.codes[tokens]))
+            return grey_levels(self.tokenizer.decode(self.vocabulary.codes[tokens]))
 
     def draw_tokens(
         self, labels: Tensor, config: SamplingConfig, generator: torch.Generator, known: Tensor | None = None
@@ -111,7 +132,7 @@ class Painter:
 
     def sample(self, labels: Tensor, config: SamplingConfig, generator: torch.Generator) -> U8:
         """Whole images of the given classes, `uint8 [N, size, size]`."""
-        return self.decode(self.draw_tokens(labels, config, generator))
+        return self.render(self.draw_tokens(labels, config, generator), generator)
 
 
 def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
@@ -123,4 +144,5 @@ def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
         tuple(config["classes"]),
         Vocabulary.load(maskgit_directory),
         int(config["image_size"]),
+        Grain.load(tokenizer_directory),
     )

@@ -1,5 +1,7 @@
 """Defects drawn into images: what may change and what may not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.painter import Painter, Vocabulary
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.grain import BANDS, Grain
 from metaldefect.tokenizer.model import VQModel
 
 
@@ -76,6 +79,27 @@ def test_composite_of_an_image_with_itself_at_another_level_is_the_image() -> No
     shifted = image + 30
     result = composite(image, shifted, image, mask, 4.0)
     assert np.abs(result.astype(int) - image.astype(int)).max() <= 1
+
+
+def test_unchanged_tokens_change_no_pixel_however_rough_the_tokenizer() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (48, 48)).astype(np.uint8)
+    mask = np.zeros((48, 48), bool)
+    mask[16:30, 16:30] = True
+    rough = rng.integers(0, 256, (48, 48)).astype(np.uint8)
+    assert np.array_equal(composite(image, rough, rough, mask, 4.0), image)
+
+
+def test_rendered_images_are_decoded_ones_with_grain(painter: Painter) -> None:
+    tokens = torch.randint(20, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    assert np.array_equal(painter.render(tokens, generator), painter.decode(tokens))
+    grainy = replace(painter, grain=Grain(torch.full((32, BANDS), 5.0)))
+    rendered = grainy.render(tokens, torch.Generator().manual_seed(1))
+    assert np.array_equal(rendered, grainy.render(tokens, torch.Generator().manual_seed(1)))
+    difference = rendered.astype(float) - painter.decode(tokens)
+    assert difference.std() > 5.0
+    assert abs(difference.mean()) < 3.0
 
 
 def test_cells_round_outward() -> None:

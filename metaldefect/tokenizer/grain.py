@@ -1,0 +1,122 @@
+"""The texture that a tokenizer leaves out, drawn anew: noise with the statistics of its residual.
+
+Decoded tokens are close to the mean of all images with these tokens, so they are smooth where metal is
+rough. What is missing is `image - reconstruction`. Its power in bands of scale and direction is measured
+per code on training images; a drawn image gets noise of that power. (Film grain synthesis in video
+codecs does the same: Norkin and Birkbeck 2018, "Film grain synthesis for AV1 video codec".)
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from metaldefect.artifacts import atomic_file
+from metaldefect.images import U8
+
+GRAIN = "grain.safetensors"
+# Standard deviations of the Gaussians between which the octaves lie, in pixels
+SCALES = (0.0, 0.7, 1.4, 2.8, 5.6, 11.2)
+BANDS = 3 * (len(SCALES) - 1)
+# A code's own power counts as much as the mean of all codes where it was seen this often
+PRIOR_CELLS = 2.0
+
+Floats = NDArray[np.float32]
+
+
+def bands(images: Floats) -> Floats:
+    """Split `[N, H, W]` into `[BANDS, N, H, W]` that sum to it, less what is coarser than all scales.
+
+    Each octave gives three: detail across rows, across columns, and across both.
+    """
+    found = []
+    fine = images
+    for scale, coarser in itertools.pairwise(SCALES):
+        sigma = float(np.sqrt(coarser**2 - scale**2))
+        smooth_rows = gaussian_filter1d(fine, sigma, axis=1)
+        smooth_columns = gaussian_filter1d(fine, sigma, axis=2)
+        coarse = gaussian_filter1d(smooth_rows, sigma, axis=2)
+        found += [smooth_columns - coarse, smooth_rows - coarse, fine - smooth_rows - smooth_columns + coarse]
+        fine = coarse
+    return np.stack(found)
+
+
+@cache
+def unit_power() -> Floats:
+    """Power of each band of white noise of variance 1, `[BANDS]`: the energy of its impulse response."""
+    impulse = np.zeros((1, 255, 255), np.float32)
+    impulse[0, 127, 127] = 1.0
+    return np.asarray((bands(impulse) ** 2).sum(axis=(1, 2, 3)))
+
+
+@dataclass(frozen=True)
+class Grain:
+    """Standard deviation of the residual per code and band, `float32 [codebook, BANDS]` in grey levels."""
+
+    deviation: Tensor
+
+    @classmethod
+    def fit(cls, images: U8, reconstructions: Floats, codes: NDArray[np.integer], codebook: int) -> Grain:
+        """Measure it.
+
+        Args:
+            images: `uint8 [N, H, W]`.
+            reconstructions: the same through the tokenizer, `float32 [N, H, W]` in grey levels.
+            codes: the tokenizer's codes of the images, `[N, h, w]`.
+            codebook: how many codes there are.
+
+        Raises:
+            ValueError: no images.
+        """
+        if not len(images):
+            raise ValueError("no images to measure the residual on")
+        height, width = codes.shape[1:]
+        cell = images.shape[1] // height
+        power = np.zeros((BANDS, codebook))
+        seen = np.bincount(codes.ravel(), minlength=codebook).astype(float)
+        for image, reconstruction, cells in zip(images, reconstructions, codes, strict=True):
+            parts = bands((image.astype(np.float32) - reconstruction)[None])[:, 0]
+            squares = (parts**2).reshape(BANDS, height, cell, width, cell).mean(axis=(2, 4))
+            for band in range(BANDS):
+                power[band] += np.bincount(cells.ravel(), weights=squares[band].ravel(), minlength=codebook)
+        mean = power.sum(axis=1, keepdims=True) / seen.sum()
+        return cls(
+            torch.from_numpy(np.sqrt((power + PRIOR_CELLS * mean) / (seen + PRIOR_CELLS)).T.copy()).float()
+        )
+
+    def draw(self, codes: Tensor, size: int, generator: torch.Generator) -> Floats:
+        """Noise for images of these codes, `float32 [N, size, size]` in grey levels.
+
+        Args:
+            codes: the tokenizer's codes, `int64 [N, h, w]`.
+            size: side of the images in pixels.
+            generator: source of all randomness.
+        """
+        noise = torch.randn((len(codes), size, size), generator=generator).numpy()
+        gains = (
+            self.deviation[codes].permute(0, 3, 1, 2) / torch.from_numpy(unit_power()).sqrt()[:, None, None]
+        )
+        # Without steps at the borders of cells
+        smooth = F.interpolate(gains, (size, size), mode="bilinear", align_corners=False).numpy()
+        return np.einsum("nbhw,bnhw->nhw", smooth, bands(noise))
+
+    def save(self, directory: Path) -> None:
+        """Write `grain.safetensors`."""
+        with atomic_file(directory / GRAIN) as temporary:
+            safetensors.torch.save_file({"deviation": self.deviation.contiguous()}, temporary)
+
+    @classmethod
+    def load(cls, directory: Path) -> Grain | None:
+        """Read what `save` wrote; None where there is none."""
+        path = directory / GRAIN
+        return cls(**safetensors.torch.load_file(path)) if path.is_file() else None
