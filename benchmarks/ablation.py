@@ -69,6 +69,8 @@ class Variant:
 
 V1 = {
     f"{TRAINING}.conditioning": "sum",
+    f"{TRAINING}.mixing": 0,
+    f"{TRAINING}.codebook_start": 0.0,
     f"{TRAINING}.training.balanced": False,
     f"{TRAINING}.training.unconditional_steps": 0,
     "tokenize.vocabulary": "full",
@@ -76,6 +78,8 @@ V1 = {
 }
 SHORT = {
     f"{TRAINING}.conditioning": "conditioning",
+    f"{TRAINING}.mixing": "local mixing",
+    f"{TRAINING}.codebook_start": "start of embeddings",
     f"{TRAINING}.training.balanced": "sampling of training images",
     f"{TRAINING}.training.unconditional_steps": "stages",
     "tokenize.vocabulary": "vocabulary",

@@ -141,6 +141,8 @@ class TrainMaskGIT(Section):
     heads: PositiveInt
     dropout: Fraction
     conditioning: Literal["adaln", "sum"]
+    mixing: NonNegativeInt
+    codebook_start: float = Field(ge=0)
     base: str | None
     training: MaskGITTraining
 

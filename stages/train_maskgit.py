@@ -21,7 +21,7 @@ from metaldefect.maskgit.checkpoints import read_halton, save_maskgit, start_fro
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
 from metaldefect.maskgit.lightning_module import MaskGITTrainingConfig
-from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.model import MaskGIT, start_from_codebook
 from metaldefect.maskgit.painter import Painter, Vocabulary
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.maskgit.soft_targets import soft_targets
@@ -134,18 +134,21 @@ def train_model(
             heads=section.heads,
             dropout=section.dropout,
             conditioning=section.conditioning,
+            mixing=section.mixing,
         )
     )
     codes = data.vocabulary.codes
+    codebook = data.tokenizer.quantize.codebook.detach()[codes]
     if section.base:
         start_from_halton(model, read_halton(Path(section.base)), section.base, codes)
+    elif section.codebook_start:
+        start_from_codebook(model, codebook, section.codebook_start)
     weights = None
     if training.balanced:
         chosen = data.table[data.in_training]
         weights = sampling_weights(chosen["label"].tolist(), chosen["source"].tolist()).tolist()
     soft = None
     if training.soft_weight:
-        codebook = data.tokenizer.quantize.codebook.detach()[codes]
         soft = soft_targets(codebook, training.soft_neighbours, training.soft_temperature)
     watch = None
     if training.watch_steps:

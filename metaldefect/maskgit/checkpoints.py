@@ -75,6 +75,8 @@ def start_from_halton(
     adapted = dict(state)
     null = adapted["cls_emb.weight"][-1:]
     adapted["cls_emb.weight"] = null.repeat(model.config.classes + 1, 1)
+    # Silent at the start, so the checkpoint's body is what it was
+    adapted |= {key: value for key, value in model.state_dict().items() if ".mixing." in key}
     known = len(adapted["tok_emb.weight"]) - 1
     if codes is not None and known != model.config.codebook_size:
         if int(codes.max()) >= known:

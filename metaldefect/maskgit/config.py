@@ -11,7 +11,12 @@ CONDITIONINGS = ("adaln", "sum")
 
 @dataclass(frozen=True)
 class MaskGITConfig:
-    """Shape of the transformer. `grid` is tokens along a side; the mask id is `codebook_size`."""
+    """Shape of the transformer. `grid` is tokens along a side; the mask id is `codebook_size`.
+
+    `mixing` is the side of a depthwise convolution over the grid in front of each block, odd; 0, as in
+    Halton-MaskGIT, for none. Attention must learn from data which tokens are neighbours; a short training
+    on few images does not get that far.
+    """
 
     dim: int
     depth: int
@@ -21,6 +26,7 @@ class MaskGITConfig:
     grid: int = 16
     dropout: float = 0.0
     conditioning: str = "adaln"
+    mixing: int = 0
 
     def __post_init__(self) -> None:
         if self.conditioning not in CONDITIONINGS:
@@ -28,6 +34,8 @@ class MaskGITConfig:
         for name in ("dim", "depth", "heads", "classes", "codebook_size", "grid"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.mixing < 0 or (self.mixing and self.mixing % 2 == 0):
+            raise ValueError(f"mixing = {self.mixing}: must be 0 or odd")
 
     @property
     def head_dim(self) -> int:
@@ -75,10 +83,11 @@ def named_config(
     heads: int | None = None,
     dropout: float = 0.0,
     conditioning: str = "adaln",
+    mixing: int = 0,
 ) -> MaskGITConfig:
     """Config of the named size; `heads` overrides (upstream's own `small` has 6)."""
     if size not in SIZES:
         raise ValueError(f"unknown MaskGIT size {size!r}: there are {', '.join(SIZES)}")
     dim, depth, default_heads = SIZES[size]
     heads = heads or default_heads
-    return MaskGITConfig(dim, depth, heads, classes, codebook_size, grid, dropout, conditioning)
+    return MaskGITConfig(dim, depth, heads, classes, codebook_size, grid, dropout, conditioning, mixing)

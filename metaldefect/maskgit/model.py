@@ -53,6 +53,24 @@ class FeedForward(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
+class Mixing(nn.Module):
+    """Adds a depthwise convolution of the grid to its tokens; silent at the start. The register stays."""
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.weight = nn.Parameter(torch.zeros(config.dim, 1, config.mixing, config.mixing))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, grid^2 + 1, d]` to the same shape and dtype."""
+        batch, _, dim = x.shape
+        image = x[:, :-1].transpose(1, 2).reshape(batch, dim, self.grid, self.grid)
+        # Under autocast the casts there and back would cost more than the convolution
+        with torch.autocast(x.device.type, enabled=False):
+            mixed = F.conv2d(image, self.weight.to(x.dtype), padding="same", groups=dim)
+        return x + F.pad(mixed.flatten(2).transpose(1, 2), (0, 0, 0, 1))
+
+
 class Block(nn.Module):
     """Attention and feed-forward, each modulated and gated by the class."""
 
@@ -72,6 +90,7 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ff = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.mixing = Mixing(config) if config.mixing else None
 
     def modulation(self, condition: Tensor) -> Tensor:
         """Shift, scale and gate of attention, then of feed-forward, `[B, 6, d]`, of conditions `[B, d]`."""
@@ -89,6 +108,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         modulation = self.modulation(condition)
+        if self.mixing is not None:
+            x = self.mixing(x)
         if self.training and torch.is_grad_enabled() and x.device.type == "cpu":
             return fused_block(x, modulation, self.weights(), self.attn.heads, self.dropout.p)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
@@ -181,6 +202,27 @@ class MaskGIT(nn.Module):
         if positions is not None:
             x = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         return self.head(x)
+
+
+@torch.no_grad()
+def start_from_codebook(model: MaskGIT, codebook: Tensor, scale: float) -> None:
+    """Let token embeddings, which are the head too, start where codes that look alike lie together.
+
+    Adds a random projection of the codebook to the random start. Fine-tuning on some thousand images
+    sees most codes too rarely to find out by itself which of them mean nearly the same.
+
+    Args:
+        model: untrained.
+        codebook: unit vectors of the model's codes, `float [codebook_size, D]`.
+        scale: standard deviation of what is added; the random start has 0.02.
+
+    Raises:
+        ValueError: another number of codes.
+    """
+    if len(codebook) != model.config.codebook_size:
+        raise ValueError(f"{len(codebook)} codes for a model of {model.config.codebook_size}")
+    projection = torch.randn(codebook.shape[1], model.config.dim)
+    model.tok_emb.weight[: len(codebook)] += scale * codebook @ projection
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,7 @@ class PackedMaskGIT:
     def __init__(self, model: MaskGIT, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.dtype = model, dtype
         self.heads = model.config.heads
+        self.mixings = [copy.deepcopy(layer.mixing) for layer in model.transformer.layers]
         self.blocks = [self._packed(layer) for layer in model.transformer.layers]  # type: ignore[arg-type]
         # Guidance multiplies the logits' rounding errors, and few positions are asked for: float32
         self.head_weight = model.head.weight.float()
@@ -86,7 +88,9 @@ class PackedMaskGIT:
             x = self.model.embed(tokens, modulations.condition)
             register = self.model.reg_tokens.weight.expand(len(x), 1, -1)
             x = torch.cat([x, register], dim=1).to(self.dtype)
-            for number, block in enumerate(self.blocks):
+            for number, (block, mixing) in enumerate(zip(self.blocks, self.mixings, strict=True)):
+                if mixing is not None:
+                    x = mixing(x)  # type: ignore[operator]
                 wanted = positions if number == len(self.blocks) - 1 else None
                 x = self._block(x, block, modulations.blocks[number], wanted)
             x = self.model.last_norm.norm_final(x.float())

@@ -8,7 +8,7 @@ from torch import nn
 
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.loss import linear_cross_entropy
-from metaldefect.maskgit.model import Block, MaskGIT
+from metaldefect.maskgit.model import Block, MaskGIT, Mixing
 from metaldefect.maskgit.packed_model import PackedMaskGIT, has_onednn_linear, linear
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.soft_targets import SoftTargets, soft_targets
@@ -39,6 +39,23 @@ def test_a_training_block_has_the_values_and_gradients_of_the_plain_one(conditio
         assert ("FusedBlock" in str(y.grad_fn)) == training
     for fused, plain in zip(*results, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_mixing_against_loops_and_silent_at_the_start() -> None:
+    torch.manual_seed(0)
+    layer = Mixing(replace(SHAPE, mixing=3))
+    x = torch.randn(2, 17, 32)
+    torch.testing.assert_close(layer(x), x)
+    layer.weight.data.normal_()
+    expected = x.clone()
+    for row in range(4):
+        for column in range(4):
+            for i in range(-1, 2):
+                for j in range(-1, 2):
+                    if 0 <= row + i < 4 and 0 <= column + j < 4:
+                        weight = layer.weight[:, 0, 1 + i, 1 + j]
+                        expected[:, 4 * row + column] += weight * x[:, 4 * (row + i) + column + j]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_of_a_training_block_is_unbiased_and_its_gradient_is_of_the_same_draw() -> None:
@@ -102,9 +119,9 @@ def test_soft_targets_go_to_the_nearest_codes_by_their_distance() -> None:
         soft_targets(codebook, 2, 0.0)
 
 
-@pytest.mark.parametrize("conditioning", ["adaln", "sum"])
-def test_packed_model_gives_the_logits_of_the_model(conditioning: str) -> None:
-    model = randomised(MaskGIT(replace(SHAPE, conditioning=conditioning))).eval()
+@pytest.mark.parametrize(("conditioning", "mixing"), [("adaln", 0), ("sum", 0), ("adaln", 3)])
+def test_packed_model_gives_the_logits_of_the_model(conditioning: str, mixing: int) -> None:
+    model = randomised(MaskGIT(replace(SHAPE, conditioning=conditioning, mixing=mixing))).eval()
     packed = PackedMaskGIT(model)
     tokens = torch.randint(0, 12, (2, 16))
     for labels in (torch.tensor([0, 3]), torch.tensor([2, 2])):

@@ -1,6 +1,7 @@
 """MaskGIT is Halton-MaskGIT by shape and name; its order, schedule and sampler are the published ones."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from metaldefect.maskgit.config import MaskGITConfig, named_config
 from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.loss import masked_cross_entropy
-from metaldefect.maskgit.model import Attention, MaskGIT, sincos_positions
+from metaldefect.maskgit.model import Attention, MaskGIT, sincos_positions, start_from_codebook
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
 from metaldefect.maskgit.soft_targets import soft_targets
@@ -402,6 +403,34 @@ def test_held_out_cross_entropy_agrees_with_the_mean_of_its_samples() -> None:
     for name in ("true", "wrong", "null"):
         assert found[name] == pytest.approx(float(found["per_sample"][name].mean()), rel=1e-5)
     assert len({round(found[name], 6) for name in ("true", "wrong", "null")}) == 3
+
+
+def test_codes_that_look_alike_start_with_embeddings_that_are_alike() -> None:
+    torch.manual_seed(0)
+    codebook = F.normalize(torch.randn(11, 8), dim=1)
+    codebook[1] = F.normalize(codebook[0] + 0.1 * torch.randn(8), dim=0)
+    model = MaskGIT(TINY)
+    mask = model.tok_emb.weight[TINY.mask_id].clone()
+    start_from_codebook(model, codebook, 0.5)
+    near = F.cosine_similarity(model.tok_emb.weight[:1], model.tok_emb.weight[1:11])
+    assert int(near.argmax()) == 0
+    assert float(near[0]) > 0.9 > float(near[1:].max())
+    assert torch.equal(model.tok_emb.weight[TINY.mask_id], mask)
+    assert model.head.weight is model.tok_emb.weight
+    with pytest.raises(ValueError, match="10 codes for a model of 11"):
+        start_from_codebook(model, codebook[:10], 0.5)
+
+
+def test_a_checkpoint_without_mixing_starts_one_with_it_unchanged() -> None:
+    source = randomised(MaskGITConfig(dim=32, depth=2, heads=2, classes=1000, codebook_size=11, grid=4))
+    model = MaskGIT(replace(TINY, mixing=3))
+    start_from_halton(model, source.state_dict(), "a.pth")
+    torch.testing.assert_close(
+        model(torch.zeros(1, 16).long(), torch.tensor([3])),
+        source(torch.zeros(1, 16).long(), torch.tensor([1000])),
+    )
+    with pytest.raises(ValueError, match="mixing = 4: must be 0 or odd"):
+        replace(TINY, mixing=4)
 
 
 def test_fresh_positions_know_their_neighbours() -> None:
