@@ -89,7 +89,7 @@ def inpaint_image(
     """
     config = SamplingConfig(steps=steps, guidance=guidance, temperature=temperature)
     generator = torch.Generator().manual_seed(seed)
-    return inpaint(studio.painter, [image], [mask], [label], config, generator, feather)[0]
+    return inpaint(studio.painter, [image], [mask], [label], config, generator, feather)[0].image
 
 
 def visualize_mask_on_image(image: U8, mask: Mask) -> U8:

@@ -26,7 +26,7 @@ import torch
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import category_folder
-from metaldefect.commands.train import detector_config, save_figures, train_detector, training_images
+from metaldefect.commands.train import detector_config, save_figures, train_detector
 from metaldefect.data.natural import spread
 from metaldefect.data.provider import GOOD, RealDatasetProvider
 from metaldefect.efficientad.evaluation import infer, quick_auroc, score_images, stack_resized, summarise
@@ -34,6 +34,7 @@ from metaldefect.efficientad.figures import steps_figure
 from metaldefect.efficientad.model_files import save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, Size
+from metaldefect.efficientad.training_sets import training_images
 from metaldefect.hardware import cpu_name, set_threads
 
 RESULTS = Path("benchmarks/results/real.json")

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.data.natural import load_natural_images, natural_source
 from metaldefect.data.provider import GeneratedDatasetProvider, RealDatasetProvider
-from metaldefect.efficientad.evaluation import Scored, infer, rounded, score_images, stack_resized, summarise
+from metaldefect.efficientad.evaluation import Scored, infer, rounded, score_images, summarise
 from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
 from metaldefect.efficientad.lightning_model import TrainingConfig
 from metaldefect.efficientad.model_files import DetectorConfig, save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher
 from metaldefect.efficientad.training import train
-from metaldefect.efficientad.training_data import TrainingImages, centre_crop
+from metaldefect.efficientad.training_sets import training_images
 from stages.params import Params, TrainEfficientAD
 from stages.run import StageRun, run_stage
 
@@ -38,7 +36,13 @@ def main(params: Params, run: StageRun) -> None:
     section = params.train_efficientad
     provider = RealDatasetProvider(INSPECTION)
     generated = GeneratedDatasetProvider(INSPECTION, INSERTED)
-    images, validation = training_images(section, provider)
+    images, validation = training_images(
+        provider,
+        section.image_size,
+        section.penalty,
+        Path(section.natural) if section.natural else None,
+        section.penalty_images,
+    )
     teacher = load_teacher(TEACHER, section.padding)
     trained = train(
         teacher,
@@ -82,22 +86,6 @@ def main(params: Params, run: StageRun) -> None:
     write_json(METRICS, metrics)
     run.log_metrics(metrics)
     run.log_history(trained.history)
-
-
-def training_images(
-    section: TrainEfficientAD, provider: RealDatasetProvider
-) -> tuple[TrainingImages, np.ndarray]:
-    """(normal and penalty images, validation normals), all at the detector's size."""
-    size = section.image_size
-    folder = Path(section.natural) if section.natural else None
-    # The paper's penalty images: resized to twice the size, then the middle of them.
-    penalty = centre_crop(load_natural_images(folder, 2 * size, section.penalty_images), size, size)
-    images = TrainingImages(
-        stack_resized((item.image for item in provider.train()), size),
-        penalty if section.penalty else None,
-        f"{len(penalty)} crops of {natural_source(folder)}" if section.penalty else "none",
-    )
-    return images, stack_resized((item.image for item in provider.validation()), size)
 
 
 def configuration(section: TrainEfficientAD, seed: int) -> TrainingConfig:

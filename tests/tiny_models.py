@@ -16,6 +16,16 @@ from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
 
 CLASSES = ("scratches", "patches")
+TINY = MaskGITConfig(dim=32, depth=2, heads=2, classes=3, codebook_size=11, grid=4)
+
+
+def randomised(config: MaskGITConfig, seed: int = 0) -> MaskGIT:
+    """A model whose every weight matters (fresh ones are the identity: their gates are closed)."""
+    torch.manual_seed(seed)
+    model = MaskGIT(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    return model.eval()
 
 
 def save_tiny_painter(tokenizer_folder: Path, maskgit_folder: Path) -> None:

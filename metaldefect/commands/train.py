@@ -15,16 +15,16 @@ import matplotlib.pyplot as plt
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import make_provider
-from metaldefect.data.natural import load_natural_images, natural_source
 from metaldefect.data.provider import GOOD, DatasetProvider
-from metaldefect.efficientad.evaluation import Scored, infer, score_images, stack_resized, summarise
+from metaldefect.efficientad.evaluation import Scored, infer, score_images, summarise
 from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
 from metaldefect.efficientad.lightning_model import TrainingConfig
 from metaldefect.efficientad.model_files import DetectorConfig, save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.efficientad.training import AfterEpoch, Trained, train
-from metaldefect.efficientad.training_data import TrainingImages, centre_crop
+from metaldefect.efficientad.training_data import TrainingImages
+from metaldefect.efficientad.training_sets import training_images
 from metaldefect.hardware import set_threads
 from metaldefect.images import U8
 
@@ -102,20 +102,6 @@ def choose_teacher(settings: TrainSettings) -> PatchDescriptionNetwork:
             f"{path} holds a PDN-{teacher.size} teacher, but model is {settings.model}: change one of the two"
         )
     return teacher
-
-
-def training_images(
-    provider: DatasetProvider, size: int, penalty: bool, natural: Path | None, penalty_images: int
-) -> tuple[TrainingImages, U8]:
-    """(normal and penalty images, validation normals), all squares of side `size`."""
-    normal = stack_resized((item.image for item in provider.train()), size)
-    validation = stack_resized((item.image for item in provider.validation()), size)
-    if not penalty:
-        return TrainingImages(normal, None, "none"), validation
-    # The paper's penalty images: resized to twice the size, then the middle of them.
-    crops = centre_crop(load_natural_images(natural, 2 * size, penalty_images), size, size)
-    source = f"{len(crops)} crops of {natural_source(natural)}"
-    return TrainingImages(normal, crops, source), validation
 
 
 def train_detector(

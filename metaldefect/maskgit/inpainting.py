@@ -103,20 +103,6 @@ def inpaint(
     config: SamplingConfig,
     generator: torch.Generator,
     feather_pixels: float,
-) -> list[U8]:
-    """The composited images of `inpaint_parts`."""
-    parts = inpaint_parts(painter, images, masks, labels, config, generator, feather_pixels)
-    return [part.image for part in parts]
-
-
-def inpaint_parts(
-    painter: Painter,
-    images: Sequence[U8],
-    masks: Sequence[Mask],
-    labels: Sequence[str],
-    config: SamplingConfig,
-    generator: torch.Generator,
-    feather_pixels: float,
 ) -> list[Inpainted]:
     """Draw a defect of a class under the mask of each image.
 

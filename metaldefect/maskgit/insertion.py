@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from metaldefect.images import U8, write_png
-from metaldefect.maskgit.inpainting import Inpainted, Mask, inpaint_parts
+from metaldefect.maskgit.inpainting import Inpainted, Mask, inpaint
 from metaldefect.maskgit.mask_makers import SMALLEST_PIXELS, make_mask
 from metaldefect.maskgit.painter import Painter
 from metaldefect.maskgit.sampler import SamplingConfig
@@ -79,7 +79,7 @@ def draw_insertions(
         ):
             part = todo[start : start + batch_size]
             chosen = [jobs[i] for i in part]
-            found = inpaint_parts(
+            found = inpaint(
                 painter,
                 [job.canvas[job.window] for job in chosen],
                 [job.mask[job.window] for job in chosen],

@@ -12,7 +12,6 @@ from metaldefect.maskgit.inpainting import (
     composite,
     feather,
     inpaint,
-    inpaint_parts,
     visible_change,
 )
 from metaldefect.maskgit.mask_makers import blob, make_mask, moved, stroke
@@ -40,7 +39,7 @@ def painter() -> Painter:
 
 def run(painter: Painter, image: np.ndarray, mask: np.ndarray, label: str = "patches") -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
-    return inpaint(painter, [image], [mask], [label], SamplingConfig(steps=3), generator, 4.0)[0]
+    return inpaint(painter, [image], [mask], [label], SamplingConfig(steps=3), generator, 4.0)[0].image
 
 
 def test_outside_the_feather_not_a_byte_changes(painter: Painter) -> None:
@@ -183,7 +182,7 @@ def test_parts_of_an_insertion(painter: Painter) -> None:
     mask = np.zeros((64, 64), bool)
     mask[20:36, 24:40] = True
     config, generator = SamplingConfig(steps=3), torch.Generator().manual_seed(0)
-    (found,) = inpaint_parts(painter, [image], [mask], ["patches"], config, generator, 4.0)
+    (found,) = inpaint(painter, [image], [mask], ["patches"], config, generator, 4.0)
     assert np.array_equal(found.image, run(painter, image, mask))
     assert np.array_equal(found.pasted[~mask], image[~mask])
     assert not np.array_equal(found.pasted[mask], found.image[mask])

@@ -1,37 +1,16 @@
 """MaskGIT is Halton-MaskGIT by shape and name; its order, schedule and sampler are the published ones."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.utils.data import TensorDataset
 
-from metaldefect.maskgit.checkpoints import load_maskgit, read_halton, save_maskgit, start_from_halton
 from metaldefect.maskgit.config import MaskGITConfig, named_config
-from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
-from metaldefect.maskgit.loss import masked_cross_entropy
-from metaldefect.maskgit.model import Attention, MaskGIT, sincos_positions, start_from_codebook
+from metaldefect.maskgit.model import Attention, MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
-from metaldefect.maskgit.soft_targets import soft_targets
-from metaldefect.maskgit.training import Schedule, Watch, train
-from metaldefect.maskgit.training_masks import training_mask
-from metaldefect.training import fit
-
-TINY = MaskGITConfig(dim=32, depth=2, heads=2, classes=3, codebook_size=11, grid=4)
-
-
-def randomised(config: MaskGITConfig, seed: int = 0) -> MaskGIT:
-    """A model whose every weight matters (fresh ones are the identity: their gates are closed)."""
-    torch.manual_seed(seed)
-    model = MaskGIT(config)
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.3)
-    return model.eval()
+from tests.tiny_models import TINY, randomised
 
 
 @pytest.mark.parametrize(
@@ -122,15 +101,6 @@ def test_arccos_ratio() -> None:
     assert float(arccos_mask_ratio(torch.rand(100_000)).mean()) == pytest.approx(2 / math.pi, abs=0.003)
 
 
-def test_training_masks_hide_something_and_rectangles_are_solid() -> None:
-    torch.manual_seed(0)
-    assert training_mask(500, 8, 0.0).any(dim=1).all()
-    for mask in training_mask(50, 8, 1.0).view(-1, 8, 8).numpy():
-        rows, columns = np.where(mask)
-        assert mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
-        assert mask.sum() < 64
-
-
 def test_attention_normalises_before_the_split_into_heads() -> None:
     torch.manual_seed(0)
     attention = Attention(TINY)
@@ -157,19 +127,14 @@ def test_positions_select_rows_of_the_full_logits() -> None:
     )
 
 
-def test_masked_cross_entropy_against_numpy() -> None:
-    torch.manual_seed(0)
-    hidden, head = torch.randn(2, 4, 8), torch.nn.Linear(8, 5)
-    tokens = torch.randint(0, 5, (2, 4))
-    mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
-    loss, parts = masked_cross_entropy(hidden, head, tokens, mask, label_smoothing=0.1, unmasked_weight=0.5)
-    logits = head(hidden).detach().numpy().astype(np.float64)
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    own = np.take_along_axis(log_p, tokens.numpy()[..., None], -1)[..., 0]
-    smooth = -(0.9 * own + 0.1 * log_p.mean(-1))
-    m = mask.numpy()
-    assert float(loss.detach()) == pytest.approx(smooth[m].mean() - 0.5 * own[~m].mean(), rel=1e-5)
-    assert float(parts["masked_ce"]) == pytest.approx(-own[m].mean(), rel=1e-5)
+def test_summed_class_embedding_needs_no_modulation() -> None:
+    config = MaskGITConfig(32, 2, 2, 3, 11, 4, conditioning="sum")
+    model = randomised(config)
+    assert not [key for key in model.state_dict() if "mlp" in key or "identity" in key]
+    tokens = torch.randint(0, 12, (1, 16))
+    assert not torch.equal(model(tokens, torch.tensor([0])), model(tokens, torch.tensor([1])))
+    with pytest.raises(ValueError, match="conditioning = 'film': expected adaln or sum"):
+        MaskGITConfig(32, 2, 2, 3, 11, 4, conditioning="film")
 
 
 def slow_halton(model: MaskGIT, label: int, steps: int, guidance: float, shift: int, uniforms: np.ndarray):
@@ -251,193 +216,3 @@ def test_bad_sampler_input() -> None:
         halton_sample(model, torch.tensor([0]), SamplingConfig(), generator, torch.full((1, 4, 4), 12))
     with pytest.raises(ValueError, match="temperature"):
         SamplingConfig(temperature=0)
-
-
-def test_halton_checkpoint_gives_its_body_and_new_classes_start_from_null(tmp_path) -> None:
-    source = randomised(MaskGITConfig(dim=32, depth=2, heads=2, classes=1000, codebook_size=11, grid=4))
-    path = tmp_path / "ImageNet_256_small.pth"
-    state = {f"module._orig_mod.{key}": value for key, value in source.state_dict().items()}
-    torch.save({"iter": 3, "global_epoch": 1, "model_state_dict": state, "optimizer_state_dict": {}}, path)
-    model = MaskGIT(TINY)
-    start_from_halton(model, read_halton(path), str(path))
-    null = source.cls_emb.weight[1000]
-    assert torch.equal(model.cls_emb.weight, null.expand(4, -1))
-    assert torch.equal(model.transformer.layers[1].ff.w2.weight, source.transformer.layers[1].ff.w2.weight)
-    assert model.head.weight is model.tok_emb.weight
-    torch.testing.assert_close(
-        model(torch.zeros(1, 16).long(), torch.tensor([3])),
-        source(torch.zeros(1, 16).long(), torch.tensor([1000])),
-    )
-
-
-def test_halton_checkpoint_gives_the_rows_of_the_codes_that_are_used() -> None:
-    source = randomised(MaskGITConfig(dim=32, depth=2, heads=2, classes=1000, codebook_size=16, grid=4))
-    codes = torch.tensor([15, 0, 3, 4, 5, 6, 7, 8, 9, 10, 11])
-    model = MaskGIT(TINY)
-    start_from_halton(model, source.state_dict(), "a.pth", codes)
-    assert torch.equal(model.tok_emb.weight[0], source.tok_emb.weight[15])
-    assert torch.equal(model.tok_emb.weight[TINY.mask_id], source.tok_emb.weight[16])
-    assert float(model.head.bias[1].detach()) == float(source.head.bias[0].detach())
-    with pytest.raises(ValueError, match=r"a\.pth knows 16 codes, the vocabulary goes up to 16"):
-        start_from_halton(model, source.state_dict(), "a.pth", codes + 1)
-
-
-def test_save_and_load(tmp_path) -> None:
-    model = randomised(TINY)
-    save_maskgit(model, tmp_path, {"classes": ["a", "b", "c"]})
-    loaded = load_maskgit(tmp_path)
-    tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
-    assert torch.equal(loaded(tokens, labels), model(tokens, labels))
-    assert F.mse_loss(loaded.head.weight, loaded.tok_emb.weight) == 0
-
-
-def test_a_resumed_training_ends_with_the_same_weights(tmp_path) -> None:
-    torch.manual_seed(0)
-    data = TensorDataset(torch.randint(0, 11, (20, 4, 4)), torch.randint(0, 3, (20,)))
-
-    def trained(steps: int, directory) -> dict[str, torch.Tensor]:
-        torch.manual_seed(1)
-        model = MaskGIT(TINY)
-        module = MaskGITLightning(model, MaskGITTrainingConfig(steps=12, warmup_steps=2))
-        fit(
-            module, data, steps=steps, batch_size=4, epoch_steps=4, seed=3, checkpoint_directory=directory,
-            weights=[1.0] * 20,
-        )  # fmt: skip
-        return module.state_dict()
-
-    straight = trained(12, tmp_path / "a")
-    for steps in (4, 8):
-        trained(steps, tmp_path / "b")
-    resumed = trained(12, tmp_path / "b")
-    assert [key for key, value in straight.items() if not torch.equal(value, resumed[key])] == []
-
-
-def two_stages(directory, data, until: int | None = None) -> tuple[dict[str, torch.Tensor], list, list]:
-    """Train 4 steps without labels and 8 with them; `until` kills it after that many epochs of 4 steps."""
-    torch.manual_seed(1)
-    model = MaskGIT(TINY)
-    seen: list[int] = []
-
-    def look(step: int, averaged: MaskGIT) -> None:
-        assert not averaged.training
-        seen.append(step)
-        if len(seen) == until:
-            raise KeyboardInterrupt
-
-    try:
-        _, watched = train(
-            model,
-            MaskGITTrainingConfig(steps=12, warmup_steps=2, soft_weight=0.1),
-            *data,
-            Schedule(4, batch_size=4, checkpoint_steps=4, seed=3, weights=[1.0] * 20),
-            directory,
-            soft_targets(torch.randn(11, 3, generator=torch.Generator().manual_seed(0)), 2, 1.0),
-            Watch(data[0][:6].long(), data[1][:6], every=4, look=look),
-        )
-    except (KeyboardInterrupt, SystemExit):
-        return {}, [], seen
-    return model.state_dict(), watched, seen
-
-
-def test_a_training_of_two_stages_resumes_to_the_same_weights_and_records(tmp_path) -> None:
-    torch.manual_seed(0)
-    data = torch.randint(0, 11, (20, 4, 4)), torch.randint(0, 3, (20,))
-    straight, watched, seen = two_stages(tmp_path / "a", data)
-    assert seen == [4, 8, 12]
-    assert [row["step"] for row in watched] == [4.0, 8.0, 12.0]
-    assert all({"ce_true", "ce_wrong", "ce_null", "top1", "top5", "ce_at_0.5"} <= set(row) for row in watched)
-    two_stages(tmp_path / "b", data, until=2)
-    resumed, rewatched, reseen = two_stages(tmp_path / "b", data)
-    assert reseen == [8, 12]
-    assert rewatched == watched
-    assert [key for key, value in straight.items() if not torch.equal(value, resumed[key])] == []
-
-
-def test_the_first_stage_learns_nothing_about_classes() -> None:
-    torch.manual_seed(0)
-    tokens, labels = torch.randint(0, 11, (20, 4, 4)), torch.randint(0, 3, (20,))
-    model = MaskGIT(TINY)
-    before = model.cls_emb.weight.detach().clone()
-    module = MaskGITLightning(model, MaskGITTrainingConfig(steps=4, warmup_steps=1, conditional=False))
-    data = TensorDataset(tokens, labels)
-    fit(module, data, steps=4, batch_size=4, epoch_steps=4, seed=0, checkpoint_directory=None)
-    assert torch.equal(model.cls_emb.weight[:3], before[:3])
-    assert not torch.equal(model.cls_emb.weight[3], before[3])
-
-
-def test_a_first_stage_that_leaves_no_steps_is_an_error() -> None:
-    schedule = Schedule(12, batch_size=4, checkpoint_steps=4, seed=0, weights=None)
-    with pytest.raises(ValueError, match="unconditional_steps = 12 leaves nothing of 12 steps"):
-        train(
-            MaskGIT(TINY),
-            MaskGITTrainingConfig(steps=12),
-            torch.zeros(2, 4, 4),
-            torch.zeros(2),
-            schedule,
-            None,
-        )
-
-
-def test_summed_class_embedding_needs_no_modulation() -> None:
-    config = MaskGITConfig(32, 2, 2, 3, 11, 4, conditioning="sum")
-    model = randomised(config)
-    assert not [key for key in model.state_dict() if "mlp" in key or "identity" in key]
-    tokens = torch.randint(0, 12, (1, 16))
-    assert not torch.equal(model(tokens, torch.tensor([0])), model(tokens, torch.tensor([1])))
-    with pytest.raises(ValueError, match="conditioning = 'film': expected adaln or sum"):
-        MaskGITConfig(32, 2, 2, 3, 11, 4, conditioning="film")
-
-
-def test_unigram_losses_are_those_of_counted_frequencies() -> None:
-    train, labels = np.array([[[0, 0, 1]], [[2, 2, 2]]]), np.array([0, 1])
-    losses = unigram_losses(train, labels, np.array([[[0, 2]]]), np.array([0]), 3, 2)
-    # One count is added to each code of each class: class 0 has 3, 2, 1 of 6; all together 4, 3, 5 of 12
-    assert losses["class_unigram"].tolist() == pytest.approx([-(math.log(3 / 6) + math.log(1 / 6)) / 2])
-    assert losses["unigram"].tolist() == pytest.approx([-(math.log(4 / 12) + math.log(5 / 12)) / 2])
-
-
-def test_held_out_cross_entropy_agrees_with_the_mean_of_its_samples() -> None:
-    model = randomised(TINY)
-    tokens, labels = torch.randint(0, 11, (6, 4, 4)), torch.randint(0, 3, (6,))
-    found = held_out_cross_entropy(model, tokens, labels, seed=0, batch_size=4)
-    for name in ("true", "wrong", "null"):
-        assert found[name] == pytest.approx(float(found["per_sample"][name].mean()), rel=1e-5)
-    assert len({round(found[name], 6) for name in ("true", "wrong", "null")}) == 3
-
-
-def test_codes_that_look_alike_start_with_embeddings_that_are_alike() -> None:
-    torch.manual_seed(0)
-    codebook = F.normalize(torch.randn(11, 8), dim=1)
-    codebook[1] = F.normalize(codebook[0] + 0.1 * torch.randn(8), dim=0)
-    model = MaskGIT(TINY)
-    mask = model.tok_emb.weight[TINY.mask_id].clone()
-    start_from_codebook(model, codebook, 0.5)
-    near = F.cosine_similarity(model.tok_emb.weight[:1], model.tok_emb.weight[1:11])
-    assert int(near.argmax()) == 0
-    assert float(near[0]) > 0.9 > float(near[1:].max())
-    assert torch.equal(model.tok_emb.weight[TINY.mask_id], mask)
-    assert model.head.weight is model.tok_emb.weight
-    with pytest.raises(ValueError, match="10 codes for a model of 11"):
-        start_from_codebook(model, codebook[:10], 0.5)
-
-
-def test_a_checkpoint_without_mixing_starts_one_with_it_unchanged() -> None:
-    source = randomised(MaskGITConfig(dim=32, depth=2, heads=2, classes=1000, codebook_size=11, grid=4))
-    model = MaskGIT(replace(TINY, mixing=3))
-    start_from_halton(model, source.state_dict(), "a.pth")
-    torch.testing.assert_close(
-        model(torch.zeros(1, 16).long(), torch.tensor([3])),
-        source(torch.zeros(1, 16).long(), torch.tensor([1000])),
-    )
-    with pytest.raises(ValueError, match="mixing = 4: must be 0 or odd"):
-        replace(TINY, mixing=4)
-
-
-def test_fresh_positions_know_their_neighbours() -> None:
-    waves = sincos_positions(8, 32)
-    assert waves.shape == (64, 32)
-    likeness = (waves @ waves.T).view(8, 8, 8, 8)[4, 4]
-    assert int(likeness.argmax()) == 4 * 8 + 4
-    assert likeness[4, 5] > likeness[4, 7]
-    assert likeness[5, 4] == pytest.approx(float(likeness[4, 5]))
-    torch.testing.assert_close(MaskGIT(TINY).pos_emb.weight, 0.05 * sincos_positions(4, 32))

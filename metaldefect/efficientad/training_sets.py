@@ -1,0 +1,25 @@
+"""From a provider and a folder of natural images to what a detector is trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metaldefect.data.natural import load_natural_images, natural_source
+from metaldefect.data.provider import DatasetProvider
+from metaldefect.efficientad.evaluation import stack_resized
+from metaldefect.efficientad.training_data import TrainingImages, centre_crop
+from metaldefect.images import U8
+
+
+def training_images(
+    provider: DatasetProvider, size: int, penalty: bool, natural: Path | None, penalty_images: int
+) -> tuple[TrainingImages, U8]:
+    """(normal and penalty images, validation normals), all squares of side `size`."""
+    normal = stack_resized((item.image for item in provider.train()), size)
+    validation = stack_resized((item.image for item in provider.validation()), size)
+    if not penalty:
+        return TrainingImages(normal, None, "none"), validation
+    # The paper's penalty images: resized to twice the size, then the middle of them.
+    crops = centre_crop(load_natural_images(natural, 2 * size, penalty_images), size, size)
+    source = f"{len(crops)} crops of {natural_source(natural)}"
+    return TrainingImages(normal, crops, source), validation

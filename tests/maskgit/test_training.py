@@ -1,0 +1,146 @@
+"""The loss, the stages of a training and what held-out tokens say about it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
+from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.loss import masked_cross_entropy
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.soft_targets import soft_targets
+from metaldefect.maskgit.training import Schedule, Watch, train
+from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.training import fit
+from tests.tiny_models import TINY, randomised
+
+
+def test_masked_cross_entropy_against_numpy() -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(2, 4, 8), torch.nn.Linear(8, 5)
+    tokens = torch.randint(0, 5, (2, 4))
+    mask = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    loss, parts = masked_cross_entropy(hidden, head, tokens, mask, label_smoothing=0.1, unmasked_weight=0.5)
+    logits = head(hidden).detach().numpy().astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    own = np.take_along_axis(log_p, tokens.numpy()[..., None], -1)[..., 0]
+    smooth = -(0.9 * own + 0.1 * log_p.mean(-1))
+    m = mask.numpy()
+    assert float(loss.detach()) == pytest.approx(smooth[m].mean() - 0.5 * own[~m].mean(), rel=1e-5)
+    assert float(parts["masked_ce"]) == pytest.approx(-own[m].mean(), rel=1e-5)
+
+
+def test_training_masks_hide_something_and_rectangles_are_solid() -> None:
+    torch.manual_seed(0)
+    assert training_mask(500, 8, 0.0).any(dim=1).all()
+    for mask in training_mask(50, 8, 1.0).view(-1, 8, 8).numpy():
+        rows, columns = np.where(mask)
+        assert mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        assert mask.sum() < 64
+
+
+def test_a_resumed_training_ends_with_the_same_weights(tmp_path) -> None:
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randint(0, 11, (20, 4, 4)), torch.randint(0, 3, (20,)))
+
+    def trained(steps: int, directory) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        model = MaskGIT(TINY)
+        module = MaskGITLightning(model, MaskGITTrainingConfig(steps=12, warmup_steps=2))
+        fit(
+            module, data, steps=steps, batch_size=4, epoch_steps=4, seed=3, checkpoint_directory=directory,
+            weights=[1.0] * 20,
+        )  # fmt: skip
+        return module.state_dict()
+
+    straight = trained(12, tmp_path / "a")
+    for steps in (4, 8):
+        trained(steps, tmp_path / "b")
+    resumed = trained(12, tmp_path / "b")
+    assert [key for key, value in straight.items() if not torch.equal(value, resumed[key])] == []
+
+
+def two_stages(directory, data, until: int | None = None) -> tuple[dict[str, torch.Tensor], list, list]:
+    """Train 4 steps without labels and 8 with them; `until` kills it after that many epochs of 4 steps."""
+    torch.manual_seed(1)
+    model = MaskGIT(TINY)
+    seen: list[int] = []
+
+    def look(step: int, averaged: MaskGIT) -> None:
+        assert not averaged.training
+        seen.append(step)
+        if len(seen) == until:
+            raise KeyboardInterrupt
+
+    try:
+        _, watched = train(
+            model,
+            MaskGITTrainingConfig(steps=12, warmup_steps=2, soft_weight=0.1),
+            *data,
+            Schedule(4, batch_size=4, checkpoint_steps=4, seed=3, weights=[1.0] * 20),
+            directory,
+            soft_targets(torch.randn(11, 3, generator=torch.Generator().manual_seed(0)), 2, 1.0),
+            Watch(data[0][:6].long(), data[1][:6], every=4, look=look),
+        )
+    except (KeyboardInterrupt, SystemExit):
+        return {}, [], seen
+    return model.state_dict(), watched, seen
+
+
+def test_a_training_of_two_stages_resumes_to_the_same_weights_and_records(tmp_path) -> None:
+    torch.manual_seed(0)
+    data = torch.randint(0, 11, (20, 4, 4)), torch.randint(0, 3, (20,))
+    straight, watched, seen = two_stages(tmp_path / "a", data)
+    assert seen == [4, 8, 12]
+    assert [row["step"] for row in watched] == [4.0, 8.0, 12.0]
+    assert all({"ce_true", "ce_wrong", "ce_null", "top1", "top5", "ce_at_0.5"} <= set(row) for row in watched)
+    two_stages(tmp_path / "b", data, until=2)
+    resumed, rewatched, reseen = two_stages(tmp_path / "b", data)
+    assert reseen == [8, 12]
+    assert rewatched == watched
+    assert [key for key, value in straight.items() if not torch.equal(value, resumed[key])] == []
+
+
+def test_the_first_stage_learns_nothing_about_classes() -> None:
+    torch.manual_seed(0)
+    tokens, labels = torch.randint(0, 11, (20, 4, 4)), torch.randint(0, 3, (20,))
+    model = MaskGIT(TINY)
+    before = model.cls_emb.weight.detach().clone()
+    module = MaskGITLightning(model, MaskGITTrainingConfig(steps=4, warmup_steps=1, conditional=False))
+    data = TensorDataset(tokens, labels)
+    fit(module, data, steps=4, batch_size=4, epoch_steps=4, seed=0, checkpoint_directory=None)
+    assert torch.equal(model.cls_emb.weight[:3], before[:3])
+    assert not torch.equal(model.cls_emb.weight[3], before[3])
+
+
+def test_a_first_stage_that_leaves_no_steps_is_an_error() -> None:
+    schedule = Schedule(12, batch_size=4, checkpoint_steps=4, seed=0, weights=None)
+    with pytest.raises(ValueError, match="unconditional_steps = 12 leaves nothing of 12 steps"):
+        train(
+            MaskGIT(TINY),
+            MaskGITTrainingConfig(steps=12),
+            torch.zeros(2, 4, 4),
+            torch.zeros(2),
+            schedule,
+            None,
+        )
+
+
+def test_unigram_losses_are_those_of_counted_frequencies() -> None:
+    train, labels = np.array([[[0, 0, 1]], [[2, 2, 2]]]), np.array([0, 1])
+    losses = unigram_losses(train, labels, np.array([[[0, 2]]]), np.array([0]), 3, 2)
+    # One count is added to each code of each class: class 0 has 3, 2, 1 of 6; all together 4, 3, 5 of 12
+    assert losses["class_unigram"].tolist() == pytest.approx([-(math.log(3 / 6) + math.log(1 / 6)) / 2])
+    assert losses["unigram"].tolist() == pytest.approx([-(math.log(4 / 12) + math.log(5 / 12)) / 2])
+
+
+def test_held_out_cross_entropy_agrees_with_the_mean_of_its_samples() -> None:
+    model = randomised(TINY)
+    tokens, labels = torch.randint(0, 11, (6, 4, 4)), torch.randint(0, 3, (6,))
+    found = held_out_cross_entropy(model, tokens, labels, seed=0, batch_size=4)
+    for name in ("true", "wrong", "null"):
+        assert found[name] == pytest.approx(float(found["per_sample"][name].mean()), rel=1e-5)
+    assert len({round(found[name], 6) for name in ("true", "wrong", "null")}) == 3
