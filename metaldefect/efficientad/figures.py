@@ -146,5 +146,5 @@ def heat_map_figure(scored: Sequence[Scored], threshold: float) -> Figure:
         )
         for axes in row:
             axes.set_axis_off()
-    figure.colorbar(heat, ax=grid[:, 2], shrink=0.6, label="anomaly map")
+    figure.colorbar(heat, ax=grid[:, 2], shrink=0.6, label="anomaly map", panchor=False)
     return figure
