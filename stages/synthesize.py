@@ -22,6 +22,7 @@ from metaldefect.images import U8, read_grey, write_png
 from metaldefect.maskgit.insertion import draw_insertions, plan_insertion, write_insertion
 from metaldefect.maskgit.painter import Painter, load_painter
 from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.metrics.bootstrap import ratio_of_means
 from metaldefect.metrics.generation import Features
 from metaldefect.metrics.generation_suite import (
     Labelled,
@@ -149,10 +150,11 @@ def insert_defects(
 
 
 def seam_metrics(gradients: dict[str, list[float]], table: pd.DataFrame) -> dict[str, Any]:
-    """Gradients along the borders of insertion masks, against the same borders in the untouched images.
+    """Gradients along the borders of insertion masks, with (`inserted`) and without compositing (`pasted`).
 
-    `inserted_to_canvas` is the seam ratio; `pasted_to_canvas` the same without compositing. The borders of
-    real defects stand beside them: in the inspection set, where it has masks, and in the merged set.
+    Against the borders of real defects, in the merged set (`..._to_real`) and, where it has masks, in the
+    inspection set that the canvases come from (`..._to_real_inspection`): a defect's border may be as sharp
+    as that of a real one. And against the same borders in the untouched canvases (`..._to_canvas`).
     """
     seams: dict[str, Any] = {name: float(np.mean(values)) for name, values in gradients.items()}
     canvas = np.array(gradients["canvas"])
@@ -164,10 +166,13 @@ def seam_metrics(gradients: dict[str, list[float]], table: pd.DataFrame) -> dict
         )
     seams["real"] = real_border_gradient(table)
     seams["inserted_to_real"] = seams["inserted"] / seams["real"]
-    of_defects = inspection_border_gradient()
-    if of_defects is not None:
-        seams["real_inspection"] = of_defects
-        seams["inserted_to_real_inspection"] = seams["inserted"] / of_defects
+    of_defects = inspection_border_gradients()
+    if of_defects:
+        seams["real_inspection"] = float(np.mean(of_defects))
+        for name in ("inserted", "pasted"):
+            ratio = ratio_of_means(gradients[name], of_defects)
+            seams[f"{name}_to_real_inspection"] = ratio["mean"]
+            intervals[f"{name}_to_real_inspection"] = [ratio["low"], ratio["high"]]
     return {**seams, "interval_95": intervals}
 
 
@@ -195,8 +200,8 @@ def real_border_gradient(table: pd.DataFrame, limit: int = 200) -> float:
     return float(np.mean(values))
 
 
-def inspection_border_gradient(limit: int = 200) -> float | None:
-    """Mean gradient along the borders of the inspection set's real defects; None where it has no masks."""
+def inspection_border_gradients(limit: int = 200) -> list[float]:
+    """Mean gradients along the borders of the inspection set's real defects; empty where it has no masks."""
     values = []
     masks = sorted((MERGED / "inspection/ground_truth").rglob("*.png"))
     for path in masks[:: max(1, len(masks) // limit)]:
@@ -204,7 +209,7 @@ def inspection_border_gradient(limit: int = 200) -> float | None:
         mask = read_grey(path) > 127
         if image.is_file() and mask.any() and not mask.all():
             values.append(border_gradient(read_grey(image), mask))
-    return float(np.mean(values)) if values else None
+    return values
 
 
 def real_split(table: pd.DataFrame, split: str, size: int) -> tuple[U8, pd.DataFrame]:

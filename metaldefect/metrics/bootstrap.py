@@ -36,6 +36,23 @@ def bootstrap_mean(
     return {"mean": float(numbers.mean()), "low": float(low), "high": float(high)}
 
 
+def ratio_of_means(
+    top: ArrayLike, bottom: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Mean of one sample over the mean of another, independent one, with a 95 % bootstrap interval.
+
+    Returns:
+        `mean` (the ratio), `low`, `high`.
+    """
+    rng = np.random.default_rng(seed)
+    samples = [np.asarray(values, float) for values in (top, bottom)]
+    means = [
+        values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1) for values in samples
+    ]
+    low, high = np.percentile(means[0] / means[1], [2.5, 97.5])
+    return {"mean": float(samples[0].mean() / samples[1].mean()), "low": float(low), "high": float(high)}
+
+
 def half_sample_interval(
     statistic: Callable[[NDArray[np.int64]], float],
     groups: Sequence[object],

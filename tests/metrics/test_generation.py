@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
+from metaldefect.metrics.bootstrap import ratio_of_means
 from metaldefect.metrics.generation import kid, kid_estimates, memorisation_hits
 from metaldefect.metrics.generation_suite import Labelled, evaluate, nearest_neighbours, ratio_interval
 from metaldefect.metrics.manifold import manifold_scores
@@ -112,6 +113,15 @@ def test_intervals_over_seeds_and_groups_are_wider_when_images_hang_together() -
 def test_a_ratio_of_equal_values_is_one() -> None:
     values = np.random.default_rng(0).random(40) + 1
     assert ratio_interval(values, values, np.arange(40)) == pytest.approx([1.0, 1.0])
+
+
+def test_ratio_of_independent_means() -> None:
+    rng = np.random.default_rng(0)
+    found = ratio_of_means(rng.normal(6.0, 1.0, 200), rng.normal(3.0, 1.0, 100))
+    assert found["low"] < 2.0 < found["high"]
+    assert found["high"] - found["low"] < 0.4
+    few = ratio_of_means(rng.normal(6.0, 1.0, 20), rng.normal(3.0, 1.0, 10))
+    assert few["high"] - few["low"] > found["high"] - found["low"]
 
 
 def test_suite_calls_real_images_good_and_noise_bad() -> None:
