@@ -91,8 +91,9 @@ def run_table(name: str) -> str:
         return "Not measured yet."
     result = read_json(path)
     rows = "\n".join(f"| {key} | {value} |" for key, value in headline(result))
+    apart = " (its stages were run apart)" if "runs" in result else ""
     return (
-        f"`{result['command']}` on {result['machine']}: {result['seconds'] / 60:.1f} minutes, "
+        f"`{result['command']}` on {result['machine']}: {result['seconds'] / 60:.1f} minutes{apart}, "
         f"{result['peak_rss_gib']:.1f} GiB at most.\n\n| | |\n|---|---|\n{rows}"
     )
 
