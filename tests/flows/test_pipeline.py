@@ -125,7 +125,13 @@ def test_ending_the_flow_ends_the_running_stage(
     log = toy / "log"
     with log.open("w") as stream:
         flow = subprocess.Popen(
-            [*COMMAND, "--root", str(toy)], env=environment, stdout=stream, stderr=stream, text=True
+            [*COMMAND, "--root", str(toy)],
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            text=True,
+            # A shell that runs the tests in its background ignores it, and so would they
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     pid_file = toy / "pid"
     deadline = time.monotonic() + 120
