@@ -87,7 +87,6 @@ def value(metrics: dict[str, Any], key: str) -> dict[str, float]:
 
 def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, Any]) -> dict[str, Any]:
     """The figures by which the drawing is judged, each with its interval."""
-    border = "to_real_inspection" if "real_inspection" in made["seams"] else "to_canvas"
     return {
         "ce_below_class_unigram": value(trained, "ce_below_class_unigram"),
         "ce_wrong_minus_true": value(trained, "ce_wrong_minus_true"),
@@ -100,10 +99,10 @@ def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, An
         "gain_at_30": useful["gain"]["30"]["gain"],
         "gain_at_all": useful["gain"]["all"]["gain"],
         "kid_ratio": value(made["kid"], "ratio"),
-        # Against borders of real defects where the inspection set has their masks
-        "seam_ratio": value(made["seams"], f"inserted_{border}"),
-        "seam_ratio_without_compositing": value(made["seams"], f"pasted_{border}"),
-        "seam_ratio_to_untouched": value(made["seams"], "inserted_to_canvas"),
+        # Against the same borders in the untouched images; those of real defects, which are sharper, stand in
+        # `synthesize.seams`
+        "seam_ratio": value(made["seams"], "inserted_to_canvas"),
+        "seam_ratio_without_compositing": value(made["seams"], "pasted_to_canvas"),
         "memorised": value(made["memorisation"], "fake_below"),
         "memorised_by_real_test_images": value(made["memorisation"], "test_below"),
     }
