@@ -71,7 +71,10 @@ def alive() -> Callable[[int], bool]:
     """Whether a process runs; a zombie does not."""
 
     def ask(pid: int) -> bool:
-        return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     return ask
 
