@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from metaldefect import winograd
+
 # With so few input channels oneDNN's weight gradient leaves the vector units idle.
 FEW_CHANNELS = 4
 
@@ -19,7 +21,7 @@ def convolution(
 
     oneDNN is slow at the bias's gradient and at the weight's gradient of the first layer, which are matrix
     products here, and at weight gradients of padded convolutions, which are padded before here. Computes
-    in autocast's type.
+    in autocast's type; in float32 large convolutions and their gradients are Winograd's.
 
     Args:
         images: `float [N, C, H, W]`.
@@ -46,6 +48,8 @@ class _Convolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.padding, ctx.sparse_gradient = padding, sparse_gradient
+        if winograd.worthwhile(images, weight, padding):
+            return winograd.convolve(images, weight, bias, padding)
         return functional.conv2d(images, weight, bias, padding=padding)
 
     @staticmethod
@@ -57,6 +61,10 @@ class _Convolution(torch.autograd.Function):
         bias_gradient = (rows.new_ones(1, len(rows)) @ rows)[0]
         if ctx.sparse_gradient:
             return *sparse_gradients(images, weight, padding, rows), bias_gradient, None, None
+        if winograd.worthwhile(images, weight, padding):
+            wanted = ctx.needs_input_grad[0]
+            image_gradient, weight_gradient = winograd.gradients(gradient, images, weight, padding, wanted)
+            return image_gradient, weight_gradient, bias_gradient, None, None
         image_gradient = None
         if ctx.needs_input_grad[0]:
             image_gradient = aten_gradients(gradient, images, weight, padding, (True, False))[0]

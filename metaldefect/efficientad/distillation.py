@@ -201,6 +201,18 @@ class Distiller:
         self.mean, self.std = torch.zeros(1), torch.ones(1)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
+        self.based = False
+
+    def start_from(self, teacher: PatchDescriptionNetwork, statistics: tuple[Tensor, Tensor]) -> None:
+        """Start from weights distilled before, towards targets normalised as theirs were.
+
+        Args:
+            teacher: of the same size.
+            statistics: mean and deviation of its targets, `[1, C, 1, 1]`.
+        """
+        self.teacher.load_state_dict(teacher.state_dict())
+        self.mean, self.std = (value.to(self.device) for value in statistics)
+        self.based = True
 
     def targets(self, large: Tensor) -> Tensor:
         """Normalised features of a batch `float [B, 3, 2 S, 2 S]` in [0, 1]."""
@@ -212,7 +224,7 @@ class Distiller:
         keep_freed_memory()
         if checkpoint is not None and checkpoint.is_file():
             self.load(checkpoint)
-        else:
+        elif not self.based:
             self.mean, self.std = self._statistics()
         self.teacher.train()
         total = self.config.steps or 0

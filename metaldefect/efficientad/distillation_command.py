@@ -17,6 +17,7 @@ from tqdm import tqdm
 from metaldefect.artifacts import write_json
 from metaldefect.backbones import LITE0, load_backbone
 from metaldefect.data.natural import load_natural_images, natural_source
+from metaldefect.data.samples import TABLE_NAME, read_table
 from metaldefect.efficientad.distillation import (
     DistillationConfig,
     DistillationImages,
@@ -25,7 +26,12 @@ from metaldefect.efficientad.distillation import (
     evaluate,
 )
 from metaldefect.efficientad.teacher_targets import PatchFeatures
-from metaldefect.efficientad.teacher_weights import save_teacher
+from metaldefect.efficientad.teacher_weights import (
+    load_target_statistics,
+    load_teacher,
+    read_card,
+    save_teacher,
+)
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import U8, read_grey
 
@@ -36,19 +42,24 @@ def read_metal_images(folders: Sequence[Path], size: int) -> U8:
     """Every image under the folders, sorted by path, as grey `uint8 [N, size, size]`.
 
     Files of a `ground_truth` folder are masks and are left out, as are PNGs beside a JPEG of the same stem
-    (magnetic tiles keep their masks so).
+    (magnetic tiles keep their masks so). Of a merged dataset (a folder with `samples.parquet`) the training
+    split is read, so that images held out for tests stay unseen.
 
     Raises:
         FileNotFoundError: a folder does not exist or holds no image.
     """
     images = []
     for folder in folders:
-        paths = sorted(
-            path
-            for path in Path(folder).rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not any("ground" in part.lower() for part in path.parts)
-            and not (path.suffix.lower() == ".png" and path.with_suffix(".jpg").exists())
+        paths = (
+            training_split(folder)
+            if (folder / TABLE_NAME).is_file()
+            else sorted(
+                path
+                for path in Path(folder).rglob("*")
+                if path.suffix.lower() in IMAGE_SUFFIXES
+                and not any("ground" in part.lower() for part in path.parts)
+                and not (path.suffix.lower() == ".png" and path.with_suffix(".jpg").exists())
+            )
         )
         if not paths:
             raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
@@ -56,15 +67,48 @@ def read_metal_images(folders: Sequence[Path], size: int) -> U8:
     return np.stack(images) if images else np.empty((0, size, size), np.uint8)
 
 
+def earlier_training(base: Path, config: DistillationConfig, backbone: str) -> dict[str, Any]:
+    """The card of the weights to start from.
+
+    Raises:
+        ValueError: they are of another size or backbone.
+    """
+    card = read_card(base)
+    for name, wanted, found in (
+        ("size", config.size, card["config"]["size"]),
+        ("backbone", backbone, card["backbone"]),
+    ):
+        if wanted != found:
+            raise ValueError(f"{base} has {name} {found}, not {wanted}: choose other weights to start from")
+    return card
+
+
+def training_split(folder: Path) -> list[Path]:
+    """Images of a merged dataset's training split, sorted."""
+    table = read_table(folder / TABLE_NAME)
+    return sorted(folder / path for path in table.loc[table["split"] == "train", "path"])
+
+
 def distil(
     images: DistillationImages,
     config: DistillationConfig,
     features: PatchFeatures,
     checkpoint: Path | None,
+    base: Path | None = None,
 ) -> tuple[Distilled, dict[str, Any]]:
-    """Train on all but the held-out images; returns the teacher and its held-out numbers."""
+    """Train on all but the held-out images; returns the teacher and its held-out numbers.
+
+    Args:
+        images: natural and metal.
+        config: how to train.
+        features: the targets.
+        checkpoint: file of the state to write and take up.
+        base: weights to start from, with the statistics of their targets.
+    """
     training, held_out = images.split()
     distiller = Distiller(training, features, config)
+    if base is not None:
+        distiller.start_from(load_teacher(base), load_target_statistics(base))
     distilled = distiller.fit(checkpoint)
     numbers: dict[str, Any] = evaluate(
         distiller.predict, held_out, features, distilled.target_mean, distilled.target_std, config.image_size
@@ -91,8 +135,9 @@ def main() -> None:
         load_natural_images(arguments.natural, side, None), read_metal_images(arguments.metal, side)
     )
     features = PatchFeatures(load_backbone(arguments.backbone, arguments.taps))
+    before = earlier_training(arguments.base, config, arguments.backbone) if arguments.base else {}
     checkpoint = arguments.output.with_suffix(".checkpoint")
-    distilled, numbers = distil(images, config, features, checkpoint)
+    distilled, numbers = distil(images, config, features, checkpoint, arguments.base)
     card = {
         "what": f"PDN-{config.size} teacher of EfficientAD, distilled from {arguments.backbone}",
         "backbone": arguments.backbone,
@@ -103,9 +148,11 @@ def main() -> None:
             "metal": [folder.name for folder in arguments.metal],
             "metal_images": len(images.metal),
         },
-        "images_seen": distilled.images_seen,
-        "computing_minutes": round(distilled.seconds / 60, 2),
-        "steps": distilled.steps,
+        # Totals of all trainings, where this one went on from the weights of another
+        "images_seen": before.get("images_seen", 0) + distilled.images_seen,
+        "computing_minutes": round(before.get("computing_minutes", 0.0) + distilled.seconds / 60, 2),
+        "steps": before.get("steps", 0) + distilled.steps,
+        **({"base": before} if before else {}),
         "held_out": numbers,
         "config": asdict(config),
         "command": "python -m metaldefect.efficientad.distillation " + shlex.join(sys.argv[1:]),
@@ -128,6 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--metal", type=Path, nargs="*", default=[], help="folders of metal images")
     parser.add_argument("--minutes", type=float, required=True, help="computing time, over all resumed runs")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--base", type=Path, help="weights to go on from, another training's --output")
     parser.add_argument("--size", choices=("S", "M"), default="S")
     parser.add_argument("--backbone", default=LITE0)
     parser.add_argument("--taps", nargs="+", help="the backbone's modules to distil, fine to coarse")

@@ -109,10 +109,6 @@ class EfficientADModule(lightning.LightningModule):
         )
         return DataLoader(dataset, batch_size=None, num_workers=0)
 
-    def on_train_epoch_start(self) -> None:
-        """Keep the teacher in evaluation mode."""
-        self.model.teacher.eval()
-
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """One step's total loss; every tenth step's parts go to the history."""
         # Dropout by the step and not by the epoch: making a data iterator draws from the generator too,

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from metaldefect.efficientad.convolution import convolution
 
@@ -52,6 +53,9 @@ LAYERS: dict[str, tuple[Convolution, ...]] = {
 class PatchDescriptionNetwork(nn.Module):
     """A short stack of convolutions; each output pixel describes a 33 x 33 patch of the image.
 
+    In training mode its convolutions are the cheaper ones of `metaldefect.efficientad.convolution`, whose
+    numbers are the same but for rounding.
+
     Args:
         size: `S` or `M`.
         out_channels: 384 for the teacher, 768 for the student.
@@ -81,19 +85,31 @@ class PatchDescriptionNetwork(nn.Module):
 
     def trunk(self, images: Tensor) -> Tensor:
         """Everything before the last convolution."""
-        x = images
-        for layer, module in zip(self.layers[:-1], list(self.convolutions)[:-1], strict=True):
-            assert isinstance(module, nn.Conv2d)
-            assert module.bias is not None
-            if self.training:
-                x = convolution(x, module.weight, module.bias, int(module.padding[0]))
-            else:
-                x = module(x)
-            if layer.relu:
-                x = functional.relu(x, inplace=True)
-            if layer.pool:
-                x = self.pool(x)
+        if self.training and torch.is_grad_enabled() and images.device.type == "cpu":
+            # At full resolution the first map is by far the largest: a training that makes it again for the
+            # backward pass, image by image, saves more time on memory than the convolution costs.
+            parts = [
+                checkpoint(self._layer, 0, image, use_reentrant=False, preserve_rng_state=False)
+                for image in images.split(1)
+            ]
+            x = torch.cat(parts)
+        else:
+            x = self._layer(0, images)
+        for index in range(1, len(self.layers) - 1):
+            x = self._layer(index, x)
         return x
+
+    def _layer(self, index: int, features: Tensor) -> Tensor:
+        layer, module = self.layers[index], self.convolutions[index]
+        assert isinstance(module, nn.Conv2d)
+        assert module.bias is not None
+        if self.training:
+            x = convolution(features, module.weight, module.bias, int(module.padding[0]))
+        else:
+            x = module(features)
+        if layer.relu:
+            x = functional.relu(x, inplace=True)
+        return self.pool(x) if layer.pool else x
 
     def head(self, features: Tensor) -> Tensor:
         """The last convolution."""
