@@ -22,7 +22,7 @@ from torch.nn import functional
 TILE = 4
 KERNELS = (3, 4)
 # Below these the transforms cost more than the multiplications they save.
-FEWEST_CHANNELS, FEWEST_TILES = 64, 16
+FEWEST_CHANNELS, FEWEST_TILES = 128, 16
 # A chunk's transformed tiles stay in the processor's cache between their two matrix products.
 CHUNK = 128
 # Small numbers keep the transforms' rounding errors small; infinity is the last point.
