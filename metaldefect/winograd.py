@@ -22,7 +22,7 @@ from torch.nn import functional
 TILE = 4
 KERNELS = (3, 4)
 # Below these the transforms cost more than the multiplications they save.
-FEWEST_CHANNELS, FEWEST_TILES = 128, 16
+FEWEST_CHANNELS, FEWEST_TILES = 128, 64
 # A chunk's transformed tiles stay in the processor's cache between their two matrix products.
 CHUNK = 128
 # Small numbers keep the transforms' rounding errors small; infinity is the last point.
@@ -129,7 +129,7 @@ class _Tiles:
         bottom = self.rows * TILE + self.kernel - 1 - self.height - self.padding
         right = self.columns * TILE + self.kernel - 1 - self.width - self.padding
         sides = (0, 0, self.padding, right, self.padding, bottom)
-        return functional.pad(images.permute(0, 2, 3, 1), sides).contiguous()
+        return functional.pad(images.permute(0, 2, 3, 1).contiguous(), sides)
 
     def cut(self, image: Tensor, first: int, last: int) -> Tensor:
         """Overlapping tiles of rows `first` to `last` of `[H', W', C]`, as `[P, P, rows, columns, C]`."""
@@ -163,9 +163,13 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tens
         products = torch.bmm(cut.view(len(filters), -1, channels), filters)
         block = along_both_axes(maps.outputs, products.view(tiles.side, tiles.side, -1))
         block = block.view(TILE, TILE, last - first, tiles.columns, outputs)
-        strip = (block + bias).permute(2, 0, 3, 1, 4).reshape(-1, tiles.columns * TILE, outputs)
+        block = block.permute(2, 0, 3, 1, 4)
         target = pixels[image, first * TILE : last * TILE]
-        target.copy_(strip[: len(target), :width])
+        if target.shape[:2] == ((last - first) * TILE, tiles.columns * TILE):
+            torch.add(block, bias, out=target.view(block.shape))
+        else:
+            strip = (block + bias).reshape(-1, tiles.columns * TILE, outputs)
+            target.copy_(strip[: len(target), :width])
     return result
 
 
