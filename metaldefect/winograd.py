@@ -1,9 +1,10 @@
 """Convolutions by Winograd's minimal filtering, for CPUs that multiply nothing faster than float32.
 
-An output tile of 4 x 4 costs 36 multiplications a channel pair under a 3 x 3 kernel instead of 144, and 49
-under a 4 x 4 kernel instead of 256; the rest is additions. The same holds for both gradients, which are the
-transposed steps. Results differ from the direct sum by about 1e-4 of their standard deviation in float32,
-which training does not notice; inference and export use the direct sum.
+A tile of 8 x 8 inputs costs 64 multiplications a channel pair: for 6 x 6 outputs under a 3 x 3 kernel, where
+the direct sum has 324, or for 5 x 5 outputs under a 4 x 4 kernel, where it has 400. The rest is additions.
+The same holds for both gradients, which are the transposed steps. Results differ from the direct sum by less
+than 1e-4 of their standard deviation in float32, which training does not notice; inference and export use
+the direct sum.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308).
 """
@@ -19,24 +20,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-TILE = 4
+# Values of an input tile along an axis. Its outputs are 6 under a kernel of 3 and 5 under a kernel of 4.
+SIDE = 8
 KERNELS = (3, 4)
 # Below these the transforms cost more than the multiplications they save.
-FEWEST_CHANNELS, FEWEST_TILES = 128, 64
+FEWEST_CHANNELS, FEWEST_TILES = 128, 32
 # A chunk's transformed tiles stay in the processor's cache between their two matrix products.
-CHUNK = 128
+CHUNK = 160
 # Small numbers keep the transforms' rounding errors small; infinity is the last point.
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """The three linear maps along one axis (P = tile + kernel - 1); tiles take them along both.
+    """The three linear maps along one axis; tiles take them along both. P = 8 inputs, K weights, T outputs.
 
     Attributes:
         images: `float32 [P, P]`, input tile to products' space.
         weights: `float32 [P, K]`, kernel to products' space.
-        outputs: `float32 [T, P]`, products to output tile.
+        outputs: `float32 [T, P]`, products to outputs.
     """
 
     images: Tensor
@@ -51,18 +53,17 @@ def transforms(kernel: int) -> Transforms:
     A product of polynomials of degrees T - 1 and K - 1 is found from its values at P points; transposed,
     the same three maps give T outputs of a sliding dot product with K weights.
     """
-    points = TILE + kernel - 1
 
     def values(coefficients: int) -> np.ndarray:
         """Polynomials' values at the points: Vandermonde rows, and the leading coefficient for infinity."""
-        rows = np.vander(np.array(POINTS[: points - 1]), coefficients, increasing=True)
+        rows = np.vander(np.array(POINTS), coefficients, increasing=True)
         return np.vstack([rows, np.eye(coefficients)[-1:]])
 
-    images, weights = np.linalg.inv(values(points)).T, values(kernel)
+    images, weights = np.linalg.inv(values(SIDE)).T, values(kernel)
     # What is taken from one factor's rows is given to the other's: no transformed tile is large.
     scale = np.abs(images).max(axis=1, keepdims=True)
 
-    matrices = (images / scale, weights * scale, values(TILE).T)
+    matrices = (images / scale, weights * scale, values(outputs_of(kernel)).T)
     return Transforms(*(torch.from_numpy(np.ascontiguousarray(matrix)).float() for matrix in matrices))
 
 
@@ -93,7 +94,12 @@ def worthwhile(images: Tensor, weight: Tensor, padding: int) -> bool:
 
 def grid(pixels: int, kernel: int, padding: int) -> int:
     """Tiles that cover the outputs along one axis."""
-    return -(-(pixels + 2 * padding - kernel + 1) // TILE)
+    return -(-(pixels + 2 * padding - kernel + 1) // outputs_of(kernel))
+
+
+def outputs_of(kernel: int) -> int:
+    """Outputs of a tile along an axis."""
+    return SIDE - kernel + 1
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,8 @@ class _Tiles:
     padding: int
 
     @property
-    def side(self) -> int:
-        return TILE + self.kernel - 1
+    def outputs(self) -> int:
+        return outputs_of(self.kernel)
 
     @property
     def rows(self) -> int:
@@ -119,22 +125,23 @@ class _Tiles:
 
     def chunks(self, count: int) -> Iterator[tuple[int, int, int]]:
         """(image, first row of tiles, row after the last) of pieces that fit the cache."""
-        rows = max(1, CHUNK // self.columns)
+        pieces = -(-self.rows * self.columns // CHUNK)
+        rows = -(-self.rows // pieces)  # all pieces about alike
         for image in range(count):
             for first in range(0, self.rows, rows):
                 yield image, first, min(self.rows, first + rows)
 
     def padded(self, images: Tensor) -> Tensor:
         """`[N, C, H, W]` as `[N, H', W', C]` with zeros around, the last tiles complete."""
-        bottom = self.rows * TILE + self.kernel - 1 - self.height - self.padding
-        right = self.columns * TILE + self.kernel - 1 - self.width - self.padding
+        bottom = self.rows * self.outputs + self.kernel - 1 - self.height - self.padding
+        right = self.columns * self.outputs + self.kernel - 1 - self.width - self.padding
         sides = (0, 0, self.padding, right, self.padding, bottom)
         return functional.pad(images.permute(0, 2, 3, 1).contiguous(), sides)
 
     def cut(self, image: Tensor, first: int, last: int) -> Tensor:
         """Overlapping tiles of rows `first` to `last` of `[H', W', C]`, as `[P, P, rows, columns, C]`."""
-        strip = image[first * TILE : last * TILE + self.kernel - 1]
-        tiles = strip.unfold(0, self.side, TILE).unfold(1, self.side, TILE)
+        strip = image[first * self.outputs : last * self.outputs + self.kernel - 1]
+        tiles = strip.unfold(0, SIDE, self.outputs).unfold(1, SIDE, self.outputs)
         return tiles.permute(3, 4, 0, 1, 2)
 
 
@@ -152,6 +159,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tens
     """
     maps, tiles = transforms(weight.shape[-1]), _tiles(images, weight, padding)
     outputs, channels, kernel = weight.shape[:3]
+    step = tiles.outputs
     filters = along_both_axes(maps.weights, weight.permute(2, 3, 1, 0)).view(-1, channels, outputs)
     source = tiles.padded(images)
     height, width = (side + 2 * padding - kernel + 1 for side in images.shape[2:])
@@ -161,14 +169,14 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tens
     for image, first, last in tiles.chunks(len(images)):
         cut = along_both_axes(maps.images, tiles.cut(source[image], first, last))
         products = torch.bmm(cut.view(len(filters), -1, channels), filters)
-        block = along_both_axes(maps.outputs, products.view(tiles.side, tiles.side, -1))
-        block = block.view(TILE, TILE, last - first, tiles.columns, outputs)
+        block = along_both_axes(maps.outputs, products.view(SIDE, SIDE, -1))
+        block = block.view(step, step, last - first, tiles.columns, outputs)
         block = block.permute(2, 0, 3, 1, 4)
-        target = pixels[image, first * TILE : last * TILE]
-        if target.shape[:2] == ((last - first) * TILE, tiles.columns * TILE):
+        target = pixels[image, first * step : last * step]
+        if target.shape[:2] == ((last - first) * step, tiles.columns * step):
             torch.add(block, bias, out=target.view(block.shape))
         else:
-            strip = (block + bias).reshape(-1, tiles.columns * TILE, outputs)
+            strip = (block + bias).reshape(-1, tiles.columns * step, outputs)
             target.copy_(strip[: len(target), :width])
     return result
 
@@ -187,26 +195,27 @@ def gradients(
     """
     maps, tiles = transforms(weight.shape[-1]), _tiles(images, weight, padding)
     outputs, channels, kernel = weight.shape[:3]
-    places = tiles.side**2
-    below, right = tiles.rows * TILE - gradient.shape[2], tiles.columns * TILE - gradient.shape[3]
+    step = tiles.outputs
+    places = SIDE**2
+    below, right = tiles.rows * step - gradient.shape[2], tiles.columns * step - gradient.shape[3]
     given = functional.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, right, 0, below)).contiguous()
     source = tiles.padded(images)
     filter_gradient = weight.new_zeros(places, channels, outputs)
     filters = along_both_axes(maps.weights, weight.permute(2, 3, 0, 1)).view(-1, outputs, channels)
     # One tile more than there are: the last ones reach over the edge.
     total = images.new_zeros(
-        len(images) if images_wanted else 0, (tiles.rows + 1) * TILE, (tiles.columns + 1) * TILE, channels
+        len(images) if images_wanted else 0, (tiles.rows + 1) * step, (tiles.columns + 1) * step, channels
     )
     for image, first, last in tiles.chunks(len(images)):
-        strip = given[image, first * TILE : last * TILE].view(-1, TILE, tiles.columns, TILE, outputs)
+        strip = given[image, first * step : last * step].view(-1, step, tiles.columns, step, outputs)
         products = along_both_axes(maps.outputs.t(), strip.permute(1, 3, 0, 2, 4)).view(places, -1, outputs)
         cut = along_both_axes(maps.images, tiles.cut(source[image], first, last)).view(places, -1, channels)
         filter_gradient.baddbmm_(cut.transpose(1, 2), products)
         if images_wanted:
-            shape = (tiles.side, tiles.side, last - first, tiles.columns, channels)
+            shape = (SIDE, SIDE, last - first, tiles.columns, channels)
             uncut = along_both_axes(maps.images.t(), torch.bmm(products, filters).view(shape)).view(shape)
-            _add_overlapping(total[image], uncut.permute(2, 0, 3, 1, 4), first * TILE)
-    square = filter_gradient.view(tiles.side, tiles.side, channels, outputs)
+            _add_overlapping(total[image], uncut.permute(2, 0, 3, 1, 4), first * step, step)
+    square = filter_gradient.view(SIDE, SIDE, channels, outputs)
     weight_gradient = along_both_axes(maps.weights.t(), square)
     weight_gradient = weight_gradient.view(kernel, kernel, channels, outputs).permute(3, 2, 0, 1)
     if not images_wanted:
@@ -220,15 +229,15 @@ def _tiles(images: Tensor, weight: Tensor, padding: int) -> _Tiles:
     return _Tiles(images.shape[2], images.shape[3], weight.shape[-1], padding)
 
 
-def _add_overlapping(total: Tensor, tiles: Tensor, top: int) -> None:
-    """Add tiles `[rows, P, columns, P, C]`, each 4 from the next, into `total` `[H, W, C]` from row `top`.
+def _add_overlapping(total: Tensor, tiles: Tensor, top: int, step: int) -> None:
+    """Add tiles `[rows, P, columns, P, C]`, a step from one another, into `total` `[H, W, C]` below `top`.
 
-    A tile is at most twice 4 wide: its first 4 and the rest fall into one grid cell each.
+    A tile is at most two steps wide: its first step and the rest fall into one cell of the grid each.
     """
     rows, side, columns = tiles.shape[:3]
-    for down in (0, TILE):
-        for across in (0, TILE):
-            cells = total[top + down : top + down + rows * TILE, across : across + columns * TILE]
-            cells = cells.unflatten(0, (rows, TILE)).unflatten(2, (columns, TILE))
-            tall, wide = min(side - down, TILE), min(side - across, TILE)
+    for down in (0, step):
+        for across in (0, step):
+            cells = total[top + down : top + down + rows * step, across : across + columns * step]
+            cells = cells.unflatten(0, (rows, step)).unflatten(2, (columns, step))
+            tall, wide = min(side - down, step), min(side - across, step)
             cells[:, :tall, :, :wide] += tiles[:, down : down + tall, :, across : across + wide]

@@ -11,8 +11,8 @@ from torch.nn import functional
 from metaldefect import winograd
 from metaldefect.efficientad.convolution import convolution
 
-# (images, channels, outputs, height, width, kernel, padding): sides that tiles of 4 cover and that they do
-# not, both kernels, every padding of the networks, more tiles than one chunk holds.
+# (images, channels, outputs, height, width, kernel, padding): sides that tiles cover and
+# that they do not, both kernels, every padding of the networks, more tiles than one chunk holds.
 CASES = [
     (2, 128, 144, 33, 27, 4, 3),
     (1, 130, 128, 32, 36, 3, 1),
@@ -57,9 +57,9 @@ def test_output_and_gradients_are_the_direct_ones(case: tuple[int, ...]) -> None
 
 
 def test_the_transforms_are_those_of_the_paper() -> None:
-    """F(4, 3) multiplies six numbers for four outputs: the identity on every pair of unit vectors."""
+    """F(6, 3): six outputs of a sliding dot product from eight products."""
     maps = winograd.transforms(3)
-    signal, weights = np.random.default_rng(0).normal(size=(2, 6)), np.array([0.5, -1.0, 2.0])
+    signal, weights = np.random.default_rng(0).normal(size=(2, 8)), np.array([0.5, -1.0, 2.0])
     for row in signal:
         products = (maps.images.numpy() @ row) * (maps.weights.numpy() @ weights)
         np.testing.assert_allclose(
