@@ -15,7 +15,7 @@ from metaldefect.efficientad.convolution import convolution
 # that they do not, both kernels, every padding of the networks, more tiles than one chunk holds.
 CASES = [
     (2, 128, 144, 33, 27, 4, 3),
-    (1, 130, 128, 32, 36, 3, 1),
+    (1, 130, 128, 36, 36, 3, 1),
     (3, 128, 128, 35, 36, 4, 0),
     (1, 128, 128, 64, 71, 3, 0),
 ]
