@@ -86,8 +86,8 @@ class PatchDescriptionNetwork(nn.Module):
     def trunk(self, images: Tensor) -> Tensor:
         """Everything before the last convolution."""
         if self.training and torch.is_grad_enabled() and images.device.type == "cpu":
-            # At full resolution the first map is by far the largest: a training that makes it again for the
-            # backward pass, image by image, saves more time on memory than the convolution costs.
+            # At full resolution the first map is by far the largest. Made again for the backward pass, image
+            # by image, it need not be kept, and the step takes no longer.
             parts = [
                 checkpoint(self._layer, 0, image, use_reentrant=False, preserve_rng_state=False)
                 for image in images.split(1)
