@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from metaldefect.commands.sources import category_folder
 from metaldefect.commands.train import detector_config, save_figures, train_detector
 from metaldefect.data.natural import spread
 from metaldefect.data.provider import GOOD, RealDatasetProvider
-from metaldefect.efficientad.evaluation import infer, quick_auroc, score_images, stack_resized, summarise
+from metaldefect.efficientad.evaluation import quick_auroc, score_test_images, stack_resized, summarise
 from metaldefect.efficientad.figures import steps_figure
 from metaldefect.efficientad.model_files import save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
@@ -149,7 +148,7 @@ def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, 
     started = time.monotonic()
     network = teacher.load(settings.model, settings.padding, settings.seed)
     trained = train_detector(settings, network, images, validation, state, follow)
-    scored = score_images(partial(infer, trained.model), test, size, f"test {name}")
+    scored = score_test_images(trained.model, test, size, f"test {name}")
     result = {
         "recipe": recipe,
         "metrics": summarise(scored, trained.threshold, settings.seed),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.data.provider import GeneratedDatasetProvider, RealDatasetProvider
-from metaldefect.efficientad.evaluation import Scored, infer, rounded, score_images, summarise
+from metaldefect.efficientad.evaluation import Scored, rounded, score_test_images, summarise
 from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
 from metaldefect.efficientad.lightning_model import TrainingConfig
 from metaldefect.efficientad.model_files import DetectorConfig, save_detector
@@ -62,12 +61,9 @@ def main(params: Params, run: StageRun) -> None:
             f"{section.threshold_quantile} quantile of the scores of {len(validation)} validation normals"
         ),
     )
-    detect = partial(infer, trained.model)
     groups = {
-        "real defects": score_images(detect, provider.test(), section.image_size, "score real defects"),
-        "generated defects": score_images(
-            detect, generated.test(), section.image_size, "score generated defects"
-        ),
+        f"{kind} defects": score_test_images(trained.model, test, section.image_size, f"score {kind} defects")
+        for kind, test in (("real", provider.test()), ("generated", generated.test()))
     }
     metrics: dict[str, Any] = {
         **summarise(groups["real defects"], trained.threshold, params.seed),

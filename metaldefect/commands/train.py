@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import make_provider
 from metaldefect.data.provider import GOOD, DatasetProvider
-from metaldefect.efficientad.evaluation import Scored, infer, score_images, summarise
+from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
 from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
 from metaldefect.efficientad.lightning_model import TrainingConfig
 from metaldefect.efficientad.model_files import DetectorConfig, save_detector
@@ -51,7 +50,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     )
     trained = train_detector(settings, teacher, images, validation, work)
     test = provider.test()
-    scored = score_images(partial(infer, trained.model), test, settings.image_size, "score test images")
+    scored = score_test_images(trained.model, test, settings.image_size, "score test images")
     metrics = {
         **summarise(scored, trained.threshold, settings.seed),
         "threshold": trained.threshold,

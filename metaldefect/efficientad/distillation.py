@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_file
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, map_size
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, map_size, weights_digest
 from metaldefect.hardware import autocast, device, keep_freed_memory
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
 
@@ -174,10 +174,16 @@ class Distiller:
         images: the training images.
         features: the targets.
         config: how to train.
+        base: a teacher of the same size to start from instead of new weights, with the mean and deviation
+            `[1, C, 1, 1]` of its targets; targets are normalised as its were.
     """
 
     def __init__(
-        self, images: DistillationImages, features: PatchFeatures, config: DistillationConfig
+        self,
+        images: DistillationImages,
+        features: PatchFeatures,
+        config: DistillationConfig,
+        base: tuple[PatchDescriptionNetwork, tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self.images, self.config = images, config
         self.device = device()
@@ -193,26 +199,19 @@ class Distiller:
         last = teacher.convolutions[-1]
         assert isinstance(last, torch.nn.Conv2d)
         last.weight.data.mul_(0.1)  # start at the mean of the targets
+        self.mean, self.std = torch.zeros(1), torch.ones(1)
+        self.base = None
+        if base is not None:
+            teacher.load_state_dict(base[0].state_dict())
+            self.mean, self.std = (value.to(self.device) for value in base[1])
+            self.base = weights_digest(teacher)
         self.teacher = teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
             self.teacher.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.predict = PdnPredictor(self.teacher)
-        self.mean, self.std = torch.zeros(1), torch.ones(1)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
-        self.based = False
-
-    def start_from(self, teacher: PatchDescriptionNetwork, statistics: tuple[Tensor, Tensor]) -> None:
-        """Start from weights distilled before, towards targets normalised as theirs were.
-
-        Args:
-            teacher: of the same size.
-            statistics: mean and deviation of its targets, `[1, C, 1, 1]`.
-        """
-        self.teacher.load_state_dict(teacher.state_dict())
-        self.mean, self.std = (value.to(self.device) for value in statistics)
-        self.based = True
 
     def targets(self, large: Tensor) -> Tensor:
         """Normalised features of a batch `float [B, 3, 2 S, 2 S]` in [0, 1]."""
@@ -224,7 +223,7 @@ class Distiller:
         keep_freed_memory()
         if checkpoint is not None and checkpoint.is_file():
             self.load(checkpoint)
-        elif not self.based:
+        elif self.base is None:
             self.mean, self.std = self._statistics()
         self.teacher.train()
         total = self.config.steps or 0
@@ -275,6 +274,7 @@ class Distiller:
         """Write the training state atomically."""
         state = {
             "config": asdict(self.config),
+            "base": self.base,
             "teacher": self.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "mean": self.mean,
@@ -290,7 +290,7 @@ class Distiller:
         """Take up a state that `save` wrote.
 
         Raises:
-            ValueError: it was made with another configuration.
+            ValueError: it was made with another configuration, or from other weights.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         wanted = asdict(self.config)
@@ -300,6 +300,8 @@ class Distiller:
             # More steps or time is a longer training of the same kind.
             if key not in ("steps", "seconds", "checkpoint_steps") and state["config"].get(key) != value
         }
+        if state.get("base") != self.base:
+            differing["base"] = (state.get("base"), self.base)
         if differing:
             raise ValueError(f"{path} was made with other settings {differing}: delete it to start afresh")
         self.teacher.load_state_dict(state["teacher"])

@@ -106,9 +106,8 @@ def distil(
         base: weights to start from, with the statistics of their targets.
     """
     training, held_out = images.split()
-    distiller = Distiller(training, features, config)
-    if base is not None:
-        distiller.start_from(load_teacher(base), load_target_statistics(base))
+    start = (load_teacher(base), load_target_statistics(base)) if base is not None else None
+    distiller = Distiller(training, features, config, start)
     distilled = distiller.fit(checkpoint)
     numbers: dict[str, Any] = evaluate(
         distiller.predict, held_out, features, distilled.target_mean, distilled.target_std, config.image_size

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from tqdm import tqdm
 
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, combine_maps
 from metaldefect.hardware import autocast
 from metaldefect.images import U8, resize, to_imagenet_range
 from metaldefect.metrics import detection
@@ -56,11 +58,31 @@ def stack_resized(images: Iterable[U8], size: int) -> U8:
     return np.stack([resize(image, size) for image in images])
 
 
+@contextmanager
+def cheap_convolutions(model: EfficientAD) -> Iterator[None]:
+    """Score many images with the convolutions of training, which cost less on a CPU.
+
+    Scores differ from those of the direct convolutions by rounding, less than a thousandth: enough to
+    measure with. What is kept with a detector (map scales, threshold) comes from the direct ones.
+    """
+    networks = (model.teacher, model.student)  # nothing else in them depends on the mode
+    for network in networks:
+        network.train()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.eval()
+
+
 @torch.inference_mode()
-def fit_map_quantiles(model: EfficientAD, images: U8) -> None:
+def fit_map_quantiles(model: EfficientAD, images: U8) -> list[float]:
     """Set the model's map normalisation from held-out normal images (paper, section 3.4).
 
     q_a and q_b are the exact 0.9 and 0.995 quantiles of all pixels of the maps at image size.
+
+    Returns:
+        The images' scores under it.
 
     Args:
         model: trained.
@@ -71,13 +93,10 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> None:
     """
     if not len(images):
         raise ValueError("no validation normals: the anomaly map cannot be normalised without them")
-    collected: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
-    for index in range(len(images)):
-        maps = model.image_maps(to_imagenet_range(images[index : index + 1]))
-        for anomaly_map, values in zip(maps, collected, strict=True):
-            values.append(anomaly_map.numpy().ravel())
-    quantiles = [np.quantile(np.concatenate(values), MAP_QUANTILES) for values in collected]
-    model.quantiles.copy_(torch.tensor(np.stack(quantiles)))
+    maps = [model.image_maps(to_imagenet_range(images[i : i + 1])) for i in range(len(images))]
+    values = (torch.cat(one).numpy().ravel() for one in zip(*maps, strict=True))
+    model.quantiles.copy_(torch.tensor(np.stack([np.quantile(v, MAP_QUANTILES) for v in values])))
+    return [float(combine_maps(*pair, model.quantiles).max()) for pair in maps]
 
 
 @torch.inference_mode()
@@ -92,7 +111,7 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
         test: images of the same size.
         defective: whether each test image is.
     """
-    with autocast():
+    with autocast(), cheap_convolutions(model):
         fit_map_quantiles(model, validation)
         scores = [infer(model, image)[0] for image in test]
     return detection.auroc(scores, list(defective))
@@ -127,6 +146,14 @@ def score_images(
         mask = np.zeros(shape, bool) if item.mask is None else item.mask
         scored.append(Scored(item.image, mask, item.label, item.name, score, map_to_size(anomaly_map, shape)))
     return scored
+
+
+def score_test_images(
+    model: EfficientAD, images: Sequence[InspectionImage], size: int, description: str
+) -> list[Scored]:
+    """`score_images` with the networks themselves, in evaluation mode."""
+    with cheap_convolutions(model):
+        return score_images(partial(infer, model), images, size, description)
 
 
 def summarise(scored: Sequence[Scored], threshold: float, seed: int) -> dict[str, Any]:

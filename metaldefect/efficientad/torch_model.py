@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -126,6 +127,14 @@ class PatchDescriptionNetwork(nn.Module):
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
         return last.weight, last.bias
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def map_size(height: int, width: int, padding: bool) -> tuple[int, int]:

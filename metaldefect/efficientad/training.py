@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
+from metaldefect.efficientad.evaluation import fit_map_quantiles
 from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
@@ -73,8 +73,7 @@ def train(
     module = EfficientADModule(model, images, features, config)
     fit(module, config, work, after_epoch)
     model = module.model.cpu().eval()
-    fit_map_quantiles(model, validation)
-    scores = [infer(model, image)[0] for image in validation]
+    scores = fit_map_quantiles(model, validation)
     return Trained(model, float(np.quantile(scores, threshold_quantile)), module.history)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad.teacher_targets import channel_statistics
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size, weights_digest
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8, to_imagenet_range
 
 PENALTY_GREY_SHARE = 0.3
@@ -115,9 +115,8 @@ class TeacherFeatures:
 
 def content_key(teacher: PatchDescriptionNetwork, images: U8, cached: int) -> str:
     """SHA-256 of all that the cached features depend on."""
-    digest = hashlib.sha256(f"{teacher.size} {teacher.padding} {images.shape} {cached}".encode())
-    for tensor in teacher.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    kind = f"{weights_digest(teacher)} {teacher.size} {teacher.padding} {images.shape} {cached}"
+    digest = hashlib.sha256(kind.encode())
     digest.update(np.ascontiguousarray(images).tobytes())
     return digest.hexdigest()
 

@@ -153,3 +153,7 @@ def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     other = Distiller(tiny_images(), tiny_features(), replace(CONFIG, batch_size=3))
     with pytest.raises(ValueError, match=r"batch_size.*\(2, 3\).*delete it to start afresh"):
         other.load(tmp_path / "state.ckpt")
+    base = (distiller.teacher, (torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
+    from_weights = Distiller(tiny_images(), tiny_features(), CONFIG, base)
+    with pytest.raises(ValueError, match=r"other settings \{'base': \(None, "):
+        from_weights.load(tmp_path / "state.ckpt")

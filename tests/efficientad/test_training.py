@@ -1,12 +1,14 @@
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from metaldefect import winograd
 from metaldefect.efficientad import lightning_model
-from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
+from metaldefect.efficientad.evaluation import fit_map_quantiles, infer, score_test_images
 from metaldefect.efficientad.lightning_model import TrainingConfig, training_losses
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
@@ -161,7 +163,8 @@ def test_a_step_does_not_depend_on_where_its_epoch_began(tmp_path: Path) -> None
 def test_map_quantiles_are_those_of_the_pixels_at_image_size() -> None:
     torch.manual_seed(0)
     model = EfficientAD("S").eval()
-    fit_map_quantiles(model, validation())
+    scores = fit_map_quantiles(model, validation())
+    assert scores == [infer(model, image)[0] for image in validation()]
     # With them the pooled pixels of each map have q_0.9 at 0 and q_0.995 at 0.1.
     rows = []
     for image in validation():
@@ -173,6 +176,25 @@ def test_map_quantiles_are_those_of_the_pixels_at_image_size() -> None:
         pixels = np.concatenate([row[branch].ravel() for row in rows])
         low, high = np.quantile(pixels, [0.9, 0.995])
         np.testing.assert_allclose(model.quantiles[branch].numpy(), [low, high], rtol=1e-5)
+
+
+def test_many_images_are_scored_with_the_cheap_convolutions_to_the_same_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = EfficientAD("S").eval()
+    with torch.no_grad():  # a student far from its teacher, whose scores have a scale
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    direct = np.array(fit_map_quantiles(model, validation()))
+    taken = []
+    original = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(1) or original(*given))
+    items = [SimpleNamespace(image=image, mask=None, label="good", name="") for image in validation()]
+    scored = score_test_images(model, items, 128, "score")
+    np.testing.assert_allclose([item.score for item in scored], direct, rtol=1e-3)
+    assert len(taken) == 6 * len(items), "three convolutions each of teacher and student"
+    assert not any(module.training for module in model.modules())
 
 
 def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
