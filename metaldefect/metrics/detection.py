@@ -92,9 +92,28 @@ def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], 
 
 
 def pixel_auroc(maps: Sequence[Floats], masks: Sequence[Bools]) -> float:
-    """AUROC over all pixels of all images."""
+    """AUROC over all pixels of all images.
+
+    The share of pairs of a defect's pixel and another whose order is right, half of the equal ones
+    included: sorting one kind and looking the other up takes a fraction of sorting both with their labels.
+
+    Raises:
+        ValueError: the pixels are all of one kind.
+    """
     check_maps(maps, masks)
-    return auroc(np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in masks]))
+    outside, inside = (np.sort(values) for values in by_truth(maps, masks))
+    if not len(outside) or not len(inside):
+        raise ValueError(f"all pixels are labelled {bool(len(inside))}: both kinds are needed")
+    wins = sum(
+        np.searchsorted(outside, inside, side=side).sum(dtype=np.float64) for side in ("left", "right")
+    )
+    return float(wins / (2.0 * len(outside) * len(inside)))
+
+
+def by_truth(maps: Sequence[Floats], masks: Sequence[Bools]) -> tuple[Floats, Floats]:
+    """(all values outside the masks, all values inside)."""
+    pairs = list(zip(maps, masks, strict=True))
+    return np.concatenate([m[~mask] for m, mask in pairs]), np.concatenate([m[mask] for m, mask in pairs])
 
 
 def check_maps(maps: Sequence[Floats], masks: Sequence[Bools]) -> None:
@@ -113,41 +132,39 @@ def check_maps(maps: Sequence[Floats], masks: Sequence[Bools]) -> None:
 def pro_curve(
     maps: Sequence[Floats], masks: Sequence[Bools]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False-positive rate against per-region overlap, at every threshold that the maps have.
+    """False-positive rate against per-region overlap over every threshold that the maps have.
 
     A region is an 8-connected component of a mask. The overlap is the mean over the regions of the share
     of a region that is found; the rate is over all pixels outside the regions, those of defect-free images
     included. Source: the MVTec AD evaluation code's definition (Bergmann et al., IJCV 2021).
 
+    The overlap changes at the values inside regions alone, and these are few: the curve's corners lie just
+    above and at each of them, and the other pixels need only be sorted, not put in order with their truth.
+
     Returns:
-        Two arrays from (0, 0) to (1, 1).
+        Two arrays from (0, 0) to (1, 1), the corners of the curve.
 
     Raises:
         ValueError: there is no region, or no pixel outside one.
     """
     check_maps(maps, masks)
-    gains, losses = [], []
-    regions = 0
+    gains, regions = [], 0
     for mask in masks:
         labelled, count = ndimage.label(mask, EIGHT_CONNECTED)
-        sizes = np.bincount(labelled.ravel(), minlength=count + 1).astype(np.float64)
-        share = np.zeros(count + 1)
-        share[1:] = 1.0 / sizes[1:]
-        gains.append(share[labelled.ravel()])
-        losses.append(~mask.ravel())
+        sizes = np.bincount(labelled.ravel(), minlength=count + 1)
+        gains.append(1.0 / sizes[labelled[mask]])
         regions += count
-    outside = np.concatenate(losses)
-    negatives = int(outside.sum())
-    if not regions or not negatives:
-        raise ValueError(f"{regions} regions and {negatives} pixels outside them: both are needed")
-    scores = np.concatenate([m.ravel() for m in maps])
-    order = np.argsort(-scores, kind="stable")
-    pro = np.cumsum(np.concatenate(gains)[order]) / regions
-    fpr = np.cumsum(outside[order]) / negatives
-    sorted_scores = scores[order]
-    # Equal scores pass a threshold together: keep the last of each run.
-    last = np.append(np.flatnonzero(np.diff(sorted_scores)), len(sorted_scores) - 1)
-    return np.append(0.0, fpr[last]), np.append(0.0, np.minimum(pro[last], 1.0))
+    outside, inside = by_truth(maps, masks)
+    if not regions or not len(outside):
+        raise ValueError(f"{regions} regions and {len(outside)} pixels outside them: both are needed")
+    outside = np.sort(outside)
+    values, place = np.unique(inside, return_inverse=True)
+    values, gain = values[::-1], np.bincount(place, np.concatenate(gains))[::-1]
+    found = np.minimum(np.cumsum(gain) / regions, 1.0)
+    above, at = (1.0 - np.searchsorted(outside, values, side=s) / len(outside) for s in ("right", "left"))
+    fpr = np.stack([above, at], axis=1).ravel()
+    pro = np.stack([np.append(0.0, found[:-1]), found], axis=1).ravel()
+    return np.concatenate([[0.0], fpr, [1.0]]), np.concatenate([[0.0], pro, [1.0]])
 
 
 def area_to_limit(fpr: ArrayLike, rate: ArrayLike, limit: float) -> float:
@@ -202,10 +219,9 @@ def pixel_intervals(
     weighted sum of them.
     """
     check_maps(maps, masks)
-    outside = np.concatenate([m[~mask] for m, mask in zip(maps, masks, strict=True)])
-    inside = np.concatenate([m[mask] for m, mask in zip(maps, masks, strict=True)])
+    outside, inside = (np.sort(values) for values in by_truth(maps, masks))
     levels = np.linspace(0, 1, BOOTSTRAP_THRESHOLDS) ** 2
-    thresholds = np.unique(np.concatenate([np.quantile(outside, 1 - levels), np.quantile(inside, levels)]))
+    thresholds = np.unique(np.concatenate([at_rank(outside, 1 - levels), at_rank(inside, levels)]))
     false, true, overlap = (np.zeros((len(maps), len(thresholds))) for _ in range(3))
     regions = np.zeros(len(maps))
     for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
@@ -229,6 +245,11 @@ def pixel_intervals(
         pro = np.append(0.0, ((weight @ overlap) / (weight @ regions))[::-1])
         results[index] = np.trapezoid(tpr, fpr), area_to_limit(fpr, pro, limit)
     return {"pixel_auroc": percentiles(results[:, 0]), "au_pro": percentiles(results[:, 1])}
+
+
+def at_rank(ascending: Floats, shares: Floats) -> Floats:
+    """The values that stand at these shares of the way through ascending ones."""
+    return ascending[np.round(shares * (len(ascending) - 1)).astype(int)]
 
 
 def at_or_above(values: Floats, thresholds: Floats) -> NDArray[np.float64]:
