@@ -18,6 +18,8 @@ from metaldefect.metrics.detection import FPR_LIMIT, area_to_limit, auroc, pro_c
 
 CURVE_POINTS = 400
 HEAT = "inferno"
+# What the 0.995 quantile of normal pixels is scaled to.
+SMALLEST_CEILING = 0.1
 
 
 def roc_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
@@ -131,7 +133,9 @@ def heat_map_figure(scored: Sequence[Scored], threshold: float) -> Figure:
     ranked = sorted((item for item in scored if item.is_defective), key=lambda item: (item.score, item.name))
     chosen = [("best", ranked[-1]), ("median", ranked[len(ranked) // 2]), ("worst", ranked[0])]
     good = [item.anomaly_map.max() for item in scored if not item.is_defective]
-    ceiling = max(2 * threshold, float(np.median([item.anomaly_map.max() for item in ranked])), *good)
+    # Scores of a hardly trained detector can all be below 0, where colours begin.
+    middle = float(np.median([item.anomaly_map.max() for item in ranked]))
+    ceiling = max(2 * threshold, middle, *good, SMALLEST_CEILING)
     figure, grid = plt.subplots(3, 3, figsize=(8, 8), layout="constrained")
     for row, (rank, item) in zip(grid, chosen, strict=True):
         row[0].imshow(item.image, cmap="gray", vmin=0, vmax=255)
