@@ -21,6 +21,8 @@ OVERRIDES: dict[str, type] = {
     "image_size": int,
     "steps": int,
     "batch_size": int,
+    "learning_rate": float,
+    "hard_quantile": float,
     "checkpoint_steps": int,
     "accelerator": str,
     "natural": Path,

@@ -196,6 +196,7 @@ class TrainEfficientAD(Section):
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: float
+    hard_quantile: float = Field(ge=0, lt=1)
     padding: bool
     penalty: bool
     natural: str | None

@@ -91,6 +91,7 @@ def configuration(section: TrainEfficientAD, seed: int) -> TrainingConfig:
         batch_size=section.batch_size,
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
+        hard_quantile=section.hard_quantile,
         checkpoint_steps=section.checkpoint_steps,
         seed=seed,
     )

@@ -68,6 +68,7 @@ class TrainSettings(Section):
     batch_size: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4
     weight_decay: float = Field(default=1e-5, ge=0)
+    hard_quantile: float = Field(default=0.999, ge=0, lt=1)
     penalty: bool = True
     natural: Path | None = None
     penalty_images: PositiveInt = 128

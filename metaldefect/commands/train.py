@@ -117,6 +117,7 @@ def train_detector(
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
+        hard_quantile=settings.hard_quantile,
         checkpoint_steps=min(settings.checkpoint_steps, settings.steps),
         seed=settings.seed,
     )

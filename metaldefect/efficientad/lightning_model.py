@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from metaldefect.efficientad.convolution import convolution
-from metaldefect.efficientad.loss import distance_loss, hard_feature_loss, penalty_loss
+from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
 
 DECAY_AT = 0.95
 HISTORY_INTERVAL = 10
+# Under it gradients are at so many positions that picking them costs more than working on all.
+SPARSE_FROM = 0.99
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class TrainingConfig:
         steps: optimisation steps; the learning rate falls tenfold after 95 % of them.
         batch_size: images a step (the paper: 1).
         learning_rate: Adam's.
+        hard_quantile: of an image's squared differences, the share that the hard feature loss leaves out
+            (the paper: 0.999). A short training learns more from more of them.
         weight_decay: Adam's L2.
         checkpoint_steps: steps of an epoch; a state is saved after each, and training resumes there.
         seed: of the weights, the data order, the augmentation and the dropout.
@@ -37,11 +41,14 @@ class TrainingConfig:
     batch_size: int = 1
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
+    hard_quantile: float = HARD_QUANTILE
     checkpoint_steps: int = 100
     seed: int = 0
 
 
-def training_losses(model: EfficientAD, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def training_losses(
+    model: EfficientAD, batch: Batch, hard_quantile: float = HARD_QUANTILE
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Total and parts: `hard`, `penalty`, `autoencoder`, `imitation` (the student of the autoencoder).
 
     The student's three passes are one batch through the trunk, and each half of its last layer is
@@ -59,7 +66,8 @@ def training_losses(model: EfficientAD, batch: Batch) -> tuple[Tensor, dict[str,
         augmented[index] = features
     weights, biases = (tensor.split(FEATURES) for tensor in model.student.head_parameters())
     # Normal and natural images apart: the hard loss has gradients at few positions, the penalty at all.
-    as_teacher = convolution(normal, weights[0], biases[0], sparse_gradient=True)
+    sparse = hard_quantile >= SPARSE_FROM
+    as_teacher = convolution(normal, weights[0], biases[0], sparse_gradient=sparse)
     as_autoencoder = convolution(torch.cat(augmented), weights[1], biases[1]).float()
     penalty = batch.features.new_zeros(())
     if batch.penalty is not None:
@@ -70,7 +78,7 @@ def training_losses(model: EfficientAD, batch: Batch) -> tuple[Tensor, dict[str,
             target[changed] = model.normalised_teacher(batch.augmented[changed])
     reconstruction = model.autoencoder(batch.augmented).float()
     parts = {
-        "hard": hard_feature_loss(batch.features, as_teacher),
+        "hard": hard_feature_loss(batch.features, as_teacher, hard_quantile),
         "penalty": penalty,
         "autoencoder": distance_loss(target, reconstruction),
         "imitation": distance_loss(reconstruction, as_autoencoder),
@@ -114,7 +122,7 @@ class EfficientADModule(lightning.LightningModule):
         # Dropout by the step and not by the epoch: making a data iterator draws from the generator too,
         # and a resumed training makes them at other times.
         torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
-        total, parts = training_losses(self.model, batch)
+        total, parts = training_losses(self.model, batch, self.config.hard_quantile)
         step = self.global_step + 1
         if step % HISTORY_INTERVAL == 0 or step == self.config.steps:
             row = {name: float(value.detach()) for name, value in parts.items()}

@@ -43,7 +43,7 @@ def test_every_teacher_is_measured_once_and_compared(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json(tmp_path / "real.json", {"seconds": 1})
-    run(monkeypatch, raw, tmp_path)
+    run(monkeypatch, raw, tmp_path, "--jobs", "2")
     results = read_json(tmp_path / "real.json")
     assert results["seconds"] == 1, "other sections stay"
     section = results["efficientad"]

@@ -54,11 +54,13 @@ def test_training_killed_in_an_epoch_ends_in_the_same_bits(
     original = lightning_model.training_losses
     calls = []
 
-    def killed(model: EfficientAD, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def killed(
+        model: EfficientAD, batch: Batch, quantile: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         calls.append(1)
         if len(calls) == 4:
             raise MemoryError("killed")
-        return original(model, batch)
+        return original(model, batch, quantile)
 
     monkeypatch.setattr(lightning_model, "training_losses", killed)
     with pytest.raises(MemoryError):
@@ -72,7 +74,8 @@ def test_training_killed_in_an_epoch_ends_in_the_same_bits(
     assert resumed.threshold == whole.threshold
 
 
-def test_losses_are_those_of_the_plain_formulation() -> None:
+@pytest.mark.parametrize("quantile", [0.999, 0.9])
+def test_losses_are_those_of_the_plain_formulation(quantile: float) -> None:
     torch.manual_seed(0)
     model = EfficientAD("S").eval()
     model.teacher_mean.fill_(0.1)
@@ -81,10 +84,10 @@ def test_losses_are_those_of_the_plain_formulation() -> None:
     augmented[1] = normal[1]  # as the saturation of a grey image leaves it
     with torch.inference_mode():
         features = model.normalised_teacher(normal)
-        total, parts = training_losses(model, Batch(normal, augmented, penalty, features))
+        total, parts = training_losses(model, Batch(normal, augmented, penalty, features), quantile)
         student = model.student(normal).numpy()[:, :FEATURES]
         distance = (features.numpy() - student) ** 2
-        hard = [image[image >= np.quantile(image, 0.999)].mean() for image in distance]
+        hard = [image[image >= np.quantile(image, quantile)].mean() for image in distance]
         target = ((model.teacher(augmented) - 0.1) / 0.5).numpy()
         reconstruction = model.autoencoder(augmented).numpy()
         expected = {
