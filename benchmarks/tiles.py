@@ -3,8 +3,7 @@
 For each seed the defect-free tiles are split 70/10/20 by scene; all defects are in test. For each teacher
 (`shipped`, `random`, `NAME=PATH`) a detector is trained and tested. A run that is done is not done again, a
 run that was killed goes on; when all are done their numbers become the section `efficientad` of the results.
-With `--jobs` runs go side by side with a share of the cores each, which leaves fewer of them idle: on two
-cores two runs together do in a given time what one does in 1.25 times it.
+With `--jobs` runs go side by side with a share of the cores each, which leaves fewer of them idle.
 """
 
 from __future__ import annotations
@@ -237,9 +236,8 @@ def main() -> None:
     work: Path = arguments.work
     runs = []
     for seed in arguments.seeds:
-        category_folder(
-            "magnetic_tile", arguments.raw, seed, work / f"seed{seed}"
-        )  # before runs that share it
+        # Before the runs, which share it
+        category_folder("magnetic_tile", arguments.raw, seed, work / f"seed{seed}")
         for teacher in teachers:
             settings = TrainSettings(
                 output=work,

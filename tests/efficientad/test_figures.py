@@ -15,6 +15,7 @@ def scored(label: str, score: float) -> Scored:
 def test_heat_maps_of_a_detector_that_scores_below_zero_are_drawn() -> None:
     items = [scored("good", -0.3), scored("dent", -0.2), scored("dent", -0.4)]
     figure = heat_map_figure(items, threshold=-0.25)
+    figure.canvas.draw()  # colours are looked up no sooner
     titles = [axes.get_title() for axes in figure.axes]
     plt.close(figure)
     assert "score -0.200, found" in titles
