@@ -43,7 +43,7 @@ def number(content: Any, key: str) -> float | None:
 
 
 def formatted(value: Any) -> str:
-    """A value as a reader wants it: 12,345; 0.1235; 1.2e-05; yes; a, b, c."""
+    """A value as a reader wants it: 12,345; 0.1235; 1.000; 1.2e-05; yes; a, b, c; none."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -51,9 +51,11 @@ def formatted(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+        # Four figures, zeros at the end too: 1.000 is a measured score, 1 a count.
+        digits = "#" if value == 0 or 1e-3 <= abs(value) < 1_000 else ""
+        return f"{value:{digits},.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     if isinstance(value, list):
-        return ", ".join(formatted(item) for item in value)
+        return ", ".join(formatted(item) for item in value) or "none"
     return str(value)
 
 

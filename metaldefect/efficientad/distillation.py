@@ -138,7 +138,7 @@ def crops(images: DistillationImages, config: DistillationConfig, step: int) -> 
 
 @dataclass
 class Distilled:
-    """A distilled teacher and how it came about."""
+    """A distilled teacher and how it came about; `legs` are the runs that it took, see `Distiller.fit`."""
 
     teacher: PatchDescriptionNetwork
     target_mean: Tensor
@@ -147,6 +147,7 @@ class Distilled:
     images_seen: int
     seconds: float
     history: list[dict[str, float]]
+    legs: list[dict[str, float | None]]
 
 
 @dataclass
@@ -212,6 +213,7 @@ class Distiller:
         self.predict = PdnPredictor(self.teacher)
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
+        self.legs: list[dict[str, float | None]] = []
 
     def targets(self, large: Tensor) -> Tensor:
         """Normalised features of a batch `float [B, 3, 2 S, 2 S]` in [0, 1]."""
@@ -219,12 +221,24 @@ class Distiller:
         return (self.features(large, size) - self.mean) / self.std
 
     def fit(self, checkpoint: Path | None = None) -> Distilled:
-        """Train to the end, taking up the state in `checkpoint` where there is one."""
+        """Train to the end, taking up the state in `checkpoint` where there is one.
+
+        Each start is a leg of the training, kept as where it began, under which limit and with how many
+        threads: a longer limit flattens the cosine, and a second of two threads is more than one of one.
+        """
         keep_freed_memory()
         if checkpoint is not None and checkpoint.is_file():
             self.load(checkpoint)
         elif self.base is None:
             self.mean, self.std = self._statistics()
+        self.legs.append(
+            {
+                "from_step": self.step,
+                "from_seconds": self.seconds,
+                "seconds": self.config.seconds,
+                "threads": torch.get_num_threads(),
+            }
+        )
         self.teacher.train()
         total = self.config.steps or 0
         with tqdm(total=total or None, initial=self.step, desc="distil teacher", unit="step") as bar:
@@ -241,7 +255,9 @@ class Distiller:
                     self.save(checkpoint)
         self.teacher.eval()
         seen = self.step * self.config.batch_size
-        return Distilled(self.teacher, self.mean, self.std, self.step, seen, self.seconds, self.history)
+        return Distilled(
+            self.teacher, self.mean, self.std, self.step, seen, self.seconds, self.history, self.legs
+        )
 
     def _progress(self) -> float:
         by_steps = self.step / self.config.steps if self.config.steps else 0.0
@@ -282,6 +298,7 @@ class Distiller:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
+            "legs": self.legs,
         }
         with atomic_file(path) as temporary:
             torch.save(state, temporary)
@@ -308,6 +325,7 @@ class Distiller:
         self.optimizer.load_state_dict(state["optimizer"])
         self.mean, self.std = state["mean"], state["std"]
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.legs = state["legs"]
 
 
 @torch.inference_mode()

@@ -153,6 +153,7 @@ def main() -> None:
         "steps": before.get("steps", 0) + distilled.steps,
         **({"base": before} if before else {}),
         "held_out": numbers,
+        "legs": distilled.legs,
         "config": asdict(config),
         "command": "python -m metaldefect.efficientad.distillation " + shlex.join(sys.argv[1:]),
         "machine": cpu_name(),

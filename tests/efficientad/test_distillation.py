@@ -102,6 +102,9 @@ def test_a_resumed_distillation_ends_in_the_same_weights(
     for name, tensor in whole.teacher.state_dict().items():
         assert torch.equal(resumed.teacher.state_dict()[name], tensor), name
     assert resumed.images_seen == 8
+    assert [leg["from_step"] for leg in whole.legs] == [0]
+    assert [leg["from_step"] for leg in resumed.legs] == [0, resumed.steps - 2]
+    assert resumed.legs[1]["threads"] == torch.get_num_threads()
 
 
 SCRIPT = """

@@ -133,8 +133,8 @@ def test_everything_measured_is_shown(project: Path, params: Params) -> None:
     text = render_report(project, params)
     assert '<div class="label">Images</div>\n<div class="value"><span class="">2,659</span></div>' in text
     assert '<span class="against">0.4123 →</span> <span class="good">0.5612</span>' in text
-    assert "0.4123 [0.401, 0.42]" in text
-    assert '<td class="number good">−0.108</td>' in text  # LPIPS fell, which is good
+    assert "0.4123 [0.4010, 0.4200]" in text
+    assert '<td class="number good">−0.1080</td>' in text  # LPIPS fell, which is good
     assert "rolled-in scale</th>" in text
     image = (project / "plots/finetune_vq/worst_reconstructions.png").read_bytes()
     assert base64.b64encode(image).decode() in text
@@ -226,13 +226,16 @@ def test_nested_metrics_become_tables() -> None:
     assert found[1].header == ["", "crazing", "patches"]
     assert [[text for text, _ in row] for row in found[1].rows] == [["train", "5", "–"], ["test", "1", "2"]]
     assert [[text for text, _ in row] for row in found[2].rows] == [["fp32", "1.25e-07"], ["ok", "yes"]]
-    assert [[text for text, _ in row] for row in found[3].rows] == [["1", "0.5", "4"], ["2", "0.9", "5"]]
+    assert [[text for text, _ in row] for row in found[3].rows] == [
+        ["1", "0.5000", "4.000"],
+        ["2", "0.9000", "5.000"],
+    ]
 
 
 def test_intervals_that_stand_apart_join_their_numbers() -> None:
     (table, rest) = tables({"au_pro": 0.81, "images": 9, "interval_95": {"au_pro": [0.7, 0.9], "f1": [0, 1]}})
     assert [[text for text, _ in row] for row in table.rows] == [
-        ["au pro", "0.81 [0.7, 0.9]"],
+        ["au pro", "0.8100 [0.7000, 0.9000]"],
         ["images", "9"],
     ]
     assert [[text for text, _ in row] for row in rest.rows] == [["f1", "0, 1"]]
