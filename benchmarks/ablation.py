@@ -27,13 +27,12 @@ import yaml
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
-from metaldefect.backbones import pooled_features
 from metaldefect.hardware import cpu_name, keep_freed_memory
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.painter import Vocabulary
 from metaldefect.maskgit.sampler import SamplingConfig
-from metaldefect.metrics.generation_suite import Labelled, evaluate
+from metaldefect.metrics.generation_suite import evaluate
 from stages.params import Params, parse_params
 from stages.run import (
     INPUT_ERRORS,
@@ -99,6 +98,7 @@ def variants() -> list[Variant]:
     found.append(
         Variant("guidance rising", "guidance", {f"{SAMPLING}.guidance_schedule": "linear"}),
     )
+    found.append(Variant("chosen of 4 candidates", "candidates", {"synthesize.candidates.per_image": 4}))
     found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
     found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
     return found
@@ -160,14 +160,16 @@ def trained(params: Params, data: TokenData, inputs: str) -> tuple[MaskGIT, dict
     return load_maskgit(folder / "model"), read_json(folder / "model/metrics.json")
 
 
-def judged(params: Params, data: TokenData, model: MaskGIT, real: RealSides) -> dict[str, Any]:
+def judged(
+    params: Params, data: TokenData, model: MaskGIT, real: RealSides, table: pd.DataFrame
+) -> dict[str, Any]:
     """The generation suite on images drawn with the parameters."""
     config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
     painter = data.painter(model)
     if not params.synthesize.grain:
         painter = replace(painter, grain=None)
-    images, labels = draw_classes(painter, config, params)
-    return evaluate(*real, Labelled.ungrouped(pooled_features(images), labels), params.seed)
+    drawn = draw_classes(painter, config, params, table)
+    return evaluate(*real, drawn.kept, params.seed)
 
 
 def row(variant: Variant, trained_metrics: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +261,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     training["watch_steps"] = 0
     content["tokenize"]["vocabulary"] = "used"
     content["synthesize"]["images_per_class"] = arguments.images_per_class
+    content["synthesize"]["candidates"]["per_image"] = 1  # but where a variant asks for more
     base = parse_params(content)
     chosen = [v for v in variants() if not arguments.only or v.name in arguments.only]
     if not chosen:
@@ -282,6 +285,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     connect_tracking()
     import mlflow
 
+    table = pd.read_parquet(MERGED / "samples.parquet")
     real: RealSides | None = None
     rows = []
     with mlflow.start_run(
@@ -298,10 +302,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 own = with_vocabulary(data, params)
                 model, metrics = trained(params, own, inputs)
                 if real is None:
-                    table = pd.read_parquet(MERGED / "samples.parquet")
                     real = real_sides(data.painter(model), table)
                 with environment("METALDEFECT_PRECISION", variant.precision):
-                    write_json(kept, row(variant, metrics, judged(params, own, model, real)))
+                    write_json(kept, row(variant, metrics, judged(params, own, model, real, table)))
             found = read_json(kept) | {"variant": variant.name, "question": variant.question}
             rows.append(found)
             log(variant, found, params, parent.info.run_id)

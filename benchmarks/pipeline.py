@@ -36,7 +36,8 @@ KEPT: dict[str, tuple[str, ...]] = {
     ),
     "synthesize": (
         "kid", "precision", "recall", "class_agreement", "classifier_accuracy_on_real", "cas", "memorisation",
-        "seams", "extractor", "manifold", "class_agreement_reconstruction", "diversity",
+        "seams", "extractor", "manifold", "class_agreement_candidates", "class_agreement_reconstruction",
+        "diversity",
     ),
     "distill_teacher": ("source", "held_out_loss", "explained_variance", "random_pdn"),
     "train_efficientad": (

@@ -69,6 +69,19 @@ def headline(result: dict[str, Any]) -> list[tuple[str, str]]:
             f"{made['class_agreement']['mean']:.3f} "
             f"(the classifier on real test images: {made['classifier_accuracy_on_real']:.3f})",
         ),
+        *(
+            [("the same before the choice among candidates", f"{chosen['mean']:.3f}")]
+            if (chosen := made.get("class_agreement_candidates"))
+            else []
+        ),
+        (
+            "classifier trained on drawn images alone, on real test images",
+            "accuracy "
+            + interval(
+                dict(zip(("low", "high"), made["cas"]["interval_95"]["accuracy"], strict=True))
+                | {"mean": made["cas"]["accuracy"]}
+            ),
+        ),
         (
             "KID drawn / through the tokenizer / real floor",
             " / ".join(f"{made['kid'][k]:.4f}" for k in ("synthetic", "reconstruction", "real_floor")),

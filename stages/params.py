@@ -161,8 +161,16 @@ class Sampling(Section):
     batch_size: PositiveInt
 
 
+class Candidates(Section):
+    per_image: PositiveInt
+    steps: PositiveInt
+    guidance: float = Field(ge=0)
+    temperature: PositiveFloat
+
+
 class Synthesize(Section):
     images_per_class: PositiveInt
+    candidates: Candidates
     insertions_per_class: PositiveInt
     insertion_attempts: PositiveInt
     sampling: Sampling

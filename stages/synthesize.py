@@ -22,6 +22,7 @@ from metaldefect.images import U8, read_grey, write_png
 from metaldefect.maskgit.insertion import draw_insertions, plan_insertion, write_insertion
 from metaldefect.maskgit.painter import Painter, load_painter
 from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.maskgit.selection import choose, fit_selector
 from metaldefect.metrics.bootstrap import ratio_of_means
 from metaldefect.metrics.generation import Features
 from metaldefect.metrics.generation_suite import (
@@ -39,6 +40,7 @@ from stages.run import StageRun, run_stage
 STAGE = "synthesize"
 MERGED = Path("data/merged")
 EXTRACTOR = "efficientnet_lite0 pooled features (ImageNet)"
+SELECTOR_IMAGES = 100  # training images of a class from which the selector of candidates learns
 Mask = NDArray[np.bool_]
 
 
@@ -49,8 +51,9 @@ def main(params: Params, run: StageRun) -> None:
     if not section.grain:
         painter = replace(painter, grain=None)
     config = SamplingConfig(**section.sampling.model_dump(exclude={"batch_size"}))
-    images, labels = draw_classes(painter, config, params)
     table = pd.read_parquet(MERGED / "samples.parquet")
+    images, fake, candidates = draw_classes(painter, config, params, table)
+    labels = fake.labels
 
     with atomic_directory("data/synthetic") as directory:
         rows = []
@@ -68,7 +71,6 @@ def main(params: Params, run: StageRun) -> None:
         seams, examples = insert_defects(painter, config, params, table, directory / "inserted")
 
     real = real_sides(painter, table)
-    fake = Labelled.ungrouped(pooled_features(images), labels)
     nearest = nearest_neighbours(real.train.features, fake.features)
     metrics: dict[str, Any] = {
         "images": len(images),
@@ -76,7 +78,7 @@ def main(params: Params, run: StageRun) -> None:
         "extractor": EXTRACTOR,
         "expectations_passed": report.passed,
         "expectations_failed": report.failed,
-        **evaluate(*real, fake, params.seed),
+        **evaluate(*real, fake, params.seed, candidates),
         "seams": seams,
     }
     write_json(f"metrics/{STAGE}.json", metrics)
@@ -98,17 +100,45 @@ def main(params: Params, run: StageRun) -> None:
             run.log_figure(figure, f"{name}.png")
 
 
-def draw_classes(painter: Painter, config: SamplingConfig, params: Params) -> tuple[U8, NDArray[np.str_]]:
-    """`images_per_class` whole images of each class, class by class."""
+class DrawnImages(NamedTuple):
+    """Whole images, their features, and those of all the candidates that they were chosen from."""
+
+    images: U8
+    kept: Labelled
+    candidates: Labelled
+
+
+def draw_classes(
+    painter: Painter, config: SamplingConfig, params: Params, table: pd.DataFrame
+) -> DrawnImages:
+    """`images_per_class` whole images of each class, class by class, chosen among several candidates each."""
     section = params.synthesize
-    wanted = np.repeat(np.arange(len(painter.classes)), section.images_per_class)
+    several = section.candidates.per_image > 1
+    if several:
+        config = replace(config, **section.candidates.model_dump(exclude={"per_image"}))
+    count = section.images_per_class * section.candidates.per_image
+    wanted = np.repeat(np.arange(len(painter.classes)), count)
     generator = torch.Generator().manual_seed(params.seed)
     batches = []
     size = section.sampling.batch_size
     for start in tqdm(range(0, len(wanted), size), desc="drawing", unit="batch"):
         labels = torch.from_numpy(wanted[start : start + size])
         batches.append(painter.sample(labels, config, generator))
-    return np.concatenate(batches), np.array(painter.classes)[wanted]
+    images, names = np.concatenate(batches), np.array(painter.classes)[wanted]
+    candidates = Labelled.ungrouped(pooled_features(images), names)
+    if not several:
+        return DrawnImages(images, candidates, candidates)
+    selector = fit_selector(*training_features(painter, table, params.seed), params.seed)
+    kept = choose(selector, candidates.features, names, section.images_per_class, params.seed)
+    return DrawnImages(images[kept], Labelled.ungrouped(candidates.features[kept], names[kept]), candidates)
+
+
+def training_features(painter: Painter, table: pd.DataFrame, seed: int) -> tuple[Features, NDArray[np.str_]]:
+    """Features of training images through the tokenizer, `SELECTOR_IMAGES` a class at most, and classes."""
+    train = table[table["split"] == "train"].sample(frac=1.0, random_state=seed)
+    rows = train.groupby("label").head(SELECTOR_IMAGES).sort_index()
+    images = load_images(MERGED, rows, painter.image_size, "training images")
+    return pooled_features(through_tokenizer(painter, images)), rows["label"].to_numpy(str)
 
 
 def insert_defects(

@@ -39,7 +39,14 @@ class Labelled(NamedTuple):
         return cls(features, labels, np.arange(len(features)))
 
 
-def evaluate(train: Labelled, test: Labelled, through: Features, fake: Labelled, seed: int) -> dict[str, Any]:
+def evaluate(
+    train: Labelled,
+    test: Labelled,
+    through: Features,
+    fake: Labelled,
+    seed: int,
+    candidates: Labelled | None = None,
+) -> dict[str, Any]:
     """All metrics of drawn images that cost seconds.
 
     Args:
@@ -47,10 +54,12 @@ def evaluate(train: Labelled, test: Labelled, through: Features, fake: Labelled,
         through: the held-out ones through the tokenizer, in their order.
         fake: drawn images.
         seed: of the classifiers.
+        candidates: all drawn images, where `fake` was chosen from more.
 
     Returns:
-        `kid`, `manifold`, `precision`, `recall`, `class_agreement`, `classifier_accuracy_on_real`, `cas`,
-        `diversity`, `memorisation`; intervals as `interval_95` beside the numbers, or as low and high.
+        `kid`, `manifold`, `precision`, `recall`, `class_agreement` (and `class_agreement_candidates` of those
+        that `fake` was chosen from), `classifier_accuracy_on_real`, `cas`, `diversity`, `memorisation`;
+        intervals as `interval_95` beside the numbers, or as low and high.
     """
     judge = classifier(train.features, train.labels, seed)
     student = classifier(fake.features, fake.labels, seed)
@@ -68,6 +77,11 @@ def evaluate(train: Labelled, test: Labelled, through: Features, fake: Labelled,
         "precision": manifold["synthetic"]["precision"]["mean"],
         "recall": manifold["synthetic"]["recall"]["mean"],
         "class_agreement": class_agreement(judge, fake.features, fake.labels),
+        **(
+            {"class_agreement_candidates": class_agreement(judge, candidates.features, candidates.labels)}
+            if candidates is not None
+            else {}
+        ),
         "class_agreement_reconstruction": class_agreement(judge, through, test.labels),
         "classifier_accuracy_on_real": accuracy["mean"],
         "cas": {

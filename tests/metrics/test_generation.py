@@ -131,6 +131,9 @@ def test_suite_calls_real_images_good_and_noise_bad() -> None:
     good = evaluate(*real, through, Labelled.ungrouped(*two_classes(30, 40, 3.0)), 0)
     noise = normal(40, (80, 10), 9.0)
     bad = evaluate(*real, through, Labelled.ungrouped(noise, test[1]), 0)
+    assert "class_agreement_candidates" not in good
+    chosen = evaluate(*real, through, real[1], 0, Labelled.ungrouped(noise, test[1]))
+    assert chosen["class_agreement_candidates"] == bad["class_agreement"] != chosen["class_agreement"]
     assert good["class_agreement"]["mean"] > 0.95
     assert 0.9 < good["cas"]["ratio"] <= 1.05
     assert good["kid"]["interval_95"]["synthetic"][0] < 0.5 < bad["kid"]["synthetic"]
