@@ -32,6 +32,7 @@ from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import GeneratedSettings
 from metaldefect.commands.sources import insert_into
 from metaldefect.data.provider import GOOD, GeneratedDatasetProvider, InspectionImage, RealDatasetProvider
+from metaldefect.efficientad.evaluation import cheap_convolutions
 from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import cpu_name, set_threads
@@ -84,10 +85,11 @@ def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work:
             item for item in GeneratedDatasetProvider(real.root, inserted).test() if item.label != GOOD
         ]
         groups = {"validation": real.validation(), "inserted": defects, "test": real.test()}
-        scores = {
-            name: score_by_weight(model, tqdm(images, desc=f"{folder.name}: {name}"), config.image_size)
-            for name, images in groups.items()
-        }
+        with cheap_convolutions(model):
+            scores = {
+                name: score_by_weight(model, tqdm(images, desc=f"{folder.name}: {name}"), config.image_size)
+                for name, images in groups.items()
+            }
         write_json(path, scores | {"labels": list(real.test().labels)})
     kept = read_json(path)
     arrays = {name: np.array(kept[name]) for name in ("validation", "inserted", "test")}
