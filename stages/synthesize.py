@@ -101,11 +101,11 @@ def main(params: Params, run: StageRun) -> None:
 
 
 class DrawnImages(NamedTuple):
-    """Whole images, their features, and those of all the candidates that they were chosen from."""
+    """Whole images, their features, and those of all candidates, where there were more to choose from."""
 
     images: U8
     kept: Labelled
-    candidates: Labelled
+    candidates: Labelled | None
 
 
 def draw_classes(
@@ -127,7 +127,7 @@ def draw_classes(
     images, names = np.concatenate(batches), np.array(painter.classes)[wanted]
     candidates = Labelled.ungrouped(pooled_features(images), names)
     if not several:
-        return DrawnImages(images, candidates, candidates)
+        return DrawnImages(images, candidates, None)
     selector = fit_selector(*training_features(painter, table, params.seed), params.seed)
     kept = choose(selector, candidates.features, names, section.images_per_class, params.seed)
     return DrawnImages(images[kept], Labelled.ungrouped(candidates.features[kept], names[kept]), candidates)

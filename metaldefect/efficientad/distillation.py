@@ -325,7 +325,7 @@ class Distiller:
         self.optimizer.load_state_dict(state["optimizer"])
         self.mean, self.std = state["mean"], state["std"]
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-        self.legs = state["legs"]
+        self.legs = state.get("legs", [])  # states of before they were kept have none
 
 
 @torch.inference_mode()
