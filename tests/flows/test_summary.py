@@ -48,7 +48,7 @@ def test_every_stage_but_the_report_has_a_main_metric() -> None:
         (8057856.0, "8,057,856"),
         (True, "yes"),
         (None, "–"),
-        ([0.25, 1], "0.25, 1"),
+        ([0.25, 1], "0.2500, 1"),
     ],
 )
 def test_numbers_are_short(value: object, text: str) -> None:
