@@ -1,9 +1,9 @@
 """`python -m benchmarks.tokenizer`: training, encoding and decoding speed, and what the fast modes change.
 
-Training is that of the default tokenizer with all its losses. Encoding and decoding are at LlamaGen's full
-size: its weights cannot be shipped, so they are random, with a codebook of encoder outputs; agreement of
-tokens and SSIM are measured on the shipped tokenizer too, whose weights are trained. Images are procedural,
-or those of `--images DIR`. The last line printed is JSON.
+Training is that of the default tokenizer with all its losses, and once more with torch's own convolutions.
+Encoding and decoding are at LlamaGen's full size: its weights cannot be shipped, so they are random, with a
+codebook of encoder outputs; agreement of tokens and SSIM are measured on the shipped tokenizer too, whose
+weights are trained. Images are procedural, or those of `--images DIR`. The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import copy
 import json
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaldefect.data.procedural import generate_defect_image
@@ -29,10 +30,11 @@ from metaldefect.data.procedural_defects import DEFECT_CLASSES
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import U8, from_tanh_range, read_grey, to_tanh_range
 from metaldefect.metrics.reconstruction import ssim
+from metaldefect.tokenizer import lightning_module
 from metaldefect.tokenizer.checkpoints import load_base
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, pick
-from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.model import Conv3x3, VQModel
 from metaldefect.training import fit
 from stages.params import load_params
 
@@ -56,6 +58,18 @@ class StepTimes(pl.Callback):
     def seconds(self) -> list[float]:
         """Of the steps after the warm-up."""
         return np.diff(self.ends)[WARM_UP:].tolist()
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Training as torch has it: direct convolutions, pixels of a channel side by side."""
+    own, layout = Conv3x3.forward, lightning_module.to_model_input
+    Conv3x3.forward = nn.Conv2d.forward  # type: ignore[method-assign]
+    lightning_module.to_model_input = lambda batch: layout(batch).contiguous()
+    try:
+        yield
+    finally:
+        Conv3x3.forward, lightning_module.to_model_input = own, layout  # type: ignore[method-assign]
 
 
 def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
@@ -195,6 +209,8 @@ def main() -> None:
     shipped = compare(load_base("shipped", named_config("vq16_small")).eval(), tensor, args.repeats)
     # Last: training tells the process to keep freed memory, which would speed up the plain formulation too
     trained, step_seconds, perceptual = train_speed(images, args.steps + WARM_UP + 1)
+    with plain_convolutions():
+        plainly, plain_seconds, _ = train_speed(images, args.steps + WARM_UP + 1)
     plain = full["float32"]
     same = [name for name, mode in full.items() if mode["token_agreement"] >= SAME_TOKENS]
     fastest = {
@@ -207,6 +223,7 @@ def main() -> None:
 
     result = {
         "train_images_per_s": trained,
+        "train_step_speedup": trained / plainly,
         "encode_speedup": speedup(fastest["encode"], "encode"),
         "decode_speedup": speedup(fastest["decode"], "decode"),
         "token_agreement": full[fastest["encode"]]["token_agreement"],
@@ -219,6 +236,7 @@ def main() -> None:
         "full_size": full,
         "shipped": shipped,
         "train_step_s": step_seconds,
+        "plain_train_step_s": plain_seconds,
         "perceptual": perceptual,
         "machine": cpu_name(),
         "threads": torch.get_num_threads(),

@@ -74,20 +74,21 @@ def along_both_axes(matrix: Tensor, tiles: Tensor) -> Tensor:
     return torch.bmm(matrix.expand(after, after, before), rows).view(after * after, -1)
 
 
-def worthwhile(images: Tensor, weight: Tensor, padding: int) -> bool:
+def worthwhile(images: Tensor, weight: Tensor, padding: int, fewest_channels: int = FEWEST_CHANNELS) -> bool:
     """Whether a convolution with stride 1 is faster so than directly (and possible at all).
 
     Args:
         images: `[N, C, H, W]`.
         weight: `[O, C, K, K]`.
         padding: zeros on each side.
+        fewest_channels: with fewer, inputs or outputs, it is not.
     """
     outputs, channels, kernel = weight.shape[:3]
     return (
         images.device.type == "cpu"
         and images.dtype == weight.dtype == torch.float32
         and kernel in KERNELS
-        and min(outputs, channels) >= FEWEST_CHANNELS
+        and min(outputs, channels) >= fewest_channels
         and grid(images.shape[2], kernel, padding) * grid(images.shape[3], kernel, padding) >= FEWEST_TILES
     )
 

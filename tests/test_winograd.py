@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metaldefect import winograd
-from metaldefect.efficientad.convolution import convolution
+from metaldefect.convolution import convolution
 
 # (images, channels, outputs, height, width, kernel, padding): sides that tiles cover and
 # that they do not, both kernels, every padding of the networks, more tiles than one chunk holds.

@@ -11,12 +11,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaldefect.convolution import convolution
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.quantizer import Quantized, VectorQuantizer
+from metaldefect.winograd import worthwhile
+
+# Narrower than where Winograd's convolution begins to pay for one image: training batches have more tiles
+FEWEST_CHANNELS = 64
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class Conv3x3(nn.Conv2d):
+    """A padded 3x3 convolution that, while it trains in float32 on a CPU, is Winograd's.
+
+    Tokens and images of a trained model come from torch's own convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        plain = not self.training or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        if plain or self.bias is None or not worthwhile(input, self.weight, 1, FEWEST_CHANNELS):
+            return super().forward(input)
+        return convolution(input, self.weight, self.bias, 1, fewest_channels=FEWEST_CHANNELS)
 
 
 class ResidualBlock(nn.Module):
@@ -25,9 +46,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.norm1 = group_norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv1 = Conv3x3(inputs, outputs)
         self.norm2 = group_norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.conv2 = Conv3x3(outputs, outputs)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +92,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

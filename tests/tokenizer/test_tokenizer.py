@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metaldefect import winograd
 from metaldefect.tokenizer.checkpoints import (
     load_base,
     load_tokenizer,
@@ -16,7 +17,7 @@ from metaldefect.tokenizer.checkpoints import (
     write_llamagen,
 )
 from metaldefect.tokenizer.config import VQConfig, named_config
-from metaldefect.tokenizer.model import AttentionBlock, VQModel
+from metaldefect.tokenizer.model import AttentionBlock, Conv3x3, VQModel
 from metaldefect.tokenizer.quantizer import VectorQuantizer
 
 TINY = VQConfig(
@@ -198,3 +199,36 @@ def test_save_and_load(tmp_path) -> None:
     loaded = load_tokenizer(tmp_path)
     assert loaded.config == TINY
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+def test_training_in_float32_takes_winograds_convolutions_and_evaluation_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layer = Conv3x3(64, 96)
+    images = torch.randn(2, 64, 32, 32)
+    taken = []
+    original = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(1) or original(*given))
+    for plain in (layer.eval(), layer.train()):
+        with torch.no_grad():
+            plain(images)
+    assert not taken
+
+    found = layer(images)
+    assert taken
+    (of_found,) = torch.autograd.grad(found.square().sum(), layer.weight)
+    reference = torch.nn.Conv2d(64, 96, 3, padding=1).double()
+    reference.load_state_dict(layer.state_dict())
+    expected = reference(images.double())
+    (of_expected,) = torch.autograd.grad(expected.square().sum(), reference.weight)
+    for value, target in ((found, expected), (of_found, of_expected)):
+        assert float((value - target).abs().max() / target.std()) < 1e-4
+
+
+def test_narrow_or_small_layers_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "convolve", None)
+    Conv3x3(32, 64)(torch.randn(1, 32, 64, 64))
+    Conv3x3(64, 64)(torch.randn(1, 64, 16, 16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Conv3x3(64, 64)(torch.randn(1, 64, 64, 64)).dtype == torch.bfloat16

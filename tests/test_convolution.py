@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from metaldefect.efficientad.convolution import convolution
+from metaldefect.convolution import convolution
 
 # channels, outputs, kernel, padding: the first layer, a wide kernel, a narrow one, the last layer.
 SHAPES = [(3, 8, 4, 3), (6, 10, 4, 3), (6, 8, 3, 1), (8, 12, 4, 0)]

@@ -15,7 +15,13 @@ FEW_CHANNELS = 4
 
 
 def convolution(
-    images: Tensor, weight: Tensor, bias: Tensor, padding: int = 0, *, sparse_gradient: bool = False
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    padding: int = 0,
+    *,
+    sparse_gradient: bool = False,
+    fewest_channels: int = winograd.FEWEST_CHANNELS,
 ) -> Tensor:
     """`functional.conv2d` with stride 1, to be used where gradients of weight and bias are wanted.
 
@@ -30,6 +36,7 @@ def convolution(
         padding: zeros on each side.
         sparse_gradient: the output's gradient is zero at most positions, as the hard feature loss has it:
             work on the others only.
+        fewest_channels: with fewer, inputs or outputs, Winograd's convolution is not taken.
     """
     if images.device.type != "cpu":
         return functional.conv2d(images, weight, bias, padding=padding)
@@ -37,34 +44,41 @@ def convolution(
         dtype = torch.get_autocast_dtype("cpu")
         images, weight, bias = images.to(dtype), weight.to(dtype), bias.to(dtype)
     with torch.autocast("cpu", enabled=False):
-        result: Tensor = _Convolution.apply(images, weight, bias, padding, sparse_gradient)
+        by_tiles = winograd.worthwhile(images, weight, padding, fewest_channels)
+        result: Tensor = _Convolution.apply(images, weight, bias, padding, sparse_gradient, by_tiles)
     return result
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, padding: int, sparse_gradient: bool
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        padding: int,
+        sparse_gradient: bool,
+        by_tiles: bool,
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.padding, ctx.sparse_gradient = padding, sparse_gradient
-        if winograd.worthwhile(images, weight, padding):
+        ctx.padding, ctx.sparse_gradient, ctx.by_tiles = padding, sparse_gradient, by_tiles
+        if by_tiles:
             return winograd.convolve(images, weight, bias, padding)
         return functional.conv2d(images, weight, bias, padding=padding)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
         images, weight = ctx.saved_tensors
         padding = ctx.padding
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])
         bias_gradient = (rows.new_ones(1, len(rows)) @ rows)[0]
         if ctx.sparse_gradient:
-            return *sparse_gradients(images, weight, padding, rows), bias_gradient, None, None
-        if winograd.worthwhile(images, weight, padding):
+            return *sparse_gradients(images, weight, padding, rows), bias_gradient, None, None, None
+        if ctx.by_tiles:
             wanted = ctx.needs_input_grad[0]
             image_gradient, weight_gradient = winograd.gradients(gradient, images, weight, padding, wanted)
-            return image_gradient, weight_gradient, bias_gradient, None, None
+            return image_gradient, weight_gradient, bias_gradient, None, None, None
         image_gradient = None
         if ctx.needs_input_grad[0]:
             image_gradient = aten_gradients(gradient, images, weight, padding, (True, False))[0]
@@ -74,7 +88,7 @@ class _Convolution(torch.autograd.Function):
         else:
             padded = functional.pad(images, (padding,) * 4)
             weight_gradient = aten_gradients(gradient, padded, weight, 0, (False, True))[1]
-        return image_gradient, weight_gradient, bias_gradient, None, None
+        return image_gradient, weight_gradient, bias_gradient, None, None, None
 
 
 def aten_gradients(
