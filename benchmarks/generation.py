@@ -91,6 +91,7 @@ def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, An
         "ce_below_class_unigram": value(trained, "ce_below_class_unigram"),
         "ce_wrong_minus_true": value(trained, "ce_wrong_minus_true"),
         "class_agreement": made["class_agreement"],
+        "class_agreement_candidates": made.get("class_agreement_candidates"),
         "class_agreement_reconstruction": made["class_agreement_reconstruction"],
         "classifier_accuracy_on_real": value(made, "classifier_accuracy_on_real"),
         "cas_ratio": value(made["cas"], "ratio"),
@@ -108,6 +109,13 @@ def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, An
     }
 
 
+def tokenizer_of_the_run() -> dict[str, Any]:
+    """How long the tokenizer under these images was fine-tuned, and what it does to held-out ones."""
+    tuned = read_json("metrics/finetune_vq.json")
+    kept = ("ssim", "lpips", "edge_iou_1px", "rkid_with_grain")
+    return {"images_seen": tuned["images_seen"], **{key: tuned["after"][key] for key in kept}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description=__doc__)
     parser.add_argument("--profile", default="real", help="whose results file gets the section")
@@ -119,6 +127,7 @@ def main() -> None:
     missing = [
         path
         for path in (
+            "metrics/finetune_vq.json",
             "metrics/train_maskgit.json",
             "metrics/synthesize.json",
             "data/synthetic/samples.parquet",
@@ -140,6 +149,7 @@ def main() -> None:
         "train": trained,
         "synthesize": made,
         "usefulness": useful,
+        "tokenizer": tokenizer_of_the_run(),
         "extractor": EXTRACTOR,
         "images_seen": trained["images_seen"],
         "command": " ".join(["python -m benchmarks.generation", *sys.argv[1:]]),
