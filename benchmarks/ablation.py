@@ -3,7 +3,8 @@
 Run it in a pipeline's folder after `tokenize`. Every variant differs from v2 in parameters that
 `params.yaml` has too: the table names them, so that `dvc exp run -S <parameter>=<value>` reruns one in
 the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw
-from v2's weights. Each variant is a run in MLflow under a parent run `ablation`. What is finished is not
+from v2's weights, or with `--sampling-weights models/maskgit` from those of the pipeline's longer training.
+Each variant is a run in MLflow under a parent run `ablation`. What is finished is not
 done again, and a killed training goes on. Results: `reports/ablation.md` and `.json`; the last line
 printed is JSON.
 """
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import yaml
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
-from metaldefect.hardware import cpu_name, keep_freed_memory
+from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.painter import Vocabulary
@@ -62,8 +64,10 @@ class Variant:
 
     @property
     def trains(self) -> bool:
-        """Whether it needs weights of its own."""
-        return any(not key.startswith("synthesize.") for key in self.overrides)
+        """Whether it is about training: v2 itself, or weights of its own."""
+        return not self.precision and (
+            self.name == "v2" or any(not key.startswith("synthesize.") for key in self.overrides)
+        )
 
 
 V1 = {
@@ -100,7 +104,8 @@ def variants() -> list[Variant]:
     )
     found.append(Variant("chosen of 4 candidates", "candidates", {"synthesize.candidates.per_image": 4}))
     found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
-    found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
+    if compute_dtype() == torch.bfloat16:  # else float32 is all that there is, and emulation takes hours
+        found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
     return found
 
 
@@ -160,6 +165,15 @@ def trained(params: Params, data: TokenData, inputs: str) -> tuple[MaskGIT, dict
     return load_maskgit(folder / "model"), read_json(folder / "model/metrics.json")
 
 
+def weights(
+    variant: Variant, params: Params, data: TokenData, inputs: str, sampling: Path | None
+) -> tuple[MaskGIT, dict[str, Any]]:
+    """The model that a variant draws with, and its cross-entropies."""
+    if variant.trains or sampling is None:
+        return trained(params, data, inputs)
+    return load_maskgit(sampling), read_json("metrics/train_maskgit.json")
+
+
 def judged(
     params: Params, data: TokenData, model: MaskGIT, real: RealSides, table: pd.DataFrame
 ) -> dict[str, Any]:
@@ -172,14 +186,21 @@ def judged(
     return evaluate(*real, drawn.kept, params.seed)
 
 
-def row(variant: Variant, trained_metrics: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a variant in the table."""
-    manifold = quality["manifold"]["synthetic"]
+def described(variant: Variant) -> dict[str, Any]:
+    """What a row of the table says about its variant."""
+    hardware = {"METALDEFECT_PRECISION": variant.precision} if variant.precision else {}
     return {
         "variant": variant.name,
         "question": variant.question,
-        "overrides": dict(variant.overrides)
-        | ({"METALDEFECT_PRECISION": variant.precision} if variant.precision else {}),
+        "trains": variant.trains,
+        "overrides": dict(variant.overrides) | hardware,
+    }
+
+
+def figures(trained_metrics: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a variant in the table."""
+    manifold = quality["manifold"]["synthetic"]
+    return {
         "ce_true": trained_metrics["ce_true"],
         "ce_below_class_unigram": trained_metrics["ce_below_class_unigram"],
         "ce_wrong_minus_true": trained_metrics["ce_wrong_minus_true"],
@@ -220,19 +241,24 @@ def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
         "# v1 against v2, one choice at a time",
         "",
         f"Every training: {about['steps']} steps of {about['batch_size']} images, size `{about['size']}`, "
-        f"seed {about['seed']}; {about['images_per_class']} images drawn per class. {about['machine']}. "
-        f"`{about['command']}`.",
-        "",
-        "| | " + " | ".join(COLUMNS.values()) + " | `dvc exp run` with |",
-        "|---" * (len(COLUMNS) + 2) + "|",
+        f"seed {about['seed']}; {about['images_per_class']} images drawn per class, with intervals of 95 %. "
+        f"{about['machine']}. `{about['command']}`.",
     ]
-    for found in rows:
-        changes = " ".join(
-            f"`{key}={value}`" if key.isupper() else f"`-S {key}={str(value).lower()}`"
-            for key, value in found["overrides"].items()
-        )
-        cells = [cell(found[key]) for key in COLUMNS]
-        lines.append(f"| {found['variant']} | " + " | ".join(cells) + f" | {changes} |")
+    drawing = f"## Sampling, with weights that have seen {about['sampling_images_seen']:,} images"
+    for title, trains in (("## Training", True), (drawing, False)):
+        chosen = [found for found in rows if found["trains"] == trains]
+        if not chosen:
+            continue
+        lines += ["", title, ""]
+        lines.append("| | " + " | ".join(COLUMNS.values()) + " | `dvc exp run` with |")
+        lines.append("|---" * (len(COLUMNS) + 2) + "|")
+        for found in chosen:
+            changes = " ".join(
+                f"`{key}={value}`" if key.isupper() else f"`-S {key}={str(value).lower()}`"
+                for key, value in found["overrides"].items()
+            )
+            cells = [cell(found[key]) for key in COLUMNS]
+            lines.append(f"| {found['variant']} | " + " | ".join(cells) + f" | {changes} |")
     return "\n".join(lines) + "\n"
 
 
@@ -259,6 +285,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     training["steps"] = arguments.steps or training["steps"]
     training["unconditional_steps"] = round(arguments.first_stage * training["steps"])
     training["watch_steps"] = 0
+    sampler = content["synthesize"]["sampling"]
+    sampler["steps"] = arguments.sampling_steps or sampler["steps"]
     content["tokenize"]["vocabulary"] = "used"
     content["synthesize"]["images_per_class"] = arguments.images_per_class
     content["synthesize"]["candidates"]["per_image"] = 1  # but where a variant asks for more
@@ -267,10 +295,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if not chosen:
         raise ValueError(f"--only: there are {', '.join(v.name for v in variants())}")
     data = TokenData.load(base)
-    if len(data.vocabulary.codes) == data.tokenizer.config.codebook_size:
+    whole = len(data.vocabulary.codes) == data.tokenizer.config.codebook_size
+    if whole:
         print("every code of the codebook is used: the vocabularies do not differ", flush=True)
     seed_everything(base.seed)
+    set_threads()
     keep_freed_memory()
+    sampling = arguments.sampling_weights
+    drawn_by = sha256_file(sampling / "maskgit.safetensors") if sampling else ""
     inputs = sha256_file("data/tokens/tokens.npy") + sha256_file("models/vq/tokenizer.safetensors")
     about = {
         "command": " ".join(["python -m benchmarks.ablation", *sys.argv[1:]]),
@@ -278,6 +310,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "steps": training["steps"],
         "batch_size": training["batch_size"],
         "images_seen": training["steps"] * training["batch_size"],
+        "sampling_images_seen": read_json("metrics/train_maskgit.json")["images_seen"]
+        if sampling
+        else training["steps"] * training["batch_size"],
         "size": content["train_maskgit"]["size"],
         "seed": base.seed,
         "images_per_class": arguments.images_per_class,
@@ -292,20 +327,21 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         run_name="ablation", tags={"pipeline.key": "ablation", "git.commit": git_commit()}
     ) as parent:
         for variant in tqdm(chosen, desc="variants", unit="variant"):
-            params = overridden(content, variant.overrides)
-            kept = (
-                KEPT
-                / "results"
-                / f"{key_of([inputs, params.model_dump(mode='json'), variant.precision])}.json"
+            # With every code in use the vocabularies are one, and need no training each
+            params = overridden(
+                content, dict(variant.overrides) | ({"tokenize.vocabulary": "used"} if whole else {})
             )
+            made_from = [inputs, params.model_dump(mode="json"), variant.precision]
+            made_from += [] if variant.trains else [drawn_by]
+            kept = KEPT / "results" / f"{key_of(made_from)}.json"
             if not kept.is_file():
                 own = with_vocabulary(data, params)
-                model, metrics = trained(params, own, inputs)
+                model, metrics = weights(variant, params, own, inputs, sampling)
                 if real is None:
                     real = real_sides(data.painter(model), table)
                 with environment("METALDEFECT_PRECISION", variant.precision):
-                    write_json(kept, row(variant, metrics, judged(params, own, model, real, table)))
-            found = read_json(kept) | {"variant": variant.name, "question": variant.question}
+                    write_json(kept, figures(metrics, judged(params, own, model, real, table)))
+            found = described(variant) | read_json(kept)
             rows.append(found)
             log(variant, found, params, parent.info.run_id)
             write_json(REPORT.with_suffix(".json"), {**about, "rows": rows})
@@ -321,6 +357,11 @@ def main() -> None:
         "--first-stage", type=float, default=0.3, help="share of the steps without labels, in v2"
     )
     parser.add_argument("--images-per-class", type=int, default=30, help="drawn to judge a variant by")
+    parser.add_argument("--sampling-steps", type=int, help="of each image; default: the parameters'")
+    parser.add_argument(
+        "--sampling-weights", type=Path, metavar="FOLDER",
+        help="whose model the variants of sampling draw with, such as models/maskgit; default: v2's",
+    )  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="names, such as v2 v1 'guidance 3'")
     arguments = parser.parse_args()
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.data.splits import sampling_weights
 from metaldefect.hardware import keep_freed_memory
-from metaldefect.maskgit.checkpoints import read_halton, save_maskgit, start_from_halton
+from metaldefect.maskgit.checkpoints import read_halton, save_maskgit, start_from_halton, start_from_saved
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
 from metaldefect.maskgit.lightning_module import MaskGITTrainingConfig
@@ -99,8 +99,9 @@ def main(params: Params, run: StageRun) -> None:
 
     model, history, watched = train_model(params, data, run.checkpoint_directory, look)
     metrics = measure(params, data, model)
+    about = {"classes": list(data.classes), "image_size": data.image_size}
     with atomic_directory("models/maskgit") as directory:
-        save_maskgit(model, directory, {"classes": list(data.classes), "image_size": data.image_size})
+        save_maskgit(model, directory, about | {"images_seen": metrics["images_seen"]})
         data.vocabulary.save(directory)
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
@@ -139,7 +140,9 @@ def train_model(
     )
     codes = data.vocabulary.codes
     codebook = data.tokenizer.quantize.codebook.detach()[codes]
-    if section.base:
+    if section.base and Path(section.base).is_dir():
+        start_from_own(model, Path(section.base), data)
+    elif section.base:
         start_from_halton(model, read_halton(Path(section.base)), section.base, codes)
     elif section.codebook_start:
         start_from_codebook(model, codebook, section.codebook_start)
@@ -173,6 +176,28 @@ def train_model(
     return model, history, watched
 
 
+def start_from_own(model: MaskGIT, directory: Path, data: TokenData) -> None:
+    """Go on from an earlier run's model, which has to mean the same by its tokens and classes."""
+    codes = Vocabulary.load(directory).codes
+    if not torch.equal(codes, data.vocabulary.codes):
+        raise ValueError(
+            f"train_maskgit.base: {directory} draws with {len(codes)} codes of the codebook, data/tokens has "
+            f"{len(data.vocabulary.codes)} others; set tokenize.vocabulary to full in both runs"
+        )
+    classes = read_json(directory / "config.json").get("classes")
+    if classes != list(data.classes):
+        raise ValueError(f"train_maskgit.base: {directory} knows the classes {classes}, not {data.classes}")
+    start_from_saved(model, directory)
+
+
+def images_seen(params: Params) -> int:
+    """Of this training and, where it goes on from an earlier run's model, of that one too."""
+    section = params.train_maskgit
+    own = section.training.steps * section.training.batch_size
+    saved = Path(section.base) / "config.json" if section.base else None
+    return own + (int(read_json(saved).get("images_seen", 0)) if saved and saved.is_file() else 0)
+
+
 def measure(params: Params, data: TokenData, model: MaskGIT) -> dict[str, Any]:
     """Cross-entropies of all held-out tokens, with intervals over near-duplicate groups."""
     train, held = data.in_training, ~data.in_training
@@ -192,7 +217,6 @@ def measure(params: Params, data: TokenData, model: MaskGIT) -> dict[str, Any]:
     }
     groups = data.table[held]["group"].tolist()
     estimates = {name: bootstrap_mean(value, groups) for name, value in values.items()}
-    training = params.train_maskgit.training
     return {
         "masked_ce": estimates["ce_true"]["mean"],
         **{name: estimate["mean"] for name, estimate in estimates.items()},
@@ -203,7 +227,7 @@ def measure(params: Params, data: TokenData, model: MaskGIT) -> dict[str, Any]:
         "vocabulary": model.config.codebook_size,
         "train_images": int(train.sum()),
         "held_out_images": int(held.sum()),
-        "images_seen": training.steps * training.batch_size,
+        "images_seen": images_seen(params),
         "interval_95": {name: [e["low"], e["high"]] for name, e in estimates.items()},
     }
 

@@ -18,6 +18,11 @@ from metaldefect.tokenizer.model import VQModel
 CLASSES = ("scratches", "patches")
 TINY = MaskGITConfig(dim=32, depth=2, heads=2, classes=3, codebook_size=11, grid=4)
 
+TINY_TOKENIZER = VQConfig(
+    channels=32, multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, z_channels=32,
+    codebook_size=32, stem=4,
+)  # fmt: skip
+
 
 def randomised(config: MaskGITConfig, seed: int = 0) -> MaskGIT:
     """A model whose every weight matters (fresh ones are the identity: their gates are closed)."""
@@ -31,12 +36,7 @@ def randomised(config: MaskGITConfig, seed: int = 0) -> MaskGIT:
 def save_tiny_painter(tokenizer_folder: Path, maskgit_folder: Path) -> None:
     """Write a tokenizer and a MaskGIT that draw noise at 64 px."""
     torch.manual_seed(0)
-    tokenizer = VQModel(
-        VQConfig(
-            channels=32, multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, z_channels=32,
-            codebook_size=32, stem=4,
-        )
-    )  # fmt: skip
+    tokenizer = VQModel(TINY_TOKENIZER)
     save_tokenizer(tokenizer, tokenizer_folder)
     maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=20, grid=8))
     save_maskgit(maskgit, maskgit_folder, {"classes": list(CLASSES), "image_size": 64})

@@ -36,6 +36,22 @@ def load_maskgit(directory: Path) -> MaskGIT:
     return model.eval()
 
 
+def start_from_saved(model: MaskGIT, directory: Path) -> None:
+    """Go on from what `save_maskgit` wrote: every weight, the classes' too.
+
+    Args:
+        model: to be filled; of the same configuration but for dropout.
+        directory: with the weights and `config.json`.
+
+    Raises:
+        FileNotFoundError: no weights in the folder.
+        ValueError: the shapes do not fit.
+    """
+    if not (directory / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{directory} holds no {WEIGHTS}")
+    load_strict(model, load_maskgit(directory).state_dict(), str(directory / WEIGHTS))
+
+
 def read_halton(path: Path) -> dict[str, Tensor]:
     """State dict of a Halton-MaskGIT checkpoint, read with weights_only, wrapper prefixes stripped.
 

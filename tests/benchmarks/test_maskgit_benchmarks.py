@@ -87,14 +87,19 @@ def test_the_table_says_how_to_rerun_a_line(tmp_path: Path) -> None:
     mean = {"mean": 0.5, "low": 0.25, "high": 0.75}
     row = {
         "variant": "uniform",
+        "trains": True,
         "overrides": {"train_maskgit.training.balanced": False, "METALDEFECT_PRECISION": "float32"},
         "ce_below_class_unigram": 0.7, "ce_wrong_minus_true": 0.2, "class_agreement": mean, "kid": 0.1,
         "kid_ratio": 1.5, "cas_ratio": 0.4, "precision": 0.3, "coverage": 0.2,
     }  # fmt: skip
     about = {
         "steps": 9, "batch_size": 2, "size": "cpu", "seed": 0, "images_per_class": 3, "machine": "here",
-        "command": "python -m benchmarks.ablation",
+        "command": "python -m benchmarks.ablation", "sampling_images_seen": 1800,
     }  # fmt: skip
-    text = markdown([row], about)
+    text = markdown([row, row | {"variant": "guidance 0", "trains": False}], about)
     assert "`-S train_maskgit.training.balanced=false` `METALDEFECT_PRECISION=float32`" in text
     assert "| uniform | 0.700 | 0.200 | 0.500 (0.25-0.75) |" in text
+    training, sampling = text.split("## Sampling, with weights that have seen 1,800 images")
+    assert "uniform" in training
+    assert "uniform" not in sampling
+    assert "guidance 0" in sampling

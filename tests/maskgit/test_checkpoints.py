@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metaldefect.maskgit.checkpoints import load_maskgit, read_halton, save_maskgit, start_from_halton
+from metaldefect.maskgit.checkpoints import (
+    load_maskgit,
+    read_halton,
+    save_maskgit,
+    start_from_halton,
+    start_from_saved,
+)
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT, sincos_positions, start_from_codebook
 from tests.tiny_models import TINY, randomised
@@ -48,6 +54,19 @@ def test_save_and_load(tmp_path) -> None:
     tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
     assert torch.equal(loaded(tokens, labels), model(tokens, labels))
     assert F.mse_loss(loaded.head.weight, loaded.tok_emb.weight) == 0
+
+
+def test_a_training_goes_on_from_all_weights_of_a_saved_model(tmp_path) -> None:
+    source = randomised(replace(TINY, mixing=3))
+    save_maskgit(source, tmp_path)
+    model = MaskGIT(replace(TINY, mixing=3, dropout=0.1)).eval()
+    start_from_saved(model, tmp_path)
+    tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
+    assert torch.equal(model(tokens, labels), source(tokens, labels))
+    with pytest.raises(ValueError, match=r"maskgit\.safetensors"):
+        start_from_saved(MaskGIT(TINY), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"empty holds no maskgit\.safetensors"):
+        start_from_saved(model, tmp_path / "empty")
 
 
 def test_a_checkpoint_without_mixing_starts_one_with_it_unchanged() -> None:
