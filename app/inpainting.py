@@ -80,7 +80,7 @@ def inpaint_image(
     guidance: float = 1.0,
     temperature: float = 1.0,
     steps: int = 16,
-    feather: float = 6.0,
+    feather: float = 8.0,
 ) -> U8:
     """Draw a defect of class `label` under the mask; grey `uint8 [H, W]` in and out.
 

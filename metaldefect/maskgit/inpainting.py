@@ -61,9 +61,13 @@ def cells_under(mask: Mask, grid: int) -> NDArray[np.bool_]:
 
 
 def feather(mask: Mask, width: float) -> NDArray[np.float32]:
-    """Blend weight: 1 on the mask, falling smoothly to exactly 0 at `width` pixels from it."""
-    distance = ndimage.distance_transform_edt(~mask)
-    ramp = np.clip(1.0 - distance / width, 0.0, 1.0)
+    """Blend weight: 0 from `width` pixels outside the mask on, 1 from as many inside.
+
+    A mask that is nowhere so deep has its 1 where it is deepest. Half of the blend lies inside because a
+    defect drawn up to the mask's border and cut off there shows the border.
+    """
+    outside, inside = ndimage.distance_transform_edt(~mask), ndimage.distance_transform_edt(mask)
+    ramp = np.clip((width - outside + inside) / (width + min(width, inside.max())), 0.0, 1.0)
     return (ramp * ramp * (3.0 - 2.0 * ramp)).astype(np.float32)
 
 
@@ -79,7 +83,7 @@ def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float
         drawn: the decoded tokens, same shape.
         reconstruction: the original through the tokenizer, same shape.
         mask: `bool [H, W]`.
-        width: feather in pixels.
+        width: feather in pixels, on either side of the mask's border.
     """
     alpha = feather(mask, width)
     original = image.astype(np.float32)
@@ -113,7 +117,7 @@ def inpaint(
         labels: class name of each.
         config: how to sample.
         generator: source of all randomness.
-        feather_pixels: width of the blend outside the mask, in pixels of the given images.
+        feather_pixels: width of the blend on either side of the mask's border, in pixels of the given images.
 
     Returns:
         Of each image the result, `uint8 [H, W]`, whose pixels farther than the feather from the mask keep

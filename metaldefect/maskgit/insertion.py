@@ -138,7 +138,7 @@ def write_inserted(
         root: an existing folder.
         seed: of places, masks and drawing.
         config: how to sample.
-        feather: pixels of blend around a defect.
+        feather: pixels of blend on either side of a mask's border.
         batch_size: defects drawn at once.
         attempts: how often a defect that cannot be seen is drawn.
 

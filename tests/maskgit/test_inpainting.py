@@ -61,12 +61,22 @@ def test_images_of_another_size_than_the_models(painter: Painter) -> None:
     assert run(painter, image, mask).shape == (100, 100)
 
 
-def test_feather_is_one_inside_and_zero_from_its_width_on() -> None:
-    mask = np.zeros((20, 20), bool)
-    mask[8:12, 8:12] = True
+def test_feather_rises_over_its_width_on_either_side_of_the_border() -> None:
+    mask = np.zeros((30, 30), bool)
+    mask[10:20, 10:20] = True
     alpha = feather(mask, 3.0)
-    assert (alpha[mask] == 1).all()
-    assert alpha[10, 12:16].tolist() == pytest.approx([20 / 27, 7 / 27, 0.0, 0.0])
+    # Distances to the border count pixels on either side: 3, 2, 1 outside, then 1, 2, 3, 4 inside
+    shares = [0, 1 / 6, 2 / 6, 4 / 6, 5 / 6, 1, 1]
+    assert alpha[15, 7:14].tolist() == pytest.approx([s * s * (3 - 2 * s) for s in shares])
+    assert (alpha[:7] == 0).all()
+
+
+def test_a_stroke_thinner_than_the_feather_is_whole_where_it_is_deepest() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[20:23, 5:35] = True
+    alpha = feather(mask, 8.0)
+    assert alpha[21, 20] == 1
+    assert 0.8 < alpha[20, 20] < 1
 
 
 def test_composite_of_an_image_with_itself_at_another_level_is_the_image() -> None:
