@@ -27,7 +27,7 @@ from metaldefect.maskgit.painter import Painter, load_painter
 from metaldefect.metrics.bootstrap import bootstrap_mean
 from metaldefect.metrics.generation import Features, classifier
 from metaldefect.metrics.generation_suite import Labelled
-from metaldefect.metrics.usefulness import gain
+from metaldefect.metrics.usefulness import chosen_weight, gain
 from stages.images import load_images
 from stages.synthesize import EXTRACTOR, MERGED, real_split, through_tokenizer
 
@@ -44,26 +44,35 @@ def drawn_images(size: int) -> Labelled:
 
 
 def usefulness(
-    painter: Painter, table: pd.DataFrame, fake: Labelled, seeds: int, weight: float, seed: int
+    painter: Painter, table: pd.DataFrame, fake: Labelled, seeds: int, weights: list[float], seed: int
 ) -> dict[str, Any]:
-    """Gains at each number of real images, and CAS of training images through the tokenizer."""
+    """Gains at each number of real images, of drawn images and of training images through the tokenizer.
+
+    What drawn images weigh is chosen on validation images, for each number of its own. CAS of training images
+    through the tokenizer, and of themselves, stands beside that of drawn ones.
+    """
     train_images, train_rows = real_split(table, "train", painter.image_size)
-    test_images, test_rows = real_split(table, "test", painter.image_size)
     train = (pooled_features(train_images), train_rows["label"].to_numpy(str))
-    test = (pooled_features(test_images), test_rows["label"].to_numpy(str))
-    groups = test_rows["group"].tolist()
-    gains = {
-        name: gain(
-            train, (fake.features, fake.labels), test, groups, count, range(seed, seed + seeds), weight
-        )
-        for name, count in tqdm(PER_CLASS.items(), desc="gain", unit="size")
-    }
-    through = pooled_features(through_tokenizer(painter, train_images))
+    held = {}
+    for split in ("validation", "test"):
+        images, rows = real_split(table, split, painter.image_size)
+        held[split] = (pooled_features(images), rows["label"].to_numpy(str))
+    groups = table[table["split"] == "test"]["group"].tolist()
+    through = (pooled_features(through_tokenizer(painter, train_images)), train[1])
+    repeats = range(seed, seed + seeds)
+    found: dict[str, Any] = {}
+    for name, added in (("gain", (fake.features, fake.labels)), ("gain_reconstruction", through)):
+        found[name] = {}
+        for size, count in tqdm(PER_CLASS.items(), desc=name, unit="size"):
+            weight = chosen_weight(train, added, held["validation"], count, repeats, weights)
+            found[name][size] = gain(train, added, held["test"], groups, count, repeats, weight) | {
+                "synthetic_weight": weight
+            }
     return {
-        "gain": gains,
-        "cas_reconstruction": accuracy(through, train[1], test, groups, seed),
-        "cas_real": accuracy(*train, test, groups, seed),
-        "synthetic_weight": weight,
+        **found,
+        "cas_reconstruction": accuracy(*through, held["test"], groups, seed),
+        "cas_real": accuracy(*train, held["test"], groups, seed),
+        "synthetic_weights": weights,
         "seeds": seeds,
     }
 
@@ -99,6 +108,7 @@ def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, An
         "gain_at_10": useful["gain"]["10"]["gain"],
         "gain_at_30": useful["gain"]["30"]["gain"],
         "gain_at_all": useful["gain"]["all"]["gain"],
+        "gain_reconstruction_at_10": useful["gain_reconstruction"]["10"]["gain"],
         "kid_ratio": value(made["kid"], "ratio"),
         # Against the same borders in the untouched images; those of real defects, which are sharper, stand in
         # `synthesize.seams`
@@ -121,8 +131,9 @@ def main() -> None:
     parser.add_argument("--profile", default="real", help="whose results file gets the section")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--synthetic-weight", type=float, default=1.0, help="of a class's drawn images, its real ones being 1"
-    )
+        "--synthetic-weights", type=float, nargs="+", default=[1.0, 0.3, 0.1],
+        help="of a class's drawn images, its real ones being 1: of these the best on validation images",
+    )  # fmt: skip
     arguments = parser.parse_args()
     missing = [
         path
@@ -143,7 +154,7 @@ def main() -> None:
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
     table = pd.read_parquet(MERGED / "samples.parquet")
     fake = drawn_images(painter.image_size)
-    useful = usefulness(painter, table, fake, arguments.seeds, arguments.synthetic_weight, 0)
+    useful = usefulness(painter, table, fake, arguments.seeds, arguments.synthetic_weights, 0)
     section: dict[str, Any] = {
         **headline(trained, made, useful),
         "train": trained,

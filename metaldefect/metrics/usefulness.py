@@ -16,9 +16,9 @@ Labels = NDArray[np.str_]
 
 
 def weighted_classifier(features: Features, labels: Labels, weights: NDArray[np.float64]) -> Pipeline:
-    """Logistic regression on standardised features, samples weighted (mean weight 1)."""
+    """Logistic regression on standardised features, samples weighted; weight 1 is a sample's usual one."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
-    return model.fit(features, labels, logisticregression__sample_weight=weights / weights.mean())
+    return model.fit(features, labels, logisticregression__sample_weight=weights)
 
 
 def class_weights(labels: Labels) -> NDArray[np.float64]:
@@ -37,6 +37,9 @@ def gain_hits(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Which test images are classified rightly, by training on real images alone and with drawn ones.
 
+    Real images weigh 1 on average in both trainings. Were weights shared out among more images, drawn ones
+    would take from the real ones' against the penalty on coefficients, which is another classifier.
+
     Args:
         train: real images to choose from, fake: drawn ones, test: real ones.
         per_class: real images of each class, drawn by each seed; None takes all.
@@ -53,12 +56,13 @@ def gain_hits(
             [rng.permutation(np.flatnonzero(train[1] == name))[:per_class] for name in np.unique(train[1])]
         )
         features, labels = train[0][chosen], train[1][chosen]
-        weights = class_weights(labels)
+        unit = len(chosen) / len(np.unique(labels))  # by which weights that sum to 1 a class have the mean 1
+        weights = unit * class_weights(labels)
         alone.append(weighted_classifier(features, labels, weights).predict(test[0]) == test[1])
         joined = weighted_classifier(
             np.concatenate([features, fake[0]]),
             np.concatenate([labels, fake[1]]),
-            np.concatenate([weights, synthetic_weight * class_weights(fake[1])]),
+            np.concatenate([weights, unit * synthetic_weight * class_weights(fake[1])]),
         )
         both.append(joined.predict(test[0]) == test[1])
     return np.array(alone, np.float64), np.array(both, np.float64)
@@ -97,3 +101,24 @@ def gain(
         "real_and_synthetic": seed_and_group_interval(both, test_groups),
         "gain": seed_and_group_interval(both - alone, test_groups),
     }
+
+
+def chosen_weight(
+    train: tuple[Features, Labels],
+    fake: tuple[Features, Labels],
+    validation: tuple[Features, Labels],
+    per_class: int | None,
+    seeds: Sequence[int],
+    weights: Sequence[float],
+) -> float:
+    """The synthetic weight with the largest gain on validation images; of equal ones the first.
+
+    Args:
+        as of `gain_hits`; `weights` are tried in their order.
+    """
+
+    def gained(weight: float) -> float:
+        alone, both = gain_hits(train, fake, validation, per_class, seeds, weight)
+        return float((both - alone).mean())
+
+    return max(weights, key=gained)

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
+from metaldefect.metrics import usefulness
 from metaldefect.metrics.bootstrap import ratio_of_means
 from metaldefect.metrics.generation import kid, kid_estimates, memorisation_hits
 from metaldefect.metrics.generation_suite import Labelled, evaluate, nearest_neighbours, ratio_interval
 from metaldefect.metrics.manifold import manifold_scores
-from metaldefect.metrics.usefulness import class_weights, gain, seed_and_group_interval
+from metaldefect.metrics.usefulness import chosen_weight, class_weights, gain, seed_and_group_interval
 
 
 def normal(seed: int, size: tuple[int, int], shift: float = 0.0) -> np.ndarray:
@@ -93,6 +94,26 @@ def test_gain_is_positive_for_good_images_and_negative_for_mislabelled_ones() ->
     difference = helped["real_and_synthetic"]["mean"] - helped["real"]["mean"]
     assert helped["gain"]["mean"] == pytest.approx(difference)
     assert gain(train, swapped, test, groups, 3, range(5), 3.0)["gain"]["high"] < 0
+
+
+def test_real_images_weigh_the_same_with_and_without_drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    fit = usefulness.weighted_classifier
+    monkeypatch.setattr(
+        usefulness, "weighted_classifier", lambda x, y, weights: seen.append(weights) or fit(x, y, weights)
+    )
+    gain(two_classes(0, 40, 0.8), two_classes(20, 200, 0.8), two_classes(10, 9, 0.8), range(18), 5, [0], 0.3)
+    alone, both = seen
+    assert alone.tolist() == both[:10].tolist() == [1.0] * 10
+    assert both[10:].sum() == pytest.approx(0.3 * alone.sum())
+
+
+def test_the_weight_of_drawn_images_is_the_best_on_validation_images() -> None:
+    train, validation = two_classes(0, 40, 0.8), two_classes(10, 150, 0.8)
+    good = two_classes(20, 200, 0.8)
+    swapped = (good[0], np.where(good[1] == "a", "b", "a"))
+    assert chosen_weight(train, good, validation, 3, range(5), [0.001, 3.0]) == 3.0
+    assert chosen_weight(train, swapped, validation, 3, range(5), [3.0, 0.001]) == 0.001
 
 
 def test_class_weights_sum_to_one_a_class() -> None:
