@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,12 @@ def timed(call: Callable[[], Tensor], repeats: int) -> tuple[list[float], Tensor
     return seconds, result
 
 
-def measure_sampling(model: MaskGIT, steps: int, images: int, batch: int, repeats: int) -> dict[str, Any]:
+def measure_sampling(
+    model: MaskGIT, steps: int, fewer_steps: int, images: int, batch: int, repeats: int
+) -> dict[str, Any]:
     """Images a second of the plain algorithm and of ours, and whether they give the same tokens.
+
+    Ours is also timed over `fewer_steps`, against the plain algorithm over `steps`.
 
     From our runs on this process keeps the memory that it frees, as the stages' processes do.
     """
@@ -118,7 +123,7 @@ def measure_sampling(model: MaskGIT, steps: int, images: int, batch: int, repeat
 
     plain_halton(model, labels[:1], 1, GUIDANCE, None)  # warm-up
     runs: dict[str, tuple[int, list[float]]] = {}
-    bar = tqdm(total=6, desc="sampling", unit="formulation")
+    bar = tqdm(total=7, desc="sampling", unit="formulation")
 
     def run(name: str, count: int, call: Callable[[], Tensor], times: int = 1) -> Tensor:
         seconds, tokens = timed(call, times)
@@ -146,6 +151,7 @@ def measure_sampling(model: MaskGIT, steps: int, images: int, batch: int, repeat
     same = run("ours_fp32", images, lambda: ours(wide, images), repeats)
     run("ours_best_single", 1, lambda: ours(narrow, 1), repeats)
     run("ours_best", batch, lambda: ours(narrow, batch), repeats)
+    run("ours_fewer_steps", batch, lambda: ours(narrow, batch, replace(config, steps=fewer_steps)), repeats)
     bar.close()
     per_image = {name: float(np.median(seconds)) / count for name, (count, seconds) in runs.items()}
     upstream = per_image["upstream_fp32"]
@@ -154,6 +160,7 @@ def measure_sampling(model: MaskGIT, steps: int, images: int, batch: int, repeat
         "tokens_equal": bool(torch.equal(plain, same)),
         "sample_speedup_best": upstream / per_image["ours_best"],
         "sample_speedup_fp32_same_draw": per_image["upstream_fp32_uniforms"] / per_image["ours_fp32"],
+        "sample_speedup_fewer_steps": upstream / per_image["ours_fewer_steps"],
         "sample_speedup_best_single": upstream / per_image["ours_best_single"],
         "best_mode": f"{compute_dtype()} weights, {batch} images a batch".removeprefix("torch."),
         "seconds_per_image": per_image,
@@ -177,6 +184,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed training steps of each formulation")
     parser.add_argument("--batch", type=int, default=8, help="of training")
     parser.add_argument("--sampling-steps", type=int, default=32)
+    parser.add_argument(
+        "--fewer-steps", type=int, default=16,
+        help="steps of one more timing of ours; the ablation says what fewer steps do to the images",
+    )  # fmt: skip
     parser.add_argument("--images", type=int, default=2, help="whose tokens are compared")
     parser.add_argument("--sampling-batch", type=int, default=8, help="images a batch in the fastest mode")
     parser.add_argument("--repeats", type=int, default=2, help="of each of our samplers")
@@ -189,7 +200,12 @@ def main() -> None:
     }
     training = timed_training(model, plain, arguments.steps, arguments.batch)
     sampling = measure_sampling(
-        model, arguments.sampling_steps, arguments.images, arguments.sampling_batch, arguments.repeats
+        model,
+        arguments.sampling_steps,
+        arguments.fewer_steps,
+        arguments.images,
+        arguments.sampling_batch,
+        arguments.repeats,
     )
     # Memory is kept by now: measure_sampling sees to it after upstream's runs
     training |= timed_training(model, {"ours": (our_loss, True)}, arguments.steps, arguments.batch)
@@ -202,6 +218,7 @@ def main() -> None:
         "train_step_s": training,
         "train_batch": arguments.batch,
         "sampling_steps": arguments.sampling_steps,
+        "fewer_steps": arguments.fewer_steps,
         "guidance": GUIDANCE,
         "parameters": sum(p.numel() for p in model.parameters()),
         "machine": cpu_name(),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import yaml
 
 from benchmarks.ablation import markdown, overridden, variants
-from benchmarks.maskgit import our_loss, plain_loss, timed_training
+from benchmarks.maskgit import measure_sampling, our_loss, plain_loss, timed_training
 from benchmarks.plain_maskgit import plain_halton, plain_logits
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
@@ -50,6 +50,13 @@ def test_both_training_formulations_step(model: MaskGIT) -> None:
     }
     seconds = timed_training(model, formulations, steps=2, batch=2)
     assert {name: len(values) for name, values in seconds.items()} == {"plain": 2, "ours": 2}
+
+
+def test_sampling_is_timed_over_fewer_steps_too(model: MaskGIT) -> None:
+    found = measure_sampling(model, steps=6, fewer_steps=3, images=2, batch=3, repeats=1)
+    assert found["tokens_equal"]
+    per_image = found["seconds_per_image"]
+    assert found["sample_speedup_fewer_steps"] == per_image["upstream_fp32"] / per_image["ours_fewer_steps"]
 
 
 def test_our_loss_is_cross_entropy_over_masked_positions(
