@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--profile", default="real", help="whose results file gets the section")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--synthetic-weights", type=float, nargs="+", default=[1.0, 0.3, 0.1],
+        "--synthetic-weights", type=float, nargs="+", default=[1.0, 0.3, 0.1, 0.03],
         help="of a class's drawn images, its real ones being 1: of these the best on validation images",
     )  # fmt: skip
     arguments = parser.parse_args()

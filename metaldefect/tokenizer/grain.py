@@ -4,6 +4,9 @@ Decoded tokens are close to the mean of all images with these tokens, so they ar
 rough. What is missing is `image - reconstruction`. Its power in bands of scale and direction is measured
 per code on training images; a drawn image gets noise of that power. (Film grain synthesis in video
 codecs does the same: Norkin and Birkbeck 2018, "Film grain synthesis for AV1 video codec".)
+
+Images of the same codes are not equally rough: a sheet's finish and a camera's focus are the same all over an
+image. So the bands of a drawn image are scaled as those of the measured image whose codes are most like its.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ SCALES = (0.0, 0.7, 1.4, 2.8, 5.6, 11.2)
 BANDS = 3 * (len(SCALES) - 1)
 # A code's own power counts as much as the mean of all codes where it was seen this often
 PRIOR_CELLS = 2.0
+# Power, in squared grey levels, next to which none is none
+TINY = 1e-3
 
 Floats = NDArray[np.float32]
 
@@ -59,11 +64,24 @@ def unit_power() -> Floats:
     return np.asarray((bands(impulse) ** 2).sum(axis=(1, 2, 3)))
 
 
+def code_shares(codes: NDArray[np.integer], codebook: int) -> Floats:
+    """Square roots of the shares of codes, `[N, codebook]`: products are Bhattacharyya coefficients."""
+    counts = np.stack([np.bincount(cells.ravel(), minlength=codebook) for cells in codes])
+    return np.sqrt(counts / codes[0].size).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Grain:
-    """Standard deviation of the residual per code and band, `float32 [codebook, BANDS]` in grey levels."""
+    """What is known of the residual.
+
+    `deviation`: its standard deviation per code and band, `float32 [codebook, BANDS]` in grey levels.
+    `excess`: of each measured image and band, by what factor its deviation exceeds what its codes say,
+    `float32 [images, BANDS]`; `shares`: of the same images, `code_shares`, `float32 [images, codebook]`.
+    """
 
     deviation: Tensor
+    excess: Tensor
+    shares: Tensor
 
     @classmethod
     def fit(cls, images: U8, reconstructions: Floats, codes: NDArray[np.integer], codebook: int) -> Grain:
@@ -83,15 +101,23 @@ class Grain:
         height, width = codes.shape[1:]
         cell = images.shape[1] // height
         power = np.zeros((BANDS, codebook))
+        of_images = np.zeros((len(images), BANDS))
         seen = np.bincount(codes.ravel(), minlength=codebook).astype(float)
-        for image, reconstruction, cells in zip(images, reconstructions, codes, strict=True):
+        for number, (image, reconstruction, cells) in enumerate(
+            zip(images, reconstructions, codes, strict=True)
+        ):
             parts = bands((image.astype(np.float32) - reconstruction)[None])[:, 0]
             squares = (parts**2).reshape(BANDS, height, cell, width, cell).mean(axis=(2, 4))
+            of_images[number] = squares.mean(axis=(1, 2))
             for band in range(BANDS):
                 power[band] += np.bincount(cells.ravel(), weights=squares[band].ravel(), minlength=codebook)
         mean = power.sum(axis=1, keepdims=True) / seen.sum()
+        variance = ((power + PRIOR_CELLS * mean) / (seen + PRIOR_CELLS)).T
+        expected = np.stack([variance[cells.ravel()].mean(axis=0) for cells in codes])
         return cls(
-            torch.from_numpy(np.sqrt((power + PRIOR_CELLS * mean) / (seen + PRIOR_CELLS)).T.copy()).float()
+            torch.from_numpy(np.sqrt(variance)).float(),
+            torch.from_numpy(np.sqrt((of_images + TINY) / (expected + TINY))).float(),
+            torch.from_numpy(code_shares(codes, codebook)),
         )
 
     def draw(self, codes: Tensor, size: int, generator: torch.Generator) -> Floats:
@@ -103,20 +129,28 @@ class Grain:
             generator: source of all randomness.
         """
         noise = torch.randn((len(codes), size, size), generator=generator).numpy()
-        gains = (
-            self.deviation[codes].permute(0, 3, 1, 2) / torch.from_numpy(unit_power()).sqrt()[:, None, None]
-        )
+        shares = torch.from_numpy(code_shares(codes.numpy(), len(self.deviation)))
+        alike = (shares @ self.shares.t()).argmax(dim=1)
+        scale = self.excess[alike] / torch.from_numpy(unit_power()).sqrt()
+        gains = self.deviation[codes].permute(0, 3, 1, 2) * scale[:, :, None, None]
         # Without steps at the borders of cells
         smooth = F.interpolate(gains, (size, size), mode="bilinear", align_corners=False).numpy()
         return np.einsum("nbhw,bnhw->nhw", smooth, bands(noise))
 
     def save(self, directory: Path) -> None:
         """Write `grain.safetensors`."""
+        tensors = {"deviation": self.deviation, "excess": self.excess, "shares": self.shares}
         with atomic_file(directory / GRAIN) as temporary:
-            safetensors.torch.save_file({"deviation": self.deviation.contiguous()}, temporary)
+            safetensors.torch.save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
 
     @classmethod
     def load(cls, directory: Path) -> Grain | None:
         """Read what `save` wrote; None where there is none."""
         path = directory / GRAIN
-        return cls(**safetensors.torch.load_file(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        tensors = safetensors.torch.load_file(path)
+        if "excess" not in tensors:  # from before images were told apart
+            codebook = len(tensors["deviation"])
+            tensors |= {"excess": torch.ones(1, BANDS), "shares": torch.ones(1, codebook)}
+        return cls(**tensors)
