@@ -168,6 +168,21 @@ def measure_sampling(
     }
 
 
+def matrix_gflops(model: MaskGIT, tokens: int, seconds: float = 1.0) -> dict[str, float]:
+    """GFLOP/s of this machine's matrix product of a block's shape, by dtype: what no step can exceed."""
+    rates = {}
+    for dtype in dict.fromkeys((torch.float32, compute_dtype())):
+        weight = model.transformer.layers[0].ff.w1.weight.detach().to(dtype)
+        rows = torch.randn(tokens, weight.shape[1]).to(dtype)
+        F.linear(rows, weight)  # warm-up
+        count, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds:
+            F.linear(rows, weight)
+            count += 1
+        rates[str(dtype).removeprefix("torch.")] = 2e-9 * count * tokens * weight.numel() / passed
+    return rates
+
+
 def peak_rss_mb() -> float:
     """The most memory that this process has held, in MiB, as the kernel reports it (Linux)."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -215,6 +230,7 @@ def main() -> None:
         "train_step_speedup_without_dropout": medians["plain_without_dropout"] / medians["ours"],
         **sampling,
         "peak_rss_mb": peak_rss_mb(),
+        "matrix_gflops": matrix_gflops(model, arguments.batch * (arguments.grid**2 + 1)),
         "train_step_s": training,
         "train_batch": arguments.batch,
         "sampling_steps": arguments.sampling_steps,

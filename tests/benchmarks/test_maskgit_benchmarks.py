@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import yaml
 
 from benchmarks.ablation import markdown, overridden, variants
-from benchmarks.maskgit import measure_sampling, our_loss, plain_loss, timed_training
+from benchmarks.maskgit import matrix_gflops, measure_sampling, our_loss, plain_loss, timed_training
 from benchmarks.plain_maskgit import plain_halton, plain_logits
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
@@ -57,6 +57,15 @@ def test_sampling_is_timed_over_fewer_steps_too(model: MaskGIT) -> None:
     assert found["tokens_equal"]
     per_image = found["seconds_per_image"]
     assert found["sample_speedup_fewer_steps"] == per_image["upstream_fp32"] / per_image["ours_fewer_steps"]
+
+
+def test_matrix_products_are_timed_in_the_dtypes_of_the_formulations(
+    model: MaskGIT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METALDEFECT_PRECISION", "bfloat16")
+    rates = matrix_gflops(model, tokens=16, seconds=0.01)
+    assert set(rates) == {"float32", "bfloat16"}
+    assert min(rates.values()) > 0
 
 
 def test_our_loss_is_cross_entropy_over_masked_positions(
