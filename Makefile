@@ -17,7 +17,7 @@ export METALDEFECT_WEIGHTS ?= $(abspath ../shared/weights)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro flow test test-fast lint format ui demo doctor clean
+.PHONY: help setup data deps repro flow test test-fast lint format ui demo doctor clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> takes local copies)
-	$(BIN)/python -m flows.get_data $(if $(FROM),--from "$(FROM)")
+	$(BIN)/python -m pipeline.get_data $(if $(FROM),--from "$(FROM)")
 
 repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); the second time nothing is left to do
 ifeq ($(PROFILE),cpu)
@@ -66,11 +66,14 @@ ui: $(STAMP) ## MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200 (Ctrl-C e
 	$(BIN)/prefect server start --host 127.0.0.1 --port 4200 & \
 	wait
 
+deps: $(STAMP) ## Write the code that each stage imports into dvc.yaml
+	$(BIN)/python -m pipeline.dependencies
+
 demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, on the models just made
 	$(BIN)/python -m app.demo
 
 doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
-	$(BIN)/python -m flows.doctor
+	$(BIN)/python -m pipeline.doctor
 
 clean: ## Remove what runs make (the environment and the DVC cache stay)
 	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic models reports plots .checkpoints

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.images import U8, read_grey, resize
-from metaldefect.maskgit.inpainting import inpaint
-from metaldefect.maskgit.painter import Painter, load_painter
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.synthesis.inpainting import inpaint
+from metaldefect.synthesis.painter import Painter, load_painter
 
 Mask = NDArray[np.bool_]
 

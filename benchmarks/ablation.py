@@ -32,11 +32,11 @@ from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha2
 from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.painter import Vocabulary
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.metrics.generation_suite import evaluate
-from stages.params import Params, parse_params
-from stages.run import (
+from metaldefect.synthesis.painter import Vocabulary
+from pipeline.params import Params, parse_params
+from pipeline.run import (
     INPUT_ERRORS,
     StageRun,
     connect_tracking,

@@ -18,12 +18,12 @@ from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from metaldefect.data.augment import augment
-from metaldefect.data.examine import DatasetSpec, examine_dataset
-from metaldefect.data.groups import near_duplicate_pairs
-from metaldefect.data.merge import InspectionSpec, MergeOptions, MergeResult, merge_datasets
-from metaldefect.data.procedural_datasets import SampleCounts, write_sample_datasets
 from metaldefect.hardware import cpu_name
+from metaldefect.ingest.augment import augment
+from metaldefect.ingest.examine import DatasetSpec, examine_dataset
+from metaldefect.ingest.groups import near_duplicate_pairs
+from metaldefect.ingest.merge import InspectionSpec, MergeOptions, MergeResult, merge_datasets
+from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
 
 CLASSES = ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"]
 X_SDD_LABELS = {

@@ -28,8 +28,8 @@ from metaldefect.backbones import pooled_features
 from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
 from metaldefect.images import U8, to_u8
 from metaldefect.metrics.generation import Features, classifier, kid
+from metaldefect.synthesis.grain import Floats, Grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
-from metaldefect.tokenizer.grain import Floats, Grain
 from stages.finetune_vq import codes_and_levels
 from stages.synthesize import MERGED, real_split
 

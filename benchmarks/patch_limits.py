@@ -21,7 +21,7 @@ from torch import Tensor
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import U8
 from metaldefect.metrics.reconstruction import edge_iou, psnr, ssim
-from stages.images import held_out, load_images
+from pipeline.images import held_out, load_images
 
 CODES = 1024
 COMPONENTS = (1, 2, 4, 8)

@@ -31,12 +31,17 @@ from tqdm import tqdm
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import GeneratedSettings
 from metaldefect.commands.sources import insert_into
-from metaldefect.data.provider import GOOD, GeneratedDatasetProvider, InspectionImage, RealDatasetProvider
 from metaldefect.efficientad.evaluation import cheap_convolutions
 from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import resize, to_imagenet_range
+from metaldefect.inspection.provider import (
+    GOOD,
+    GeneratedDatasetProvider,
+    InspectionImage,
+    RealDatasetProvider,
+)
 from metaldefect.metrics import detection
 
 SECTION = "synthesis_helps"

@@ -25,18 +25,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from metaldefect.data.procedural import generate_defect_image
-from metaldefect.data.procedural_defects import DEFECT_CLASSES
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import U8, from_tanh_range, read_grey, to_tanh_range
 from metaldefect.metrics.reconstruction import ssim
+from metaldefect.procedural.defects import DEFECT_CLASSES
+from metaldefect.procedural.images import generate_defect_image
 from metaldefect.tokenizer import lightning_module
 from metaldefect.tokenizer.checkpoints import load_base
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, pick
 from metaldefect.tokenizer.model import Conv3x3, VQModel
-from metaldefect.training import fit
-from stages.params import load_params
+from metaldefect.training.trainer import fit
+from pipeline.params import load_params
 
 SIZE = 256
 BATCH = 4

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.environment import migrate_database, prepare_environment
+from pipeline.prefect_settings import migrate_database, prepare_environment
 
 if TYPE_CHECKING:
     from prefect.states import State

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.main_metrics import main_metric
+from pipeline.main_metrics import main_metric
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from stages.run import EXPERIMENT, PARENT_RUN_VARIABLE, connect_tracking, git_commit
+from pipeline.run import EXPERIMENT, PARENT_RUN_VARIABLE, connect_tracking, git_commit
 
 FLOW_RUN_VARIABLE = "METALDEFECT_FLOW_RUN_ID"
 

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", help="train a detector on normal images and measure it")
-    train.add_argument("--config", type=Path, required=True, help="settings, see configs/efficientad.yaml")
+    train.add_argument("--config", type=Path, required=True, help="settings, see conf/efficientad.yaml")
     for name, kind in OVERRIDES.items():
         help_text = f"instead of the settings' {name}"
         train.add_argument(f"--{name.replace('_', '-')}", type=kind, dest=name, help=help_text)

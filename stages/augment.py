@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaldefect.artifacts import write_json
-from metaldefect.data.augment import augment
-from metaldefect.data.merge import counts_of
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from metaldefect.ingest.augment import augment
+from metaldefect.ingest.merge import counts_of
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 MERGED = Path("data/merged")
 OUTPUT = Path("data/augmented")

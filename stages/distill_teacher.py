@@ -9,8 +9,6 @@ import torch
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.backbones import load_backbone
-from metaldefect.data.natural import load_natural_images, natural_source
-from metaldefect.data.provider import GOOD, RealDatasetProvider
 from metaldefect.efficientad.distillation import (
     DistillationConfig,
     DistillationImages,
@@ -29,8 +27,10 @@ from metaldefect.efficientad.teacher_weights import (
     shipped_teacher,
 )
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
-from stages.params import DistillTeacher, Params
-from stages.run import StageRun, run_stage
+from metaldefect.ingest.natural import load_natural_images, natural_source
+from metaldefect.inspection.provider import GOOD, RealDatasetProvider
+from pipeline.params import DistillTeacher, Params
+from pipeline.run import StageRun, run_stage
 
 INSPECTION = Path("data/merged/inspection")
 OUTPUT = Path("models/teacher")

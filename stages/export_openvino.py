@@ -13,9 +13,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.data.procedural import keyed_generator, paint_anomaly
-from metaldefect.data.procedural_anomalies import ANOMALIES
-from metaldefect.data.provider import RealDatasetProvider
 from metaldefect.deploy.export import (
     ONNX,
     PRECISIONS,
@@ -32,9 +29,12 @@ from metaldefect.efficientad.evaluation import rounded, score_images, stack_resi
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.hardware import cpu_name
 from metaldefect.images import U8
+from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.metrics.detection import auroc, f1_at
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from metaldefect.procedural.anomalies import ANOMALIES
+from metaldefect.procedural.images import keyed_generator, paint_anomaly
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 DETECTOR = Path("models/efficientad")
 INSPECTION = Path("data/merged/inspection")

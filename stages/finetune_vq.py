@@ -21,18 +21,18 @@ from metaldefect.images import U8, from_tanh_range, grey_levels, to_tanh_range, 
 from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, edges, psnr, ssim
+from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
 from metaldefect.tokenizer.config import named_config
-from metaldefect.tokenizer.grain import Grain
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import start_from_images
 from metaldefect.tokenizer.perceptual import perceptual_loss
-from metaldefect.training import fit
-from stages.figures import image_grid, save_figure
-from stages.images import held_out, load_images
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from metaldefect.training.trainer import fit
+from pipeline.figures import image_grid, save_figure
+from pipeline.images import held_out, load_images
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 STAGE = "finetune_vq"
 START_IMAGES = 1000  # images behind the closed-form start of fresh weights

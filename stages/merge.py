@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.data.figures import counts_figure, pairs_figure, save_figures, splits_figure
-from metaldefect.data.merge import DatasetSpec, InspectionSpec, MergeOptions, merge_datasets
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from metaldefect.ingest.figures import counts_figure, pairs_figure, save_figures, splits_figure
+from metaldefect.ingest.merge import DatasetSpec, InspectionSpec, MergeOptions, merge_datasets
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 OUTPUT = Path("data/merged")
 REPORTS = Path("reports/merge")

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
 from metaldefect.artifacts import write_json
-from metaldefect.data.procedural_datasets import SampleCounts, write_sample_datasets
 from metaldefect.images import U8, read_grey
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 OUT = Path("data/sample")
 METRICS = Path("metrics/sample.json")

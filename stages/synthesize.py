@@ -15,14 +15,11 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, sha256_file, write_json
 from metaldefect.backbones import pooled_features
-from metaldefect.data.expectations import validate_synthetic
-from metaldefect.data.expectations import write as write_validation
 from metaldefect.hardware import keep_freed_memory
 from metaldefect.images import U8, read_grey, write_png
-from metaldefect.maskgit.insertion import draw_insertions, plan_insertion, write_insertion
-from metaldefect.maskgit.painter import Painter, load_painter
+from metaldefect.ingest.expectations import validate_synthetic
+from metaldefect.ingest.expectations import write as write_validation
 from metaldefect.maskgit.sampler import SamplingConfig, sample
-from metaldefect.maskgit.selection import choose, fit_selector
 from metaldefect.metrics.bootstrap import ratio_of_means
 from metaldefect.metrics.generation import Features
 from metaldefect.metrics.generation_suite import (
@@ -32,10 +29,13 @@ from metaldefect.metrics.generation_suite import (
     ratio_interval,
 )
 from metaldefect.metrics.seams import border_gradient
-from stages.figures import image_grid, mask_overlay, save_figure
-from stages.images import load_images
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from metaldefect.synthesis.insertion import draw_insertions, plan_insertion, write_insertion
+from metaldefect.synthesis.painter import Painter, load_painter
+from metaldefect.synthesis.selection import choose, fit_selector
+from pipeline.figures import image_grid, mask_overlay, save_figure
+from pipeline.images import load_images
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 STAGE = "synthesize"
 MERGED = Path("data/merged")

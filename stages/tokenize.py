@@ -16,13 +16,13 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_directory, atomic_file, write_json
 from metaldefect.hardware import autocast, device, keep_freed_memory, workers
 from metaldefect.images import read_grey, to_tanh_range
-from metaldefect.maskgit.painter import Vocabulary
 from metaldefect.metrics.reconstruction import codebook_use
+from metaldefect.synthesis.painter import Vocabulary
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.model import VQModel
-from stages.figures import bars, save_figure
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from pipeline.figures import bars, save_figure
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 STAGE = "tokenize"
 MISSING = np.iinfo(np.uint16).max  # no codebook is that large

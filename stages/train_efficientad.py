@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.data.provider import GeneratedDatasetProvider, RealDatasetProvider
 from metaldefect.efficientad.evaluation import Scored, rounded, score_test_images, summarise
 from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
 from metaldefect.efficientad.lightning_model import TrainingConfig
@@ -19,8 +18,9 @@ from metaldefect.efficientad.model_files import DetectorConfig, save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher
 from metaldefect.efficientad.training import train
 from metaldefect.efficientad.training_sets import training_images
-from stages.params import Params, TrainEfficientAD
-from stages.run import StageRun, run_stage
+from metaldefect.inspection.provider import GeneratedDatasetProvider, RealDatasetProvider
+from pipeline.params import Params, TrainEfficientAD
+from pipeline.run import StageRun, run_stage
 
 TEACHER = Path("models/teacher/teacher.safetensors")
 INSPECTION = Path("data/merged/inspection")

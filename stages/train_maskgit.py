@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
-from metaldefect.data.splits import sampling_weights
 from metaldefect.hardware import keep_freed_memory
+from metaldefect.ingest.splits import sampling_weights
 from metaldefect.maskgit.checkpoints import read_halton, save_maskgit, start_from_halton, start_from_saved
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
 from metaldefect.maskgit.lightning_module import MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT, start_from_codebook
-from metaldefect.maskgit.painter import Painter, Vocabulary
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.maskgit.soft_targets import soft_targets
 from metaldefect.maskgit.training import Schedule, Watch, train
 from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.synthesis.grain import Grain
+from metaldefect.synthesis.painter import Painter, Vocabulary
 from metaldefect.tokenizer.checkpoints import load_tokenizer
-from metaldefect.tokenizer.grain import Grain
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.training import History
-from stages.figures import bars, image_grid, save_figure
-from stages.params import Params
-from stages.run import StageRun, run_stage
+from metaldefect.training.trainer import History
+from pipeline.figures import bars, image_grid, save_figure
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
 
 STAGE = "train_maskgit"
 # Keys of the training section that are about batches and what is watched, not about the loss

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
 
-from stages.params import Params, ParamsError, load_params, parse_params
-from tests.project_imports import PACKAGES, ROOT, all_imports, direct_imports
+from pipeline.dependencies import code_dependencies, direct_imports, has_code, is_code
+from pipeline.params import Params, ParamsError, load_params, parse_params
 
+ROOT = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -23,22 +24,11 @@ def composed(profile: str, tmp_path: Path) -> dict:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_all_the_code_it_runs(stage: str) -> None:
-    deps = [ROOT / dep for dep in STAGES[stage]["deps"] if "$" not in dep]
-    code = {path for path in all_imports(ROOT / f"stages/{stage}.py") if path.name != "__init__.py"}
-    missing = [
-        str(path.relative_to(ROOT))
-        for path in sorted(code)
-        if not any(path == dep or dep in path.parents for dep in deps)
-    ]
-    assert missing == []
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_code_that_a_stage_depends_on_exists(stage: str) -> None:
-    made = ("data/", "models/", "metrics/", "plots/")
-    deps = [dep for dep in STAGES[stage]["deps"] if not dep.startswith(made) and "$" not in dep]
-    assert [dep for dep in deps if not (ROOT / dep).exists()] == []
+def test_a_stage_depends_on_exactly_the_code_it_imports(stage: str) -> None:
+    listed = [dep for dep in STAGES[stage]["deps"] if is_code(dep)]
+    needed = code_dependencies(ROOT, stage)
+    assert [dep for dep in needed if dep not in listed] == [], "missing: run `make deps`"
+    assert [dep for dep in listed if dep not in needed] == [], "superfluous: run `make deps`"
 
 
 def test_stages_have_one_name_everywhere() -> None:
@@ -54,16 +44,21 @@ def test_stages_have_one_name_everywhere() -> None:
 def test_imports_never_point_up() -> None:
     allowed = {
         "metaldefect": {"metaldefect"},
-        "stages": {"metaldefect", "stages"},
-        "flows": {"metaldefect", "stages", "flows"},
-        "app": {"metaldefect", "stages", "app"},
+        "pipeline": {"metaldefect", "pipeline"},
+        "flows": {"metaldefect", "pipeline", "flows"},
+        "app": {"metaldefect", "pipeline", "app"},
+        "benchmarks": {"metaldefect", "pipeline", "benchmarks"},
     }
     wrong = []
-    for package in PACKAGES:
+    for package, lower in allowed.items():
         for file in (ROOT / package).rglob("*.py"):
-            for imported in direct_imports(file):
-                if imported.relative_to(ROOT).parts[0] not in allowed[package]:
+            for imported in direct_imports(ROOT, file):
+                if imported.relative_to(ROOT).parts[0] not in lower:
                     wrong.append(f"{file.relative_to(ROOT)} imports {imported.relative_to(ROOT)}")
+    for file in (ROOT / "stages").rglob("*.py"):
+        for imported in direct_imports(ROOT, file) - {file}:
+            if imported.relative_to(ROOT).parts[0] not in {"metaldefect", "pipeline"} and has_code(imported):
+                wrong.append(f"{file.relative_to(ROOT)} imports {imported.relative_to(ROOT)}")
     assert wrong == []
 
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.data.procedural import generate_anomalous_image, generate_normal_image, keyed_generator
-from metaldefect.data.procedural_anomalies import ANOMALIES
-from metaldefect.data.provider import GOOD, SUFFIXES
 from metaldefect.deploy.export import METADATA
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.evaluation import infer, map_to_size
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.images import U8, UnreadableImageError, read_grey, resize, write_png
+from metaldefect.inspection.provider import GOOD, SUFFIXES
+from metaldefect.procedural.anomalies import ANOMALIES
+from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
 
 SCORES = "scores.csv"
 COLUMNS = ("image", "score", "threshold", "is_anomalous", "heat_map")

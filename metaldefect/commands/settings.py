@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from metaldefect.data.procedural_textures import Finish
+from metaldefect.procedural.textures import Finish
 
 
 class Section(BaseModel):
@@ -50,7 +50,7 @@ class GeneratedSettings(Section):
 
 
 class TrainSettings(Section):
-    """All of `configs/efficientad.yaml`; that file says what each key means."""
+    """All of `conf/efficientad.yaml`; that file says what each key means."""
 
     output: Path
     seed: int = Field(default=0, ge=0)
@@ -90,13 +90,13 @@ def load_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:
         ValueError: it is not YAML, or a key or value is wrong; the message names them all.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: copy configs/efficientad.yaml")
+        raise FileNotFoundError(f"{path} does not exist: copy conf/efficientad.yaml")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings: copy configs/efficientad.yaml")
+        raise ValueError(f"{path} holds no settings: copy conf/efficientad.yaml")
     try:
         return TrainSettings.model_validate({**content, **overrides})
     except ValidationError as error:

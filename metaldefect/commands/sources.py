@@ -6,8 +6,8 @@ from pathlib import Path
 
 from metaldefect.artifacts import atomic_directory
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
-from metaldefect.data.inspection import build_inspection
-from metaldefect.data.provider import (
+from metaldefect.ingest.inspection import build_inspection
+from metaldefect.inspection.provider import (
     DatasetProvider,
     GeneratedDatasetProvider,
     InspectionImages,
@@ -15,9 +15,9 @@ from metaldefect.data.provider import (
     SyntheticCounts,
     SyntheticDatasetProvider,
 )
-from metaldefect.maskgit.insertion import write_inserted
-from metaldefect.maskgit.painter import Painter, load_painter
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.synthesis.insertion import write_inserted
+from metaldefect.synthesis.painter import Painter, load_painter
 
 MVTEC = "mvtec_ad"
 

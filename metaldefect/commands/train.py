@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import make_provider
-from metaldefect.data.provider import GOOD, DatasetProvider
 from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
 from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
 from metaldefect.efficientad.lightning_model import TrainingConfig
@@ -26,6 +25,7 @@ from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.efficientad.training_sets import training_images
 from metaldefect.hardware import set_threads
 from metaldefect.images import U8
+from metaldefect.inspection.provider import GOOD, DatasetProvider
 
 METRICS = "metrics.json"
 

@@ -374,6 +374,6 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    from metaldefect.efficientad.distillation_command import main
+    from metaldefect.commands.distill import main
 
     main()

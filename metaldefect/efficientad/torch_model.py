@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from metaldefect.convolution import convolution
+from metaldefect.kernels.convolution import convolution
 
 FEATURES = 384
 BOTTLENECK = 8
@@ -54,7 +54,7 @@ LAYERS: dict[str, tuple[Convolution, ...]] = {
 class PatchDescriptionNetwork(nn.Module):
     """A short stack of convolutions; each output pixel describes a 33 x 33 patch of the image.
 
-    In training mode its convolutions are the cheaper ones of `metaldefect.convolution`, whose
+    In training mode its convolutions are the cheaper ones of `metaldefect.kernels.convolution`, whose
     numbers are the same but for rounding.
 
     Args:

@@ -21,7 +21,7 @@ from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNet
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
 from metaldefect.hardware import device, keep_freed_memory, lightning_precision
 from metaldefect.images import U8
-from metaldefect.training import progress
+from metaldefect.training.trainer import progress
 
 STATE = "state.ckpt"
 # Takes the model, in evaluation mode, and the number of steps it has been trained for.

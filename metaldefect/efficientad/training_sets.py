@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaldefect.data.natural import load_natural_images, natural_source
-from metaldefect.data.provider import DatasetProvider
 from metaldefect.efficientad.evaluation import stack_resized
 from metaldefect.efficientad.training_data import TrainingImages, centre_crop
 from metaldefect.images import U8
+from metaldefect.ingest.natural import load_natural_images, natural_source
+from metaldefect.inspection.provider import DatasetProvider
 
 
 def training_images(

@@ -14,7 +14,7 @@ from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
 from metaldefect.maskgit.training_masks import training_mask
-from metaldefect.training import WeightAverage, warmup_cosine
+from metaldefect.training.trainer import WeightAverage, warmup_cosine
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
-from metaldefect.maskgit.fused_block import at_least_float32, compute_dtype
+from metaldefect.kernels.fused_block import at_least_float32, compute_dtype
 from metaldefect.maskgit.soft_targets import SoftTargets
 
 # Rows of logits worked on at a time: with 16,384 codes in float32 they stay in the last-level cache

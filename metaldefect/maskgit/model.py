@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaldefect.kernels.fused_block import EPS, BlockWeights, fused_block
 from metaldefect.maskgit.config import MaskGITConfig
-from metaldefect.maskgit.fused_block import EPS, BlockWeights, fused_block
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

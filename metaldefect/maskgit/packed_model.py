@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaldefect.kernels.fused_block import inverse_rms, merge_heads, split_heads
 from metaldefect.maskgit.config import MaskGITConfig
-from metaldefect.maskgit.fused_block import inverse_rms, merge_heads, split_heads
 from metaldefect.maskgit.model import Block, MaskGIT
 
 

@@ -17,7 +17,7 @@ from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
-from metaldefect.training import History, fit
+from metaldefect.training.trainer import History, fit
 
 
 class HeldOutWatch(Callback):

@@ -22,7 +22,7 @@ from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import spherical_kmeans
 from metaldefect.tokenizer.perceptual import perceptual_loss
 from metaldefect.tokenizer.quantizer import Quantized
-from metaldefect.training import WeightAverage, warmup_cosine
+from metaldefect.training.trainer import WeightAverage, warmup_cosine
 
 
 @dataclass(frozen=True)

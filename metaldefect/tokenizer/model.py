@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaldefect.convolution import convolution
+from metaldefect.kernels.convolution import convolution
+from metaldefect.kernels.winograd import worthwhile
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.quantizer import Quantized, VectorQuantizer
-from metaldefect.winograd import worthwhile
 
 # Narrower than where Winograd's convolution begins to pay for one image: training batches have more tiles
 FEWEST_CHANNELS = 64

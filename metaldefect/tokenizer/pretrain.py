@@ -19,17 +19,17 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_file, sha256_file, write_json
-from metaldefect.data.natural import load_natural_images, natural_source
-from metaldefect.data.procedural import generate_defect_image, generate_normal_image
-from metaldefect.data.procedural_defects import DEFECT_CLASSES
 from metaldefect.hardware import cpu_name
 from metaldefect.images import U8
+from metaldefect.ingest.natural import load_natural_images, natural_source
+from metaldefect.procedural.defects import DEFECT_CLASSES
+from metaldefect.procedural.images import generate_defect_image, generate_normal_image
 from metaldefect.tokenizer.checkpoints import SHIPPED
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import start_from_images
-from metaldefect.training import fit
+from metaldefect.training.trainer import fit
 
 START_IMAGES = 1000  # images behind the closed-form start
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from benchmarks.grain import rendered, variants
-from metaldefect.tokenizer.grain import BANDS, Grain
+from metaldefect.synthesis.grain import BANDS, Grain
 
 
 def test_parts_of_a_grain_are_rendered_on_the_same_images() -> None:

@@ -14,8 +14,9 @@ from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
-from stages.params import ParamsError
-from tests.project_imports import ROOT
+from pipeline.params import ParamsError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SHAPE = MaskGITConfig(dim=32, depth=2, heads=2, classes=3, codebook_size=11, grid=4)
 

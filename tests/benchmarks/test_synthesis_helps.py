@@ -13,12 +13,12 @@ import torch
 from benchmarks import synthesis_helps
 from benchmarks.synthesis_helps import MAP_WEIGHTS, Scored, divide, selections, study, thresholds
 from metaldefect.artifacts import read_json
-from metaldefect.data.procedural import generate_anomalous_image, generate_normal_image
-from metaldefect.data.provider import RealDatasetProvider
 from metaldefect.efficientad.evaluation import fit_map_quantiles, infer, stack_resized
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.images import write_png
+from metaldefect.inspection.provider import RealDatasetProvider
+from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 from tests.tiny_models import save_tiny_painter
 
 

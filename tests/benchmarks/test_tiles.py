@@ -12,9 +12,9 @@ from PIL import Image
 
 from benchmarks import tiles
 from metaldefect.artifacts import read_json, write_json
-from metaldefect.data.procedural import generate_anomalous_image, generate_normal_image
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.efficientad.teacher_weights import shipped_teacher
+from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from metaldefect import winograd
 from metaldefect.efficientad import lightning_model
 from metaldefect.efficientad.evaluation import fit_map_quantiles, infer, score_test_images
 from metaldefect.efficientad.lightning_model import TrainingConfig, training_losses
@@ -21,6 +20,7 @@ from metaldefect.efficientad.training_data import (
     augment,
     sample_order,
 )
+from metaldefect.kernels import winograd
 
 CONFIG = TrainingConfig(steps=4, checkpoint_steps=2, seed=3)
 

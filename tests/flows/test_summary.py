@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.summary import StageResult, as_text, table
-from stages.main_metrics import MAIN_METRICS, formatted, main_metric
+from pipeline.main_metrics import MAIN_METRICS, formatted, main_metric
 
 
 @pytest.fixture

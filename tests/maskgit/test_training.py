@@ -14,7 +14,7 @@ from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import soft_targets
 from metaldefect.maskgit.training import Schedule, Watch, train
 from metaldefect.maskgit.training_masks import training_mask
-from metaldefect.training import fit
+from metaldefect.training.trainer import fit
 from tests.tiny_models import TINY, randomised
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from metaldefect.data.procedural_datasets import SampleCounts, write_sample_datasets
+from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
+from pipeline.params import Augment, Data, Merge
 from stages import augment, merge
-from stages.params import Augment, Data, Merge
 
 CLASSES = ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"]
 MERGE = {

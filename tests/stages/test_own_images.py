@@ -13,8 +13,8 @@ from dvc.utils.hydra import compose_and_dump
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from pipeline.params import load_params
 from stages import merge
-from stages.params import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 

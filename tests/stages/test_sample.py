@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.params import Sample
 from stages import sample
-from stages.params import Sample
 
 
 class RecordingRun:

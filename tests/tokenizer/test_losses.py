@@ -17,7 +17,7 @@ from metaldefect.tokenizer.losses import (
     ssim_loss,
 )
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.training import fit
+from metaldefect.training.trainer import fit
 
 TINY = VQConfig(
     channels=32,

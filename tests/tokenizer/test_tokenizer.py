@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metaldefect import winograd
+from metaldefect.kernels import winograd
 from metaldefect.tokenizer.checkpoints import (
     load_base,
     load_tokenizer,

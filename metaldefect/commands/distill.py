@@ -1,0 +1,187 @@
+"""The command line of `python -m metaldefect.efficientad.distillation`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from metaldefect.artifacts import write_json
+from metaldefect.backbones import LITE0, load_backbone
+from metaldefect.efficientad.distillation import (
+    DistillationConfig,
+    DistillationImages,
+    Distilled,
+    Distiller,
+    evaluate,
+)
+from metaldefect.efficientad.teacher_targets import PatchFeatures
+from metaldefect.efficientad.teacher_weights import (
+    load_target_statistics,
+    load_teacher,
+    read_card,
+    save_teacher,
+)
+from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.images import U8, read_grey
+from metaldefect.ingest.natural import load_natural_images, natural_source
+from metaldefect.ingest.samples import TABLE_NAME, read_table
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def read_metal_images(folders: Sequence[Path], size: int) -> U8:
+    """Every image under the folders, sorted by path, as grey `uint8 [N, size, size]`.
+
+    Files of a `ground_truth` folder are masks and are left out, as are PNGs beside a JPEG of the same stem
+    (magnetic tiles keep their masks so). Of a merged dataset (a folder with `samples.parquet`) the training
+    split is read, so that images held out for tests stay unseen.
+
+    Raises:
+        FileNotFoundError: a folder does not exist or holds no image.
+    """
+    images = []
+    for folder in folders:
+        paths = (
+            training_split(folder)
+            if (folder / TABLE_NAME).is_file()
+            else sorted(
+                path
+                for path in Path(folder).rglob("*")
+                if path.suffix.lower() in IMAGE_SUFFIXES
+                and not any("ground" in part.lower() for part in path.parts)
+                and not (path.suffix.lower() == ".png" and path.with_suffix(".jpg").exists())
+            )
+        )
+        if not paths:
+            raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        images += [read_grey(path, size) for path in tqdm(paths, desc=f"read {folder}", unit="image")]
+    return np.stack(images) if images else np.empty((0, size, size), np.uint8)
+
+
+def earlier_training(base: Path, config: DistillationConfig, backbone: str) -> dict[str, Any]:
+    """The card of the weights to start from.
+
+    Raises:
+        ValueError: they are of another size or backbone.
+    """
+    card = read_card(base)
+    for name, wanted, found in (
+        ("size", config.size, card["config"]["size"]),
+        ("backbone", backbone, card["backbone"]),
+    ):
+        if wanted != found:
+            raise ValueError(f"{base} has {name} {found}, not {wanted}: choose other weights to start from")
+    return card
+
+
+def training_split(folder: Path) -> list[Path]:
+    """Images of a merged dataset's training split, sorted."""
+    table = read_table(folder / TABLE_NAME)
+    return sorted(folder / path for path in table.loc[table["split"] == "train", "path"])
+
+
+def distil(
+    images: DistillationImages,
+    config: DistillationConfig,
+    features: PatchFeatures,
+    checkpoint: Path | None,
+    base: Path | None = None,
+) -> tuple[Distilled, dict[str, Any]]:
+    """Train on all but the held-out images; returns the teacher and its held-out numbers.
+
+    Args:
+        images: natural and metal.
+        config: how to train.
+        features: the targets.
+        checkpoint: file of the state to write and take up.
+        base: weights to start from, with the statistics of their targets.
+    """
+    training, held_out = images.split()
+    start = (load_teacher(base), load_target_statistics(base)) if base is not None else None
+    distiller = Distiller(training, features, config, start)
+    distilled = distiller.fit(checkpoint)
+    numbers: dict[str, Any] = evaluate(
+        distiller.predict, held_out, features, distilled.target_mean, distilled.target_std, config.image_size
+    )
+    numbers |= {"held_out_natural": len(held_out.natural), "held_out_metal": len(held_out.metal)}
+    return distilled, numbers
+
+
+def main() -> None:
+    """Distil a teacher and write its weights, its card and its loss curve."""
+    arguments = parse_arguments()
+    set_threads()
+    config = DistillationConfig(
+        size=arguments.size,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        seconds=60 * arguments.minutes,
+        metal_share=arguments.metal_share,
+        checkpoint_steps=arguments.checkpoint_steps,
+        seed=arguments.seed,
+    )
+    side = 2 * config.image_size
+    images = DistillationImages(
+        load_natural_images(arguments.natural, side, None), read_metal_images(arguments.metal, side)
+    )
+    features = PatchFeatures(load_backbone(arguments.backbone, arguments.taps))
+    before = earlier_training(arguments.base, config, arguments.backbone) if arguments.base else {}
+    checkpoint = arguments.output.with_suffix(".checkpoint")
+    distilled, numbers = distil(images, config, features, checkpoint, arguments.base)
+    card = {
+        "what": f"PDN-{config.size} teacher of EfficientAD, distilled from {arguments.backbone}",
+        "backbone": arguments.backbone,
+        "taps": list(features.backbone.taps),
+        "data": {
+            "natural": natural_source(arguments.natural),
+            "natural_images": len(images.natural),
+            "metal": [folder.name for folder in arguments.metal],
+            "metal_images": len(images.metal),
+        },
+        # Totals of all trainings, where this one went on from the weights of another
+        "images_seen": before.get("images_seen", 0) + distilled.images_seen,
+        "computing_minutes": round(before.get("computing_minutes", 0.0) + distilled.seconds / 60, 2),
+        "steps": before.get("steps", 0) + distilled.steps,
+        **({"base": before} if before else {}),
+        "held_out": numbers,
+        "legs": distilled.legs,
+        "config": asdict(config),
+        "command": "python -m metaldefect.efficientad.distillation " + shlex.join(sys.argv[1:]),
+        "machine": cpu_name(),
+    }
+    statistics = (distilled.target_mean, distilled.target_std)
+    save_teacher(arguments.output, distilled.teacher, card, torch.float16, statistics)
+    write_json(arguments.output.with_suffix(".history.json"), distilled.history)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{arguments.output}: {distilled.images_seen} images seen, held out {numbers}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m metaldefect.efficientad.distillation", description=__doc__
+    )
+    parser.add_argument(
+        "--natural", type=Path, help="folder of natural images (default: packaged photographs)"
+    )
+    parser.add_argument("--metal", type=Path, nargs="*", default=[], help="folders of metal images")
+    parser.add_argument("--minutes", type=float, required=True, help="computing time, over all resumed runs")
+    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--base", type=Path, help="weights to go on from, another training's --output")
+    parser.add_argument("--size", choices=("S", "M"), default="S")
+    parser.add_argument("--backbone", default=LITE0)
+    parser.add_argument("--taps", nargs="+", help="the backbone's modules to distil, fine to coarse")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--metal-share", type=float, default=0.5)
+    parser.add_argument("--checkpoint-steps", type=int, default=100, help="steps between saved states")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()

@@ -1,0 +1,37 @@
+"""DAGM 2007: ten artificial textures, with and without defects (M. Wieler, T. Hahn, 2007)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.records import RawSample
+
+SPLITS = {"Train": "train", "Test": "test"}
+
+
+def read(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read `Class<k>/{Train,Test}/<n>.PNG` with `Label/<n>_label.PNG` for the defective ones.
+
+    Labels are `Class<k> defect` and `Class<k> good`: an image without a label file has no defect.
+    """
+    folders = [folder for folder in files.folders(files.root) if folder.name.startswith("Class")]
+    if not folders:
+        raise FileNotFoundError(
+            f"{files.root} holds no Class<k> folders: expected the published layout of DAGM 2007"
+        )
+    for folder in folders:
+        for name, split in SPLITS.items():
+            if not (folder / name).is_dir():
+                continue
+            for path in files.images(folder / name):
+                mask = files.sidecar(folder / name / "Label" / f"{path.stem}_label{path.suffix}")
+                kind = "good" if mask is None else "defect"
+                yield RawSample(
+                    path=path,
+                    source=files.source,
+                    source_label=f"{folder.name} {kind}",
+                    source_split=split,
+                    mask=mask,
+                    is_normal=mask is None,
+                )

@@ -1,0 +1,223 @@
+"""Reading files that nobody vouches for: strict decoding, and never a byte from outside the root."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metaldefect.images import U8
+from metaldefect.ingest.adapters.records import Rejected, RejectedFileError, RunLengths
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
+# Decoders that may run on foreign files; GIF and WebP are opened only to say that they are refused.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
+MODES = frozenset({"L", "RGB"})
+MASK_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "LA"})
+MIN_SIDE = 16
+MAX_PIXELS = 50_000_000
+MAX_TEXT_BYTES = 64 * 2**20
+# What file managers leave behind; everything else in a class folder has to be an image.
+DESKTOP_FILES = frozenset({"thumbs.db", "desktop.ini"})
+EXIF_ORIENTATION = 0x0112
+
+
+class DatasetFiles:
+    """The files of one dataset: lists them in a fixed order and collects those that are refused.
+
+    Args:
+        root: the dataset's folder.
+        source: its name in the sample table.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+    """
+
+    def __init__(self, root: Path, source: str) -> None:
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"{root} does not exist: put the dataset {source!r} there or change its root"
+            )
+        self.root = root
+        self.source = source
+        self.rejected: list[Rejected] = []
+        self._resolved_root = root.resolve()
+
+    def images(self, folder: Path, *, recursive: bool = False) -> list[Path]:
+        """Image files of a folder in natural order; what is no image or may not be read is refused."""
+        candidates = folder.rglob("*") if recursive else folder.iterdir()
+        paths = []
+        for path in sorted(candidates, key=self._order):
+            if path.name.startswith(".") or path.name.lower() in DESKTOP_FILES:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                continue
+            if self.accepts(path):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    paths.append(path)
+                elif not recursive:
+                    self.reject(path, f"not an image: unknown file type {path.suffix!r}")
+        return paths
+
+    def folders(self, folder: Path) -> list[Path]:
+        """Sub-folders in natural order, hidden ones left out; a link that leaves the root is refused."""
+        found = sorted((path for path in folder.iterdir() if path.is_dir()), key=self._order)
+        return [path for path in found if not path.name.startswith(".") and self.accepts(path)]
+
+    def sidecar(self, path: Path) -> Path | None:
+        """`path` where it exists and may be read, else None."""
+        return path if path.is_file() and self.accepts(path) else None
+
+    def accepts(self, path: Path) -> bool:
+        """Whether a path may be read; refuses it with the reason where it may not."""
+        try:
+            self.check(path)
+        except RejectedFileError as error:
+            self.reject(path, str(error))
+            return False
+        return True
+
+    def check(self, path: Path) -> None:
+        """Raise `RejectedFileError` where the path leaves the root or its name is unsafe."""
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            raise RejectedFileError("broken symbolic link") from error
+        if not target.is_relative_to(self._resolved_root):
+            raise RejectedFileError("symbolic link that leaves the dataset's folder: copy the file into it")
+        if not (target.is_file() or target.is_dir()):
+            # reading a named pipe would wait forever
+            raise RejectedFileError("neither a file nor a folder")
+        name = str(path.relative_to(self.root))
+        if not (name.isascii() and name.isprintable()):
+            raise RejectedFileError("name with characters outside printable ASCII: rename the file")
+
+    def reject(self, path: Path, reason: str) -> None:
+        """Record a refused file once, under a name that is safe to print."""
+        row = Rejected(self.display_name(path), reason)
+        if row not in self.rejected:
+            self.rejected.append(row)
+
+    def display_name(self, path: Path) -> str:
+        """`<source>/<path in the dataset>` in printable ASCII."""
+        return printable(f"{self.source}/{path.relative_to(self.root).as_posix()}")
+
+    def relative(self, path: Path) -> str:
+        """The path inside the dataset, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def read_text(self, path: Path) -> str:
+        """A text file inside the root.
+
+        Raises:
+            RejectedFileError: outside the root, larger than 64 MiB, or not UTF-8.
+        """
+        self.check(path)
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise RejectedFileError(f"text file larger than {MAX_TEXT_BYTES} bytes")
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise RejectedFileError("text file that is not UTF-8") from error
+
+    def _order(self, path: Path) -> list[tuple[bool, int, str]]:
+        return natural_key(path.relative_to(self.root).as_posix())
+
+
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key under which `x_2` comes before `x_10`; different names never compare equal."""
+    parts = re.split(r"(\d+)", name)
+    keys = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    return [*keys, (True, 0, name)]
+
+
+def printable(text: str) -> str:
+    """`text` with everything outside printable ASCII as backslash escapes."""
+    return "".join(
+        c if c.isascii() and c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
+def read_image(path: Path) -> U8:
+    """Decode an image strictly, as grey levels `uint8 [H, W]`.
+
+    Only what means the same to every reader passes: one frame, 8 bits, mode L or RGB, upright, from
+    16x16 to 50 megapixels. The size is checked before any pixel is decoded.
+
+    Raises:
+        RejectedFileError: the reason, and what to do about it.
+    """
+    image = open_checked(path, MODES)
+    return np.asarray(image.convert("L"))
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> U8:
+    """Decode a mask of `size` (height, width) as `uint8 [H, W]` of {0, 255}: 255 above half intensity.
+
+    Raises:
+        RejectedFileError: unreadable, or of another size than its image.
+    """
+    image = open_checked(path, MASK_MODES)
+    grey = np.asarray(image.convert("L"))
+    if grey.shape != size:
+        raise RejectedFileError(f"mask of {grey.shape} pixels for an image of {size}")
+    return np.where(grey > 127, 255, 0).astype(np.uint8)
+
+
+def draw_runs(mask: RunLengths, size: tuple[int, int]) -> U8:
+    """Run lengths as a mask of `size` (height, width), `uint8 [H, W]` of {0, 255}.
+
+    Raises:
+        RejectedFileError: a run leaves the image.
+    """
+    height, width = size
+    flat = np.zeros(height * width, dtype=np.uint8)
+    for start, length in mask.runs:
+        if start < 1 or length < 1 or start - 1 + length > flat.size:
+            raise RejectedFileError(f"run {start} {length} leaves an image of {size} pixels")
+        flat[start - 1 : start - 1 + length] = 255
+    return flat.reshape(width, height).T.copy()
+
+
+def open_checked(path: Path, modes: Iterable[str]) -> Image.Image:
+    """Open and fully decode one image file; see `read_image`."""
+    try:
+        if path.stat().st_size == 0:
+            raise RejectedFileError("empty file")
+        with warnings.catch_warnings():
+            # Pillow warns at half its limit; the check below is stricter and an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            check_header(image, frozenset(modes))
+            image.load()
+            return image.copy()
+    except RejectedFileError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RejectedFileError(f"more than {MAX_PIXELS} pixels: scale it down") from error
+    except Exception as error:  # decoders raise nearly anything on broken bytes
+        reason = str(error).replace(str(path), path.name)
+        raise RejectedFileError(f"unreadable image: {printable(reason) or type(error).__name__}") from error
+
+
+def check_header(image: Image.Image, modes: frozenset[str]) -> None:
+    """Refuse by what the header says, before any pixel is decoded."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise RejectedFileError(f"{width}x{height} is more than {MAX_PIXELS} pixels: scale it down")
+    if min(width, height) < MIN_SIDE:
+        raise RejectedFileError(f"{width}x{height} is smaller than {MIN_SIDE}x{MIN_SIDE}")
+    if getattr(image, "n_frames", 1) > 1:
+        raise RejectedFileError(f"animated image of {getattr(image, 'n_frames', 1)} frames: save one frame")
+    if image.format in ("GIF", "WEBP"):
+        raise RejectedFileError(f"{image.format} image: save it as PNG")
+    if image.mode not in modes:
+        raise RejectedFileError(f"mode {image.mode}: save it as 8-bit grey or RGB")
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation != 1:
+        raise RejectedFileError(f"rotated by EXIF (orientation {orientation}): save it upright")

@@ -1,0 +1,32 @@
+"""A tree of one folder a class: the user's own images, and X-SDD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.records import RawSample
+
+NORMAL_LABEL = "good"
+
+
+def read(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read `<class>/<image>`; the class `good` holds images without a defect."""
+    yield from read_classes(files, files.root)
+
+
+def read_x_sdd(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read X-SDD (X. Feng, X. Gao, L. Luo, 2021): `datas/<class>/<image>`, or the class folders alone."""
+    folder = files.root / "datas"
+    yield from read_classes(files, folder if folder.is_dir() else files.root)
+
+
+def read_classes(files: DatasetFiles, root: Path) -> Iterator[RawSample]:
+    """Every image of every class folder below `root`."""
+    folders = files.folders(root)
+    if not folders:
+        raise FileNotFoundError(f"{root} holds no class folders: expected <class>/<image>")
+    for folder in folders:
+        for path in files.images(folder):
+            yield RawSample(path, files.source, folder.name, is_normal=folder.name == NORMAL_LABEL)

@@ -1,0 +1,44 @@
+"""GC10-DET: ten defects of steel sheet (X. Lv et al., 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.records import RawSample
+from metaldefect.ingest.adapters.voc import index_annotations, read_boxes
+
+# The class folders are numbered; the names are the paper's.
+CLASSES = {
+    "1": "punching_hole",
+    "2": "welding_line",
+    "3": "crescent_gap",
+    "4": "water_spot",
+    "5": "oil_spot",
+    "6": "silk_spot",
+    "7": "inclusion",
+    "8": "rolled_pit",
+    "9": "crease",
+    "10": "waist_folding",
+}
+# The release spells its annotation folder "lable".
+ANNOTATION_FOLDERS = frozenset({"lable", "label", "labels"})
+
+
+def read(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read `<1..10>/<image>.jpg` with VOC boxes under `lable/`."""
+    annotations = index_annotations(files)
+    folders = [folder for folder in files.folders(files.root) if folder.name not in ANNOTATION_FOLDERS]
+    if not any(folder.name in CLASSES for folder in folders):
+        raise FileNotFoundError(
+            f"{files.root} holds no folders 1 to 10: expected the published layout of GC10-DET"
+        )
+    for folder in folders:
+        for path in files.images(folder):
+            annotation = annotations.get(path.stem)
+            yield RawSample(
+                path=path,
+                source=files.source,
+                source_label=CLASSES.get(folder.name, folder.name),
+                boxes=read_boxes(files, annotation) if annotation else (),
+            )

@@ -1,0 +1,44 @@
+"""MVTec AD and every folder in its layout (P. Bergmann et al., 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.records import RawSample
+
+NORMAL_LABEL = "good"
+SPLITS = ("train", "validation", "test")
+
+
+def read(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read one category: `{train,validation,test}/<type>/`, `ground_truth/<type>/<stem>_mask.png`."""
+    if not (files.root / "train" / NORMAL_LABEL).is_dir():
+        categories = [f.name for f in files.folders(files.root) if (f / "train" / NORMAL_LABEL).is_dir()]
+        hint = (
+            f"choose one of its categories: {', '.join(categories)}"
+            if categories
+            else "expected MVTec AD layout"
+        )
+        raise FileNotFoundError(f"{files.root / 'train' / NORMAL_LABEL} does not exist: {hint}")
+    for split in SPLITS:
+        if (files.root / split).is_dir():
+            for folder in files.folders(files.root / split):
+                for path in files.images(folder):
+                    yield RawSample(
+                        path=path,
+                        source=files.source,
+                        source_label=folder.name,
+                        source_split=split,
+                        mask=find_mask(files, folder.name, path),
+                        is_normal=folder.name == NORMAL_LABEL,
+                    )
+
+
+def find_mask(files: DatasetFiles, label: str, image: Path) -> Path | None:
+    """The mask under MVTec's name `<stem>_mask.png`, or under the image's own as some copies have it."""
+    if label == NORMAL_LABEL:
+        return None
+    folder = files.root / "ground_truth" / label
+    return files.sidecar(folder / f"{image.stem}_mask.png") or files.sidecar(folder / f"{image.stem}.png")

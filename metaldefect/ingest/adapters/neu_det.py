@@ -1,0 +1,71 @@
+"""NEU-DET and NEU-CLS: six hot-rolled strip defects (K. Song, Y. Yan, 2013)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.records import RawSample
+from metaldefect.ingest.adapters.voc import index_annotations, read_boxes
+
+# File name prefixes of the classification release (NEU-CLS).
+SHORT_NAMES = {
+    "Cr": "crazing",
+    "In": "inclusion",
+    "Pa": "patches",
+    "PS": "pitted_surface",
+    "RS": "rolled-in_scale",
+    "Sc": "scratches",
+}
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
+FLAT_FOLDERS = frozenset(
+    {"images", "validation_images", "jpegimages", "train", "validation", "valid", "test"}
+)
+STEM = re.compile(r"(?P<label>.+?)_(?P<number>\d+)")
+# The split of the common copy of NEU-DET: numbers 1 to 240 of each class train, 241 to 300 validation.
+LAST_TRAIN, LAST_VALIDATION = 240, 300
+
+
+def read(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read the Kaggle layout (`train/images/<class>/`) or a flat one (`IMAGES/<class>_<k>.jpg`).
+
+    A flat layout is split by number, as the Kaggle one is. That holds also beside a folder
+    `Validation_Images`, where a public copy keeps five images a class that its owner drew at random.
+    """
+    annotations = index_annotations(files)
+    for path in files.images(files.root, recursive=True):
+        annotation = annotations.get(path.stem)
+        yield RawSample(
+            path=path,
+            source=files.source,
+            source_label=label_of(files, path),
+            source_split=split_of(files, path),
+            boxes=read_boxes(files, annotation) if annotation else (),
+        )
+
+
+def label_of(files: DatasetFiles, path: Path) -> str:
+    """The class: the folder's name, or in a flat layout what stands before the file's number."""
+    parent = path.parent
+    if (
+        parent != files.root
+        and parent.name.lower() not in FLAT_FOLDERS
+        and len(files.relative(parent).split("/")) > 1
+    ):
+        return parent.name
+    match = STEM.fullmatch(path.stem)
+    prefix = match["label"] if match else path.stem
+    return SHORT_NAMES.get(prefix, prefix)
+
+
+def split_of(files: DatasetFiles, path: Path) -> str | None:
+    """The publisher's split: the first folder that is named like one, else by the file's number."""
+    for part in files.relative(path.parent).split("/"):
+        if part.lower() in SPLITS:
+            return SPLITS[part.lower()]
+    match = STEM.fullmatch(path.stem)
+    if match is None or not 1 <= int(match["number"]) <= LAST_VALIDATION:
+        return None
+    return "train" if int(match["number"]) <= LAST_TRAIN else "validation"

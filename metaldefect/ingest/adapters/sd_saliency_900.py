@@ -1,0 +1,27 @@
+"""SD-saliency-900: 300 images with masks for each of three strip defects (G. Song et al., 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.neu_det import SHORT_NAMES
+from metaldefect.ingest.adapters.records import RawSample
+
+IMAGES = "Source Images"
+MASKS = "Ground truth"
+
+
+def read(files: DatasetFiles) -> Iterator[RawSample]:
+    """Read `Source Images/{In,Pa,Sc}_<k>.bmp` with `Ground truth/<same stem>.png`."""
+    folder = files.root / IMAGES
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: expected the published layout of SD-saliency-900")
+    for path in files.images(folder):
+        prefix = path.stem.split("_")[0]
+        yield RawSample(
+            path=path,
+            source=files.source,
+            source_label=SHORT_NAMES.get(prefix, prefix),
+            mask=files.sidecar(files.root / MASKS / f"{path.stem}.png"),
+        )

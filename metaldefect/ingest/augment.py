@@ -1,0 +1,136 @@
+"""Augmentation: the eight symmetries of the square, and mild changes of light where wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageEnhance
+
+from metaldefect.images import U8, read_grey
+from metaldefect.ingest.groups import SYMMETRIES, apply_symmetry, hash_pixels, perceptual_hash
+from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.samples import TABLE_NAME, read_table, write_image_file, write_table
+
+# Lighting varies this much between cameras that see the same defect; more would change the class.
+BRIGHTNESS = (0.9, 1.1)
+CONTRAST = (0.9, 1.1)
+
+
+def augment(
+    merged: Path,
+    output: Path,
+    partial: Path,
+    splits: Sequence[str],
+    png_level: int = 1,
+    photometric: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Write all eight symmetries of every image of some splits, with their masks.
+
+    `images/<label>/<stem>_<k>.png`, `masks/<label>/<stem>_<k>.png` where known, and `samples.parquet` with
+    the column `symmetry` (k, see `apply_symmetry`). The same inputs give the same bytes.
+
+    Args:
+        merged: folder of the merged dataset.
+        output: replaced as a whole at the end.
+        partial: where the work grows. Images that a killed run left there are taken over, so it must
+            belong to these inputs alone; it becomes `output`, hence lies on the same file system.
+        splits: the splits to take.
+        png_level: zlib level, 0 (fast) to 9 (small).
+        photometric: also change brightness and contrast mildly (not of k = 0, the original).
+        seed: decides the photometric changes.
+
+    Returns:
+        The sample table that was written.
+
+    Raises:
+        FileNotFoundError: the merged dataset is missing.
+        ValueError: no image lies in the wanted splits, or an image is broken.
+    """
+    table = read_table(merged / TABLE_NAME)
+    wanted = table[table["split"].isin(list(splits))]
+    if wanted.empty:
+        raise ValueError(f"{merged / TABLE_NAME} has no image in the split(s) {', '.join(splits)}")
+    samples: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in wanted.to_dict("records")]
+
+    def augment_one(sample: dict[str, Any]) -> list[dict[str, Any]]:
+        return augment_sample(sample, merged, partial, png_level, seed if photometric else None)
+
+    rows = [row for found in map_threads(augment_one, samples, "augment") for row in found]
+    augmented = pd.DataFrame(rows)
+    write_table(partial / TABLE_NAME, augmented)
+    if output.exists():
+        shutil.rmtree(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(output)
+    return augmented
+
+
+def augment_sample(
+    sample: dict[str, Any], merged: Path, output: Path, png_level: int, photometric_seed: int | None
+) -> list[dict[str, Any]]:
+    """Write the eight versions of one image: their rows of the sample table."""
+    image = read_grey(merged / sample["path"])
+    mask = read_grey(merged / sample["mask_path"]) if sample["mask_path"] else None
+    small = hash_pixels(image)
+    # light is changed too mildly to matter to the hash
+    hashes = perceptual_hash(np.stack([apply_symmetry(small, k) for k in range(SYMMETRIES)]))
+    rows = []
+    for k in range(SYMMETRIES):
+        name = versioned(sample["path"], k)
+        version = np.ascontiguousarray(apply_symmetry(image, k))
+        if photometric_seed is not None and k > 0:
+            version = change_light(version, f"{photometric_seed}:{sample['sha256']}:{k}")
+        mask_name = None
+        if mask is not None:
+            mask_name = versioned(sample["mask_path"], k)
+            write_image_file(output / mask_name, np.ascontiguousarray(apply_symmetry(mask, k)), png_level)
+        rows.append(
+            sample
+            | {
+                "path": name,
+                "mask_path": mask_name,
+                "sha256": write_image_file(output / name, version, png_level),
+                "phash": hashes[k].tobytes().hex(),
+                "height": version.shape[0],
+                "width": version.shape[1],
+                "symmetry": k,
+                "boxes": turn_boxes(sample["boxes"], k, image.shape[0]),
+            }
+        )
+    return rows
+
+
+def versioned(path: str, k: int) -> str:
+    """`<stem>_<k>.png` beside `path`."""
+    return str(PurePosixPath(path).with_suffix("")) + f"_{k}.png"
+
+
+def turn_boxes(boxes: str, k: int, side: int) -> str:
+    """Boxes (JSON) of a square image of `side` pixels as symmetry `k` leaves them."""
+    rows = json.loads(boxes)
+    for row in rows:
+        corners = np.array([[row["xmin"], row["ymin"]], [row["xmax"], row["ymax"]]])
+        for _ in range(k % 4):
+            corners = np.stack([corners[:, 1], side - corners[:, 0]], axis=1)
+        if k >= 4:
+            corners[:, 0] = side - corners[:, 0]
+        (row["xmin"], row["ymin"]), (row["xmax"], row["ymax"]) = (
+            corners.min(axis=0).round(2).tolist(),
+            corners.max(axis=0).round(2).tolist(),
+        )
+    return json.dumps(rows)
+
+
+def change_light(image: U8, key: str) -> U8:
+    """Change brightness and contrast of `uint8 [H, W]` mildly; `key` alone decides how much."""
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+    brighter = ImageEnhance.Brightness(Image.fromarray(image)).enhance(generator.uniform(*BRIGHTNESS))
+    return np.asarray(ImageEnhance.Contrast(brighter).enhance(generator.uniform(*CONTRAST)))

@@ -1,0 +1,95 @@
+"""Figures about the merged dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from metaldefect.images import read_grey, resize
+from metaldefect.ingest.groups import Pair, apply_symmetry
+
+
+def counts_figure(table: pd.DataFrame) -> Figure:
+    """Images of each class as bars, one colour a source."""
+    counts = table.groupby(["label", "source"]).size().unstack(fill_value=0).sort_index()
+    figure = Figure(figsize=(8, 0.6 * len(counts) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(counts))
+    for source in counts.columns:
+        bars = axes.barh(counts.index, counts[source], left=left, label=source)
+        axes.bar_label(
+            bars, [str(n) if n else "" for n in counts[source]], label_type="center", color="white"
+        )
+        left += counts[source].to_numpy()
+    axes.margins(x=0.12)
+    axes.bar_label(bars, [f" {int(total)}" for total in left])
+    axes.invert_yaxis()
+    axes.set_xlabel("images")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def splits_figure(table: pd.DataFrame) -> Figure:
+    """Share of each split by class and source, as bars."""
+    name = table["label"] + " · " + table["source"]
+    counts = table.groupby([name, "split"]).size().unstack(fill_value=0).sort_index()
+    counts = counts[[split for split in ("train", "validation", "test") if split in counts]]
+    shares = counts.div(counts.sum(axis=1), axis=0)
+    figure = Figure(figsize=(8, 0.4 * len(shares) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(shares))
+    for split in shares.columns:
+        bars = axes.barh(shares.index, shares[split], left=left, label=split)
+        axes.bar_label(bars, [str(n) if n else "" for n in counts[split]], label_type="center", color="white")
+        left += shares[split].to_numpy()
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of images (numbers: images)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def pairs_figure(pairs: Sequence[tuple[Path, Path, Pair]], columns: int = 6) -> Figure:
+    """Near-duplicates one above the other, from the weakest to the strongest correlation."""
+    ordered = sorted(pairs, key=lambda item: (item[2].correlation, item[2].first, item[2].second))
+    chosen = (
+        [ordered[i] for i in np.unique(np.linspace(0, len(ordered) - 1, columns).astype(int))]
+        if ordered
+        else []
+    )
+    figure = Figure(figsize=(1.9 * columns, 4.6), layout="constrained")
+    if not chosen:
+        figure.text(0.5, 0.5, "no near-duplicate pairs", ha="center")
+        return figure
+    axes = figure.subplots(2, len(chosen), squeeze=False)
+    for column, (first, second, pair) in enumerate(chosen):
+        one = resize(read_grey(first), 200)
+        # turned so that the eye can compare
+        other = apply_symmetry(resize(read_grey(second), 200), pair.symmetry)
+        for row, (image, path) in enumerate(((one, first), (other, second))):
+            axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)
+            axes[row, column].set_axis_off()
+            axes[row, column].set_title(path.name, fontsize=8)
+        axes[1, column].text(
+            0.5,
+            -0.08,
+            f"r = {pair.correlation:.4f}, {pair.distance} bits, k = {pair.symmetry}",
+            transform=axes[1, column].transAxes,
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
+    return figure
+
+
+def save_figures(figures: dict[str, Figure], folder: Path) -> None:
+    """Write figures as PNG, without the metadata that would change from one matplotlib to the next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})

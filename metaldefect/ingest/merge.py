@@ -1,0 +1,336 @@
+"""Merge raw datasets into one sample table whose every image is accounted for."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pandas as pd
+
+from metaldefect.artifacts import atomic_directory, atomic_file
+from metaldefect.images import U8, resize, write_png
+from metaldefect.ingest.adapters import Rejected, RunLengths
+from metaldefect.ingest.adapters.files import draw_runs, read_image, read_mask
+from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
+from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
+from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, near_duplicate_pairs, perceptual_hash
+from metaldefect.ingest.inspection import InspectionCounts, build_inspection
+from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.samples import TABLE_NAME, encode_boxes, write_image_file, write_table
+from metaldefect.ingest.shortcut import Tone, grey_statistics, source_shortcut, source_tones
+from metaldefect.ingest.splits import across_splits, assign_splits, sampling_weights
+
+
+@dataclass(frozen=True)
+class InspectionSpec:
+    """The detector's dataset."""
+
+    adapter: str
+    root: Path
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How to merge.
+
+    Attributes:
+        classes: the labels that may occur.
+        image_size: side of the square that images are resized to, in pixels.
+        validation: expected share of the scenes in the validation split, 0 to 1.
+        test: the same for the test split.
+        seed: decides the split.
+        duplicates: `drop` keeps the first image of each group (one photograph) only.
+        normalise_source: bring every source to the same mean brightness and contrast.
+        max_rejected: number of refused files above which the merge fails.
+        expected_counts: images of each class that must come out, None for any.
+    """
+
+    classes: Sequence[str]
+    image_size: int
+    validation: float
+    test: float
+    seed: int
+    duplicates: Literal["keep", "drop"] = "keep"
+    normalise_source: bool = False
+    max_rejected: int = 0
+    expected_counts: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image with its place in the merged dataset; `name` is `<label>/<file stem>`."""
+
+    item: Examined
+    name: str
+    group: str
+    scene: str
+    split: str
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge found.
+
+    Attributes:
+        table: the sample table.
+        pairs: near-duplicates as two image files and how they match.
+        rejected: the refused files.
+        report: the expectations about the merged dataset and how they came out.
+        inspection: what went into the detector's dataset.
+        summary: counts and measures, equal from run to run, for the metrics file.
+    """
+
+    table: pd.DataFrame
+    pairs: list[tuple[Path, Path, Pair]]
+    rejected: list[Rejected]
+    report: ValidationReport
+    inspection: InspectionCounts
+    summary: dict[str, Any]
+
+
+class TooManyRejectedError(ValueError):
+    """More files were refused than the parameters allow; the message lists them."""
+
+
+def merge_datasets(
+    datasets: Sequence[DatasetSpec],
+    inspection: InspectionSpec,
+    output: Path,
+    reports: Path,
+    options: MergeOptions,
+) -> MergeResult:
+    """Write the merged dataset to `output`, atomically.
+
+    `images/<label>/<source>_<stem>.png` (8-bit L, square), `masks/<label>/` ({0, 255}, where known),
+    `samples.parquet`, `rejected.csv`, and the detector's images in MVTec AD layout under `inspection/`.
+    The same inputs give the same bytes.
+
+    Args:
+        datasets: what to merge; the order decides which image of a near-duplicate group is the first.
+        inspection: the detector's dataset.
+        output: replaced as a whole.
+        reports: gets `rejected.csv` and the validation report, also when the merge fails.
+        options: see `MergeOptions`.
+
+    Raises:
+        FileNotFoundError: a dataset, or a part of its published layout, is missing.
+        ValueError: a label that is neither mapped nor ignored, too many refused files, a class without
+            enough images, or an expectation about the result that does not hold.
+    """
+    check_sources(datasets)
+    examined: list[Examined] = []
+    rejected: list[Rejected] = []
+    for spec in datasets:
+        found, refused = examine_dataset(spec, options.classes, options.image_size)
+        examined += found
+        rejected += refused
+    with atomic_directory(output) as folder:
+        counts, refused = build_inspection(
+            inspection.adapter, inspection.root, folder / "inspection", options.seed
+        )
+        rejected += refused
+        write_rejected(reports / "rejected.csv", rejected)
+        check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
+        if not examined:
+            raise ValueError(
+                "no image is left to merge: look at the datasets' labels, splits and ignored labels"
+            )
+        pairs = near_duplicate_pairs([item.fingerprint for item in examined])
+        placed, moved = place(examined, pairs, options)
+        table, statistics = write_images(placed, folder, options)
+        write_table(folder / TABLE_NAME, table)
+        write_rejected(folder / "rejected.csv", rejected)
+        report = validate_merged(table, folder, options.classes, options.image_size, options.expected_counts)
+        write(report, reports)
+        report.raise_if_failed()
+    summary = summarise(table, counts, report) | {
+        "duplicate_pairs": sum(pair.same_photograph for pair in pairs),
+        "scene_pairs": len(pairs),
+        "dropped_duplicates": len(examined) - len(table),
+        "moved_scenes": len(moved),
+        "rejected": len(rejected),
+        "boxes_of_another_class": count_foreign_boxes(placed),
+        "source_shortcut": source_shortcut(table, statistics),
+    }
+    paths = [item.raw.path for item in examined]
+    return MergeResult(
+        table,
+        [(paths[pair.first], paths[pair.second], pair) for pair in pairs],
+        rejected,
+        report,
+        counts,
+        summary,
+    )
+
+
+def check_sources(datasets: Sequence[DatasetSpec]) -> None:
+    """Refuse two datasets under one name: their files would overwrite each other."""
+    for name, count in Counter(spec.source for spec in datasets).items():
+        if count > 1:
+            raise ValueError(f"{count} datasets are called {name!r}: give each its own `name`")
+
+
+def place(
+    examined: Sequence[Examined], pairs: Sequence[Pair], options: MergeOptions
+) -> tuple[list[Placed], list[str]]:
+    """Give every image that stays its group, scene, split and name; sorted by name, with the moved scenes.
+
+    The key of a group or scene is its first image's content, and the first is the earliest in the
+    datasets' order: adding a repeat after it leaves the key, and so the split, as it was.
+    """
+    group = first_of_each(len(examined), [pair for pair in pairs if pair.same_photograph]).tolist()
+    scene = first_of_each(len(examined), pairs).tolist()
+    kept = [n for n in range(len(examined)) if options.duplicates == "keep" or group[n] == n]
+    items = [examined[n] for n in kept]
+    groups = [examined[group[n]].source_sha256[:16] for n in kept]
+    scenes = [examined[scene[n]].source_sha256[:16] for n in kept]
+    labels = [item.label for item in items]
+    splits, moved = assign_splits(scenes, labels, options.seed, options.validation, options.test)
+    placed = map(Placed, items, unique_names(items), groups, scenes, splits)
+    return sorted(placed, key=lambda place: place.name), moved
+
+
+def unique_names(items: Sequence[Examined]) -> list[str]:
+    """`<label>/<source>_<stem>` of each image; a hash of the path tells equal ones apart."""
+    plain = [f"{item.label}/{item.raw.source}_{PurePosixPath(item.source_path).stem}" for item in items]
+    # file systems exist that take x.png and X.png for one file
+    counts = Counter(name.lower() for name in plain)
+    return [
+        name
+        if counts[name.lower()] == 1
+        else f"{name}-{hashlib.sha256(item.source_path.encode()).hexdigest()[:8]}"
+        for name, item in zip(plain, items, strict=True)
+    ]
+
+
+def write_images(
+    placed: Sequence[Placed], folder: Path, options: MergeOptions
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write images and masks: the sample table, and the grey statistics of each of its rows."""
+    items = [place.item for place in placed]
+    sources = [item.raw.source for item in items]
+    tones: dict[str, Tone] = {}
+    if options.normalise_source:
+        in_train = [place.split == "train" for place in placed]
+        tones = source_tones(sources, [item.statistics for item in items], in_train)
+
+    def write_one(place: Placed) -> tuple[dict[str, Any], dict[str, float]]:
+        return write_image(place, folder, options.image_size, tones.get(place.item.raw.source))
+
+    rows, statistics = zip(*map_threads(write_one, placed, "write images"), strict=True)
+    table = pd.DataFrame(rows)
+    table["weight"] = sampling_weights([item.label for item in items], sources)
+    return table, pd.DataFrame(statistics)
+
+
+def write_image(
+    place: Placed, folder: Path, side: int, tone: Tone | None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Write one image and its mask: its row of the sample table, and its grey statistics."""
+    item, raw = place.item, place.item.raw
+    image = resize(read_image(raw.path), side)
+    if tone:
+        image = tone.apply(image)
+    path = f"images/{place.name}.png"
+    mask_path = None
+    if raw.mask is not None:
+        mask_path = f"masks/{place.name}.png"
+        write_png(folder / mask_path, load_mask(item, side))
+    height, width = item.shape
+    row = {
+        "path": path,
+        "label": item.label,
+        "source": raw.source,
+        "source_label": raw.source_label,
+        "split": place.split,
+        "group": place.group,
+        "scene": place.scene,
+        "width": side,
+        "height": side,
+        "sha256": write_image_file(folder / path, image),
+        "phash": perceptual_hash(hash_pixels(image)[None])[0].tobytes().hex(),
+        "mask_path": mask_path,
+        "boxes": encode_boxes(raw.boxes, side / width, side / height),
+        "source_path": item.source_path,
+        "source_split": raw.source_split,
+        "source_sha256": item.source_sha256,
+    }
+    return row, asdict(grey_statistics(image) if tone else item.statistics)
+
+
+def load_mask(item: Examined, side: int) -> U8:
+    """A sample's mask as `uint8 [side, side]` of {0, 255}."""
+    height, width = item.shape
+    mask = item.raw.mask
+    assert mask is not None
+    known = (
+        draw_runs(mask, (height, width)) if isinstance(mask, RunLengths) else read_mask(mask, (height, width))
+    )
+    return resize(known, side, nearest=True)
+
+
+def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    """Write the refused files as CSV with the columns path and reason."""
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "reason"])
+        writer.writerows((item.path, item.reason) for item in rejected)
+
+
+def check_rejected(rejected: Sequence[Rejected], allowed: int, report: Path) -> None:
+    """Raise `TooManyRejectedError` with the first of them where more were refused than allowed."""
+    if len(rejected) <= allowed:
+        return
+    shown = [f"  {item.path}: {item.reason}" for item in rejected[:20]]
+    if len(rejected) > len(shown):
+        shown.append(f"  and {len(rejected) - len(shown)} more")
+    raise TooManyRejectedError(
+        f"{len(rejected)} file(s) cannot be used and max_rejected is {allowed} (full list: {report}):\n"
+        + "\n".join(shown)
+    )
+
+
+def count_foreign_boxes(placed: Sequence[Placed]) -> int:
+    """Boxes whose own label is not their image's."""
+    raws = [place.item.raw for place in placed]
+    return sum(box.label != raw.source_label for raw in raws for box in raw.boxes)
+
+
+def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: ValidationReport) -> dict[str, Any]:
+    """Counts of the sample table, the detector's dataset and the expectations."""
+    sizes = table.groupby("group").size()
+    combined = table["label"] + " from " + table["source"]
+    return {
+        "total": len(table),
+        "per_class": counts_of(table["label"]),
+        "per_source": counts_of(table["source"]),
+        "per_split": counts_of(table["split"]),
+        "per_class_and_source": counts_of(combined),
+        "per_split_and_class": {
+            split: counts_of(rows["label"])
+            for split, rows in sorted(table.groupby("split"), key=lambda g: str(g[0]))
+        },
+        "groups": len(sizes),
+        "groups_of_several": int((sizes > 1).sum()),
+        "groups_across_splits": across_splits(table, "group"),
+        "scenes": table["scene"].nunique(),
+        "scenes_across_splits": across_splits(table, "scene"),
+        "exact_duplicates": int(table["sha256"].duplicated().sum()),
+        "with_mask": int(table["mask_path"].notna().sum()),
+        "expectations_passed": report.passed,
+        "expectations_failed": report.failed,
+        "inspection": asdict(inspection),
+    }
+
+
+def counts_of(values: pd.Series) -> dict[str, int]:
+    """Number of rows of each value, sorted by value."""
+    return {
+        str(name): int(count)
+        for name, count in sorted(values.value_counts().items(), key=lambda i: str(i[0]))
+    }

@@ -1,0 +1,105 @@
+"""The sample table: one row an image, the same columns in every stage."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from metaldefect.artifacts import atomic_file
+from metaldefect.images import U8
+from metaldefect.ingest.adapters.records import Box
+
+TABLE_NAME = "samples.parquet"
+
+COLUMNS = {
+    "path": pa.string(),  # relative to the table's folder
+    "label": pa.string(),
+    "source": pa.string(),
+    "source_label": pa.string(),
+    "split": pa.string(),  # train, validation or test
+    "group": pa.string(),  # images of one photograph; never crosses a split
+    "scene": pa.string(),  # images of one piece of metal, made of whole groups; never crosses a split
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "sha256": pa.string(),  # of the file that `path` names
+    "phash": pa.string(),  # 64-bit perceptual hash of the image as it lies in the table's folder
+    "mask_path": pa.string(),  # null where the mask is unknown
+    "boxes": pa.string(),  # JSON list of boxes in pixels of this image
+    "source_path": pa.string(),  # inside the dataset's own folder
+    "source_split": pa.string(),  # the publisher's split, null where there is none
+    "source_sha256": pa.string(),  # of the publisher's file
+    "weight": pa.float64(),  # sampling weight that balances classes, and sources inside a class
+}
+AUGMENTED_COLUMNS = {**COLUMNS, "symmetry": pa.int8()}
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a sample table as Parquet, atomically and byte-equal for equal rows.
+
+    Columns and their types are `COLUMNS`, with `symmetry` (int8, 0 to 7) where the table has it.
+    """
+    columns = AUGMENTED_COLUMNS if "symmetry" in table else COLUMNS
+    arrays = [
+        pa.array([None if pd.isna(value) else value for value in table[name].tolist()], type=kind)
+        for name, kind in columns.items()
+    ]
+    content = pa.Table.from_arrays(arrays, schema=pa.schema(list(columns.items())))
+    with atomic_file(path) as temporary:
+        pq.write_table(content, temporary, compression="zstd")
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Read a sample table; missing masks and splits are None.
+
+    Raises:
+        FileNotFoundError: the table does not exist.
+        ValueError: it is not a sample table; the message names what is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: run the stage that writes it")
+    try:
+        content = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+    missing = [name for name in COLUMNS if name not in content.column_names]
+    if missing:
+        raise ValueError(f"{path} is not a sample table: it lacks {', '.join(missing)}")
+    table = content.to_pandas()
+    for name in ("mask_path", "source_split"):
+        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    return table
+
+
+def write_image_file(path: Path, image: U8, png_level: int = 1) -> str:
+    """Write `uint8 [H, W]` as 8-bit grey PNG, atomically: the file's SHA-256 as hexadecimal.
+
+    A file that is there already is left as it is: under its final name an image is always whole.
+    """
+    if path.exists():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG", compress_level=png_level)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
+    return hashlib.sha256(encoded.getbuffer()).hexdigest()
+
+
+def encode_boxes(boxes: Sequence[Box], scale_x: float, scale_y: float) -> str:
+    """Boxes as JSON after scaling their corners to the image that is written."""
+    rows = []
+    for box in boxes:
+        row = asdict(box)
+        for name, scale in (("xmin", scale_x), ("xmax", scale_x), ("ymin", scale_y), ("ymax", scale_y)):
+            row[name] = round(row[name] * scale, 2)
+        rows.append(row)
+    return json.dumps(rows)

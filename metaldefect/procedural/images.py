@@ -1,0 +1,125 @@
+"""Procedural images of metal surfaces: a stand-in for real photographs that needs no download.
+
+Every image is a pure function of its generator, and `keyed_generator` ties a generator to a name and an
+index: image k of a class is the same however many others are made, and in whatever order.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TypeVar
+
+import numpy as np
+
+from metaldefect.procedural.anomalies import ANOMALIES
+from metaldefect.procedural.defects import DEFECT_CLASSES
+from metaldefect.procedural.plates import PLATE_CLASSES, draw_plate
+from metaldefect.procedural.textures import (
+    F32,
+    FINISHES,
+    REFERENCE_SIZE,
+    SMALLEST_SIZE,
+    U8,
+    Finish,
+    Mask,
+    Painter,
+    draw_surface,
+    to_grey,
+)
+
+T = TypeVar("T")
+
+SMALLEST_DEFECT = 30.0  # square reference pixels: a smaller one would be lost at the detector's resolution
+
+
+def keyed_generator(seed: int, *key: str | int) -> np.random.Generator:
+    """Random generator that depends on `seed` and the words and numbers of `key` alone."""
+    name = "/".join(str(part) for part in key)
+    return np.random.default_rng([seed, zlib.crc32(name.encode()), len(name)])
+
+
+def generate_normal_image(
+    seed_or_rng: int | np.random.Generator, size: int, finish: Finish | None = None
+) -> U8:
+    """Draw defect-free metal, `uint8 [size, size]`.
+
+    Args:
+        seed_or_rng: a seed, or the generator to draw from.
+        size: side in pixels, at least 16.
+        finish: one of `FINISHES`; drawn at random when None.
+
+    Raises:
+        ValueError: `size` is too small or `finish` unknown.
+    """
+    rng = np.random.default_rng(seed_or_rng)
+    check_size(size)
+    return to_grey(draw_surface(finish or random_finish(rng), rng, size))
+
+
+def generate_defect_image(label: str, rng: np.random.Generator, size: int) -> tuple[U8, Mask]:
+    """Draw a defect of one of NEU-DET's six classes on its own metal.
+
+    Returns:
+        Image `uint8 [size, size]` and mask `bool [size, size]`, True on the defect; never empty.
+        Where a class is a swarm of marks (crazing, pits, flakes), the mask is the area they cover.
+
+    Raises:
+        ValueError: unknown `label`, or `size` is too small.
+    """
+    chosen = lookup(DEFECT_CLASSES, label, "defect class")
+    check_size(size)
+    return paint(chosen.paint, rng, draw_surface(chosen.finish, rng, size))
+
+
+def generate_plate_image(label: str, rng: np.random.Generator, size: int) -> tuple[U8, Mask]:
+    """Draw a defect in X-SDD's look (mid-grey, low contrast); `label` is one of its folder names.
+
+    Returns and raises as `generate_defect_image`.
+    """
+    painter = lookup(PLATE_CLASSES, label, "X-SDD class")
+    check_size(size)
+    return paint(painter, rng, draw_plate(rng, size))
+
+
+def generate_anomalous_image(
+    kind: str, rng: np.random.Generator, size: int, finish: Finish | None = None
+) -> tuple[U8, Mask]:
+    """Draw something that does not belong on metal: `scratch`, `contamination` or `misplaced_object`.
+
+    Returns and raises as `generate_defect_image`; `finish` as in `generate_normal_image`.
+    """
+    painter = lookup(ANOMALIES, kind, "kind of anomaly")
+    check_size(size)
+    return paint(painter, rng, draw_surface(finish or random_finish(rng), rng, size))
+
+
+def paint_anomaly(kind: str, rng: np.random.Generator, image: U8) -> tuple[U8, Mask]:
+    """As `generate_anomalous_image`, onto a given square image `uint8 [S, S]` of any metal."""
+    return paint(lookup(ANOMALIES, kind, "kind of anomaly"), rng, image.astype(np.float32))
+
+
+def paint(painter: Painter, rng: np.random.Generator, surface: F32) -> tuple[U8, Mask]:
+    """Paint until the defect is large enough to be seen: a few in a thousand fall off the image."""
+    smallest = SMALLEST_DEFECT * (len(surface) / REFERENCE_SIZE) ** 2
+    while True:
+        marked, mask = painter(rng, surface)
+        if np.count_nonzero(mask) >= smallest:
+            return to_grey(marked), mask
+
+
+def random_finish(rng: np.random.Generator) -> Finish:
+    """One of the finishes, each as likely as the others."""
+    return FINISHES[int(rng.integers(len(FINISHES)))]
+
+
+def check_size(size: int) -> None:
+    """Refuse a side in which the shapes cannot be drawn."""
+    if size < SMALLEST_SIZE:
+        raise ValueError(f"image size {size} is too small: at least {SMALLEST_SIZE} pixels are needed")
+
+
+def lookup(table: dict[str, T], name: str, what: str) -> T:
+    """The entry `name` of `table`; another name is an error that lists the known ones."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,148 @@
+"""The models that draw: a tokenizer, a MaskGIT and the vocabulary between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaldefect.artifacts import atomic_file, read_json
+from metaldefect.hardware import autocast, compute_dtype
+from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
+from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.packed_model import PackedMaskGIT
+from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.synthesis.grain import Grain
+from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.tokenizer.model import VQModel
+
+VOCABULARY = "vocabulary.safetensors"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer's codes that the training data uses, numbered without gaps.
+
+    `codes[i]` (`int64 [used]`) is the tokenizer's code of token i. `nearest[c]` (`int64 [codebook]`) is
+    the token of code c itself, or of the used code nearest to it.
+    """
+
+    codes: Tensor
+    nearest: Tensor
+
+    @classmethod
+    def of(cls, train_codes: NDArray[np.integer], codebook: Tensor) -> Vocabulary:
+        """Vocabulary of the codes in `train_codes`; `codebook` is normalised, `float [size, dim]`."""
+        codes = torch.from_numpy(np.unique(train_codes).astype(np.int64))
+        nearest = (codebook @ codebook[codes].t()).argmax(dim=1)
+        nearest[codes] = torch.arange(len(codes))
+        return cls(codes, nearest)
+
+    @classmethod
+    def full(cls, codebook_size: int) -> Vocabulary:
+        """All codes under their own numbers, used or not."""
+        return cls(torch.arange(codebook_size), torch.arange(codebook_size))
+
+    def save(self, directory: Path) -> None:
+        """Write `vocabulary.safetensors`."""
+        with atomic_file(directory / VOCABULARY) as temporary:
+            safetensors.torch.save_file({"codes": self.codes, "nearest": self.nearest}, temporary)
+
+    @classmethod
+    def load(cls, directory: Path) -> Vocabulary:
+        """Read what `save` wrote."""
+        return cls(**safetensors.torch.load_file(directory / VOCABULARY))
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Images to tokens of MaskGIT's vocabulary, and classes to images.
+
+    `grain` is the texture that decoding leaves out, added to whole images that are drawn; None leaves
+    them smooth.
+    """
+
+    tokenizer: VQModel
+    maskgit: MaskGIT
+    classes: tuple[str, ...]
+    vocabulary: Vocabulary
+    image_size: int
+    grain: Grain | None = None
+
+    @cached_property
+    def sampled(self) -> PackedMaskGIT:
+        """MaskGIT in the form that samplers ask, in the dtype that this machine multiplies fastest."""
+        return PackedMaskGIT(self.maskgit, compute_dtype())
+
+    def label(self, name: str) -> int:
+        """Number of a class; an unknown name is an error that lists those there are."""
+        if name not in self.classes:
+            raise ValueError(f"unknown class {name!r}: there are {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    @torch.no_grad()
+    def encode(self, images: U8) -> Tensor:
+        """Grey `uint8 [N, size, size]` to MaskGIT tokens `int64 [N, grid, grid]`."""
+        with autocast():
+            return self.vocabulary.nearest[self.tokenizer.encode(to_tanh_range(images))]
+
+    def decode(self, tokens: Tensor) -> U8:
+        """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`, without grain.
+
+        Raises:
+            ValueError: a token outside the vocabulary.
+        """
+        return to_u8(self.decode_levels(tokens))
+
+    def render(self, tokens: Tensor, generator: torch.Generator) -> U8:
+        """As `decode`, with grain."""
+        levels = self.decode_levels(tokens)
+        if self.grain is not None:
+            levels = levels + self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generator)
+        return to_u8(levels)
+
+    @torch.no_grad()
+    def decode_levels(self, tokens: Tensor) -> NDArray[np.float32]:
+        """MaskGIT tokens `int64 [N, grid, grid]` to grey levels `float32 [N, size, size]`.
+
+        Raises:
+            ValueError: a token outside the vocabulary.
+        """
+        size = len(self.vocabulary.codes)
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            raise ValueError(
+                f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], the vocabulary has {size}: "
+                f"expected [0, {size - 1}]"
+            )
+        with autocast():
+            return grey_levels(self.tokenizer.decode(self.vocabulary.codes[tokens]))
+
+    def draw_tokens(
+        self, labels: Tensor, config: SamplingConfig, generator: torch.Generator, known: Tensor | None = None
+    ) -> Tensor:
+        """Token grids of the given classes, `int64 [N, grid, grid]`; see `sampler.sample`."""
+        return sample(self.sampled, labels, config, generator, known)
+
+    def sample(self, labels: Tensor, config: SamplingConfig, generator: torch.Generator) -> U8:
+        """Whole images of the given classes, `uint8 [N, size, size]`."""
+        return self.render(self.draw_tokens(labels, config, generator), generator)
+
+
+def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
+    """Load the models that `finetune_vq` and `train_maskgit` made."""
+    config = read_json(maskgit_directory / CONFIG)
+    return Painter(
+        load_tokenizer(tokenizer_directory),
+        load_maskgit(maskgit_directory),
+        tuple(config["classes"]),
+        Vocabulary.load(maskgit_directory),
+        int(config["image_size"]),
+        Grain.load(tokenizer_directory),
+    )

@@ -1,0 +1,113 @@
+"""`make deps`: write the code that each stage runs into `dvc.yaml`, from the real imports.
+
+A stage depends on every project file that its module imports, directly or through others, and on none
+besides. Shared plumbing is left out: it decides how a run is tracked and shown, never what it computes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+PACKAGES = ("metaldefect", "pipeline", "stages", "flows", "app", "benchmarks")
+DVC_FILE = "dvc.yaml"
+# Typed params (DVC tracks each stage's values itself), tracking, and figure style.
+PLUMBING = frozenset({"pipeline/params.py", "pipeline/run.py", "pipeline/figures.py"})
+# Stages whose out is what the plumbing draws.
+SHOWS = frozenset({"report"})
+
+
+def module_file(root: Path, name: str) -> Path | None:
+    """File of a project module, None for anything else."""
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    base = root / Path(*name.split("."))
+    if base.with_suffix(".py").is_file():
+        return base.with_suffix(".py")
+    return base / "__init__.py" if (base / "__init__.py").is_file() else None
+
+
+def direct_imports(root: Path, file: Path) -> set[Path]:
+    """Project files that `file` imports anywhere, inside functions too; the packages they lie in count."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            parents = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+            found |= {path for parent in parents if (path := module_file(root, parent))}
+    return found
+
+
+def all_imports(root: Path, file: Path) -> set[Path]:
+    """`file` and every project file that it needs."""
+    seen: set[Path] = set()
+    todo = {file}
+    while todo:
+        current = todo.pop()
+        seen.add(current)
+        todo |= direct_imports(root, current) - seen
+    return seen
+
+
+def has_code(file: Path) -> bool:
+    """Whether a module holds more than a docstring."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
+
+
+def code_dependencies(root: Path, stage: str) -> list[str]:
+    """The project files that a stage's outs depend on, sorted, relative to `root`."""
+    files = all_imports(root, root / f"stages/{stage}.py")
+    names = {file.relative_to(root).as_posix() for file in files if has_code(file)}
+    return sorted(names if stage in SHOWS else names - PLUMBING)
+
+
+def is_code(dependency: str) -> bool:
+    """Whether a line of `deps` names Python code of the project: a file, or a package folder."""
+    return dependency.split("/")[0] in PACKAGES and Path(dependency).suffix in ("", ".py")
+
+
+def with_code_dependencies(root: Path) -> str:
+    """`dvc.yaml` as text, with the code dependencies that the imports of now call for."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    content = yaml.load((root / DVC_FILE).read_text(encoding="utf-8"))
+    for stage, entry in content["stages"].items():
+        deps = entry.setdefault("deps", [])
+        others = [name for name in deps if not is_code(name)]
+        deps[:] = others + code_dependencies(root, stage)
+    text = io.StringIO()
+    yaml.dump(content, text)
+    return text.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write `dvc.yaml`, or with `--check` say whether it is up to date; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.dependencies", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it would change")
+    options = parser.parse_args(arguments)
+    file = Path(DVC_FILE)
+    wanted = with_code_dependencies(Path().resolve())
+    if wanted == file.read_text(encoding="utf-8"):
+        return 0
+    if options.check:
+        print(f"{file} does not list the code that its stages import: run `make deps`", file=sys.stderr)
+        return 1
+    file.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""`python -m pipeline.get_data`: the real datasets into `data/raw`, from their repositories or a local copy.
+
+The `.dvc` files in `data/raw` name repositories at pinned revisions. What they fetch lies in
+`data/imports` until its numbers of files are verified; then it moves to its place. So `data/raw` never
+holds half a dataset, and is the pipeline's input however it was filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from metaldefect.ingest.raw_datasets import RAW_DATASETS, RawDataset, missing, take_local_copies, verify
+
+RAW = Path("data/raw")
+IMPORTS = Path("data/imports")
+
+
+def import_files(dataset: RawDataset) -> list[Path]:
+    """The `.dvc` files that fetch a dataset's parts, sorted."""
+    return [path for path in sorted(RAW.glob("*.dvc")) if out_of(path).parts[0] == dataset.folder]
+
+
+def out_of(import_file: Path) -> Path:
+    """Where an import's files come to lie, relative to `data/imports`."""
+    out = Path(os.path.normpath(RAW / read_import(import_file)["outs"][0]["path"]))
+    return out.relative_to(IMPORTS)
+
+
+def read_import(path: Path) -> dict[str, Any]:
+    """A `.dvc` file's content."""
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def fetch(datasets: Sequence[RawDataset]) -> None:
+    """Fetch datasets through their `.dvc` files, verify and place them.
+
+    Raises:
+        ValueError: a repository cannot be reached, or does not give what was published.
+    """
+    from dvc.repo import Repo
+
+    parts = [(dataset, file) for dataset in datasets for file in import_files(dataset)]
+    with Repo(".") as repo, tqdm(parts, desc="fetch", unit="import") as progress:
+        for dataset, file in progress:
+            progress.set_postfix_str(file.stem)
+            repository = read_import(file)["deps"][0]["repo"]
+            try:
+                # the folder is this command's own: what a broken-off fetch left there may go
+                repo.pull(targets=[str(file)], force=True)
+            except Exception as error:  # DVC, its git and its network raise nearly anything
+                raise ValueError(
+                    f"{file}: cannot fetch {repository['url']} at {repository['rev'][:12]}: "
+                    f"{first_line(error)}\nConnect to the network and try again, or take local copies: "
+                    "make data FROM=<folder of tars or dataset folders>"
+                ) from error
+            if not (IMPORTS / out_of(file)).is_dir():
+                raise ValueError(f"{file}: {repository['url']} gave no {IMPORTS / out_of(file)}")
+            if file == import_files(dataset)[-1]:
+                place(dataset)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(":")
+
+
+def place(dataset: RawDataset) -> None:
+    """Move a fetched dataset to `data/raw` once its numbers of files are right."""
+    verify(dataset, IMPORTS / dataset.folder)
+    shutil.move(IMPORTS / dataset.folder, RAW / dataset.folder)
+
+
+def describe(dataset: RawDataset) -> list[str]:
+    """What a verified dataset holds, and on what terms it may be used."""
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in dataset.counts.items())
+    return [
+        f"{RAW / dataset.folder}: {counts}",
+        f"  from {dataset.origin}",
+        f"  licence: {dataset.licence}",
+    ]
+
+
+def get_data(source: Path | None) -> list[str]:
+    """Fill `data/raw` in the current folder; from the repositories only with what is not there yet.
+
+    Args:
+        source: folder of local copies; None fetches from the public repositories.
+
+    Returns:
+        Lines about what is there now.
+
+    Raises:
+        FileNotFoundError, ValueError: what is missing or wrong, and what to do about it.
+    """
+    if not any(RAW.glob("*.dvc")):
+        raise FileNotFoundError(f"{RAW} holds no .dvc files: run from the project's folder")
+    if source is not None:
+        taken, unknown = take_local_copies(source, RAW)
+        lines = [line for dataset in taken for line in describe(dataset)]
+        return lines + [f"left alone: {name} holds none of the datasets" for name in unknown]
+    importable = [dataset for dataset in RAW_DATASETS if dataset.importable]
+    wanted = missing(importable, RAW)
+    for dataset in importable:
+        if dataset not in wanted:
+            verify(dataset, RAW / dataset.folder)
+    fetch(wanted)
+    lines = [line for dataset in importable for line in describe(dataset)]
+    unhashed = [f.name for d in wanted for f in import_files(d) if "md5" not in read_import(f)["outs"][0]]
+    if unhashed:
+        lines.append(f"pinned by revision alone, without a hash of their own: {', '.join(unhashed)}")
+    for dataset in missing([d for d in RAW_DATASETS if not d.importable], RAW):
+        lines.append(
+            f"not fetched: {RAW / dataset.folder} ({dataset.origin}) cannot be made again bit for bit; "
+            "take a local copy with make data FROM=<folder>"
+        )
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 1 after one message."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.get_data", description=__doc__)
+    parser.add_argument("--from", dest="source", type=Path, help="folder of tars or dataset folders")
+    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
+    options = parser.parse_args(arguments)
+    source = options.source.absolute() if options.source else None
+    try:
+        with chdir(options.root):
+            lines = get_data(source)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

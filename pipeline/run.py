@@ -1,0 +1,288 @@
+"""What every stage has in common: parameters, seeds, tracking, and errors a person can act on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import yaml
+
+from pipeline.params import Params, ParamsError, load_params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRACKING_DIRECTORY = Path("mlruns")
+CHECKPOINTS = Path(".checkpoints")
+PARENT_RUN_VARIABLE = "METALDEFECT_PARENT_RUN_ID"
+EXPERIMENT = "metaldefect"
+
+# Errors about the user's input: shown as one message, without a traceback.
+INPUT_ERRORS = (ParamsError, FileNotFoundError, ValueError)
+
+
+class StageRun:
+    """A stage's run in MLflow, and the place of its resume checkpoints."""
+
+    def __init__(self, stage: str, run_id: str, stage_hash: str) -> None:
+        self.stage = stage
+        self.run_id = run_id
+        self.stage_hash = stage_hash
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        """Where training leaves its last state; outside the outs, which DVC deletes before a run.
+
+        Bound to the stage's inputs by their hash: a state made from other data or parameters is
+        never resumed.
+        """
+        return CHECKPOINTS / self.stage / self.stage_hash[:16]
+
+    def log_metrics(self, metrics: Mapping[str, Any], prefix: str = "") -> None:
+        """Log the numbers of a nested mapping, keys joined by dots, in one batch."""
+        self._log_batch([(key, value, 0) for key, value in flatten_numbers(metrics, prefix)])
+
+    def log_history(self, rows: Sequence[Mapping[str, float]], step_key: str = "step") -> None:
+        """Log a table of metrics per step or epoch, in batches (one call a value is 40 times slower)."""
+        self._log_batch(
+            [
+                (key, float(value), int(row[step_key]))
+                for row in rows
+                for key, value in row.items()
+                if key != step_key and np.isfinite(value)
+            ]
+        )
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Log a matplotlib figure under `figures/` and close it."""
+        import matplotlib.pyplot as plt
+        import mlflow
+
+        mlflow.log_figure(figure, f"figures/{name}")
+        plt.close(figure)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log one file."""
+        import mlflow
+
+        mlflow.log_artifact(str(path), folder)
+
+    def _log_batch(self, rows: Sequence[tuple[str, float, int]]) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        client = MlflowClient()
+        for start in range(0, len(rows), 1000):
+            metrics = [Metric(key, value, now, step) for key, value, step in rows[start : start + 1000]]
+            client.log_batch(self.run_id, metrics=metrics)
+
+
+def run_stage(stage: str, body: Callable[[Params, StageRun], None]) -> None:
+    """Entry point of `python -m stages.<stage>`: run `body` in a tracked run.
+
+    Exits with 1 and one readable message when the input is at fault; other errors keep their traceback.
+    """
+    try:
+        params = load_params()
+        seed_everything(params.seed)
+        with tracked(stage, params) as run:
+            body(params, run)
+            shutil.rmtree(run.checkpoint_directory, ignore_errors=True)
+    except INPUT_ERRORS as error:
+        if os.environ.get("METALDEFECT_TRACEBACK"):
+            traceback.print_exc()
+        sys.exit(f"{stage}: {error}")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch, and ask torch for deterministic kernels."""
+    import torch
+
+    from metaldefect.hardware import set_threads
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic mode would also write NaN over every new tensor before it is filled
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    set_threads()
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI` where set, else the SQLite store under `mlruns/`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{TRACKING_DIRECTORY}/mlflow.db"
+
+
+def connect_tracking() -> None:
+    """Point MLflow to the store and make the experiment where it is missing."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+
+    TRACKING_DIRECTORY.mkdir(exist_ok=True)
+    mlflow.set_tracking_uri(tracking_uri())
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else f"{TRACKING_DIRECTORY}/artifacts"
+        mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    mlflow.set_experiment(EXPERIMENT)
+
+
+@contextmanager
+def tracked(stage: str, params: Params) -> Iterator[StageRun]:
+    """Open the stage's MLflow run under its pipeline's parent run."""
+    connect_tracking()
+    import mlflow
+
+    section = params.model_dump(mode="json").get(stage, {})
+    digest = stage_hash(stage)
+    parent = parent_run_id()
+    tags = {
+        "git.commit": git_commit(),
+        "dvc.stage": stage,
+        "dvc.stage_hash": digest,
+        "params_md5": hashlib.md5(json.dumps(section, sort_keys=True).encode()).hexdigest(),
+    }
+    if flow_run := os.environ.get("METALDEFECT_FLOW_RUN_ID"):
+        tags["prefect.flow_run_id"] = flow_run
+    mlflow.start_run(run_name=stage, parent_run_id=parent, nested=True, tags=tags)
+    status = "FAILED"
+    try:
+        active = mlflow.active_run()
+        assert active is not None
+        logged = dict(flatten(section)) | {"seed": params.seed}
+        mlflow.log_params({key: str(value)[:500] for key, value in logged.items()})
+        yield StageRun(stage, active.info.run_id, digest)
+        status = "FINISHED"
+    finally:
+        mlflow.end_run(status)
+        if PARENT_RUN_VARIABLE not in os.environ:
+            mlflow.MlflowClient().set_terminated(parent, status)
+
+
+def parent_run_id() -> str:
+    """The parent run of this pipeline run, made where it is missing.
+
+    A flow passes it in the environment. Under a plain `dvc repro` all stages of one run are children
+    of one `dvc` process, which names the run; a stage run by hand is a pipeline run of its own.
+    """
+    if given := os.environ.get(PARENT_RUN_VARIABLE):
+        return given
+    import mlflow
+
+    key, name = pipeline_key()
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = client.search_runs(
+        [experiment.experiment_id], filter_string=f"tags.`pipeline.key` = '{key}'", max_results=1
+    )
+    if found:
+        return found[0].info.run_id
+    tags = {"pipeline.key": key, "git.commit": git_commit()}
+    return client.create_run(experiment.experiment_id, run_name=name, tags=tags).info.run_id
+
+
+def pipeline_key() -> tuple[str, str]:
+    """(key, name) of the process that runs the pipeline: the nearest `dvc` ancestor, else this process."""
+    process = psutil.Process()
+    for ancestor in process.parents():
+        try:
+            words = [Path(word).name for word in ancestor.cmdline()[:4]]
+        except psutil.Error:
+            continue
+        if "dvc" in words:
+            return f"{ancestor.pid}-{ancestor.create_time():.2f}", "dvc repro"
+    return f"{process.pid}-{process.create_time():.2f}", "single stage"
+
+
+def stage_hash(stage: str) -> str:
+    """MD5 over what a stage is made from: its command, its parameters and the content of its deps.
+
+    Deps that other stages made are taken from `dvc.lock` (DVC has hashed them), files of the
+    repository are hashed here. Equal hashes mean equal inputs, so a restored stage finds the run
+    that made it by this tag.
+    """
+    definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage)
+    if definition is None:
+        return hashlib.md5(stage.encode()).hexdigest()
+    content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    lock = Path("dvc.lock")
+    locked = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}) if lock.is_file() else {}
+    known = {
+        out["path"]: out.get("md5")
+        for made in locked.get("stages", {}).values()
+        for out in made.get("outs", [])
+    }
+    digest = hashlib.md5(str(definition["cmd"]).encode())
+    for name in definition.get("params", []):
+        # DVC writes "the whole file" as a mapping from its name
+        value = content if isinstance(name, dict) else lookup(content, name)
+        digest.update(json.dumps([str(name), value], sort_keys=True).encode())
+    for template in definition.get("deps", []):
+        dependency = template.replace("${data.root}", str(content["data"]["root"]))
+        digest.update(dependency.encode())
+        digest.update((known.get(dependency) or content_hash(Path(dependency))).encode())
+    return digest.hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """MD5 of a file, or of a folder's files by name and content (compiled Python left out)."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    digest = hashlib.md5()
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(path)).encode())
+            digest.update(hashlib.md5(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def lookup(content: Mapping[str, Any], dotted: str) -> Any:
+    """The value at a dotted key of nested mappings, None where there is none."""
+    value: Any = content
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def git_commit() -> str:
+    """The commit that is checked out, with `-dirty` after it where files differ; `unknown` outside git."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings with their keys joined by dots."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def flatten_numbers(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The finite numbers among `flatten`'s leaves, under names that MLflow accepts."""
+    return [
+        ("".join(c if c.isalnum() or c in "_-. /" else "_" for c in key), float(value))
+        for key, value in flatten(content, prefix)
+        if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    ]

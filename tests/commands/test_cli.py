@@ -1,0 +1,245 @@
+"""The command `metaldefect` from images to heat maps: synthetic, real and generated sources, wrong input."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from metaldefect.artifacts import read_json
+from metaldefect.cli import main
+from metaldefect.commands.settings import load_settings
+from metaldefect.efficientad.teacher_weights import save_teacher
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.images import write_png
+from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
+from tests.tiny_models import CLASSES, save_tiny_painter
+
+CONFIG = Path(__file__).parents[2] / "conf/efficientad.yaml"
+SMALL = ["--steps", "6", "--checkpoint-steps", "3", "--penalty-images", "4", "--image-size", "128"]
+
+
+@pytest.fixture
+def category(tmp_path: Path) -> Path:
+    """A small category folder in MVTec AD's layout; images are not square."""
+    root = tmp_path / "plates"
+    for k in range(9):
+        write_png(root / f"train/good/{k:03d}.png", generate_normal_image(k, 140)[:, :120])
+    for k in range(3):
+        write_png(root / f"test/good/{k:03d}.png", generate_normal_image(100 + k, 140)[:, :120])
+        image, mask = generate_anomalous_image("contamination", np.random.default_rng(k), 140)
+        mask[60, 60] = True  # not outside the part that is kept
+        write_png(root / f"test/stain/{k:03d}.png", image[:, :120])
+        write_png(root / f"ground_truth/stain/{k:03d}_mask.png", mask[:, :120].astype(np.uint8) * 255)
+    return root
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def refused(arguments: list[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert isinstance(stop.value.code, str), "an input error is one message"
+    return stop.value.code
+
+
+def test_synthetic_images_from_training_to_heat_maps(tmp_path: Path) -> None:
+    settings = yaml.safe_load(CONFIG.read_text()) | {
+        "synthetic": {"train": 6, "validation": 3, "test_normal": 4, "test_anomalies": 2}
+    }
+    config = tmp_path / "settings.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    model = tmp_path / "detector"
+    main(["train", "--config", str(config), "--output", str(model), *SMALL])
+    metrics = read_json(model / "metrics.json")
+    assert metrics["images"] == {"good": 4, "defective": 6}
+    assert set(metrics["per_type"]) == {"scratch", "contamination", "misplaced_object"}
+    assert metrics["steps"] == 6
+    assert sorted(path.name for path in (model / "figures").iterdir()) == [
+        "heat_maps_best_median_worst.png",
+        "pro_curve.png",
+        "roc.png",
+        "score_histogram.png",
+    ]
+    assert not list(tmp_path.glob(".detector.training-*"))
+
+    main(["infer", "--model", str(model), "--synthetic", "5", "--output", str(tmp_path / "maps")])
+    rows = rows_of(tmp_path / "maps")
+    assert [row["image"].split("_", 1)[1] for row in rows[:2]] == ["good.png", "scratch.png"]
+    for row in rows:
+        with Image.open(tmp_path / "maps" / row["heat_map"]) as picture:
+            assert picture.size == (128, 128)
+            assert picture.mode == "RGB"
+        assert row["is_anomalous"] == str(float(row["score"]) > float(row["threshold"]))
+
+
+def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) -> None:
+    model, maps = tmp_path / "detector", tmp_path / "maps"
+    source = ["--source", "real", "--root", str(category)]
+    main(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL])
+    metrics = read_json(model / "metrics.json")
+    assert metrics["images"] == {"good": 3, "defective": 3}
+    assert metrics["train_images"] == 8
+    assert metrics["validation_images"] == 1
+    main(["infer", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)])
+    rows = rows_of(maps)
+    assert len(rows) == 6
+    # What is inferred is what was tested.
+    for kind, rate in (("good", "false_alarm_rate"), ("stain", "detection_rate")):
+        flags = [row["is_anomalous"] == "True" for row in rows if row["image"].startswith(f"{kind}/")]
+        assert np.mean(flags) == pytest.approx(metrics[rate], abs=1e-6)
+    with Image.open(maps / "stain/000.png.heat.png") as picture:
+        assert picture.size == (120, 140)
+    main(
+        [
+            "infer",
+            "--model",
+            str(model),
+            "--image",
+            str(category / "test/stain/001.png"),
+            "--output",
+            str(maps),
+        ]
+    )
+    assert [row["image"] for row in rows_of(maps)] == ["001.png"]
+
+
+def test_a_training_killed_by_the_system_goes_on_to_the_same_losses(tmp_path: Path, category: Path) -> None:
+    def command(output: Path) -> list[str]:
+        start = [sys.executable, "-m", "metaldefect.cli", "train", "--config", str(CONFIG)]
+        source = ["--source", "real", "--root", str(category), "--output", str(output)]
+        return [*start, *source, *SMALL, "--steps", "12", "--checkpoint-steps", "3"]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(command(killed), cwd=CONFIG.parents[1])
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".killed.training-*/state.ckpt")):
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not killed.exists()
+    resumed = subprocess.run(
+        command(killed), cwd=CONFIG.parents[1], check=True, capture_output=True, text=True
+    )
+    subprocess.run(command(whole), cwd=CONFIG.parents[1], check=True, capture_output=True)
+    assert "step 3/12" not in resumed.stdout, "it did not go on but began anew"
+    assert read_json(killed / "losses.json") == read_json(whole / "losses.json")
+    assert read_json(killed / "metrics.json") == read_json(whole / "metrics.json")
+
+
+def test_another_layout_is_converted_first(tmp_path: Path) -> None:
+    root = tmp_path / "tiles"
+    for k in range(40):
+        path = root / f"MT_Free/Imgs/{k:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generate_normal_image(k, 128)).save(path, quality=95)
+    image, mask = generate_anomalous_image("scratch", np.random.default_rng(0), 128)
+    (root / "MT_Crack/Imgs").mkdir(parents=True)
+    Image.fromarray(image).save(root / "MT_Crack/Imgs/0.jpg", quality=95)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(root / "MT_Crack/Imgs/0.png")
+    model = tmp_path / "detector"
+    source = ["--source", "real", "--adapter", "magnetic_tile", "--root", str(root)]
+    main(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL])
+    metrics = read_json(model / "metrics.json")
+    assert metrics["images"]["defective"] == 1
+    total = metrics["train_images"] + metrics["validation_images"] + metrics["images"]["good"]
+    assert total == 40
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, category: Path) -> None:
+    model, maps = tmp_path / "detector", tmp_path / "maps"
+    source = ["--source", "real", "--root", str(category)]
+    main(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL, "--steps", "1"])
+    (category / "test/good/001.png").write_bytes(b"no image")
+    message = refused(
+        ["infer", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)]
+    )
+    assert "1 images could not be read" in message
+    assert "good/001.png" in message
+    assert len(rows_of(maps)) == 5
+
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    message = refused(["infer", "--model", str(model), "--synthetic", "1", "--output", str(maps)])
+    assert "model.safetensors does not hold a detector of size S" in message
+
+
+def test_wrong_folders_are_named_before_any_training(tmp_path: Path, category: Path) -> None:
+    def message(*extra: str) -> str:
+        options = ["--output", str(tmp_path / "detector"), "--source", "real", "--root", str(category)]
+        return refused(["train", "--config", str(CONFIG), *options, *extra])
+
+    (category / "train/good").rename(category / "train/fine")
+    assert "train/good does not exist" in message()
+    (category / "train/fine").rename(category / "train/good")
+
+    (category / "validation/good").mkdir(parents=True)
+    assert "validation/good holds no image" in message()
+    (category / "validation/good").rmdir()
+
+    mask = category / "ground_truth/stain/001_mask.png"
+    write_png(mask, np.zeros((64, 64), np.uint8))
+    assert "001_mask.png is 64 x 64 pixels, but its image" in message()
+    mask.unlink()
+    assert "001.png has no mask" in message()
+    for path in (category / "test/stain").iterdir():
+        path.unlink()
+    assert "the test images are all of ['good']" in message()
+
+
+def test_wrong_models_are_named(tmp_path: Path, category: Path) -> None:
+    options = ["train", "--config", str(CONFIG), "--output", str(tmp_path / "detector")]
+    teacher = tmp_path / "teacher.safetensors"
+    save_teacher(teacher, PatchDescriptionNetwork("M"), {})
+    message = refused([*options, "--teacher", str(teacher)])
+    assert "teacher.safetensors holds a PDN-M teacher, but model is S" in message
+    settings = yaml.safe_load(CONFIG.read_text())
+    settings["generated"]["tokenizer"] = str(tmp_path / "vq")
+    config = tmp_path / "settings.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    generated = ["--config", str(config), "--source", "generated", "--root", str(category)]
+    assert "vq does not exist: inserting defects needs its model" in refused([*options, *generated])
+    infer = ["infer", "--output", str(tmp_path / "maps"), "--synthetic", "1", "--model"]
+    assert "nowhere does not exist: train a detector" in refused([*infer, str(tmp_path / "nowhere")])
+    assert "config.json does not exist" in refused([*infer, str(tmp_path)])
+
+
+def test_wrong_settings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"copy conf/efficientad\.yaml"):
+        load_settings(tmp_path / "none.yaml", {})
+    config = tmp_path / "settings.yaml"
+    content = yaml.safe_load(CONFIG.read_text())
+    config.write_text(yaml.safe_dump(content | {"stepz": 3, "image_size": 64}))
+    with pytest.raises(ValueError, match="stepz: Extra inputs are not permitted") as error:
+        load_settings(config, {})
+    assert "image_size: Input should be greater than or equal to 128" in str(error.value)
+    config.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="source: real needs root"):
+        load_settings(config, {"source": "real"})
+    assert load_settings(config, {"steps": 7}).steps == 7
+
+
+def test_generated_defects_from_training_to_heat_maps(tmp_path: Path, category: Path) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    settings = yaml.safe_load(CONFIG.read_text())
+    places = {"tokenizer": str(tmp_path / "vq"), "maskgit": str(tmp_path / "maskgit")}
+    settings["generated"] |= {**places, "per_class": 2, "steps": 2}
+    config, model = tmp_path / "settings.yaml", tmp_path / "detector"
+    config.write_text(yaml.safe_dump(settings))
+    source = ["--source", "generated", "--root", str(category), "--output", str(model)]
+    main(["train", "--config", str(config), *source, *SMALL])
+    metrics = read_json(model / "metrics.json")
+    assert metrics["images"] == {"good": 1, "defective": 2 * len(CLASSES)}
+    assert set(metrics["per_type"]) == set(CLASSES)

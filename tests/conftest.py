@@ -1,0 +1,128 @@
+"""A toy DVC project: a diamond of four stages that are one-line Python commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+TOY_PIPELINE = """\
+stages:
+  first:
+    cmd: python make.py first.txt params.yaml
+    deps: [make.py]
+    params: [first]
+    outs: [first.txt]
+  slow:
+    cmd: sleep 1 && python make.py slow.txt first.txt
+    deps: [make.py, first.txt]
+    outs: [slow.txt]
+  quick:
+    cmd: python make.py quick.txt first.txt
+    deps: [make.py, first.txt]
+    outs: [quick.txt]
+    metrics:
+      - metrics/quick.json: {cache: false}
+  last:
+    cmd: python make.py last.txt slow.txt quick.txt
+    deps: [make.py, slow.txt, quick.txt]
+    outs: [last.txt]
+"""
+
+TOY_STAGE = """\
+import os
+import sys
+from pathlib import Path
+
+print("making", sys.argv[1], os.environ.get("METALDEFECT_PARENT_RUN_ID", "without parent"))
+Path(sys.argv[1]).write_text("".join(Path(path).read_text() for path in sys.argv[2:]))
+if sys.argv[1] == "quick.txt":
+    Path("metrics").mkdir(exist_ok=True)
+    Path("metrics/quick.json").write_text('{"total": 12345}')
+"""
+
+
+def clean_environment(tmp_path: Path) -> dict[str, str]:
+    """This process's environment without anything that points to a real server, store or pipeline run."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PREFECT_", "MLFLOW_", "METALDEFECT_"))
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    return kept | {
+        "PATH": path,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": str(tmp_path / "dvc-config"),
+        "DVC_SITE_CACHE_DIR": str(tmp_path / "dvc-site"),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }
+
+
+@pytest.fixture(scope="session")
+def alive() -> Callable[[int], bool]:
+    """Whether a process runs; a zombie does not."""
+
+    def ask(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def make_environment() -> Callable[[Path], dict[str, str]]:
+    return clean_environment
+
+
+@pytest.fixture(scope="session")
+def migrated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect home with an empty database; making one takes ten seconds, so tests copy it."""
+    folder = tmp_path_factory.mktemp("prefect")
+    script = "from pipeline.prefect_settings import migrate_database; migrate_database()"
+    subprocess.run([sys.executable, "-c", script], env=clean_environment(folder), check=True)
+    return folder / "prefect"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return clean_environment(tmp_path)
+
+
+@pytest.fixture
+def with_database(environment: dict[str, str], migrated_home: Path) -> dict[str, str]:
+    """`environment`, with a database of its own in its Prefect home."""
+    shutil.copytree(migrated_home, environment["PREFECT_HOME"])
+    return environment
+
+
+@pytest.fixture
+def make_toy(tmp_path: Path, environment: dict[str, str]) -> Callable[[str], Path]:
+    """Make a toy project under a name; nothing has run in it."""
+
+    def make(name: str) -> Path:
+        root = tmp_path / name
+        root.mkdir()
+        (root / "dvc.yaml").write_text(TOY_PIPELINE)
+        (root / "make.py").write_text(TOY_STAGE)
+        (root / "params.yaml").write_text("first: {value: 1}\n")
+        (root / ".gitignore").write_text("mlruns/\n.prefect/\n")
+        for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+            subprocess.run(command, cwd=root, env=environment, check=True)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def toy(make_toy: Callable[[str], Path]) -> Path:
+    return make_toy("toy")

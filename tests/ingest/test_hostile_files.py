@@ -1,0 +1,206 @@
+"""Files that nobody vouches for are refused with a reason, and nothing outside the root is read."""
+
+from __future__ import annotations
+
+import csv
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metaldefect.ingest.adapters import RejectedFileError, read_dataset
+from metaldefect.ingest.adapters.files import read_image
+from metaldefect.ingest.adapters.voc import parse_boxes
+from metaldefect.ingest.examine import DatasetSpec
+from metaldefect.ingest.merge import InspectionSpec, MergeOptions, merge_datasets
+
+GREY = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    header = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 9) + b"IDAT" + bytes(9)
+
+
+def truncated(path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def exif_rotated(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GREY).save(path, format="JPEG", exif=exif)
+
+
+def animated(path: Path) -> None:
+    frames = [Image.fromarray(GREY), Image.fromarray(GREY[::-1])]
+    frames[0].save(path, format="PNG", save_all=True, append_images=frames[1:])
+
+
+HOSTILE = {
+    "zero.png": (lambda p: p.write_bytes(b""), "empty file"),
+    "truncated.png": (truncated, "unreadable image"),
+    "text.png": (lambda p: p.write_text("no image at all"), "unreadable image"),
+    "deep.png": (lambda p: Image.fromarray(GREY.astype(np.uint16) * 257).save(p), "mode I;16"),
+    "cmyk.jpg": (lambda p: Image.fromarray(GREY).convert("CMYK").save(p), "mode CMYK"),
+    "palette.png": (lambda p: Image.fromarray(GREY).convert("P").save(p), "mode P"),
+    "alpha.png": (lambda p: Image.fromarray(GREY).convert("RGBA").save(p), "mode RGBA"),
+    "film.gif": (lambda p: Image.fromarray(GREY).save(p), "GIF image"),
+    "animated.png": (animated, "animated image of 2 frames"),
+    "rotated.jpg": (exif_rotated, "rotated by EXIF (orientation 6)"),
+    "dot.png": (lambda p: Image.new("L", (1, 1)).save(p), "1x1 is smaller than 16x16"),
+    "bomb.png": (lambda p: p.write_bytes(png_header(30_000, 30_000)), "pixels: scale it down"),
+    "large.png": (lambda p: p.write_bytes(png_header(8_000, 8_000)), "8000x8000 is more than"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE))
+def test_images_that_are_refused(tmp_path, name):
+    make, reason = HOSTILE[name]
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(RejectedFileError) as caught:
+        read_image(path)
+    assert reason in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_images_that_pass(tmp_path, mode):
+    path = tmp_path / "fine.png"
+    Image.fromarray(GREY).convert(mode).save(path)
+    assert np.array_equal(read_image(path), GREY)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, save) -> Path:
+    save(tmp_path / "set/pits/fine.png", GREY)
+    return tmp_path / "set"
+
+
+def refused(root: Path) -> dict[str, str]:
+    samples, files = read_dataset("folder", root)
+    assert [s.path.name for s in samples] == ["fine.png"]
+    return {r.path: r.reason for r in files.rejected}
+
+
+def test_links_that_leave_the_root(folder, save):
+    outside = save(folder.parent / "outside/secret.png", GREY)
+    (folder / "pits/link.png").symlink_to(outside)
+    (folder / "pits/broken.png").symlink_to(folder / "nothing.png")
+    (folder / "scratches").symlink_to(outside.parent)
+    assert refused(folder) == {
+        "folder/pits/link.png": "symbolic link that leaves the dataset's folder: copy the file into it",
+        "folder/pits/broken.png": "broken symbolic link",
+        "folder/scratches": "symbolic link that leaves the dataset's folder: copy the file into it",
+    }
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path, save):
+    save(tmp_path / "IMAGES/crazing_1.jpg", GREY)
+    os.mkfifo(tmp_path / "IMAGES/crazing_2.jpg")
+    os.mkfifo(tmp_path / "crazing_1.xml")
+    samples, files = read_dataset("neu_det", tmp_path)
+    assert len(samples) == 1
+    assert sorted((r.path, r.reason) for r in files.rejected) == [
+        ("neu_det/IMAGES/crazing_2.jpg", "neither a file nor a folder"),
+        ("neu_det/crazing_1.xml", "neither a file nor a folder"),
+    ]
+
+
+def test_each_hostile_file_has_a_row_and_counts(folder, inspection_folder, texture, save):
+    root = folder.parent / "all"
+    for label in ("pits", "scratches"):
+        for k in range(4):
+            save(root / label / f"{k}.png", texture(50 * len(label) + k))
+    for name, (make, _) in HOSTILE.items():
+        make(root / "pits" / name)
+    result = merge_datasets(
+        [DatasetSpec("folder", root, {"pits": "pits", "scratches": "scratches"})],
+        InspectionSpec("mvtec_ad", inspection_folder),
+        folder.parent / "merged",
+        folder.parent / "reports",
+        MergeOptions(["pits", "scratches"], 32, 0.2, 0.2, seed=0, max_rejected=len(HOSTILE)),
+    )
+    with (folder.parent / "merged/rejected.csv").open() as stream:
+        rows = {row["path"]: row["reason"] for row in csv.DictReader(stream)}
+    assert result.summary["total"] == 8
+    assert result.summary["rejected"] == len(rows) == 13
+    assert all(reason in rows[f"folder/pits/{name}"] for name, (_, reason) in HOSTILE.items())
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (b'ImageId,ClassId,EncodedPixels\na.jpg,1,"' + b"1 " * 100_000 + b'"\n', "field larger than"),
+        (b"\xff\xfe\x00", "text file that is not UTF-8"),
+        (b"ImageId,ClassId,EncodedPixels\na.jpg,1," + b"9" * 5000 + b" 1\n", "line 2: ValueError"),
+        (b"something,else\n1,2\n", "line 2: KeyError 'ImageId'"),
+    ],
+)
+def test_severstal_tables_that_are_refused(tmp_path, save, table, reason):
+    save(tmp_path / "train_images/a.jpg", GREY)
+    (tmp_path / "train.csv").write_bytes(table)
+    samples, files = read_dataset("severstal", tmp_path)
+    assert len(samples) == 1
+    assert [r.path for r in files.rejected] == ["severstal/train.csv"]
+    assert reason in files.rejected[0].reason
+
+
+def test_a_link_inside_the_root_is_read(folder):
+    (folder / "pits/again.png").symlink_to(folder / "pits/fine.png")
+    samples, files = read_dataset("folder", folder)
+    assert [s.path.name for s in samples] == ["again.png", "fine.png"]
+    assert files.rejected == []
+
+
+def test_unsafe_names_are_shown_escaped(folder, save):
+    save(folder / "pits/new\nline.png", GREY)
+    save(folder / "pits/größe.png", GREY)
+    found = refused(folder)
+    assert sorted(found) == ["folder/pits/gr\\xf6\\xdfe.png", "folder/pits/new\\nline.png"]
+    assert set(found.values()) == {"name with characters outside printable ASCII: rename the file"}
+
+
+def test_what_is_no_image_is_refused_and_desktop_files_are_not(folder):
+    (folder / "pits/notes.txt").write_text("hello")
+    (folder / "pits/.DS_Store").write_text("x")
+    (folder / "pits/Thumbs.db").write_text("x")
+    assert refused(folder) == {"folder/pits/notes.txt": "not an image: unknown file type '.txt'"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>', "forbidden XML"),
+        ('<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;">]><a>&y;</a>', "forbidden XML"),
+        ("<annotation><object>", "broken XML"),
+        ("<annotation><filename>/etc/passwd</filename></annotation>", "outside its folder"),
+        ("<annotation><filename>../../x.jpg</filename></annotation>", "outside its folder"),
+        ("<annotation><filename>..\\x.jpg</filename></annotation>", "outside its folder"),
+        ("<annotation><filename>C:\\x.jpg</filename></annotation>", "outside its folder"),
+        (
+            "<annotation><object><bndbox><xmin>nan</xmin></bndbox></object></annotation>",
+            "without a number in <xmin>",
+        ),
+    ],
+)
+def test_annotations_that_are_refused(text, reason):
+    with pytest.raises(RejectedFileError, match=reason):
+        parse_boxes(text)
+
+
+def test_a_refused_annotation_is_listed_and_its_image_stays(tmp_path, save):
+    save(tmp_path / "IMAGES/crazing_1.jpg", GREY)
+    (tmp_path / "crazing_1.xml").write_text("<annotation><filename>../x</filename></annotation>")
+    samples, files = read_dataset("neu_det", tmp_path)
+    assert [s.boxes for s in samples] == [()]
+    assert [r.path for r in files.rejected] == ["neu_det/crazing_1.xml"]

@@ -1,0 +1,141 @@
+"""`python -m pipeline.doctor`: each finding on a folder, or a value, that calls for it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import doctor
+
+
+def lines(findings: object) -> list[str]:
+    return [str(finding) for finding in findings]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("PREFECT_API_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+
+
+def test_a_wrong_version_of_a_pin_that_matters_fails_and_says_what_breaks(tmp_path: Path) -> None:
+    installed = importlib.metadata.version("sqlalchemy")
+    (tmp_path / "constraints.txt").write_text("SQLAlchemy==1.4.0\nnumpy==0.1  # old\nnot_installed==1\n")
+    found = lines(doctor.check_pins(tmp_path))
+    assert (
+        f"FAIL sqlalchemy: {installed} instead of ==1.4.0: Prefect's schedule silently never starts a run; "
+        "type `pip install -c constraints.txt -e .`"
+    ) in found
+    assert any(line.startswith("note pins: differ from constraints.txt: numpy ") for line in found)
+    assert "not_installed" not in "".join(found)
+
+
+def test_pins_as_installed_are_ok(tmp_path: Path) -> None:
+    version = importlib.metadata.version("pydantic")
+    (tmp_path / "constraints.txt").write_text(f"# pins\npydantic=={version}\n")
+    assert "ok   pins: 1 installed packages as in constraints.txt" in lines(doctor.check_pins(tmp_path))
+
+
+def test_missing_and_broken_constraints_are_named(tmp_path: Path) -> None:
+    (finding,) = doctor.check_pins(tmp_path)
+    assert str(finding).startswith(f"FAIL pins: {tmp_path / 'constraints.txt'} does not exist")
+    with pytest.raises(ValueError, match="'numpy === = 3' is no requirement"):
+        doctor.read_pins("numpy === = 3")
+
+
+def test_a_port_in_use_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as taken, socket.socket() as other:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        other.bind(("127.0.0.1", 0))
+        free = other.getsockname()[1]
+        other.close()
+        monkeypatch.setattr(doctor, "PORTS", {"Busy": taken.getsockname()[1], "Idle": free})
+        levels = {finding.name: finding.level for finding in doctor.check_ports(tmp_path)}
+    assert levels == {"Busy": "note", "Idle": "ok"}
+
+
+def test_prefect_database_missing_empty_and_migrated(tmp_path: Path) -> None:
+    file = tmp_path / "prefect" / "prefect.db"
+    assert [finding.level for finding in doctor.check_prefect(tmp_path)] == ["note"]
+    file.parent.mkdir()
+    file.touch()
+    assert [finding.level for finding in doctor.check_prefect(tmp_path)] == ["FAIL"]
+    write_revision(file, "abc123")
+    assert lines(doctor.check_prefect(tmp_path)) == [f"ok   Prefect database: {file}, migrated to abc123"]
+
+
+def test_mlflow_store_missing_foreign_newer_and_known(tmp_path: Path) -> None:
+    file = tmp_path / "mlruns" / "mlflow.db"
+    assert [finding.level for finding in doctor.check_mlflow(tmp_path)] == ["note"]
+    file.parent.mkdir()
+    file.write_bytes(b"something else")
+    assert "is no MLflow store" in lines(doctor.check_mlflow(tmp_path))[0]
+    file.unlink()
+    write_revision(file, "ffffffffffff")
+    assert "was written by a newer MLflow (revision ffffffffffff)" in lines(doctor.check_mlflow(tmp_path))[0]
+    file.unlink()
+    write_revision(file, "451aebb31d03")  # the first revision of MLflow's store
+    assert [finding.level for finding in doctor.check_mlflow(tmp_path)] == ["ok"]
+
+
+def write_revision(file: Path, revision: str) -> None:
+    with sqlite3.connect(file) as store:
+        store.execute("create table alembic_version (version_num text)")
+        store.execute("insert into alembic_version values (?)", (revision,))
+
+
+def test_a_project_without_remote_gets_a_note_that_says_what_to_type(toy: Path) -> None:
+    found = {finding.name: finding for finding in doctor.check_versioning(toy)}
+    assert found["DVC remote"].level == "note"
+    assert "dvc remote add -d storage" in found["DVC remote"].text
+    assert found["git"].level == "note"
+    assert found["DVC"].level == "ok"
+
+
+def test_a_folder_that_dvc_does_not_know_fails(tmp_path: Path) -> None:
+    found = {finding.name: finding.level for finding in doctor.check_versioning(tmp_path)}
+    assert found["DVC"] == "FAIL"
+
+
+def test_little_disk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "MIN_DISK_GB", 10**9)
+    found = {finding.name: finding for finding in doctor.check_machine(tmp_path)}
+    assert found["disk"].level == "FAIL"
+    assert "1000000000 needed" in found["disk"].text
+
+
+def test_weights_are_looked_for_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("METALDEFECT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    levels = {finding.name: finding.level for finding in doctor.check_weights(tmp_path)}
+    assert levels == {"shipped weights": "FAIL", "LPIPS backbone": "note"}
+    (tmp_path / "vgg16-397923af.pth").touch()
+    (tmp_path / "metaldefect" / "weights").mkdir(parents=True)
+    (tmp_path / "metaldefect" / "weights" / "teacher.safetensors").touch()
+    assert lines(doctor.check_weights(tmp_path)) == [
+        "ok   shipped weights: teacher.safetensors",
+        f"ok   LPIPS backbone: {tmp_path / 'vgg16-397923af.pth'}",
+    ]
+
+
+def test_command_exits_with_1_on_a_failure_and_never_imports_torch(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    script = (
+        "import sys; from pipeline import doctor; sys.argv = ['doctor', '--root', sys.argv[1]]; "
+        "code = doctor.main(); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert "FAIL DVC: " in done.stdout
+    assert done.stdout.endswith(" to mend\n")

@@ -1,0 +1,212 @@
+"""Defects drawn into images: what may change and what may not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from metaldefect.maskgit.config import MaskGITConfig
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.synthesis.grain import BANDS, Grain
+from metaldefect.synthesis.inpainting import (
+    cells_under,
+    composite,
+    feather,
+    inpaint,
+    visible_change,
+)
+from metaldefect.synthesis.mask_makers import blob, make_mask, moved, stroke
+from metaldefect.synthesis.painter import Painter, Vocabulary
+from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.model import VQModel
+
+
+@pytest.fixture(scope="module")
+def painter() -> Painter:
+    torch.manual_seed(0)
+    tokenizer = VQModel(
+        VQConfig(
+            channels=32, multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, z_channels=32,
+            codebook_size=32, stem=4,
+        )
+    ).eval()  # fmt: skip
+    maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=20, grid=8)).eval()
+    vocabulary = Vocabulary.of(np.arange(20), tokenizer.quantize.codebook.detach())
+    return Painter(tokenizer, maskgit, ("scratches", "patches"), vocabulary, 64)
+
+
+def run(painter: Painter, image: np.ndarray, mask: np.ndarray, label: str = "patches") -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    return inpaint(painter, [image], [mask], [label], SamplingConfig(steps=3), generator, 4.0)[0].image
+
+
+def test_outside_the_feather_not_a_byte_changes(painter: Painter) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 64)).astype(np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[20:36, 24:40] = True
+    result = run(painter, image, mask)
+    outside = feather(mask, 4.0) == 0
+    assert outside.sum() > 2500
+    assert np.array_equal(result[outside], image[outside])
+    assert not np.array_equal(result[mask], image[mask])
+
+
+def test_images_of_another_size_than_the_models(painter: Painter) -> None:
+    image = np.full((100, 100), 120, np.uint8)
+    mask = np.zeros((100, 100), bool)
+    mask[40:60, 40:60] = True
+    assert run(painter, image, mask).shape == (100, 100)
+
+
+def test_feather_rises_over_its_width_on_either_side_of_the_border() -> None:
+    mask = np.zeros((30, 30), bool)
+    mask[10:20, 10:20] = True
+    alpha = feather(mask, 3.0)
+    # Distances to the border count pixels on either side: 3, 2, 1 outside, then 1, 2, 3, 4 inside
+    shares = [0, 1 / 6, 2 / 6, 4 / 6, 5 / 6, 1, 1]
+    assert alpha[15, 7:14].tolist() == pytest.approx([s * s * (3 - 2 * s) for s in shares])
+    assert (alpha[:7] == 0).all()
+
+
+def test_a_stroke_thinner_than_the_feather_is_whole_where_it_is_deepest() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[20:23, 5:35] = True
+    alpha = feather(mask, 8.0)
+    assert alpha[21, 20] == 1
+    assert 0.8 < alpha[20, 20] < 1
+
+
+def test_composite_of_an_image_with_itself_at_another_level_is_the_image() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(80, 120, (48, 48)).astype(np.uint8)
+    mask = np.zeros((48, 48), bool)
+    mask[16:30, 16:30] = True
+    # The drawn region is the same texture 30 levels brighter: grey matching must take that away
+    shifted = image + 30
+    result = composite(image, shifted, image, mask, 4.0)
+    assert np.abs(result.astype(int) - image.astype(int)).max() <= 1
+
+
+def test_unchanged_tokens_change_no_pixel_however_rough_the_tokenizer() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (48, 48)).astype(np.uint8)
+    mask = np.zeros((48, 48), bool)
+    mask[16:30, 16:30] = True
+    rough = rng.integers(0, 256, (48, 48)).astype(np.uint8)
+    assert np.array_equal(composite(image, rough, rough, mask, 4.0), image)
+
+
+def test_rendered_images_are_decoded_ones_with_grain(painter: Painter) -> None:
+    tokens = torch.randint(20, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    assert np.array_equal(painter.render(tokens, generator), painter.decode(tokens))
+    grain = Grain(torch.full((32, BANDS), 5.0), torch.ones(1, BANDS), torch.ones(1, 32))
+    grainy = replace(painter, grain=grain)
+    rendered = grainy.render(tokens, torch.Generator().manual_seed(1))
+    assert np.array_equal(rendered, grainy.render(tokens, torch.Generator().manual_seed(1)))
+    difference = rendered.astype(float) - painter.decode(tokens)
+    assert difference.std() > 5.0
+    assert abs(difference.mean()) < 3.0
+
+
+def test_cells_round_outward() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[7:9, 8] = True
+    cells = cells_under(mask, 8)
+    assert np.argwhere(cells).tolist() == [[0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((64, 64), bool), "mask is empty"),
+        (np.ones((64, 64), bool), "covers the whole image"),
+        (np.ones((32, 64), bool), r"mask has shape \(32, 64\)"),
+    ],
+)
+def test_bad_masks(painter: Painter, mask: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(painter, np.zeros((64, 64), np.uint8), mask)
+
+
+def test_unknown_class_is_named(painter: Painter) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[1] = True
+    with pytest.raises(ValueError, match="unknown class 'rust': there are scratches, patches"):
+        run(painter, np.zeros((64, 64), np.uint8), mask, "rust")
+
+
+def test_vocabulary_maps_used_codes_to_themselves_and_others_to_the_nearest() -> None:
+    codebook = torch.nn.functional.normalize(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [-1.0, 0.2]]), dim=1
+    )
+    vocabulary = Vocabulary.of(np.array([[0, 1], [3, 0]]), codebook)
+    assert vocabulary.codes.tolist() == [0, 1, 3]
+    assert vocabulary.nearest.tolist() == [0, 1, 0, 2]
+
+
+def test_made_masks_have_a_sensible_size_and_depend_on_the_seed() -> None:
+    real = np.zeros((200, 200), bool)
+    real[50:90, 100:110] = True
+    for seed in range(20):
+        mask = make_mask(np.random.default_rng(seed), 256, [real])
+        assert 40 <= mask.sum() <= 0.25 * 256**2
+    first, again = (make_mask(np.random.default_rng(3), 128, []) for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_a_moved_mask_keeps_its_kind_of_shape() -> None:
+    real = np.zeros((200, 200), bool)
+    real[50:130, 100:110] = True
+    for seed in range(10):
+        rows, columns = np.where(moved(real, np.random.default_rng(seed), 200))
+        extent = sorted([int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1])
+        assert 5.0 <= extent[1] / extent[0] <= 12.0
+
+
+@pytest.mark.parametrize("maker", [stroke, blob])
+def test_strokes_and_blobs_are_not_empty(maker) -> None:
+    for seed in range(10):
+        assert maker(np.random.default_rng(seed), 128).sum() > 20
+
+
+def test_visible_change_is_the_changed_region_and_neither_grain_nor_specks() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.integers(100, 130, (64, 64)).astype(np.uint8)
+    after = before.astype(int)
+    after[20:34, 10:40] -= 40
+    after[50, 50] += 60  # a single pixel
+    after[:, 60:] += rng.integers(-6, 7, (64, 4))  # grain
+    changed = visible_change(before, after.clip(0, 255).astype(np.uint8))
+    truth = np.zeros((64, 64), bool)
+    truth[20:34, 10:40] = True
+    assert (changed & truth).sum() / (changed | truth).sum() > 0.8
+    assert not visible_change(before, before).any()
+
+
+def test_parts_of_an_insertion(painter: Painter) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 64)).astype(np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[20:36, 24:40] = True
+    config, generator = SamplingConfig(steps=3), torch.Generator().manual_seed(0)
+    (found,) = inpaint(painter, [image], [mask], ["patches"], config, generator, 4.0)
+    assert np.array_equal(found.image, run(painter, image, mask))
+    assert np.array_equal(found.pasted[~mask], image[~mask])
+    assert not np.array_equal(found.pasted[mask], found.image[mask])
+    assert found.changed.any()
+    # Blurred, a change reaches a few pixels over the feather
+    assert not (found.changed & (feather(mask, 10.0) == 0)).any()
+
+
+def test_tokens_outside_the_vocabulary_are_named(painter: Painter) -> None:
+    with pytest.raises(ValueError, match=r"tokens lie in \[0, 20\], the vocabulary has 20"):
+        painter.decode(torch.tensor([[[0, 20]]]))
+
+
+def test_a_full_vocabulary_is_the_codebook() -> None:
+    vocabulary = Vocabulary.full(4)
+    assert vocabulary.codes.tolist() == vocabulary.nearest.tolist() == [0, 1, 2, 3]
