@@ -34,11 +34,8 @@ data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> 
 	$(BIN)/python -m pipeline.get_data $(if $(FROM),--from "$(FROM)")
 
 repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); the second time nothing is left to do
-ifeq ($(PROFILE),cpu)
-	$(BIN)/dvc repro
-else
-	$(BIN)/dvc exp run -S profile=$(PROFILE)
-endif
+	"$(BIN)/python" -m pipeline.profiles $(PROFILE)
+	"$(BIN)/python" -m dvc repro
 
 flow: $(STAMP) ## The same as a Prefect flow
 	$(BIN)/python -m flows.pipeline

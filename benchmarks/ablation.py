@@ -33,8 +33,8 @@ from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.metrics.generation_suite import evaluate
-from metaldefect.synthesis.painter import Vocabulary
 from pipeline.params import Params, parse_params
 from pipeline.run import (
     INPUT_ERRORS,

@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pipeline.images import load_images
 from tqdm import tqdm
 
 from benchmarks.ablation import REPORT
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.backbones import pooled_features
+from metaldefect.feature_classifier import Features, classifier
 from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
 from metaldefect.metrics.bootstrap import bootstrap_mean
-from metaldefect.metrics.generation import Features, classifier
 from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.usefulness import chosen_weight, gain
 from metaldefect.synthesis.painter import Painter, load_painter
-from pipeline.images import load_images
 from stages.synthesize import EXTRACTOR, MERGED, real_split, through_tokenizer
 
 RESULTS = Path("benchmarks/results")

@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.backbones import pooled_features
+from metaldefect.feature_classifier import Features, classifier
 from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
 from metaldefect.images import U8, to_u8
-from metaldefect.metrics.generation import Features, classifier, kid
+from metaldefect.metrics.generation import kid
 from metaldefect.synthesis.grain import Floats, Grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from stages.finetune_vq import codes_and_levels

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import U8
+from metaldefect.ingest.loading import held_out_rows, load_images
 from metaldefect.metrics.reconstruction import edge_iou, psnr, ssim
-from pipeline.images import held_out, load_images
 
 CODES = 1024
 COMPONENTS = (1, 2, 4, 8)
@@ -73,7 +73,7 @@ def main() -> None:
     set_threads()
     table = pd.read_parquet(args.merged / "samples.parquet")
     train = table[table["split"] == "train"]
-    test = held_out(args.merged, args.images)
+    test = held_out_rows(args.merged, "test", args.images)
     result: dict[str, object] = {"machine": cpu_name(), "held_out_images": len(test)}
     for size in (256, 128):
         sides = (load_images(args.merged, part, size, f"{size} px") for part in (train, test))

@@ -29,13 +29,14 @@ from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import category_folder
 from metaldefect.commands.train import detector_config, save_figures, train_detector
-from metaldefect.efficientad.evaluation import quick_auroc, score_test_images, stack_resized, summarise
+from metaldefect.efficientad.evaluation import quick_auroc, score_test_images, summarise
 from metaldefect.efficientad.figures import steps_figure
 from metaldefect.efficientad.model_files import save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, Size
 from metaldefect.efficientad.training_sets import training_images
 from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import spread
 from metaldefect.inspection.provider import GOOD, RealDatasetProvider
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,11 @@ def resize(image: U8, size: int | tuple[int, int], *, nearest: bool = False) -> 
         return image
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(image).resize((width, height), method))
+
+
+def stack_resized(images: Iterable[U8], size: int) -> U8:
+    """Images of any size as one array `uint8 [N, size, size]`."""
+    return np.stack([resize(image, size) for image in images])
 
 
 def write_png(path: Path | str, image: U8, level: int = 1) -> None:

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 PACKAGES = ("metaldefect", "pipeline", "stages", "flows", "app", "benchmarks")
 DVC_FILE = "dvc.yaml"
-# Typed params (DVC tracks each stage's values itself), tracking, and figure style.
-PLUMBING = frozenset({"pipeline/params.py", "pipeline/run.py", "pipeline/figures.py"})
+# Typed params (DVC tracks each stage's values itself), tracking, and what the terminal shows.
+PLUMBING = frozenset({"pipeline/params.py", "pipeline/run.py", "pipeline/terminal.py", "stages/__init__.py"})
 # Stages whose out is what the plumbing draws.
 SHOWS = frozenset({"report"})
 

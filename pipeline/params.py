@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 Fraction = float
+Perceptual = Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
 
 
 class Section(BaseModel):
@@ -70,7 +71,6 @@ class Merge(Section):
 
 
 class Augment(Section):
-    splits: list[Literal["train", "validation", "test"]]
     png_level: int = Field(ge=0, le=9)
     photometric: bool
 
@@ -83,12 +83,12 @@ class Tokenizer(Section):
 
 
 class VQTraining(Section):
-    steps: NonNegativeInt
+    steps: PositiveInt
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     warmup_steps: NonNegativeInt
     mode: Literal["full", "decoder_only"]
-    perceptual: Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
+    perceptual: Perceptual
     l1_weight: float
     ssim_weight: float
     perceptual_weight: float
@@ -100,13 +100,18 @@ class VQTraining(Section):
     codebook_decay: float | None = Field(gt=0, lt=1)
     ema_decay: float = Field(ge=0, lt=1)
     checkpoint_steps: PositiveInt
+    snapshots: int = Field(ge=2)
 
 
 class FinetuneVQ(Section):
     tokenizer: Tokenizer
     training: VQTraining
-    evaluate_images: PositiveInt
-    curve_points: NonNegativeInt
+
+
+class EvaluateVQ(Section):
+    perceptual: Perceptual
+    images: PositiveInt
+    curve_points: PositiveInt
     curve_images: PositiveInt
 
 
@@ -116,7 +121,7 @@ class Tokenize(Section):
 
 
 class MaskGITTraining(Section):
-    steps: NonNegativeInt
+    steps: PositiveInt
     unconditional_steps: NonNegativeInt
     balanced: bool
     batch_size: PositiveInt
@@ -132,8 +137,7 @@ class MaskGITTraining(Section):
     rectangle_share: Fraction
     ema_decay: float = Field(ge=0, lt=1)
     checkpoint_steps: PositiveInt
-    watch_steps: NonNegativeInt
-    watch_images: PositiveInt
+    snapshots: int = Field(ge=2)
 
 
 class TrainMaskGIT(Section):
@@ -145,6 +149,12 @@ class TrainMaskGIT(Section):
     codebook_start: float = Field(ge=0)
     base: str | None
     training: MaskGITTraining
+
+
+class EvaluateMaskGIT(Section):
+    images: PositiveInt
+    curve_points: PositiveInt
+    curve_images: PositiveInt
 
 
 class Sampling(Section):
@@ -176,6 +186,10 @@ class Synthesize(Section):
     sampling: Sampling
     feather: PositiveFloat
     grain: bool
+
+
+class EvaluateSynthesis(Section):
+    border_images: PositiveInt
 
 
 class DistillTeacher(Section):
@@ -233,9 +247,12 @@ class Params(Section):
     merge: Merge
     augment: Augment
     finetune_vq: FinetuneVQ
+    evaluate_vq: EvaluateVQ
     tokenize: Tokenize
     train_maskgit: TrainMaskGIT
+    evaluate_maskgit: EvaluateMaskGIT
     synthesize: Synthesize
+    evaluate_synthesis: EvaluateSynthesis
     distill_teacher: DistillTeacher
     train_efficientad: TrainEfficientAD
     export_openvino: ExportOpenVINO

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from metaldefect.artifacts import read_json
+from metaldefect.metrics.directions import improvement
 from pipeline.main_metrics import METRICS, formatted, main_metric, number
 from pipeline.params import Params
 from pipeline.report_figures import Figure, curves, figures
@@ -38,21 +39,20 @@ class Headline:
     against: str = ""
     sense: str = "before → after"
     unit: str = ""
-    less_is_better: bool = False
 
 
 HEADLINES = (
     Headline("Images", "merge", "total"),
-    Headline("Reconstruction SSIM", "finetune_vq", "after.ssim", "before.ssim"),
-    Headline("Reconstruction Edge IoU", "finetune_vq", "after.edge_iou", "before.edge_iou"),
+    Headline("Reconstruction SSIM", "evaluate_vq", "after.ssim", "before.ssim"),
+    Headline("Reconstruction Edge IoU", "evaluate_vq", "after.edge_iou", "before.edge_iou"),
+    Headline("Reconstruction KID", "evaluate_vq", "after.rkid", "before.rkid"),
     Headline(
         "Masked cross-entropy",
-        "train_maskgit",
+        "evaluate_maskgit",
         "masked_ce",
         "class_unigram",
         sense="class unigram → model",
         unit="nats",
-        less_is_better=True,
     ),
     Headline("Image AUROC", "train_efficientad", "image_auroc"),
     Headline("AU-PRO", "train_efficientad", "au_pro"),
@@ -79,7 +79,8 @@ def headline(root: Path, item: Headline) -> dict[str, str]:
     value, against = number(content, item.key), number(content, item.against)
     kind = ""
     if value is not None and against is not None and value != against:
-        kind = "good" if (value < against) == item.less_is_better else "bad"
+        better = improvement(item.key, against, value)
+        kind = "" if better is None else "good" if better > 0 else "bad"
     return {
         "label": item.label,
         "value": "" if value is None else formatted(value),

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from metaldefect.metrics.directions import improvement
 from pipeline.main_metrics import estimate, formatted, number
 from pipeline.run import flatten
-
-# Words in a metric's name that mean: less is better.
-LESS_IS_BETTER = ("loss", "lpips", "mse", "error", "fid", "kid", "ce", "perplexity_gap", "latency", "seam")
 
 # Where a stage puts the intervals of its numbers when they do not stand in the numbers themselves.
 INTERVALS = "interval_95"
@@ -121,16 +119,16 @@ def leaves(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def change(key: str, before: float | None, after: float | None) -> tuple[str, str]:
-    """(signed difference, `good` / `bad` / empty)."""
+    """(signed difference, `good` or `bad`); no word where the metric has no better direction."""
     if before is None or after is None:
         return "", ""
     difference = after - before
     if difference == 0:
         return "0", ""
-    last = set(key.replace(".", "_").split("_"))
-    wanted = -1 if last & set(LESS_IS_BETTER) else 1
+    better = improvement(key, before, after)
     sign = "+" if difference > 0 else "−"
-    return f"{sign}{formatted(abs(difference))}", "good" if difference * wanted > 0 else "bad"
+    kind = "" if not better else "good" if better > 0 else "bad"
+    return f"{sign}{formatted(abs(difference))}", kind
 
 
 def middle(value: Any) -> float | None:

@@ -73,6 +73,11 @@ class StageRun:
         mlflow.log_figure(figure, f"figures/{name}")
         plt.close(figure)
 
+    def log_figures(self, figures: Mapping[str, Figure]) -> None:
+        """Log each figure as `<name>.png`."""
+        for name, figure in figures.items():
+            self.log_figure(figure, f"{name}.png")
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log one file."""
         import mlflow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metaldefect.artifacts import write_json
 from metaldefect.ingest.augment import augment
-from metaldefect.ingest.merge import counts_of
+from metaldefect.ingest.samples import counts_of
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
 
@@ -16,12 +16,11 @@ METRICS = Path("metrics/augment.json")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Augment the splits of `params.augment` into `data/augmented`."""
+    """Augment the train split into `data/augmented`."""
     table = augment(
         MERGED,
         OUTPUT,
         partial=run.checkpoint_directory / OUTPUT.name,
-        splits=params.augment.splits,
         png_level=params.augment.png_level,
         photometric=params.augment.photometric,
         seed=params.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from metaldefect.artifacts import atomic_directory, write_json
@@ -16,8 +17,6 @@ from metaldefect.efficientad.distillation import (
     PdnPredictor,
     evaluate,
 )
-from metaldefect.efficientad.evaluation import stack_resized
-from metaldefect.efficientad.figures import loss_figure
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import (
     load_target_statistics,
@@ -27,6 +26,7 @@ from metaldefect.efficientad.teacher_weights import (
     shipped_teacher,
 )
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import load_natural_images, natural_source
 from metaldefect.inspection.provider import GOOD, RealDatasetProvider
 from pipeline.params import DistillTeacher, Params
@@ -36,7 +36,6 @@ INSPECTION = Path("data/merged/inspection")
 OUTPUT = Path("models/teacher")
 WEIGHTS = "teacher.safetensors"
 METRICS = Path("metrics/distill_teacher.json")
-PLOTS = Path("plots/distill_teacher")
 METAL_IMAGES = 64
 
 
@@ -83,13 +82,11 @@ def main(params: Params, run: StageRun) -> None:
     with atomic_directory(OUTPUT) as folder:
         save_teacher(folder / WEIGHTS, teacher, card, torch.float32, statistics)
         (folder / WEIGHTS).with_suffix(".json").rename(folder / "config.json")
-    with atomic_directory(PLOTS) as folder:
-        figure = loss_figure(history, metrics["held_out_loss"], metrics["random_pdn"]["loss"])
-        figure.savefig(folder / "distillation_loss.png", dpi=100)
+        # Without rows where the weights are the shipped ones
+        pd.DataFrame(history, columns=["step", "loss"]).to_csv(folder / "losses.csv", index=False)
     write_json(METRICS, metrics)
     run.log_metrics(metrics)
     run.log_history([{"step": row["step"], "distillation_loss": row["loss"]} for row in history])
-    run.log_figure(figure, "distillation_loss.png")
 
 
 def read_images(section: DistillTeacher) -> DistillationImages:

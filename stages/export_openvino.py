@@ -25,10 +25,10 @@ from metaldefect.deploy.export import (
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector, compile_graph
-from metaldefect.efficientad.evaluation import rounded, score_images, stack_resized
+from metaldefect.efficientad.evaluation import rounded, score_images
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.hardware import cpu_name
-from metaldefect.images import U8
+from metaldefect.images import U8, stack_resized
 from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.metrics.detection import auroc, f1_at
 from metaldefect.procedural.anomalies import ANOMALIES

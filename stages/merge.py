@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.ingest.figures import counts_figure, pairs_figure, save_figures, splits_figure
+from metaldefect.artifacts import write_json
 from metaldefect.ingest.merge import DatasetSpec, InspectionSpec, MergeOptions, merge_datasets
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -13,7 +12,6 @@ from pipeline.run import StageRun, run_stage
 OUTPUT = Path("data/merged")
 REPORTS = Path("reports/merge")
 METRICS = Path("metrics/merge.json")
-PLOTS = Path("plots/merge")
 
 
 def main(params: Params, run: StageRun) -> None:
@@ -45,16 +43,7 @@ def main(params: Params, run: StageRun) -> None:
     result = merge_datasets(datasets, inspection, OUTPUT, REPORTS, options)
 
     write_json(METRICS, result.summary)
-    figures = {
-        "images_per_class_and_source": counts_figure(result.table),
-        "share_of_each_split": splits_figure(result.table),
-        "near_duplicate_pairs": pairs_figure(result.pairs),
-    }
-    with atomic_directory(PLOTS) as folder:
-        save_figures(figures, folder)
     run.log_metrics(result.summary)
-    for name, figure in figures.items():
-        run.log_figure(figure, f"{name}.png")
     for report in sorted(REPORTS.iterdir()):
         run.log_artifact(report, "reports")
 

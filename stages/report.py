@@ -4,20 +4,55 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaldefect.artifacts import atomic_file
+import pandas as pd
+from matplotlib.figure import Figure
+
+from metaldefect.artifacts import atomic_directory, atomic_file, read_json, write_json
+from metaldefect.efficientad.figures import loss_figure
+from metaldefect.figures import save_figures
+from metaldefect.ingest.figures import merge_figures
+from metaldefect.procedural.figures import sample_figures
+from pipeline.headline import headline_metrics
 from pipeline.params import Params
 from pipeline.report import render_report
 from pipeline.run import StageRun, run_stage
 
 PAGE = Path("reports/index.html")
+HEADLINE = Path("metrics/headline.json")
+PLOTS = Path("plots")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `reports/index.html` and log it."""
+    """Write `reports/index.html`, the headline metrics, and the figures of stages that draw none."""
+    for stage, figures in data_figures().items():
+        with atomic_directory(PLOTS / stage) as folder:
+            save_figures(figures, folder)
+        run.log_figures(figures)
+    headline = headline_metrics(Path())
+    write_json(HEADLINE, headline)
+    run.log_metrics(headline)
     page = render_report(Path(), params)
     with atomic_file(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     run.log_artifact(PAGE)
+
+
+def data_figures() -> dict[str, dict[str, Figure]]:
+    """Figures of what the data stages and the distillation wrote.
+
+    They are drawn here, so that a change of a figure does not make the data anew.
+    """
+    teacher = read_json("metrics/distill_teacher.json")
+    table = pd.read_csv("models/teacher/losses.csv")
+    history = [
+        {"step": float(s), "loss": float(x)} for s, x in zip(table["step"], table["loss"], strict=True)
+    ]
+    losses = loss_figure(history, teacher["held_out_loss"], teacher["random_pdn"]["loss"])
+    return {
+        "sample": sample_figures(Path("data/sample")),
+        "merge": merge_figures(Path("data/merged")),
+        "distill_teacher": {"distillation_loss": losses},
+    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,55 +9,61 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from metaldefect.artifacts import atomic_directory, atomic_file, write_json
+from metaldefect.artifacts import atomic_directory, atomic_file, read_json, write_json
 from metaldefect.hardware import autocast, device, keep_freed_memory, workers
 from metaldefect.images import read_grey, to_tanh_range
-from metaldefect.metrics.reconstruction import codebook_use
-from metaldefect.synthesis.painter import Vocabulary
-from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.ingest.loading import rows_of, training_rows
+from metaldefect.ingest.samples import TABLE_NAME, counts_of
+from metaldefect.maskgit.vocabulary import Vocabulary
+from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
 from metaldefect.tokenizer.model import VQModel
-from pipeline.figures import bars, save_figure
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
 
 STAGE = "tokenize"
+MERGED, AUGMENTED = Path("data/merged"), Path("data/augmented")
+TOKENIZER = Path("models/vq")
+OUTPUT = Path("data/tokens")
+TOKENS = "tokens.npy"
 MISSING = np.iinfo(np.uint16).max  # no codebook is that large
 KEPT = ["path", "label", "source", "split", "group"]
 
 
 def main(params: Params, run: StageRun) -> None:
-    size = params.finetune_vq.tokenizer.image_size
-    model = load_tokenizer(Path("models/vq"))
-    train = pd.read_parquet("data/augmented/samples.parquet").assign(root="data/augmented")
-    merged = pd.read_parquet("data/merged/samples.parquet").assign(root="data/merged")
-    seen = set(train["split"])
-    table = pd.concat([train, merged[~merged["split"].isin(seen)]], ignore_index=True)
-
-    working = run.checkpoint_directory / "tokens.npy"
+    """Write `data/tokens/train` and `data/tokens/held_out`: token grids with the rows of their images."""
+    model = load_tokenizer(TOKENIZER)
+    size = int(read_json(TOKENIZER / CONFIG)["image_size"])
+    merged = rows_of(MERGED)
+    sides = {
+        "train": training_rows(AUGMENTED).assign(root=str(AUGMENTED)),
+        "held_out": merged[merged["split"] != "train"].assign(root=str(MERGED)),
+    }
+    table = pd.concat(sides.values(), ignore_index=True)
+    working = run.checkpoint_directory / TOKENS
     encode(model, table, size, params.tokenize.batch_size, working)
-    with atomic_directory("data/tokens") as directory:
-        shutil.copyfile(working, directory / "tokens.npy")
-        codes = np.load(directory / "tokens.npy", mmap_mode="r+")
-        in_training = (table["split"] == "train").to_numpy()
-        if params.tokenize.vocabulary == "full":
-            vocabulary = Vocabulary.full(model.config.codebook_size)
-        else:
-            vocabulary = Vocabulary.of(codes[in_training], model.quantize.codebook.detach())
-        codes[:] = vocabulary.nearest.numpy()[codes]
-        codes.flush()
-        vocabulary.save(directory)
-        table[KEPT].to_parquet(directory / "samples.parquet", index=False)
-        metrics = describe(np.asarray(codes), table, vocabulary, model.config.codebook_size)
+    codes = np.load(working, mmap_mode="r")
+    if params.tokenize.vocabulary == "full":
+        vocabulary = Vocabulary.full(model.config.codebook_size)
+    else:
+        vocabulary = Vocabulary.of(codes[: len(sides["train"])], model.quantize.codebook.detach())
+    start = 0
+    with atomic_directory(OUTPUT) as directory:
+        for name, rows in sides.items():
+            part = codes[start : start + len(rows)]
+            start += len(rows)
+            (directory / name).mkdir()
+            np.save(directory / name / TOKENS, vocabulary.nearest.numpy()[part].astype(np.uint16))
+            rows[KEPT].to_parquet(directory / name / TABLE_NAME, index=False)
+        vocabulary.save(directory / "train")
+    used, codebook = len(vocabulary.codes), model.config.codebook_size
+    metrics = {
+        "images": counts_of(table["split"]),
+        "codes": {"used": used, "codebook": codebook, "share": used / codebook},
+    }
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
-    with atomic_directory(f"plots/{STAGE}") as directory:
-        entropy = {name: {"entropy": value} for name, value in metrics["entropy_per_class"].items()}
-        figure = bars(entropy, "token entropy, nats")
-        save_figure(figure, directory / "token_entropy_per_class.png")
-        run.log_figure(figure, "token_entropy_per_class.png")
 
 
 def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, working: Path) -> None:
@@ -101,24 +106,6 @@ def batch_encoder(model: VQModel) -> Callable[[torch.Tensor], torch.Tensor]:
             return on_device.encode(images.to(device())).cpu()
 
     return encode_batch
-
-
-def describe(
-    tokens: NDArray[np.uint16], table: pd.DataFrame, vocabulary: Vocabulary, codebook_size: int
-) -> dict[str, dict[str, float]]:
-    """Counts, codes used and the entropy of token frequencies per class (nats)."""
-    used = len(vocabulary.codes)
-    train = (table["split"] == "train").to_numpy()
-    entropy = {}
-    for label in sorted(table["label"].unique()):
-        chosen = train & (table["label"] == label).to_numpy()
-        entropy[label] = float(np.log(codebook_use(tokens[chosen], used)["perplexity"]))
-    return {
-        "images": {str(k): int(v) for k, v in table["split"].value_counts().sort_index().items()},
-        "codes": {"used": used, "codebook": codebook_size, "share": used / codebook_size},
-        "train": codebook_use(tokens[train], used),
-        "entropy_per_class": entropy,
-    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -51,11 +51,6 @@ class Scored:
     def is_defective(self) -> bool:
         """Whether the image is of any label but `good`."""
         return self.label != GOOD
-
-
-def stack_resized(images: Iterable[U8], size: int) -> U8:
-    """Images of any size as one array `uint8 [N, size, size]`."""
-    return np.stack([resize(image, size) for image in images])
 
 
 @contextmanager

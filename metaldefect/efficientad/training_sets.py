@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaldefect.efficientad.evaluation import stack_resized
 from metaldefect.efficientad.training_data import TrainingImages, centre_crop
-from metaldefect.images import U8
+from metaldefect.images import U8, stack_resized
 from metaldefect.ingest.natural import load_natural_images, natural_source
 from metaldefect.inspection.provider import DatasetProvider
 

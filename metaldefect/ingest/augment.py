@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,12 +26,11 @@ def augment(
     merged: Path,
     output: Path,
     partial: Path,
-    splits: Sequence[str],
     png_level: int = 1,
     photometric: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Write all eight symmetries of every image of some splits, with their masks.
+    """Write all eight symmetries of every training image, with their masks.
 
     `images/<label>/<stem>_<k>.png`, `masks/<label>/<stem>_<k>.png` where known, and `samples.parquet` with
     the column `symmetry` (k, see `apply_symmetry`). The same inputs give the same bytes.
@@ -42,7 +40,6 @@ def augment(
         output: replaced as a whole at the end.
         partial: where the work grows. Images that a killed run left there are taken over, so it must
             belong to these inputs alone; it becomes `output`, hence lies on the same file system.
-        splits: the splits to take.
         png_level: zlib level, 0 (fast) to 9 (small).
         photometric: also change brightness and contrast mildly (not of k = 0, the original).
         seed: decides the photometric changes.
@@ -52,12 +49,12 @@ def augment(
 
     Raises:
         FileNotFoundError: the merged dataset is missing.
-        ValueError: no image lies in the wanted splits, or an image is broken.
+        ValueError: the train split is empty, or an image is broken.
     """
     table = read_table(merged / TABLE_NAME)
-    wanted = table[table["split"].isin(list(splits))]
+    wanted = table[table["split"] == "train"]
     if wanted.empty:
-        raise ValueError(f"{merged / TABLE_NAME} has no image in the split(s) {', '.join(splits)}")
+        raise ValueError(f"{merged / TABLE_NAME} has no image in the train split")
     samples: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in wanted.to_dict("records")]
 
     def augment_one(sample: dict[str, Any]) -> list[dict[str, Any]]:

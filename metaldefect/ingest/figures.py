@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from metaldefect.images import read_grey, resize
-from metaldefect.ingest.groups import Pair, apply_symmetry
+from metaldefect.ingest.groups import apply_symmetry
+from metaldefect.ingest.merge import NEAR_DUPLICATES
+from metaldefect.ingest.samples import TABLE_NAME, read_table
+
+
+def merge_figures(merged: Path) -> dict[str, Figure]:
+    """Counts, splits and near-duplicates of a merged dataset."""
+    table = read_table(merged / TABLE_NAME)
+    return {
+        "images_per_class_and_source": counts_figure(table),
+        "share_of_each_split": splits_figure(table),
+        "near_duplicate_pairs": pairs_figure(merged),
+    }
 
 
 def counts_figure(table: pd.DataFrame) -> Figure:
@@ -55,41 +66,36 @@ def splits_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def pairs_figure(pairs: Sequence[tuple[Path, Path, Pair]], columns: int = 6) -> Figure:
-    """Near-duplicates one above the other, from the weakest to the strongest correlation."""
-    ordered = sorted(pairs, key=lambda item: (item[2].correlation, item[2].first, item[2].second))
-    chosen = (
-        [ordered[i] for i in np.unique(np.linspace(0, len(ordered) - 1, columns).astype(int))]
-        if ordered
-        else []
-    )
+def pairs_figure(merged: Path, columns: int = 6) -> Figure:
+    """Near-duplicates one above the other, from the weakest to the strongest correlation.
+
+    Args:
+        merged: folder of the merged dataset; pairs of which it lacks an image are not shown.
+        columns: pairs to show.
+    """
+    pairs = pd.read_csv(merged / NEAR_DUPLICATES).dropna(subset=["first", "second"])
+    ordered = pairs.sort_values(["correlation", "first", "second"]).reset_index(drop=True)
     figure = Figure(figsize=(1.9 * columns, 4.6), layout="constrained")
-    if not chosen:
+    if ordered.empty:
         figure.text(0.5, 0.5, "no near-duplicate pairs", ha="center")
         return figure
+    chosen = ordered.iloc[np.unique(np.linspace(0, len(ordered) - 1, columns).astype(int))]
     axes = figure.subplots(2, len(chosen), squeeze=False)
-    for column, (first, second, pair) in enumerate(chosen):
-        one = resize(read_grey(first), 200)
+    for column, pair in enumerate(chosen.to_dict("records")):
+        one = resize(read_grey(merged / pair["first"]), 200)
         # turned so that the eye can compare
-        other = apply_symmetry(resize(read_grey(second), 200), pair.symmetry)
-        for row, (image, path) in enumerate(((one, first), (other, second))):
+        other = apply_symmetry(resize(read_grey(merged / pair["second"]), 200), pair["symmetry"])
+        for row, (image, path) in enumerate(((one, pair["first"]), (other, pair["second"]))):
             axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)
             axes[row, column].set_axis_off()
-            axes[row, column].set_title(path.name, fontsize=8)
+            axes[row, column].set_title(Path(path).name, fontsize=7)
         axes[1, column].text(
             0.5,
             -0.08,
-            f"r = {pair.correlation:.4f}, {pair.distance} bits, k = {pair.symmetry}",
+            f"r = {pair['correlation']:.4f}, {pair['distance']} bits, k = {pair['symmetry']}",
             transform=axes[1, column].transAxes,
             ha="center",
             va="top",
             fontsize=8,
         )
     return figure
-
-
-def save_figures(figures: dict[str, Figure], folder: Path) -> None:
-    """Write figures as PNG, without the metadata that would change from one matplotlib to the next."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})

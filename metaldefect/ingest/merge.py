@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +17,18 @@ from metaldefect.artifacts import atomic_directory, atomic_file
 from metaldefect.images import U8, resize, write_png
 from metaldefect.ingest.adapters import Rejected, RunLengths
 from metaldefect.ingest.adapters.files import draw_runs, read_image, read_mask
+from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
 from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, near_duplicate_pairs, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.samples import TABLE_NAME, encode_boxes, write_image_file, write_table
+from metaldefect.ingest.samples import TABLE_NAME, counts_of, write_image_file, write_table
 from metaldefect.ingest.shortcut import Tone, grey_statistics, source_shortcut, source_tones
 from metaldefect.ingest.splits import across_splits, assign_splits, sampling_weights
+
+NEAR_DUPLICATES = "near_duplicates.csv"
+PAIR_COLUMNS = ["first", "second", "symmetry", "distance", "correlation", "detail", "same_photograph"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def merge_datasets(
     """Write the merged dataset to `output`, atomically.
 
     `images/<label>/<source>_<stem>.png` (8-bit L, square), `masks/<label>/` ({0, 255}, where known),
-    `samples.parquet`, `rejected.csv`, and the detector's images in MVTec AD layout under `inspection/`.
+    `samples.parquet`, `rejected.csv`, `near_duplicates.csv`, and the detector's images in MVTec AD layout
+    under `inspection/`.
     The same inputs give the same bytes.
 
     Args:
@@ -145,6 +151,7 @@ def merge_datasets(
         table, statistics = write_images(placed, folder, options)
         write_table(folder / TABLE_NAME, table)
         write_rejected(folder / "rejected.csv", rejected)
+        write_pairs(folder / NEAR_DUPLICATES, pairs, examined, table)
         report = validate_merged(table, folder, options.classes, options.image_size, options.expected_counts)
         write(report, reports)
         report.raise_if_failed()
@@ -274,6 +281,23 @@ def load_mask(item: Examined, side: int) -> U8:
     return resize(known, side, nearest=True)
 
 
+def write_pairs(path: Path, pairs: Sequence[Pair], examined: Sequence[Examined], table: pd.DataFrame) -> None:
+    """Write the near-duplicate pairs; an image that was dropped from the merged set has no path."""
+    keys = zip(table["source"], table["source_path"], strict=True)
+    paths = dict(zip(keys, table["path"], strict=True))
+
+    def merged_path(number: int) -> str | None:
+        return paths.get((examined[number].raw.source, examined[number].source_path))
+
+    rows = [
+        asdict(pair)
+        | {"first": merged_path(pair.first), "second": merged_path(pair.second)}
+        | {"same_photograph": pair.same_photograph}
+        for pair in pairs
+    ]
+    pd.DataFrame(rows, columns=PAIR_COLUMNS).to_csv(path, index=False, float_format="%.6f")
+
+
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
     """Write the refused files as CSV with the columns path and reason."""
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
@@ -328,9 +352,12 @@ def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: Validat
     }
 
 
-def counts_of(values: pd.Series) -> dict[str, int]:
-    """Number of rows of each value, sorted by value."""
-    return {
-        str(name): int(count)
-        for name, count in sorted(values.value_counts().items(), key=lambda i: str(i[0]))
-    }
+def encode_boxes(boxes: Sequence[Box], scale_x: float, scale_y: float) -> str:
+    """Boxes as JSON after scaling their corners to the image that is written."""
+    rows = []
+    for box in boxes:
+        row = asdict(box)
+        for name, scale in (("xmin", scale_x), ("xmax", scale_x), ("ymin", scale_y), ("ymax", scale_y)):
+            row[name] = round(row[name] * scale, 2)
+        rows.append(row)
+    return json.dumps(rows)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +13,6 @@ from PIL import Image
 
 from metaldefect.artifacts import atomic_file
 from metaldefect.images import U8
-from metaldefect.ingest.adapters.records import Box
 
 TABLE_NAME = "samples.parquet"
 
@@ -94,12 +90,9 @@ def write_image_file(path: Path, image: U8, png_level: int = 1) -> str:
     return hashlib.sha256(encoded.getbuffer()).hexdigest()
 
 
-def encode_boxes(boxes: Sequence[Box], scale_x: float, scale_y: float) -> str:
-    """Boxes as JSON after scaling their corners to the image that is written."""
-    rows = []
-    for box in boxes:
-        row = asdict(box)
-        for name, scale in (("xmin", scale_x), ("xmax", scale_x), ("ymin", scale_y), ("ymax", scale_y)):
-            row[name] = round(row[name] * scale, 2)
-        rows.append(row)
-    return json.dumps(rows)
+def counts_of(values: pd.Series) -> dict[str, int]:
+    """Number of rows of each value, sorted by value."""
+    return {
+        str(name): int(count)
+        for name, count in sorted(values.value_counts().items(), key=lambda i: str(i[0]))
+    }

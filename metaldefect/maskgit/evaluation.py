@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,10 @@ from torch import Tensor
 
 from metaldefect.hardware import autocast
 from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.token_data import TokenGrids
+from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.metrics.reconstruction import codebook_use
+from metaldefect.training.snapshot_files import load_snapshot
 
 MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -98,3 +104,78 @@ def held_out_cross_entropy(
         for key in ("true", "wrong", "null", "top1", "top5")
     }
     return {"per_ratio": per_ratio, "per_sample": per_sample, **means}
+
+
+def measure(model: MaskGIT, train: TokenGrids, held_out: TokenGrids, seed: int) -> dict[str, Any]:
+    """Cross-entropies of held-out tokens, with intervals over near-duplicate groups.
+
+    Args:
+        model: in eval mode.
+        train: training tokens, whose frequencies give the unigram yardsticks.
+        held_out: tokens of validation images where something is chosen by them, of test images to publish.
+        seed: of the masks.
+    """
+    unigrams = unigram_losses(
+        train.tokens, train.labels, held_out.tokens, held_out.labels,
+        model.config.codebook_size, model.config.classes,
+    )  # fmt: skip
+    found = held_out_cross_entropy(model, *held_out.tensors(), seed=seed)
+    losses = {name: values.double().numpy() for name, values in found["per_sample"].items()}
+    values = {
+        **{f"ce_{name}": loss for name, loss in losses.items()},
+        "ce_wrong_minus_true": losses["wrong"] - losses["true"],
+        "ce_null_minus_true": losses["null"] - losses["true"],
+        "ce_below_class_unigram": unigrams["class_unigram"] - losses["true"],
+        **unigrams,
+    }
+    groups = held_out.table["group"].tolist()
+    estimates = {name: bootstrap_mean(value, groups) for name, value in values.items()}
+    return {
+        "masked_ce": estimates["ce_true"]["mean"],
+        **{name: estimate["mean"] for name, estimate in estimates.items()},
+        "top1": found["top1"],
+        "top5": found["top5"],
+        "per_ratio": found["per_ratio"],
+        "held_out_images": len(held_out.tokens),
+        "interval_95": {name: [e["low"], e["high"]] for name, e in estimates.items()},
+    }
+
+
+def token_statistics(train: TokenGrids, vocabulary: int) -> dict[str, Any]:
+    """How training images use the vocabulary, and the entropy of token frequencies per class (nats)."""
+    labels = train.table["label"].to_numpy(str)
+    return {
+        "train": codebook_use(train.tokens, vocabulary),
+        "entropy_per_class": {
+            str(label): float(np.log(codebook_use(train.tokens[labels == label], vocabulary)["perplexity"]))
+            for label in np.unique(labels)
+        },
+    }
+
+
+def learning_curve(
+    model: MaskGIT, files: Mapping[int, Path], held_out: TokenGrids, seed: int, batch_size: int
+) -> list[dict[str, float]]:
+    """What validation tokens say of each snapshot, one row per snapshot.
+
+    Rows hold `step`, `images_seen`, `ce_true`, `ce_wrong`, `ce_null`, `top1`, `top5` and
+    `ce_at_<mask ratio>`. The model ends with the last snapshot's weights.
+
+    Args:
+        model: of the snapshots' shape.
+        files: step -> snapshot.
+        held_out: validation tokens.
+        seed: of the masks, the same ones for each snapshot.
+        batch_size: of the training, which turns steps into images seen.
+    """
+    rows = []
+    tokens, labels = held_out.tensors()
+    for step, path in files.items():
+        load_snapshot(model, path)
+        found = held_out_cross_entropy(model.eval(), tokens, labels, seed=seed)
+        row = {"step": float(step), "images_seen": float(step * batch_size)}
+        row |= {f"ce_{name}": float(found[name]) for name in ("true", "wrong", "null")}
+        row |= {name: float(found[name]) for name in ("top1", "top5")}
+        row |= {f"ce_at_{ratio}": float(values["true"]) for ratio, values in found["per_ratio"].items()}
+        rows.append(row)
+    return rows

@@ -1,67 +1,19 @@
-"""MaskGIT's training from start to end: one or two stages, watched on held-out tokens."""
+"""MaskGIT's training from start to end, in one or two stages."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
+from metaldefect.training.snapshots import Snapshots, SnapshotWriter
 from metaldefect.training.trainer import History, fit
-
-
-class HeldOutWatch(Callback):
-    """Every so many steps: cross-entropies of held-out tokens under the averaged weights, and a look.
-
-    Rows hold `step`, `ce_true`, `ce_wrong`, `ce_null`, `top1`, `top5` and `ce_at_<mask ratio>`. They
-    travel in checkpoints. `look` is called with the step and the averaged model.
-    """
-
-    def __init__(
-        self,
-        tokens: Tensor,
-        labels: Tensor,
-        every: int,
-        seed: int,
-        first_step: int = 0,
-        look: Callable[[int, MaskGIT], None] | None = None,
-    ) -> None:
-        self.tokens, self.labels = tokens, labels
-        self.every, self.seed, self.first_step, self.look = every, seed, first_step, look
-        self.rows: History = []
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, MaskGITLightning)
-        before = trainer.global_step - int(trainer.num_training_batches)
-        if trainer.global_step // self.every == before // self.every:
-            return
-        model = copy.deepcopy(module.model).eval()
-        module.average.copy_to(model)
-        found = held_out_cross_entropy(model, self.tokens, self.labels, seed=self.seed)
-        step = self.first_step + trainer.global_step
-        row = {"step": float(step)}
-        row |= {f"ce_{name}": float(found[name]) for name in ("true", "wrong", "null")}
-        row |= {name: float(found[name]) for name in ("top1", "top5")}
-        row |= {f"ce_at_{ratio}": float(values["true"]) for ratio, values in found["per_ratio"].items()}
-        self.rows.append(row)
-        if self.look is not None:
-            self.look(step, model)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = list(state["rows"])
 
 
 @dataclass(frozen=True)
@@ -84,16 +36,6 @@ class Schedule:
     weights: Sequence[float] | None
 
 
-@dataclass(frozen=True)
-class Watch:
-    """What is looked at while training: held-out tokens, how often, and who else looks."""
-
-    tokens: Tensor
-    labels: Tensor
-    every: int
-    look: Callable[[int, MaskGIT], None] | None = None
-
-
 def train(
     model: MaskGIT,
     config: MaskGITTrainingConfig,
@@ -102,8 +44,8 @@ def train(
     schedule: Schedule,
     checkpoint_directory: Path | None,
     soft: SoftTargets | None = None,
-    watch: Watch | None = None,
-) -> tuple[History, History]:
+    snapshots: Snapshots | None = None,
+) -> History:
     """Train `model` in place and leave the averaged weights in it, in eval mode.
 
     Args:
@@ -113,10 +55,10 @@ def train(
         schedule: stages, batches and sampling weights.
         checkpoint_directory: a killed training goes on from here; None keeps no checkpoints.
         soft: neighbours for `config.soft_weight`.
-        watch: what to look at meanwhile.
+        snapshots: of the averaged weights, spaced over both stages.
 
     Returns:
-        Means of what was logged per checkpoint, and the held-out rows.
+        Means of what was logged per checkpoint.
 
     Raises:
         ValueError: more unconditional steps than steps.
@@ -128,16 +70,10 @@ def train(
         )
     data = TensorDataset(tokens, labels)
     history: History = []
-    watched: History = []
     done = 0
     for name, steps in (("unconditional", first), ("conditional", config.steps - first)):
         conditional = name == "conditional"
         module = MaskGITLightning(model, replace(config, steps=steps, conditional=conditional), soft)
-        watchers = []
-        if watch is not None:
-            watchers.append(
-                HeldOutWatch(watch.tokens, watch.labels, watch.every, schedule.seed, done, watch.look)
-            )
         rows = fit(
             module,
             data,
@@ -148,11 +84,10 @@ def train(
             seed=schedule.seed + (0 if conditional else 7919),
             checkpoint_directory=checkpoint_directory and checkpoint_directory / name,
             weights=schedule.weights if conditional else None,
-            watchers=watchers,
+            snapshots=snapshots and SnapshotWriter(snapshots, config.steps, done),
         )
         history += [row | {"step": row["step"] + done} for row in rows]
-        watched += [row for watcher in watchers for row in watcher.rows]
         module.average.copy_to(model)
         done += steps
     model.eval()
-    return history, watched
+    return history

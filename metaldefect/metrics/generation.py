@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline
 
+from metaldefect.feature_classifier import Features
 from metaldefect.metrics.bootstrap import bootstrap_mean
-
-Features = NDArray[np.float32]
 
 
 def kid(real: ArrayLike, fake: ArrayLike) -> float:
@@ -84,12 +81,6 @@ def kid_estimates(
 
     between = np.einsum("rn,rn->r", u @ kxy, v) / (u.sum(axis=1) * v.sum(axis=1))
     return within(kxx, u) + within(kyy, v) - 2.0 * between
-
-
-def classifier(features: Features, labels: NDArray[np.str_], seed: int) -> Pipeline:
-    """Logistic regression on standardised features, classes weighted to count equally."""
-    model = LogisticRegression(max_iter=2000, C=0.1, class_weight="balanced", random_state=seed)
-    return make_pipeline(StandardScaler(), model).fit(features, labels)
 
 
 def class_agreement(model: Pipeline, features: Features, labels: NDArray[np.str_]) -> dict[str, object]:

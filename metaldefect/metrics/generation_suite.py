@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, pdist
 
+from metaldefect.feature_classifier import Features, classifier
 from metaldefect.metrics.bootstrap import bootstrap_mean
 from metaldefect.metrics.generation import (
-    Features,
     class_agreement,
-    classifier,
     kid_estimates,
     memorisation_hits,
 )

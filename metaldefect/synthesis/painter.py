@@ -7,58 +7,21 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metaldefect.artifacts import atomic_file, read_json
+from metaldefect.artifacts import read_json
 from metaldefect.hardware import autocast, compute_dtype
 from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.model import VQModel
-
-VOCABULARY = "vocabulary.safetensors"
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The tokenizer's codes that the training data uses, numbered without gaps.
-
-    `codes[i]` (`int64 [used]`) is the tokenizer's code of token i. `nearest[c]` (`int64 [codebook]`) is
-    the token of code c itself, or of the used code nearest to it.
-    """
-
-    codes: Tensor
-    nearest: Tensor
-
-    @classmethod
-    def of(cls, train_codes: NDArray[np.integer], codebook: Tensor) -> Vocabulary:
-        """Vocabulary of the codes in `train_codes`; `codebook` is normalised, `float [size, dim]`."""
-        codes = torch.from_numpy(np.unique(train_codes).astype(np.int64))
-        nearest = (codebook @ codebook[codes].t()).argmax(dim=1)
-        nearest[codes] = torch.arange(len(codes))
-        return cls(codes, nearest)
-
-    @classmethod
-    def full(cls, codebook_size: int) -> Vocabulary:
-        """All codes under their own numbers, used or not."""
-        return cls(torch.arange(codebook_size), torch.arange(codebook_size))
-
-    def save(self, directory: Path) -> None:
-        """Write `vocabulary.safetensors`."""
-        with atomic_file(directory / VOCABULARY) as temporary:
-            safetensors.torch.save_file({"codes": self.codes, "nearest": self.nearest}, temporary)
-
-    @classmethod
-    def load(cls, directory: Path) -> Vocabulary:
-        """Read what `save` wrote."""
-        return cls(**safetensors.torch.load_file(directory / VOCABULARY))
 
 
 @dataclass(frozen=True)

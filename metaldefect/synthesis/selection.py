@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from metaldefect.metrics.generation import Features, classifier
+from metaldefect.feature_classifier import Features, classifier
 
 Labels = NDArray[np.str_]
 

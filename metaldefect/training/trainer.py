@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from metaldefect.hardware import keep_freed_memory, lightning_precision
+from metaldefect.training.snapshots import Snapshots, SnapshotWriter
 
 LAST = "last.ckpt"
 History = list[dict[str, float]]
@@ -192,6 +193,7 @@ def fit(
     checkpoint_directory: Path | None,
     weights: Sequence[float] | None = None,
     watchers: Sequence[Callback] = (),
+    snapshots: Snapshots | SnapshotWriter | None = None,
 ) -> History:
     """Train `module` for `steps` steps (rounded up to whole epochs) and return the means per epoch.
 
@@ -207,6 +209,9 @@ def fit(
     epoch_steps = min(epoch_steps, steps)
     recorder = _Recorder(epoch_steps)
     callbacks: list[Callback] = [_Reseed(seed), recorder, *watchers]
+    if snapshots is not None:
+        writer = snapshots if isinstance(snapshots, SnapshotWriter) else SnapshotWriter(snapshots, steps)
+        callbacks.append(writer)
     resume = None
     if checkpoint_directory is not None:
         checkpoint_directory.mkdir(parents=True, exist_ok=True)

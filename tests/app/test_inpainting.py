@@ -14,7 +14,7 @@ from app.inpainting import (
 from metaldefect.maskgit.checkpoints import save_maskgit
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.synthesis.painter import Vocabulary
+from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import save_tokenizer
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel

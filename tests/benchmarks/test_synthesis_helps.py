@@ -13,10 +13,10 @@ import torch
 from benchmarks import synthesis_helps
 from benchmarks.synthesis_helps import MAP_WEIGHTS, Scored, divide, selections, study, thresholds
 from metaldefect.artifacts import read_json
-from metaldefect.efficientad.evaluation import fit_map_quantiles, infer, stack_resized
+from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import EfficientAD
-from metaldefect.images import write_png
+from metaldefect.images import stack_resized, write_png
 from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 from tests.tiny_models import save_tiny_painter

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from metaldefect.feature_classifier import classifier
 from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
-from metaldefect.metrics.generation import class_agreement, classifier, kid
+from metaldefect.metrics.generation import class_agreement, kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, edges, psnr, ssim
 from metaldefect.metrics.seams import border_gradient
 

@@ -11,7 +11,7 @@ import yaml
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.maskgit.checkpoints import save_maskgit
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.synthesis.painter import Vocabulary
+from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.model import VQModel
 from pipeline.params import Params, parse_params
 from stages.train_maskgit import TokenData, images_seen, start_from_own

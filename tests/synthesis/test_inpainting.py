@@ -9,6 +9,7 @@ import torch
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.synthesis.grain import BANDS, Grain
 from metaldefect.synthesis.inpainting import (
     cells_under,
@@ -18,7 +19,7 @@ from metaldefect.synthesis.inpainting import (
     visible_change,
 )
 from metaldefect.synthesis.mask_makers import blob, make_mask, moved, stroke
-from metaldefect.synthesis.painter import Painter, Vocabulary
+from metaldefect.synthesis.painter import Painter
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
 

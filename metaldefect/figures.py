@@ -1,8 +1,8 @@
-"""Figures that stages leave in `plots/` and in MLflow."""
+"""Image grids, overlays and bars: what all figures of the library share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -63,3 +63,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG whose bytes depend on the figure alone (no date, no version)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
+    """Write each figure as `<name>.png`."""
+    for name, figure in figures.items():
+        save_figure(figure, folder / f"{name}.png")

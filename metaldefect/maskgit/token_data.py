@@ -1,0 +1,122 @@
+"""Token grids of a sample table's images, as `tokenize` writes them, and the model that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaldefect.artifacts import read_json
+from metaldefect.ingest.loading import in_held_out, rows_of, training_rows
+from metaldefect.ingest.samples import TABLE_NAME
+from metaldefect.maskgit.checkpoints import CONFIG, read_halton, start_from_halton, start_from_saved
+from metaldefect.maskgit.model import MaskGIT, start_from_codebook
+from metaldefect.maskgit.vocabulary import Vocabulary
+
+TOKENS = "tokens.npy"
+
+
+class TokenGrids(NamedTuple):
+    """Token grids with the rows of their images."""
+
+    tokens: NDArray[np.uint16]  # [N, grid, grid], in the vocabulary's numbers
+    labels: NDArray[np.int64]  # [N], numbers of the classes
+    table: pd.DataFrame
+
+    @classmethod
+    def training(cls, folder: Path, classes: Sequence[str]) -> TokenGrids:
+        """Those to learn from: as `training_rows`, a row of another split is an error."""
+        return cls.of(folder, training_rows(folder), classes)
+
+    @classmethod
+    def held_out(cls, folder: Path, split: str, classes: Sequence[str]) -> TokenGrids:
+        """Those of one held-out split.
+
+        Raises:
+            ValueError: `split` is not a held-out one, or has no rows.
+        """
+        whole = cls.of(folder, rows_of(folder), classes)
+        chosen = in_held_out(whole.table, split, folder)
+        return cls(whole.tokens[chosen], whole.labels[chosen], whole.table[chosen].reset_index(drop=True))
+
+    @classmethod
+    def of(cls, folder: Path, table: pd.DataFrame, classes: Sequence[str]) -> TokenGrids:
+        """The grids of a folder under the rows of its table.
+
+        Raises:
+            ValueError: a label that is not among the classes, or a table that does not fit the grids.
+        """
+        if unknown := sorted(set(table["label"]) - set(classes)):
+            raise ValueError(f"{folder / TABLE_NAME} has labels that are not classes: {', '.join(unknown)}")
+        tokens = np.load(folder / TOKENS, mmap_mode="r")
+        if len(tokens) != len(table):
+            raise ValueError(f"{folder}: {len(tokens)} token grids, {len(table)} rows in {TABLE_NAME}")
+        numbers = {name: number for number, name in enumerate(classes)}
+        return cls(tokens, np.asarray(table["label"].map(numbers), np.int64), table)
+
+    def spread(self, limit: int) -> TokenGrids:
+        """At most `limit` grids, spread evenly over them."""
+        chosen = np.linspace(0, len(self.tokens) - 1, min(limit, len(self.tokens))).astype(np.int64)
+        return TokenGrids(
+            self.tokens[chosen], self.labels[chosen], self.table.iloc[chosen].reset_index(drop=True)
+        )
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Tokens `int64 [N, grid, grid]` and labels `int64 [N]`."""
+        return torch.from_numpy(self.tokens.astype(np.int64)), torch.from_numpy(self.labels)
+
+
+def start_weights(
+    model: MaskGIT,
+    base: str | None,
+    codebook_start: float,
+    codebook: Tensor,
+    vocabulary: Vocabulary,
+    classes: Sequence[str],
+) -> None:
+    """Fill a fresh model with what its training starts from.
+
+    Args:
+        model: to be filled.
+        base: path of a Halton-MaskGIT checkpoint, folder of a model of this project, or None.
+        codebook_start: without a base, how far token embeddings start as a projection of the codebook.
+        codebook: the tokenizer's entries of the vocabulary, `float [used, dim]`.
+        vocabulary: of the tokens.
+        classes: names of the labels.
+    """
+    if base and Path(base).is_dir():
+        start_from_own(model, Path(base), vocabulary, classes)
+    elif base:
+        start_from_halton(model, read_halton(Path(base)), base, vocabulary.codes)
+    elif codebook_start:
+        start_from_codebook(model, codebook, codebook_start)
+
+
+def start_from_own(model: MaskGIT, directory: Path, vocabulary: Vocabulary, classes: Sequence[str]) -> None:
+    """Go on from a model of this project, whose tokens and classes have to mean the same.
+
+    Raises:
+        ValueError: they do not.
+    """
+    codes = Vocabulary.load(directory).codes
+    if not torch.equal(codes, vocabulary.codes):
+        raise ValueError(
+            f"train_maskgit.base: {directory} draws with {len(codes)} codes of the codebook, the tokens have "
+            f"{len(vocabulary.codes)} others; set tokenize.vocabulary to full in both runs"
+        )
+    known = read_json(directory / CONFIG).get("classes")
+    if known != list(classes):
+        raise ValueError(f"train_maskgit.base: {directory} knows the classes {known}, not {tuple(classes)}")
+    start_from_saved(model, directory)
+
+
+def images_seen_before(base: str | None) -> int:
+    """Images that the model at `base` was trained on; 0 where it does not say."""
+    config = Path(base) / CONFIG if base else None
+    return int(read_json(config).get("images_seen", 0)) if config and config.is_file() else 0

@@ -1,0 +1,125 @@
+"""Drawing whole images per class: several candidates for each, of which a classifier keeps one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from metaldefect.backbones import pooled_features
+from metaldefect.feature_classifier import Features
+from metaldefect.images import U8
+from metaldefect.ingest.loading import load_images, split_rows
+from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.synthesis.painter import Painter
+from metaldefect.synthesis.selection import choose, fit_selector
+
+SELECTOR_IMAGES = 100  # training images of a class from which the selector of candidates learns
+CANDIDATES = "candidates.npz"
+Labels = NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class CandidateConfig:
+    """How candidates are drawn: weak guidance leaves variety to choose from.
+
+    Attributes:
+        per_image: candidates for each image that is kept; 1 draws no more than are kept, as `sampling` says.
+        steps, guidance, temperature: in place of those of `sampling`.
+    """
+
+    per_image: int
+    steps: int
+    guidance: float
+    temperature: float
+
+
+class Candidates(NamedTuple):
+    """Features and classes of all candidates."""
+
+    features: Features  # [N, D]
+    labels: Labels  # [N]
+
+    def save(self, folder: Path) -> None:
+        """Write `candidates.npz`, the features in half precision."""
+        np.savez(folder / CANDIDATES, features=self.features.astype(np.float16), labels=self.labels)
+
+    @classmethod
+    def load(cls, folder: Path) -> Candidates | None:
+        """Read what `save` wrote; None where there was nothing to choose from."""
+        if not (folder / CANDIDATES).is_file():
+            return None
+        with np.load(folder / CANDIDATES) as content:
+            return cls(content["features"].astype(np.float32), content["labels"])
+
+
+class DrawnImages(NamedTuple):
+    """Whole images with their classes, and the candidates where there were more to choose from."""
+
+    images: U8  # [N, size, size]
+    labels: Labels  # [N]
+    candidates: Candidates | None
+
+
+def draw_classes(
+    painter: Painter,
+    merged: Path,
+    per_class: int,
+    sampling: SamplingConfig,
+    candidates: CandidateConfig,
+    batch_size: int,
+    seed: int,
+) -> DrawnImages:
+    """Draw `per_class` images of each class, class by class.
+
+    Args:
+        painter: what draws.
+        merged: folder of the merged dataset; its training images teach the selector.
+        per_class: images to keep of each class.
+        sampling: how to sample.
+        candidates: how many to choose among, and what differs in drawing them.
+        batch_size: images drawn at once.
+        seed: of drawing and choosing.
+    """
+    several = candidates.per_image > 1
+    if several:
+        sampling = replace(
+            sampling,
+            steps=candidates.steps,
+            guidance=candidates.guidance,
+            temperature=candidates.temperature,
+        )
+    wanted = np.repeat(np.arange(len(painter.classes)), per_class * candidates.per_image)
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for start in tqdm(range(0, len(wanted), batch_size), desc="drawing", unit="batch"):
+        labels = torch.from_numpy(wanted[start : start + batch_size])
+        batches.append(painter.sample(labels, sampling, generator))
+    images, names = np.concatenate(batches), np.array(painter.classes)[wanted]
+    if not several:
+        return DrawnImages(images, names, None)
+    found = Candidates(pooled_features(images), names)
+    selector = fit_selector(*selector_features(painter, merged, seed), seed)
+    kept = choose(selector, found.features, names, per_class, seed)
+    return DrawnImages(images[kept], names[kept], found)
+
+
+def selector_features(painter: Painter, merged: Path, seed: int) -> tuple[Features, Labels]:
+    """Features and classes of training images through the tokenizer, `SELECTOR_IMAGES` per class at most."""
+    train = split_rows(merged, "train").sample(frac=1.0, random_state=seed)
+    rows = train.groupby("label").head(SELECTOR_IMAGES).sort_index()
+    images = load_images(merged, rows, painter.image_size, "training images")
+    return pooled_features(through_tokenizer(painter, images)), rows["label"].to_numpy(str)
+
+
+def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
+    """Images as the tokenizer gives them back, with the grain that drawn ones get."""
+    generator = torch.Generator().manual_seed(0)
+    starts = tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch")
+    parts = [painter.render(painter.encode(images[i : i + batch_size]), generator) for i in starts]
+    return np.concatenate(parts)

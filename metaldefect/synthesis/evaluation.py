@@ -1,0 +1,145 @@
+"""How good drawn images and insertions are, beside real images of the merged dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from metaldefect.backbones import pooled_features
+from metaldefect.feature_classifier import Features
+from metaldefect.images import read_grey
+from metaldefect.ingest.loading import load_images, rows_of, split_rows, spread_over_classes
+from metaldefect.metrics.bootstrap import ratio_of_means
+from metaldefect.metrics.generation_suite import Labelled, ratio_interval
+from metaldefect.metrics.seams import border_gradient
+from metaldefect.synthesis.drawing import through_tokenizer
+from metaldefect.synthesis.inpainting import Mask
+from metaldefect.synthesis.insertion_set import InsertedImage
+from metaldefect.synthesis.painter import Painter
+
+EXTRACTOR = "efficientnet_lite0 pooled features (ImageNet)"
+
+
+class RealSides(NamedTuple):
+    """Features of the real images that drawn ones are compared with."""
+
+    train: Labelled
+    held_out: Labelled
+    through: Features  # the held-out ones through the tokenizer
+
+
+def real_images(merged: Path, split: str, size: int) -> Labelled:
+    """Features of the real images of one split."""
+    rows = split_rows(merged, split)
+    images = load_images(merged, rows, size, f"real {split}")
+    return Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["group"].to_numpy())
+
+
+def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
+    """Those of the merged set.
+
+    Args:
+        painter: whose tokenizer the held-out images go through.
+        merged: its folder.
+        split: `validation` where something is chosen by the result, `test` to publish it.
+    """
+    rows = split_rows(merged, split)
+    images = load_images(merged, rows, painter.image_size, f"real {split}")
+    return RealSides(
+        real_images(merged, "train", painter.image_size),
+        Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["group"].to_numpy()),
+        pooled_features(through_tokenizer(painter, images)),
+    )
+
+
+def drawn_images(folder: Path, size: int) -> Labelled:
+    """Features of the whole images that were drawn into a folder."""
+    table = pd.read_parquet(folder / "samples.parquet")
+    images = load_images(folder, table, size, "drawn images")
+    return Labelled.ungrouped(pooled_features(images), table["label"].to_numpy(str))
+
+
+def seam_metrics(
+    insertions: Iterable[InsertedImage], real: Sequence[float], inspection: Sequence[float]
+) -> dict[str, Any]:
+    """Gradients along the borders of insertion masks, with (`inserted`) and without compositing (`pasted`).
+
+    They stand beside the same borders in the untouched canvases (`..._to_canvas`) and beside the borders of
+    real defects: of the merged set (`..._to_real`) and of the inspection set (`..._to_real_inspection`). A
+    defect's border may be as sharp as that of a real one.
+
+    Args:
+        insertions: visible ones.
+        real: border gradients of the merged set's defects; empty where no image has a mask.
+        inspection: those of the inspection set; empty where it has no masks.
+
+    Returns:
+        The metrics, their intervals as `interval_95`, and under `left_out` each metric that could not be
+        measured with the reason.
+    """
+    gradients: dict[str, list[float]] = {"inserted": [], "pasted": [], "canvas": []}
+    for item in insertions:
+        for name, version in (("inserted", item.image), ("pasted", item.pasted), ("canvas", item.canvas)):
+            gradients[name].append(border_gradient(version, item.brush))
+    if not gradients["canvas"]:
+        return {"left_out": {"all of it": "no insertion is visible"}}
+    seams: dict[str, Any] = {name: float(np.mean(values)) for name, values in gradients.items()}
+    canvas = np.array(gradients["canvas"])
+    intervals = {}
+    for name in ("inserted", "pasted"):
+        seams[f"{name}_to_canvas"] = seams[name] / seams["canvas"]
+        intervals[f"{name}_to_canvas"] = ratio_interval(
+            np.array(gradients[name]), canvas, np.arange(len(canvas))
+        )
+    left_out: dict[str, str] = {}
+    if real:
+        seams["real"] = float(np.mean(real))
+        seams["inserted_to_real"] = seams["inserted"] / seams["real"]
+    else:
+        left_out |= dict.fromkeys(("real", "inserted_to_real"), "no image of the merged set has a mask")
+    if inspection:
+        seams["real_inspection"] = float(np.mean(inspection))
+    for name in ("inserted", "pasted"):
+        key = f"{name}_to_real_inspection"
+        if inspection:
+            ratio = ratio_of_means(gradients[name], inspection)
+            seams[key], intervals[key] = ratio["mean"], [ratio["low"], ratio["high"]]
+        else:
+            left_out[key] = "the inspection set has no masks"
+    return {**seams, "interval_95": intervals, "left_out": left_out}
+
+
+def real_border_gradients(merged: Path, limit: int) -> list[float]:
+    """Gradients along the borders of up to `limit` real defects, spread over classes and photographs.
+
+    Empty where no image has a mask.
+    """
+    table = rows_of(merged)
+    chosen = spread_over_classes(table[table["mask_path"].notna()], limit)
+    files = zip(chosen["path"].astype(str), chosen["mask_path"].astype(str), strict=True)
+    return [
+        border_gradient(read_grey(merged / path), mask)
+        for path, mask_path in files
+        if has_border(mask := read_grey(merged / mask_path) > 127)
+    ]
+
+
+def inspection_border_gradients(inspection: Path, limit: int) -> list[float]:
+    """Gradients along the borders of the inspection set's real defects; empty where it has no masks."""
+    values = []
+    masks = sorted((inspection / "ground_truth").rglob("*.png"))
+    for path in masks[:: max(1, len(masks) // limit)]:
+        image = inspection / "test" / path.parent.name / f"{path.stem.removesuffix('_mask')}.png"
+        mask = read_grey(path) > 127
+        if image.is_file() and has_border(mask):
+            values.append(border_gradient(read_grey(image), mask))
+    return values
+
+
+def has_border(mask: Mask) -> bool:
+    """Whether some but not all pixels are set."""
+    return bool(mask.any() and not mask.all())

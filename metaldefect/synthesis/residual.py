@@ -1,0 +1,32 @@
+"""What a tokenizer leaves out of images: codes, grey levels, and the grain measured from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from metaldefect.hardware import autocast
+from metaldefect.images import U8, grey_levels, to_tanh_range
+from metaldefect.synthesis.grain import Grain
+from metaldefect.tokenizer.model import VQModel
+
+
+@torch.no_grad()
+def codes_and_levels(
+    model: VQModel, images: U8, batch_size: int = 8
+) -> tuple[torch.Tensor, NDArray[np.float32]]:
+    """Codes `int64 [N, h, w]` and unrounded grey levels `float32 [N, H, W]` of the reconstructions."""
+    codes, levels = [], []
+    for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
+        with autocast():
+            codes.append(model.encode(to_tanh_range(images[start : start + batch_size])))
+            levels.append(grey_levels(model.decode(codes[-1])))
+    return torch.cat(codes), np.concatenate(levels)
+
+
+def residual_grain(model: VQModel, images: U8) -> Grain:
+    """The grain of these images: statistics of what the tokenizer leaves out of them."""
+    codes, levels = codes_and_levels(model, images)
+    return Grain.fit(images, levels, codes.numpy(), model.config.codebook_size)

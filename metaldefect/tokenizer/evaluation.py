@@ -1,0 +1,156 @@
+"""How well a tokenizer reconstructs held-out images: before training, after it, and along it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from metaldefect.backbones import pooled_features
+from metaldefect.hardware import autocast
+from metaldefect.images import U8, from_tanh_range, to_tanh_range, to_u8
+from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
+from metaldefect.metrics.generation import kid
+from metaldefect.metrics.reconstruction import codebook_use, edge_iou, psnr, ssim
+from metaldefect.synthesis.grain import Grain
+from metaldefect.synthesis.residual import codes_and_levels
+from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.perceptual import ALTERNATIVE, perceptual_loss
+from metaldefect.training.snapshot_files import load_snapshot
+
+History = list[dict[str, float]]
+
+
+class Distance(NamedTuple):
+    """A perceptual distance and the metric that it is published under.
+
+    `key` is `lpips` for LPIPS alone: the stand-in has another scale, so its values go under its own name.
+    """
+
+    key: str
+    network: nn.Module
+
+    @classmethod
+    def named(cls, name: str) -> Distance:
+        """The distance called `name`, or the stand-in where its weights cannot be had."""
+        network, made = perceptual_loss(name)
+        return cls(f"{ALTERNATIVE}_distance" if made == ALTERNATIVE else "lpips", network)
+
+
+class Reconstruction(NamedTuple):
+    """Images through the tokenizer."""
+
+    images: U8  # [N, H, W]
+    tokens: NDArray[np.int64]  # [N, h, w]
+    scores: pd.DataFrame  # one row of metrics per image
+
+
+def reconstruct(model: VQModel, images: U8, distance: Distance, batch_size: int = 8) -> Reconstruction:
+    """Encode and decode grey `uint8 [N, H, W]`, and score each image; the model ends in eval mode."""
+    model.eval()
+    found, tokens, rows = [], [], []
+    for start in range(0, len(images), batch_size):
+        originals = images[start : start + batch_size]
+        batch = to_tanh_range(originals)
+        with torch.no_grad(), autocast():
+            codes = model.encode(batch)
+            decoded = model.decode(codes)
+        with torch.no_grad():
+            distances = distance.network(decoded.float().clamp(-1, 1), batch.contiguous()).tolist()
+        part = from_tanh_range(decoded)
+        found.append(part)
+        tokens.append(codes.numpy())
+        for image, reference, value in zip(part, originals, distances, strict=True):
+            rows.append(image_scores(image, reference) | {distance.key: value})
+    return Reconstruction(np.concatenate(found), np.concatenate(tokens), pd.DataFrame(rows))
+
+
+def image_scores(image: U8, reference: U8) -> dict[str, float]:
+    """The metrics of one reconstruction that need no network."""
+    return {
+        "ssim": ssim(image, reference),
+        "psnr": psnr(image, reference),
+        "mse": float(np.mean((image.astype(np.float64) - reference) ** 2)),
+        "edge_iou": edge_iou(image, reference),
+        "edge_iou_1px": edge_iou(image, reference, 1),
+    }
+
+
+def summarise(
+    reconstruction: Reconstruction, images: U8, table: pd.DataFrame, codebook_size: int
+) -> dict[str, Any]:
+    """Means with intervals by near-duplicate group, rKID and codebook use."""
+    groups = table["group"].tolist()
+    scores = reconstruction.scores
+    real, fake = pooled_features(images), pooled_features(reconstruction.images)
+    return {
+        **{str(name): bootstrap_mean(scores[name], groups) for name in scores},
+        "codebook": codebook_use(reconstruction.tokens, codebook_size),
+        "rkid": half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups),
+    }
+
+
+def per_class(scores: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Mean scores of each class."""
+    means = scores.groupby(np.asarray(labels)).mean()
+    return {
+        str(label): {str(name): float(value) for name, value in row.items()}
+        for label, row in means.to_dict("index").items()
+    }
+
+
+def constant_image_scores(images: U8) -> dict[str, float]:
+    """Mean SSIM and MSE of each image's own mean grey: what a reconstruction has to beat."""
+    flat = np.broadcast_to(np.rint(images.mean(axis=(1, 2), keepdims=True)).astype(np.uint8), images.shape)
+    rows = [image_scores(constant, image) for constant, image in zip(flat, images, strict=True)]
+    return {name: float(np.mean([row[name] for row in rows])) for name in ("ssim", "mse")}
+
+
+def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[object]) -> dict[str, float]:
+    """rKID of reconstructions that got the grain: how real drawn images can look at best."""
+    codes, levels = codes_and_levels(model, images)
+    noise = grain.draw(codes, images.shape[1], torch.Generator().manual_seed(0))
+    real, fake = pooled_features(images), pooled_features(to_u8(levels + noise))
+    return half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)
+
+
+def gains(before: pd.DataFrame, after: pd.DataFrame, groups: list[object]) -> dict[str, dict[str, float]]:
+    """What training changed, image by image: the difference with its interval, and relative to before.
+
+    The images are the same before and after, so the interval of the paired difference tells whether
+    training helped.
+    """
+    found = {}
+    for name in before:
+        difference = bootstrap_mean(after[name] - before[name], groups)
+        found[str(name)] = difference | {"relative": difference["mean"] / float(before[name].mean())}
+    return found
+
+
+def learning_curve(
+    model: VQModel, files: Mapping[int, Path], images: U8, distance: Distance, batch_size: int
+) -> History:
+    """Mean scores of these images under each snapshot, one row per snapshot.
+
+    Args:
+        model: of the snapshots' shape; it ends with the last one's weights.
+        files: step -> snapshot.
+        images: validation images, grey `uint8 [N, H, W]`.
+        distance: as for `reconstruct`.
+        batch_size: of the training, which turns steps into images seen.
+    """
+    rows = []
+    for step, path in files.items():
+        load_snapshot(model, path)
+        scores = reconstruct(model, images, distance).scores
+        rows.append(
+            {"images_seen": float(step * batch_size)}
+            | {str(name): float(scores[name].mean()) for name in scores}
+        )
+    return rows

@@ -1,0 +1,46 @@
+"""Reading the snapshots of a training: which to measure, and filling a model with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+FOLDER = "snapshots"
+
+
+def spread_snapshots(model_folder: Path, points: int) -> dict[int, Path]:
+    """Step -> file of the first snapshot beside a model and of `points` evenly spaced later ones.
+
+    The last snapshot is always among them; where there are fewer than `points`, all are taken.
+
+    Raises:
+        FileNotFoundError: the model has no snapshots.
+        ValueError: `points` is below 1.
+    """
+    if points < 1:
+        raise ValueError(f"{points} points are no curve: at least 1 is needed")
+    folder = model_folder / FOLDER
+    files = {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.safetensors")}
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no snapshots: run the training that writes them")
+    steps = sorted(files)
+    places = sorted({round(k * (len(steps) - 1) / points) for k in range(points + 1)})
+    return {steps[place]: files[steps[place]] for place in places}
+
+
+def load_snapshot(model: nn.Module, path: Path) -> None:
+    """Fill the model's parameters with a snapshot's.
+
+    Raises:
+        ValueError: the snapshot is of another model.
+    """
+    state = safetensors.torch.load_file(path)
+    own = dict(model.named_parameters())
+    if wrong := sorted(n for n in own if n not in state or state[n].shape != own[n].shape):
+        raise ValueError(f"{path} is a snapshot of another model: {', '.join(wrong[:5])} do not fit")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])

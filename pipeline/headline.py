@@ -1,0 +1,41 @@
+"""The pipeline's headline: the few numbers by which two runs are compared first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metaldefect.artifacts import read_json
+from pipeline.main_metrics import METRICS, number
+
+# Name -> (file below metrics/, dotted key in it). DVC compares these alone: `dvc metrics diff`.
+HEADLINE = {
+    "images": ("merge", "total"),
+    "ssim": ("evaluate_vq", "after.ssim"),
+    "edge_iou_1px": ("evaluate_vq", "after.edge_iou_1px"),
+    "rkid": ("evaluate_vq", "after.rkid"),
+    "codes_used": ("tokenize", "codes.used"),
+    "masked_ce": ("evaluate_maskgit", "masked_ce"),
+    "ce_below_class_unigram": ("evaluate_maskgit", "ce_below_class_unigram"),
+    "class_agreement": ("evaluate_synthesis", "class_agreement"),
+    "cas_ratio": ("evaluate_synthesis", "cas.ratio"),
+    "kid_ratio": ("evaluate_synthesis", "kid.ratio"),
+    "seam_ratio": ("evaluate_synthesis", "seams.inserted_to_canvas"),
+    "teacher_loss": ("distill_teacher", "held_out_loss"),
+    "image_auroc": ("train_efficientad", "image_auroc"),
+    "au_pro": ("train_efficientad", "au_pro"),
+    "f1_at_threshold": ("train_efficientad", "f1_at_threshold"),
+    "max_abs_error": ("export_openvino", "parity.max_abs_error"),
+}
+
+
+def headline_metrics(root: Path) -> dict[str, float]:
+    """The headline of the pipeline run below `root`; a number that was not measured is left out."""
+    found = {}
+    for name, (file, key) in HEADLINE.items():
+        content = read_json(root / METRICS / f"{file}.json")
+        # Statistics that carry more than an interval keep their mean under `mean`
+        value = number(content, key)
+        value = number(content, f"{key}.mean") if value is None else value
+        if value is not None:
+            found[name] = value
+    return found

@@ -1,0 +1,93 @@
+"""`python -m pipeline.profiles NAME`: write params.yaml as a profile of conf/ says, and say what changed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.utils.hydra import compose_and_dump
+
+from metaldefect.artifacts import atomic_file
+from pipeline.params import ParamsError, parse_params
+from pipeline.run import flatten
+
+CONF = Path("conf")
+PARAMS = Path("params.yaml")
+DEFAULT = "cpu"
+SHOWN = 20  # changes that are printed one by one
+
+
+def profiles(conf: Path) -> list[str]:
+    """Names of the profiles of a configuration folder."""
+    return sorted(path.stem for path in (conf / "profile").glob("*.yaml"))
+
+
+def composed_text(conf: Path, profile: str) -> str:
+    """The text of params.yaml for a profile.
+
+    Raises:
+        ParamsError: there is no such profile, or its values are not valid.
+    """
+    known = profiles(conf)
+    if profile not in known:
+        raise ParamsError(f"no profile {profile!r}: {conf}/profile has {', '.join(known) or 'none'}")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "params.yaml"
+        compose_and_dump(str(target), str(conf.resolve()), None, "config", folder, [f"profile={profile}"])
+        text = target.read_text(encoding="utf-8")
+    parse_params(yaml.safe_load(text), f"profile {profile}")
+    return text
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """One line per value that differs: `a.b: 1 -> 2`."""
+    old, new = dict(flatten(before)), dict(flatten(after))
+    missing = object()
+
+    def shown(values: Mapping[str, Any], key: str) -> str:
+        return str(values[key]) if key in values else "(not there)"
+
+    return [
+        f"{key}: {shown(old, key)} -> {shown(new, key)}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key, missing) != new.get(key, missing)
+    ]
+
+
+def write_params(root: Path, profile: str) -> list[str]:
+    """Write `params.yaml` below `root` for a profile; the values that changed, one line each."""
+    text = composed_text(root / CONF, profile)
+    target = root / PARAMS
+    old = target.read_text(encoding="utf-8") if target.is_file() else ""
+    if old == text:
+        return []
+    with atomic_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return changes(yaml.safe_load(old) or {}, yaml.safe_load(text))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.profiles", description=__doc__)
+    parser.add_argument("profile", nargs="?", default=DEFAULT, help=f"of conf/profile (default: {DEFAULT})")
+    options = parser.parse_args(arguments)
+    try:
+        changed = write_params(Path(), options.profile)
+    except ParamsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if changed:
+        print(f"params.yaml now holds the profile {options.profile}; {len(changed)} values changed:")
+        print("\n".join(f"  {line}" for line in changed[:SHOWN]))
+        if len(changed) > SHOWN:
+            print(f"  and {len(changed) - SHOWN} more")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Stage `evaluate_synthesis`: how good drawn images and inserted defects are, beside real test images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metaldefect.artifacts import atomic_directory, read_json, write_json
+from metaldefect.figures import save_figures
+from metaldefect.hardware import keep_freed_memory
+from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.metrics.generation_suite import Labelled, evaluate, nearest_neighbours
+from metaldefect.synthesis.drawing import Candidates
+from metaldefect.synthesis.evaluation import (
+    EXTRACTOR,
+    drawn_images,
+    inspection_border_gradients,
+    real_border_gradients,
+    real_sides,
+    seam_metrics,
+)
+from metaldefect.synthesis.figures import inserted_defects, neighbours, real_and_drawn, unmasking
+from metaldefect.synthesis.insertion_set import TABLE, read_insertions
+from metaldefect.synthesis.painter import load_painter
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
+
+STAGE = "evaluate_synthesis"
+MERGED = Path("data/merged")
+SYNTHETIC = Path("data/synthetic")
+
+
+def main(params: Params, run: StageRun) -> None:
+    """Measure `data/synthetic` against the merged set's test images."""
+    keep_freed_memory()
+    section = params.evaluate_synthesis
+    painter = load_painter(Path("models/vq"), Path("models/maskgit"))
+    size = painter.image_size
+    table = pd.read_parquet(SYNTHETIC / "samples.parquet")
+    fake = drawn_images(SYNTHETIC, size)
+    candidates = Candidates.load(SYNTHETIC)
+    real = real_sides(painter, MERGED, "test")
+    insertions = pd.read_parquet(SYNTHETIC / TABLE)
+    seams = seam_metrics(
+        read_insertions(SYNTHETIC),
+        real_border_gradients(MERGED, section.border_images),
+        inspection_border_gradients(MERGED / "inspection", section.border_images),
+    )
+    metrics: dict[str, Any] = {
+        "extractor": EXTRACTOR,
+        **evaluate(*real, fake, params.seed, candidates and Labelled.ungrouped(*candidates)),
+        "seams": {"invisible": int((~insertions["visible"]).sum()), **seams},
+    }
+    write_json(f"metrics/{STAGE}.json", metrics)
+    run.log_metrics(metrics)
+
+    nearest = nearest_neighbours(real.train.features, fake.features)
+    config = read_json(SYNTHETIC / "config.json")
+    figures = {
+        "real_and_drawn_per_class": real_and_drawn(MERGED, SYNTHETIC, table, size),
+        "nearest_training_images": neighbours(MERGED, SYNTHETIC, table, nearest, size),
+        "unmasking": unmasking(painter, SamplingConfig(**config["sampling"]), config["seed"]),
+    }
+    inserted = inserted_defects(read_insertions(SYNTHETIC))
+    if inserted is not None:
+        figures["inserted_defects"] = inserted
+    with atomic_directory(f"plots/{STAGE}") as directory:
+        save_figures(figures, directory)
+    run.log_figures(figures)
+
+
+if __name__ == "__main__":
+    run_stage(STAGE, main)

@@ -1,0 +1,81 @@
+"""Stage `evaluate_vq`: the tokenizer before and after its training, on held-out images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from metaldefect.artifacts import atomic_directory, read_json, write_json
+from metaldefect.figures import save_figures
+from metaldefect.ingest.loading import held_out_rows, load_images
+from metaldefect.synthesis.grain import Grain
+from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
+from metaldefect.tokenizer.evaluation import (
+    Distance,
+    constant_image_scores,
+    gains,
+    learning_curve,
+    per_class,
+    reconstruct,
+    rkid_with_grain,
+    summarise,
+)
+from metaldefect.tokenizer.figures import curve_figure, reconstruction_figures
+from metaldefect.training.snapshot_files import load_snapshot, spread_snapshots
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
+
+STAGE = "evaluate_vq"
+MERGED = Path("data/merged")
+MODEL = Path("models/vq")
+
+
+def main(params: Params, run: StageRun) -> None:
+    """Measure test images under the first snapshot and the final weights, and validation images between."""
+    section = params.evaluate_vq
+    about = read_json(MODEL / CONFIG)
+    size = int(about["image_size"])
+    table = held_out_rows(MERGED, "test", section.images)
+    groups = table["group"].tolist()
+    test = load_images(MERGED, table, size, "test images")
+    distance = Distance.named(section.perceptual)
+    along = spread_snapshots(MODEL, section.curve_points)
+
+    model = load_tokenizer(MODEL)
+    codes = model.config.codebook_size
+    after = reconstruct(model, test, distance)
+    summary_after = summarise(after, test, table, codes)
+    grain = Grain.load(MODEL)
+    if grain is not None:
+        summary_after["rkid_with_grain"] = rkid_with_grain(model, grain, test, groups)
+    load_snapshot(model, along[0])
+    before = reconstruct(model, test, distance)
+    validation = held_out_rows(MERGED, "validation", section.curve_images)
+    curve = learning_curve(
+        model,
+        along,
+        load_images(MERGED, validation, size, "validation images"),
+        distance,
+        int(about["batch_size"]),
+    )
+    metrics = {
+        "before": summarise(before, test, table, codes),
+        "after": summary_after,
+        "gain": gains(before.scores, after.scores, groups),
+        "per_class": per_class(after.scores, table["label"].tolist()),
+        "constant_image": constant_image_scores(test),
+        "test_images": len(table),
+    }
+    write_json(f"metrics/{STAGE}.json", metrics)
+    run.log_metrics(metrics)
+    figures = reconstruction_figures(test, before.images, after.images, table, after.scores["ssim"].tolist())
+    figures["quality_against_images_seen"] = curve_figure(curve)
+    with atomic_directory(f"plots/{STAGE}") as directory:
+        pd.DataFrame(curve).to_csv(directory / "curve.csv", index=False, float_format="%.6g")
+        save_figures(figures, directory)
+    run.log_figures(figures)
+
+
+if __name__ == "__main__":
+    run_stage(STAGE, main)
