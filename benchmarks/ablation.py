@@ -4,8 +4,8 @@ Run it in a pipeline's folder after `tokenize`. Every variant differs from v2 in
 `params.yaml` has too: the table names them, so that `dvc exp run -S <parameter>=<value>` reruns one in
 the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw
 from v2's weights, or with `--sampling-weights models/maskgit` from those of the pipeline's longer training.
-Each variant is a run in MLflow under a parent run `ablation`. What is finished is not
-done again, and a killed training goes on. Results: `reports/ablation.md` and `.json`; the last line
+All are compared on validation images, for choices follow from the table. Each variant is a run in MLflow under
+a parent run `ablation`. What is finished is not done again, and a killed training goes on. Results: `reports/ablation.md` and `.json`; the last line
 printed is JSON.
 """
 
@@ -23,18 +23,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import yaml
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
+from metaldefect.backbones import pooled_features
 from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
+from metaldefect.maskgit.evaluation import measure
 from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.recipe import Recipe, train_recipe
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.token_data import TokenGrids
 from metaldefect.maskgit.vocabulary import Vocabulary
-from metaldefect.metrics.generation_suite import evaluate
+from metaldefect.metrics.generation_suite import Labelled, evaluate
+from metaldefect.synthesis.drawing import CandidateConfig, draw_classes
+from metaldefect.synthesis.evaluation import RealSides, real_sides
+from metaldefect.synthesis.grain import Grain
+from metaldefect.synthesis.painter import Painter
+from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.tokenizer.model import VQModel
 from pipeline.params import Params, parse_params
 from pipeline.run import (
     INPUT_ERRORS,
@@ -45,10 +54,9 @@ from pipeline.run import (
     git_commit,
     seed_everything,
 )
-from stages.synthesize import MERGED, RealSides, draw_classes, real_sides
-from stages.train_maskgit import TokenData, measure, train_model
 
 REPORT = Path("reports/ablation.md")
+MERGED, TOKENS, TOKENIZER = Path("data/merged"), Path("data/tokens"), Path("models/vq")
 KEPT = Path(".checkpoints/ablation")
 TRAINING, SAMPLING = "train_maskgit", "synthesize.sampling"
 
@@ -121,14 +129,58 @@ def overridden(params: Mapping[str, Any], overrides: Mapping[str, Any]) -> Param
     return parse_params(content, "params.yaml with the variant's changes")
 
 
-def with_vocabulary(data: TokenData, params: Params) -> TokenData:
+@dataclass(frozen=True)
+class Tokens:
+    """What `tokenize` wrote, and the tokenizer behind it.
+
+    Attributes:
+        train: what variants learn from.
+        validation: what they are compared on. Test images have no say in a choice.
+        vocabulary: the numbering of both.
+    """
+
+    train: TokenGrids
+    validation: TokenGrids
+    vocabulary: Vocabulary
+    tokenizer: VQModel
+    grain: Grain | None
+    classes: tuple[str, ...]
+    image_size: int
+
+    @classmethod
+    def load(cls, params: Params) -> Tokens:
+        """Read `data/tokens` and `models/vq`."""
+        classes = params.data.classes
+        return cls(
+            TokenGrids.training(TOKENS / "train", classes),
+            TokenGrids.held_out(TOKENS / "held_out", "validation", classes),
+            Vocabulary.load(TOKENS / "train"),
+            load_tokenizer(TOKENIZER),
+            Grain.load(TOKENIZER),
+            tuple(classes),
+            int(read_json(TOKENIZER / "config.json")["image_size"]),
+        )
+
+    def painter(self, model: MaskGIT) -> Painter:
+        """A model that draws in these tokens."""
+        return Painter(self.tokenizer, model, self.classes, self.vocabulary, self.image_size, self.grain)
+
+
+def with_vocabulary(data: Tokens, params: Params) -> Tokens:
     """The tokens in the numbering that the parameters ask for."""
     size = data.tokenizer.config.codebook_size
     if params.tokenize.vocabulary == "used" or len(data.vocabulary.codes) == size:
         return data
     codes = data.vocabulary.codes.numpy()
-    return data._replace(
-        tokens=codes[data.tokens].astype(data.tokens.dtype), vocabulary=Vocabulary.full(size)
+
+    def renumbered(grids: TokenGrids) -> TokenGrids:
+        return grids._replace(tokens=codes[grids.tokens].astype(grids.tokens.dtype))
+
+    return replace(
+        data,
+        train=renumbered(data.train),
+        validation=renumbered(data.validation),
+        vocabulary=Vocabulary.full(size),
     )
 
 
@@ -152,38 +204,49 @@ def key_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def trained(params: Params, data: TokenData, inputs: str) -> tuple[MaskGIT, dict[str, Any]]:
+def trained(params: Params, data: Tokens, inputs: str) -> tuple[MaskGIT, dict[str, Any]]:
     """A variant's model and its cross-entropies, trained unless an earlier run has done so."""
     section = params.train_maskgit.model_dump(mode="json")
     folder = KEPT / key_of([inputs, section, params.tokenize.vocabulary, params.seed])
     if not (folder / "model/metrics.json").is_file():
         seed_everything(params.seed)
-        model, _, _ = train_model(params, data, folder / "state")
+        model, _ = train_recipe(
+            Recipe.of(params.train_maskgit.model_dump(), params.seed),
+            data.train,
+            data.vocabulary,
+            data.tokenizer.quantize.codebook.detach(),
+            data.classes,
+            folder / "state",
+        )
         with atomic_directory(folder / "model") as directory:
             save_maskgit(model, directory)
-            write_json(directory / "metrics.json", measure(params, data, model))
+            write_json(directory / "metrics.json", measure(model, data.train, data.validation, params.seed))
     return load_maskgit(folder / "model"), read_json(folder / "model/metrics.json")
 
 
 def weights(
-    variant: Variant, params: Params, data: TokenData, inputs: str, sampling: Path | None
+    variant: Variant, params: Params, data: Tokens, inputs: str, sampling: Path | None
 ) -> tuple[MaskGIT, dict[str, Any]]:
     """The model that a variant draws with, and its cross-entropies."""
     if variant.trains or sampling is None:
         return trained(params, data, inputs)
-    return load_maskgit(sampling), read_json("metrics/train_maskgit.json")
+    model = load_maskgit(sampling)
+    return model, measure(model, data.train, data.validation, params.seed)
 
 
-def judged(
-    params: Params, data: TokenData, model: MaskGIT, real: RealSides, table: pd.DataFrame
-) -> dict[str, Any]:
+def quality_of(params: Params, data: Tokens, model: MaskGIT, real: RealSides) -> dict[str, Any]:
     """The generation suite on images drawn with the parameters."""
+    section = params.synthesize
     config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
     painter = data.painter(model)
     if not params.synthesize.grain:
         painter = replace(painter, grain=None)
-    drawn = draw_classes(painter, config, params, table)
-    return evaluate(*real, drawn.kept, params.seed)
+    drawn = draw_classes(
+        painter, MERGED, section.images_per_class, config,
+        CandidateConfig(**section.candidates.model_dump()), section.sampling.batch_size, params.seed,
+    )  # fmt: skip
+    fake = Labelled.ungrouped(pooled_features(drawn.images), drawn.labels)
+    return evaluate(*real, fake, params.seed)
 
 
 def described(variant: Variant) -> dict[str, Any]:
@@ -284,7 +347,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     training = content["train_maskgit"]["training"]
     training["steps"] = arguments.steps or training["steps"]
     training["unconditional_steps"] = round(arguments.first_stage * training["steps"])
-    training["watch_steps"] = 0
     sampler = content["synthesize"]["sampling"]
     sampler["steps"] = arguments.sampling_steps or sampler["steps"]
     content["tokenize"]["vocabulary"] = "used"
@@ -294,7 +356,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     chosen = [v for v in variants() if not arguments.only or v.name in arguments.only]
     if not chosen:
         raise ValueError(f"--only: there are {', '.join(v.name for v in variants())}")
-    data = TokenData.load(base)
+    data = Tokens.load(base)
     whole = len(data.vocabulary.codes) == data.tokenizer.config.codebook_size
     if whole:
         print("every code of the codebook is used: the vocabularies do not differ", flush=True)
@@ -303,7 +365,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     sampling = arguments.sampling_weights
     drawn_by = sha256_file(sampling / "maskgit.safetensors") if sampling else ""
-    inputs = sha256_file("data/tokens/tokens.npy") + sha256_file("models/vq/tokenizer.safetensors")
+    inputs = "".join(sha256_file(TOKENS / side / "tokens.npy") for side in ("train", "held_out"))
+    inputs += sha256_file(TOKENIZER / "tokenizer.safetensors")
     about = {
         "command": " ".join(["python -m benchmarks.ablation", *sys.argv[1:]]),
         "machine": cpu_name(),
@@ -320,7 +383,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     connect_tracking()
     import mlflow
 
-    table = pd.read_parquet(MERGED / "samples.parquet")
     real: RealSides | None = None
     rows = []
     with mlflow.start_run(
@@ -338,9 +400,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 own = with_vocabulary(data, params)
                 model, metrics = weights(variant, params, own, inputs, sampling)
                 if real is None:
-                    real = real_sides(data.painter(model), table)
+                    real = real_sides(own.painter(model), MERGED, "validation")
                 with environment("METALDEFECT_PRECISION", variant.precision):
-                    write_json(kept, figures(metrics, judged(params, own, model, real, table)))
+                    write_json(kept, figures(metrics, quality_of(params, own, model, real)))
             found = described(variant) | read_json(kept)
             rows.append(found)
             log(variant, found, params, parent.info.run_id)

@@ -1,8 +1,8 @@
 """`python -m benchmarks.generation`: how good a finished run's drawn images are, with all intervals.
 
-Run it in a pipeline's folder after `train_maskgit` and `synthesize`. It takes what these stages measured and
-adds what costs minutes: the gain of training on drawn images beside 10, 30 and all real ones per class, and
-CAS through the tokenizer (what no MaskGIT on it can beat). It writes section `maskgit` of
+Run it in a pipeline's folder after `evaluate_maskgit` and `evaluate_synthesis`. It takes what these stages
+measured and adds what costs minutes: the gain of training on drawn images beside 10, 30 and all real ones per
+class, and CAS through the tokenizer (what no MaskGIT on it can beat). It writes section `maskgit` of
 `benchmarks/results/<profile>.json`, with the v1 / v2 table where `benchmarks.ablation` has made one. The last
 line printed is JSON.
 """
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pipeline.images import load_images
 from tqdm import tqdm
 
 from benchmarks.ablation import REPORT
@@ -25,39 +24,41 @@ from metaldefect.artifacts import read_json, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features, classifier
 from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
+from metaldefect.images import U8
+from metaldefect.ingest.loading import load_images, split_rows
 from metaldefect.metrics.bootstrap import bootstrap_mean
 from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.usefulness import chosen_weight, gain
+from metaldefect.synthesis.drawing import through_tokenizer
+from metaldefect.synthesis.evaluation import EXTRACTOR, drawn_images
 from metaldefect.synthesis.painter import Painter, load_painter
-from stages.synthesize import EXTRACTOR, MERGED, real_split, through_tokenizer
 
 RESULTS = Path("benchmarks/results")
-SYNTHETIC = Path("data/synthetic")
+SYNTHETIC, MERGED = Path("data/synthetic"), Path("data/merged")
 PER_CLASS: dict[str, int | None] = {"10": 10, "30": 30, "all": None}
 
 
-def drawn_images(size: int) -> Labelled:
-    """Features of the whole images that `synthesize` drew."""
-    table = pd.read_parquet(SYNTHETIC / "samples.parquet")
-    images = load_images(SYNTHETIC, table, size, "drawn")
-    return Labelled.ungrouped(pooled_features(images), table["label"].to_numpy(str))
+def real_images(split: str, size: int) -> tuple[U8, pd.DataFrame]:
+    """Images of a split of the merged set, and their rows."""
+    rows = split_rows(MERGED, split)
+    return load_images(MERGED, rows, size, f"real {split}"), rows
 
 
 def usefulness(
-    painter: Painter, table: pd.DataFrame, fake: Labelled, seeds: int, weights: list[float], seed: int
+    painter: Painter, fake: Labelled, seeds: int, weights: list[float], seed: int
 ) -> dict[str, Any]:
     """Gains at each number of real images, of drawn images and of training images through the tokenizer.
 
     What drawn images weigh is chosen on validation images, for each number of its own. CAS of training images
     through the tokenizer, and of themselves, stands beside that of drawn ones.
     """
-    train_images, train_rows = real_split(table, "train", painter.image_size)
+    train_images, train_rows = real_images("train", painter.image_size)
     train = (pooled_features(train_images), train_rows["label"].to_numpy(str))
-    held = {}
+    held, groups = {}, []
     for split in ("validation", "test"):
-        images, rows = real_split(table, split, painter.image_size)
+        images, rows = real_images(split, painter.image_size)
         held[split] = (pooled_features(images), rows["label"].to_numpy(str))
-    groups = table[table["split"] == "test"]["group"].tolist()
+        groups = rows["group"].tolist()  # in the end those of the test images
     through = (pooled_features(through_tokenizer(painter, train_images)), train[1])
     repeats = range(seed, seed + seeds)
     found: dict[str, Any] = {}
@@ -121,9 +122,12 @@ def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, An
 
 def tokenizer_of_the_run() -> dict[str, Any]:
     """How long the tokenizer under these images was fine-tuned, and what it does to held-out ones."""
-    tuned = read_json("metrics/finetune_vq.json")
+    after = read_json("metrics/evaluate_vq.json")["after"]
     kept = ("ssim", "lpips", "edge_iou_1px", "rkid_with_grain")
-    return {"images_seen": tuned["images_seen"], **{key: tuned["after"][key] for key in kept}}
+    return {
+        "images_seen": read_json("metrics/finetune_vq.json")["images_seen"],
+        **{key: after[key] for key in kept if key in after},
+    }
 
 
 def main() -> None:
@@ -139,22 +143,23 @@ def main() -> None:
         path
         for path in (
             "metrics/finetune_vq.json",
+            "metrics/evaluate_vq.json",
             "metrics/train_maskgit.json",
-            "metrics/synthesize.json",
+            "metrics/evaluate_maskgit.json",
+            "metrics/evaluate_synthesis.json",
             "data/synthetic/samples.parquet",
         )
         if not Path(path).is_file()
     ]
     if missing:
-        sys.exit(f"no {', '.join(missing)} here: run the pipeline up to synthesize first (make repro)")
+        sys.exit(f"no {', '.join(missing)} here: run the pipeline first (make repro)")
     set_threads()
     keep_freed_memory()
-    trained = read_json("metrics/train_maskgit.json")
-    made = read_json("metrics/synthesize.json")
+    trained = read_json("metrics/train_maskgit.json") | read_json("metrics/evaluate_maskgit.json")
+    made = read_json("metrics/evaluate_synthesis.json")
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
-    table = pd.read_parquet(MERGED / "samples.parquet")
-    fake = drawn_images(painter.image_size)
-    useful = usefulness(painter, table, fake, arguments.seeds, arguments.synthetic_weights, 0)
+    fake = drawn_images(SYNTHETIC, painter.image_size)
+    useful = usefulness(painter, fake, arguments.seeds, arguments.synthetic_weights, 0)
     section: dict[str, Any] = {
         **headline(trained, made, useful),
         "train": trained,

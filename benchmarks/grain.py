@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
@@ -28,13 +27,14 @@ from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features, classifier
 from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
 from metaldefect.images import U8, to_u8
+from metaldefect.ingest.loading import load_images, split_rows
 from metaldefect.metrics.generation import kid
 from metaldefect.synthesis.grain import Floats, Grain
+from metaldefect.synthesis.residual import codes_and_levels
 from metaldefect.tokenizer.checkpoints import load_tokenizer
-from stages.finetune_vq import codes_and_levels
-from stages.synthesize import MERGED, real_split
 
 RESULTS = Path("benchmarks/results")
+MERGED = Path("data/merged")
 
 
 def variants(grain: Grain) -> dict[str, Grain | None]:
@@ -72,11 +72,11 @@ def main() -> None:
     keep_freed_memory()
     model = load_tokenizer(vq)
     size = int(read_json(vq / "config.json")["image_size"])
-    table = pd.read_parquet(MERGED / "samples.parquet")
     real: dict[str, tuple[Features, Any]] = {}
     coded: dict[str, tuple[Tensor, Floats]] = {}
     for split in ("train", "validation"):
-        images, rows = real_split(table, split, size)
+        rows = split_rows(MERGED, split)
+        images = load_images(MERGED, rows, size, f"real {split}")
         real[split] = (pooled_features(images), rows["label"].to_numpy(str))
         coded[split] = codes_and_levels(model, images)
     judge = classifier(*real["train"], arguments.seed)
