@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 
 PACKAGES = ("metaldefect", "pipeline", "stages", "flows", "app", "benchmarks")
 DVC_FILE = "dvc.yaml"
+# How a package with plug-in modules finds them.
+DISCOVERY = "pkgutil.iter_modules(__path__)"
 # Typed params (DVC tracks each stage's values itself), tracking, and figure style.
 PLUMBING = frozenset({"pipeline/params.py", "pipeline/run.py", "pipeline/figures.py"})
 # Stages whose out is what the plumbing draws.
@@ -33,9 +35,13 @@ def module_file(root: Path, name: str) -> Path | None:
 
 
 def direct_imports(root: Path, file: Path) -> set[Path]:
-    """Project files that `file` imports anywhere, inside functions too; the packages they lie in count."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    """Project files that `file` imports anywhere, inside functions too; the packages they lie in count.
+
+    A package that lists its own modules with `pkgutil.iter_modules(__path__)` imports them all.
+    """
+    text = file.read_text(encoding="utf-8")
+    found = set(file.parent.glob("*.py")) - {file} if DISCOVERY in text else set()
+    for node in ast.walk(ast.parse(text)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

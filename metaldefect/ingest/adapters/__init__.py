@@ -1,37 +1,25 @@
-"""Dataset adapters by name: each turns one published layout into `RawSample` records."""
+"""Dataset adapters by name: each turns one published layout into `RawSample` records.
+
+A module of this package that has a function `read(files: DatasetFiles) -> Iterator[RawSample]` is an adapter
+and is known by the module's name, so a new adapter is one new file.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from metaldefect.ingest.adapters import (
-    dagm_2007,
-    folder,
-    gc10_det,
-    kolektor_sdd,
-    magnetic_tile,
-    mvtec_ad,
-    neu_det,
-    sd_saliency_900,
-    severstal,
-)
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import Box, RawSample, Rejected, RejectedFileError, RunLengths
 
 Adapter = Callable[[DatasetFiles], Iterator[RawSample]]
 
 ADAPTERS: dict[str, Adapter] = {
-    "neu_det": neu_det.read,
-    "sd_saliency_900": sd_saliency_900.read,
-    "x_sdd": folder.read_x_sdd,
-    "magnetic_tile": magnetic_tile.read,
-    "mvtec_ad": mvtec_ad.read,
-    "gc10_det": gc10_det.read,
-    "dagm_2007": dagm_2007.read,
-    "kolektor_sdd": kolektor_sdd.read,
-    "severstal": severstal.read,
-    "folder": folder.read,
+    name: module.read
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if hasattr(module := importlib.import_module(f"{__name__}.{name}"), "read")
 }
 
 

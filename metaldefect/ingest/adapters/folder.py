@@ -1,4 +1,4 @@
-"""A tree of one folder a class: the user's own images, and X-SDD."""
+"""A tree with one folder per class: the user's own images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ NORMAL_LABEL = "good"
 def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read `<class>/<image>`; the class `good` holds images without a defect."""
     yield from read_classes(files, files.root)
-
-
-def read_x_sdd(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read X-SDD (X. Feng, X. Gao, L. Luo, 2021): `datas/<class>/<image>`, or the class folders alone."""
-    folder = files.root / "datas"
-    yield from read_classes(files, folder if folder.is_dir() else files.root)
 
 
 def read_classes(files: DatasetFiles, root: Path) -> Iterator[RawSample]:
