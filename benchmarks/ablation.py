@@ -29,6 +29,7 @@ import yaml
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
+from metaldefect.errors import UserError
 from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.model import MaskGIT
@@ -37,7 +38,6 @@ from metaldefect.metrics.generation_suite import evaluate
 from metaldefect.synthesis.painter import Vocabulary
 from pipeline.params import Params, parse_params
 from pipeline.run import (
-    INPUT_ERRORS,
     StageRun,
     connect_tracking,
     flatten,
@@ -293,7 +293,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     base = parse_params(content)
     chosen = [v for v in variants() if not arguments.only or v.name in arguments.only]
     if not chosen:
-        raise ValueError(f"--only: there are {', '.join(v.name for v in variants())}")
+        raise UserError(f"--only: there are {', '.join(v.name for v in variants())}")
     data = TokenData.load(base)
     whole = len(data.vocabulary.codes) == data.tokenizer.config.codebook_size
     if whole:
@@ -366,7 +366,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         result = run(arguments)
-    except INPUT_ERRORS as error:
+    except UserError as error:
         sys.exit(f"ablation: {error}")
     print(json.dumps({found["variant"]: dict(flatten_numbers(found)) for found in result["rows"]}))
 

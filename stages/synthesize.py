@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, sha256_file, write_json
 from metaldefect.backbones import pooled_features
+from metaldefect.errors import UserError
 from metaldefect.hardware import keep_freed_memory
 from metaldefect.images import U8, read_grey, write_png
 from metaldefect.ingest.expectations import validate_synthetic
@@ -152,7 +153,7 @@ def insert_defects(
     section = params.synthesize
     paths = sorted((MERGED / "inspection/validation/good").glob("*.png"))
     if not paths:
-        raise FileNotFoundError(f"{MERGED}/inspection/validation/good holds no images to insert defects in")
+        raise UserError(f"{MERGED}/inspection/validation/good holds no images to insert defects in")
     canvases = [read_grey(path) for path in paths]
     for path, canvas in zip(paths, canvases, strict=True):
         write_png(root / "test/good" / path.name, canvas)
@@ -221,7 +222,7 @@ def real_border_gradient(table: pd.DataFrame, limit: int = 200) -> float:
     """Mean gradient along the borders of real defects' masks."""
     known = table[table["mask_path"].notna()].head(limit)
     if known.empty:
-        raise ValueError("no image of the merged set has a mask: seams have nothing to compare with")
+        raise UserError("no image of the merged set has a mask: seams have nothing to compare with")
     values = []
     for path, mask_path in zip(known["path"], known["mask_path"], strict=True):
         mask = read_grey(MERGED / mask_path) > 127

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
+from metaldefect.errors import UserError
 from metaldefect.hardware import keep_freed_memory
 from metaldefect.ingest.splits import sampling_weights
 from metaldefect.maskgit.checkpoints import read_halton, save_maskgit, start_from_halton, start_from_saved
@@ -180,13 +181,13 @@ def start_from_own(model: MaskGIT, directory: Path, data: TokenData) -> None:
     """Go on from an earlier run's model, which has to mean the same by its tokens and classes."""
     codes = Vocabulary.load(directory).codes
     if not torch.equal(codes, data.vocabulary.codes):
-        raise ValueError(
+        raise UserError(
             f"train_maskgit.base: {directory} draws with {len(codes)} codes of the codebook, data/tokens has "
             f"{len(data.vocabulary.codes)} others; set tokenize.vocabulary to full in both runs"
         )
     classes = read_json(directory / "config.json").get("classes")
     if classes != list(data.classes):
-        raise ValueError(f"train_maskgit.base: {directory} knows the classes {classes}, not {data.classes}")
+        raise UserError(f"train_maskgit.base: {directory} knows the classes {classes}, not {data.classes}")
     start_from_saved(model, directory)
 
 

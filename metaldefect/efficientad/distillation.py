@@ -22,6 +22,7 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_file
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, map_size, weights_digest
+from metaldefect.errors import UserError
 from metaldefect.hardware import autocast, device, keep_freed_memory
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
 
@@ -76,7 +77,7 @@ class DistillationImages:
 
     def __post_init__(self) -> None:
         if len(self.natural) + len(self.metal) < 2:
-            raise ValueError("distillation needs at least two images")
+            raise UserError("distillation needs at least two images")
 
     def split(self) -> tuple[DistillationImages, DistillationImages]:
         """(training, held out): every 20th image of each kind is held out, at least one of what there is."""
@@ -307,7 +308,7 @@ class Distiller:
         """Take up a state that `save` wrote.
 
         Raises:
-            ValueError: it was made with another configuration, or from other weights.
+            UserError: it was made with another configuration, or from other weights.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         wanted = asdict(self.config)
@@ -320,7 +321,7 @@ class Distiller:
         if state.get("base") != self.base:
             differing["base"] = (state.get("base"), self.base)
         if differing:
-            raise ValueError(f"{path} was made with other settings {differing}: delete it to start afresh")
+            raise UserError(f"{path} was made with other settings {differing}: delete it to start afresh")
         self.teacher.load_state_dict(state["teacher"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.mean, self.std = state["mean"], state["std"]

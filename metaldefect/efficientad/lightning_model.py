@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
+from metaldefect.errors import UserError
 from metaldefect.kernels.convolution import convolution
 
 DECAY_AT = 0.95
@@ -151,15 +152,15 @@ class EfficientADModule(lightning.LightningModule):
         """Take up the loss curve.
 
         Raises:
-            ValueError: the state is of images of another size, or of another configuration.
+            UserError: the state is of images of another size, or of another configuration.
         """
         size = list(self.images.normal.shape[1:])
         if checkpoint["image_size"] != size:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint is of images of {checkpoint['image_size']} px, these have {size}"
             )
         if checkpoint["config"] != asdict(self.config):
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint is of a training with {checkpoint['config']},"
                 f" this one has {asdict(self.config)}"
             )

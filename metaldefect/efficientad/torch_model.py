@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from metaldefect.errors import UserError
 from metaldefect.kernels.convolution import convolution
 
 FEATURES = 384
@@ -66,7 +67,7 @@ class PatchDescriptionNetwork(nn.Module):
     def __init__(self, size: Size = "S", out_channels: int = FEATURES, padding: bool = True) -> None:
         super().__init__()
         if size not in LAYERS:
-            raise ValueError(f"size {size!r}: expected S or M")
+            raise UserError(f"size {size!r}: expected S or M")
         self.size, self.out_channels, self.padding = size, out_channels, padding
         self.layers = LAYERS[size]
         convolutions: list[nn.Conv2d] = []
@@ -284,9 +285,7 @@ def check_image_size(height: int, width: int) -> None:
     """Refuse images that the networks cannot describe.
 
     Raises:
-        ValueError: a side is under 128 px.
+        UserError: a side is under 128 px.
     """
     if min(height, width) < MINIMUM_SIZE:
-        raise ValueError(
-            f"image size {height} x {width}: EfficientAD needs at least {MINIMUM_SIZE} px a side"
-        )
+        raise UserError(f"image size {height} x {width}: EfficientAD needs at least {MINIMUM_SIZE} px a side")

@@ -59,7 +59,8 @@ def train(
             state of that step was written.
 
     Raises:
-        ValueError: the images are too small, or there are no validation images.
+        UserError: the images are too small.
+        ValueError: there are no validation images.
     """
     keep_freed_memory()
     check_image_size(*images.normal.shape[1:])

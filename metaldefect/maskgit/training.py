@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
@@ -119,11 +120,11 @@ def train(
         Means of what was logged per checkpoint, and the held-out rows.
 
     Raises:
-        ValueError: more unconditional steps than steps.
+        UserError: more unconditional steps than steps.
     """
     first = schedule.unconditional_steps
     if first and first >= config.steps:
-        raise ValueError(
+        raise UserError(
             f"unconditional_steps = {first} leaves nothing of {config.steps} steps for the classes"
         )
     data = TensorDataset(tokens, labels)

@@ -13,6 +13,7 @@ from metaldefect.efficientad.torch_model import (
     map_size,
     to_image_size,
 )
+from metaldefect.errors import UserError
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("S", 8_057_856), ("M", 20_738_432)])
@@ -116,5 +117,5 @@ def test_the_frame_of_an_unpadded_map_is_not_blind() -> None:
 
 
 def test_small_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="image size 127 x 256: EfficientAD needs at least 128"):
+    with pytest.raises(UserError, match="image size 127 x 256: EfficientAD needs at least 128"):
         check_image_size(127, 256)

@@ -20,6 +20,7 @@ from metaldefect.efficientad.training_data import (
     augment,
     sample_order,
 )
+from metaldefect.errors import UserError
 from metaldefect.kernels import winograd
 
 CONFIG = TrainingConfig(steps=4, checkpoint_steps=2, seed=3)
@@ -211,7 +212,7 @@ def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
 
 def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
     save_detector(tmp_path, EfficientAD("S"), DetectorConfig("M", True, 128, 0.1, 0.9, ""), {})
-    with pytest.raises(ValueError, match=r"model\.safetensors does not hold a detector of size M"):
+    with pytest.raises(UserError, match=r"model\.safetensors does not hold a detector of size M"):
         load_detector(tmp_path)
 
 
@@ -223,8 +224,8 @@ def test_training_without_validation_normals_is_refused(tmp_path: Path) -> None:
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     features = TeacherFeatures(teacher(), images().normal, tmp_path / "features.npy")
     module = lightning_model.EfficientADModule(EfficientAD("S"), images(), features, CONFIG)
-    with pytest.raises(ValueError, match=r"images of \[256, 256\] px, these have \[128, 128\]"):
+    with pytest.raises(UserError, match=r"images of \[256, 256\] px, these have \[128, 128\]"):
         module.on_load_checkpoint({"image_size": [256, 256], "history": [], "config": asdict(CONFIG)})
     other = {"image_size": [128, 128], "history": [], "config": asdict(replace(CONFIG, steps=9))}
-    with pytest.raises(ValueError, match=r"training with .*'steps': 9.*this one has .*'steps': 4"):
+    with pytest.raises(UserError, match=r"training with .*'steps': 9.*this one has .*'steps': 4"):
         module.on_load_checkpoint(other)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metaldefect.errors import UserError
 from metaldefect.kernels import winograd
 from metaldefect.tokenizer.checkpoints import (
     load_base,
@@ -69,9 +70,9 @@ def test_256_pixels_become_16_by_16_tokens_at_every_named_size() -> None:
     for name in ("vq16", "vq16_small", "vq16_tiny"):
         assert named_config(name).grid(256) == 16
     assert named_config("vq8").grid(256) == 32
-    with pytest.raises(ValueError, match="250 is not a multiple of 16"):
+    with pytest.raises(UserError, match="250 is not a multiple of 16"):
         named_config("vq16").grid(250)
-    with pytest.raises(ValueError, match=r"unknown tokenizer 'vq32'.*vq16_small"):
+    with pytest.raises(UserError, match=r"unknown tokenizer 'vq32'.*vq16_small"):
         named_config("vq32")
 
 
@@ -175,10 +176,10 @@ def test_a_pickle_with_code_is_refused(tmp_path) -> None:
 
     path = tmp_path / "bad.pt"
     torch.save({"model": Bad()}, path)
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(UserError, match="refused"):
         read_llamagen(path)
     path.write_bytes(pickle.dumps(Bad()))
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(UserError, match="refused"):
         read_llamagen(path)
 
 
@@ -188,7 +189,7 @@ def test_missing_and_misshapen_keys_are_named(tmp_path) -> None:
     state["decoder.conv_out.weight"] = torch.zeros(3, 3, 3, 3)
     path = tmp_path / "x.pt"
     torch.save({"model": state}, path)
-    with pytest.raises(ValueError, match=r"missing quant_conv\.bias") as error:
+    with pytest.raises(UserError, match=r"missing quant_conv\.bias") as error:
         load_base(str(path), TINY)
     assert "decoder.conv_out.weight has shape [3, 3, 3, 3], expected [3, 32, 3, 3]" in str(error.value)
 

@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import Box, RawSample, Rejected, RejectedFileError, RunLengths
 
@@ -35,15 +36,15 @@ def read_dataset(adapter: str, root: Path, source: str | None = None) -> tuple[l
         The records, and the dataset's files with those that were refused so far.
 
     Raises:
-        ValueError: unknown adapter, or a folder without a single image.
-        FileNotFoundError: the folder, or a part of the published layout, is missing.
+        UserError: unknown adapter, or a folder without a single image; or the folder, or a part of the
+            published layout, is missing.
     """
     if adapter not in ADAPTERS:
-        raise ValueError(f"unknown dataset adapter {adapter!r}: known are {', '.join(sorted(ADAPTERS))}")
+        raise UserError(f"unknown dataset adapter {adapter!r}: known are {', '.join(sorted(ADAPTERS))}")
     files = DatasetFiles(root, source or adapter)
     samples = list(ADAPTERS[adapter](files))
     if not samples and not files.rejected:
-        raise ValueError(f"{root} holds no images that the adapter {adapter!r} knows")
+        raise UserError(f"{root} holds no images that the adapter {adapter!r} knows")
     return samples, files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 
@@ -20,7 +21,7 @@ def read_classes(files: DatasetFiles, root: Path) -> Iterator[RawSample]:
     """Every image of every class folder below `root`."""
     folders = files.folders(root)
     if not folders:
-        raise FileNotFoundError(f"{root} holds no class folders: expected <class>/<image>")
+        raise UserError(f"{root} holds no class folders: expected <class>/<image>")
     for folder in folders:
         for path in files.images(folder):
             yield RawSample(path, files.source, folder.name, is_normal=folder.name == NORMAL_LABEL)
