@@ -18,6 +18,7 @@ from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
+from metaldefect.training.snapshots import Snapshots, SnapshotWriter
 from metaldefect.training.trainer import History, fit
 
 
@@ -104,6 +105,7 @@ def train(
     checkpoint_directory: Path | None,
     soft: SoftTargets | None = None,
     watch: Watch | None = None,
+    snapshots: Snapshots | None = None,
 ) -> tuple[History, History]:
     """Train `model` in place and leave the averaged weights in it, in eval mode.
 
@@ -115,6 +117,7 @@ def train(
         checkpoint_directory: a killed training goes on from here; None keeps no checkpoints.
         soft: neighbours for `config.soft_weight`.
         watch: what to look at meanwhile.
+        snapshots: of the averaged weights, spaced over both stages.
 
     Returns:
         Means of what was logged per checkpoint, and the held-out rows.
@@ -150,6 +153,7 @@ def train(
             checkpoint_directory=checkpoint_directory and checkpoint_directory / name,
             weights=schedule.weights if conditional else None,
             watchers=watchers,
+            snapshots=snapshots and SnapshotWriter(snapshots, config.steps, done),
         )
         history += [row | {"step": row["step"] + done} for row in rows]
         watched += [row for watcher in watchers for row in watcher.rows]
