@@ -25,6 +25,7 @@ from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, m
 from metaldefect.errors import UserError
 from metaldefect.hardware import autocast, device, keep_freed_memory
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
+from metaldefect.kernels.switch import cpu_kernels
 
 STATISTICS_BATCHES = 64
 HELD_OUT_SHARE = 20
@@ -241,6 +242,16 @@ class Distiller:
             }
         )
         self.teacher.train()
+        with cpu_kernels(self.teacher, enabled=self.device.type == "cpu"):
+            self._train(checkpoint)
+        self.teacher.eval()
+        seen = self.step * self.config.batch_size
+        return Distilled(
+            self.teacher, self.mean, self.std, self.step, seen, self.seconds, self.history, self.legs
+        )
+
+    def _train(self, checkpoint: Path | None) -> None:
+        """Steps until the configured number or time is reached."""
         total = self.config.steps or 0
         with tqdm(total=total or None, initial=self.step, desc="distil teacher", unit="step") as bar:
             while (progress := self._progress()) < 1:
@@ -254,11 +265,6 @@ class Distiller:
                 bar.update()
                 if checkpoint is not None and self.step % self.config.checkpoint_steps == 0:
                     self.save(checkpoint)
-        self.teacher.eval()
-        seen = self.step * self.config.batch_size
-        return Distilled(
-            self.teacher, self.mean, self.std, self.step, seen, self.seconds, self.history, self.legs
-        )
 
     def _progress(self) -> float:
         by_steps = self.step / self.config.steps if self.config.steps else 0.0

@@ -15,7 +15,6 @@ from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feat
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
 from metaldefect.errors import UserError
-from metaldefect.kernels.convolution import convolution
 
 DECAY_AT = 0.95
 HISTORY_INTERVAL = 10
@@ -66,13 +65,14 @@ def training_losses(
     for index, features in zip(changed, others[-1].split(1) if changed else (), strict=True):
         augmented[index] = features
     weights, biases = (tensor.split(FEATURES) for tensor in model.student.head_parameters())
+    convolve = model.student.convolve
     # Normal and natural images apart: the hard loss has gradients at few positions, the penalty at all.
     sparse = hard_quantile >= SPARSE_FROM
-    as_teacher = convolution(normal, weights[0], biases[0], sparse_gradient=sparse)
-    as_autoencoder = convolution(torch.cat(augmented), weights[1], biases[1]).float()
+    as_teacher = convolve(normal, weights[0], biases[0], sparse=sparse)
+    as_autoencoder = convolve(torch.cat(augmented), weights[1], biases[1]).float()
     penalty = batch.features.new_zeros(())
     if batch.penalty is not None:
-        penalty = penalty_loss(convolution(others[0], weights[0], biases[0]).float())
+        penalty = penalty_loss(convolve(others[0], weights[0], biases[0]).float())
     target = batch.features.clone()
     if changed:
         with torch.no_grad():

@@ -21,7 +21,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from metaldefect.hardware import keep_freed_memory, lightning_precision
+from metaldefect.hardware import device, keep_freed_memory, lightning_precision
+from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.module import Trainee
 from metaldefect.training.snapshots import Snapshots, SnapshotWriter
 
@@ -250,7 +251,8 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with cpu_kernels(module, enabled=device().type == "cpu"):
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return recorder.rows
 
 

@@ -22,6 +22,7 @@ from metaldefect.efficientad.training_data import (
 )
 from metaldefect.errors import UserError
 from metaldefect.kernels import winograd
+from metaldefect.kernels.switch import cpu_kernels
 
 CONFIG = TrainingConfig(steps=4, checkpoint_steps=2, seed=3)
 
@@ -75,8 +76,9 @@ def test_training_killed_in_an_epoch_ends_in_the_same_bits(
     assert resumed.threshold == whole.threshold
 
 
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("quantile", [0.999, 0.9])
-def test_losses_are_those_of_the_plain_formulation(quantile: float) -> None:
+def test_losses_are_those_of_the_plain_formulation(quantile: float, kernels: bool) -> None:
     torch.manual_seed(0)
     model = EfficientAD("S").eval()
     model.teacher_mean.fill_(0.1)
@@ -85,7 +87,8 @@ def test_losses_are_those_of_the_plain_formulation(quantile: float) -> None:
     augmented[1] = normal[1]  # as the saturation of a grey image leaves it
     with torch.inference_mode():
         features = model.normalised_teacher(normal)
-        total, parts = training_losses(model, Batch(normal, augmented, penalty, features), quantile)
+        with cpu_kernels(model, kernels):
+            total, parts = training_losses(model, Batch(normal, augmented, penalty, features), quantile)
         student = model.student(normal).numpy()[:, :FEATURES]
         distance = (features.numpy() - student) ** 2
         hard = [image[image >= np.quantile(image, quantile)].mean() for image in distance]
@@ -182,7 +185,7 @@ def test_map_quantiles_are_those_of_the_pixels_at_image_size() -> None:
         np.testing.assert_allclose(model.quantiles[branch].numpy(), [low, high], rtol=1e-5)
 
 
-def test_many_images_are_scored_with_the_cheap_convolutions_to_the_same_scores(
+def test_many_images_are_scored_with_the_cpu_kernels_to_the_same_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
@@ -198,7 +201,22 @@ def test_many_images_are_scored_with_the_cheap_convolutions_to_the_same_scores(
     scored = score_test_images(model, items, 128, "score")
     np.testing.assert_allclose([item.score for item in scored], direct, rtol=1e-3)
     assert len(taken) == 6 * len(items), "three convolutions each of teacher and student"
-    assert not any(module.training for module in model.modules())
+    assert not model.student.cpu_kernel
+
+
+def test_training_on_the_cpu_uses_the_kernels_and_leaves_the_plain_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, used = lightning_model.training_losses, []
+
+    def watched(model: EfficientAD, *rest: object) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        used.append(model.student.cpu_kernel)
+        return original(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lightning_model, "training_losses", watched)
+    trained = run(tmp_path)
+    assert used == [True] * CONFIG.steps
+    assert not trained.model.student.cpu_kernel
 
 
 def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
