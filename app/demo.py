@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import gradio as gr
 import numpy as np
 
 from app.inpainting import Studio, heat_map, inpaint_image, read_square, visualize_mask_on_image
+from metaldefect.errors import UserError, exit_on_user_error
 from metaldefect.images import U8
 
 Drawing = dict[str, Any]
@@ -64,7 +64,7 @@ def build(studio: Studio) -> gr.Blocks:
             result = inpaint_image(
                 studio, image, mask, label, seed=int(seed), guidance=guidance, temperature=temperature
             )
-        except ValueError as error:
+        except UserError as error:
             raise gr.Error(str(error)) from error
         heat, detection = heat_map(studio, result)
         verdict = "**defective**" if detection.is_anomalous else "**good**"
@@ -122,10 +122,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("."), help="folder of the pipeline (default: here)")
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
-    try:
+    with exit_on_user_error("demo"):
         page = build(Studio(args.root))
-    except FileNotFoundError as error:
-        sys.exit(f"demo: {error}")
     page.launch(server_name="127.0.0.1", server_port=args.port, share=False)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.deploy.runtime import Detection, Detector, overlay
+from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, resize
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.inpainting import inpaint
@@ -29,7 +30,7 @@ class Studio:
     """The models of the last pipeline run under `root`.
 
     Raises:
-        FileNotFoundError: a model is missing; says what makes it.
+        UserError: a model is missing; says what makes it.
     """
 
     root: Path
@@ -37,7 +38,7 @@ class Studio:
     def __post_init__(self) -> None:
         missing = [name for name in NEEDED if not (self.root / name).is_dir()]
         if missing:
-            raise FileNotFoundError(f"no {', '.join(missing)} here yet: run `make repro` first")
+            raise UserError(f"no {', '.join(missing)} here yet: run `make repro` first")
 
     @cached_property
     def painter(self) -> Painter:
@@ -85,7 +86,7 @@ def inpaint_image(
     """Draw a defect of class `label` under the mask; grey `uint8 [H, W]` in and out.
 
     Raises:
-        ValueError: unknown class, a mask of another size, empty, or covering everything; bad numbers.
+        UserError: unknown class, a mask of another size, empty, or covering everything; bad numbers.
     """
     config = SamplingConfig(steps=steps, guidance=guidance, temperature=temperature)
     generator = torch.Generator().manual_seed(seed)

@@ -4,9 +4,9 @@ Run it in a pipeline's folder after `tokenize`. Every variant differs from v2 in
 `params.yaml` has too: the table names them, so that `dvc exp run -S <parameter>=<value>` reruns one in
 the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw
 from v2's weights, or with `--sampling-weights models/maskgit` from those of the pipeline's longer training.
-All are compared on validation images, for choices follow from the table. Each variant is a run in MLflow under
-a parent run `ablation`. What is finished is not done again, and a killed training goes on. Results: `reports/ablation.md` and `.json`; the last line
-printed is JSON.
+All are compared on validation images, for choices follow from the table. Each variant is a run in MLflow
+under a parent run `ablation`. What is finished is not done again, and a killed training
+goes on. Results: `reports/ablation.md` and `.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
+from metaldefect.errors import UserError
 from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.evaluation import measure
@@ -46,7 +47,6 @@ from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.model import VQModel
 from pipeline.params import Params, parse_params
 from pipeline.run import (
-    INPUT_ERRORS,
     StageRun,
     connect_tracking,
     flatten,
@@ -355,7 +355,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     base = parse_params(content)
     chosen = [v for v in variants() if not arguments.only or v.name in arguments.only]
     if not chosen:
-        raise ValueError(f"--only: there are {', '.join(v.name for v in variants())}")
+        raise UserError(f"--only: there are {', '.join(v.name for v in variants())}")
     data = Tokens.load(base)
     whole = len(data.vocabulary.codes) == data.tokenizer.config.codebook_size
     if whole:
@@ -428,7 +428,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         result = run(arguments)
-    except INPUT_ERRORS as error:
+    except UserError as error:
         sys.exit(f"ablation: {error}")
     print(json.dumps({found["variant"]: dict(flatten_numbers(found)) for found in result["rows"]}))
 

@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from metaldefect.efficientad.evaluation import cheap_convolutions, infer
+from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
 from metaldefect.hardware import autocast, cpu_name, keep_freed_memory, set_threads
 from metaldefect.images import U8
+from metaldefect.kernels.switch import cpu_kernels
 
 
 def plain_features(network: PatchDescriptionNetwork, images: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def inference_pace(model: EfficientAD, images: U8, count: int) -> float:
 
 def scoring_pace(model: EfficientAD, images: U8, count: int) -> float:
     """`inference_pace` with the convolutions that a test set is scored with."""
-    with cheap_convolutions(model):
+    with cpu_kernels(model, enabled=True):
         return inference_pace(model, images, count)
 
 
@@ -152,7 +153,8 @@ def main() -> None:
     )
     del plain_model
     kept = keep_freed_memory()  # part of what makes the step fast, so not before the plain one
-    fast_seconds, fast = timed_steps(model, batches, fast_losses, adam(model, True), quantile)
+    with cpu_kernels(model, enabled=True):
+        fast_seconds, fast = timed_steps(model, batches, fast_losses, adam(model, True), quantile)
     result = {
         # Of the means: the augmentation decides what a step costs, so a median would hide some of them.
         "train_step_speedup": float(np.mean(plain_seconds) / np.mean(fast_seconds)),

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.plain_maskgit import plain_halton, plain_logits
 from metaldefect.hardware import autocast, compute_dtype, cpu_name, keep_freed_memory, set_threads
+from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
@@ -51,7 +52,7 @@ def plain_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor, dro
 
 def our_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy as training computes it."""
-    with autocast():
+    with autocast(), cpu_kernels(model, enabled=True):
         hidden = model.hidden(tokens.masked_fill(mask, model.config.mask_id), labels)
         return masked_cross_entropy(hidden, model.head, tokens, mask)[0]
 

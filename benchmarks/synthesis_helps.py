@@ -31,7 +31,6 @@ from tqdm import tqdm
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import GeneratedSettings
 from metaldefect.commands.sources import insert_into
-from metaldefect.efficientad.evaluation import cheap_convolutions
 from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import cpu_name, set_threads
@@ -42,6 +41,7 @@ from metaldefect.inspection.provider import (
     InspectionImage,
     RealDatasetProvider,
 )
+from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
 
 SECTION = "synthesis_helps"
@@ -90,7 +90,7 @@ def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work:
             item for item in GeneratedDatasetProvider(real.root, inserted).test() if item.label != GOOD
         ]
         groups = {"validation": real.validation(), "inserted": defects, "test": real.test()}
-        with cheap_convolutions(model):
+        with cpu_kernels(model, enabled=is_on_cpu(model)):
             scores = {
                 name: score_by_weight(model, tqdm(images, desc=f"{folder.name}: {name}"), config.image_size)
                 for name, images in groups.items()

@@ -35,6 +35,7 @@ from metaldefect.efficientad.model_files import save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, Size
 from metaldefect.efficientad.training_sets import training_images
+from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import spread
@@ -59,13 +60,13 @@ class Teacher:
         """The frozen network.
 
         Raises:
-            ValueError: the file holds a teacher of another size.
+            UserError: the file holds a teacher of another size.
         """
         if self.path is None:
             return random_teacher(size, padding, seed)
         teacher = load_teacher(self.path, padding)
         if teacher.size != size:
-            raise ValueError(f"{self.path} holds a PDN-{teacher.size} teacher, expected PDN-{size}")
+            raise UserError(f"{self.path} holds a PDN-{teacher.size} teacher, expected PDN-{size}")
         return teacher
 
     def fingerprint(self) -> str:
@@ -92,8 +93,7 @@ def parse_teachers(words: Sequence[str], size: Size) -> list[Teacher]:
     """`shipped`, `random` or `NAME=PATH` each.
 
     Raises:
-        FileNotFoundError: a file does not exist.
-        ValueError: a word is none of these.
+        UserError: a file does not exist; or a word is none of these.
     """
     teachers = []
     for word in words:
@@ -105,9 +105,9 @@ def parse_teachers(words: Sequence[str], size: Size) -> list[Teacher]:
         elif name == RANDOM:
             path = None
         else:
-            raise ValueError(f"teacher {word!r}: expected {SHIPPED}, {RANDOM} or NAME=PATH")
+            raise UserError(f"teacher {word!r}: expected {SHIPPED}, {RANDOM} or NAME=PATH")
         if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: distil it, or leave out the teacher {name!r}")
+            raise UserError(f"{path} does not exist: distil it, or leave out the teacher {name!r}")
         teachers.append(Teacher(name, path))
     return teachers
 
@@ -116,7 +116,7 @@ def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, 
     """Train and test one detector; writes `<teacher>_seed<n>.json` and the detector in the folder beside it.
 
     Raises:
-        ValueError: a result of other settings lies there.
+        UserError: a result of other settings lies there.
     """
     name = f"{teacher.name}_seed{settings.seed}"
     path, state = work / f"{name}.json", work / f"{name}.training"
@@ -125,7 +125,7 @@ def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, 
     recipe = kept | {"teacher": teacher.fingerprint(), "points": points, "curve_images": curve_images}
     if path.is_file():
         if read_json(path)["recipe"] != recipe:
-            raise ValueError(f"{path} is of other settings: delete it, or choose another --work")
+            raise UserError(f"{path} is of other settings: delete it, or choose another --work")
         print(f"{name}: done before", flush=True)
         return
     print(f"{name}: {settings.steps} steps", flush=True)

@@ -16,6 +16,8 @@ from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.utils.serialize import load_yaml, modify_yaml
 
+from metaldefect.errors import UserError
+
 if TYPE_CHECKING:
     from dvc.stage import Stage
 
@@ -43,7 +45,7 @@ def read_graph(root: Path) -> list[Node]:
     Takes the status of the whole pipeline once, which needs DVC's lock: call it before any stage runs.
 
     Raises:
-        ValueError: `root` is no DVC repository, its `dvc.yaml` is broken, or another DVC holds its lock.
+        UserError: `root` is no DVC repository, its `dvc.yaml` is broken, or another DVC holds its lock.
     """
     try:
         # DVC looks for dvc.yaml in the current folder, and names stages as seen from there.
@@ -53,9 +55,9 @@ def read_graph(root: Path) -> list[Node]:
             changed = set(repo.status())
             return [node(stage, graph, set(plan), changed) for stage in plan]
     except NotDvcRepoError as error:
-        raise ValueError(f"{root} is not a DVC repository: type `dvc init` there") from error
+        raise UserError(f"{root} is not a DVC repository: type `dvc init` there") from error
     except DvcException as error:
-        raise ValueError(f"DVC cannot read the pipeline in {root}: {error}") from error
+        raise UserError(f"DVC cannot read the pipeline in {root}: {error}") from error
 
 
 def node(stage: Stage, graph: Any, planned: set[Stage], changed: set[str]) -> Node:

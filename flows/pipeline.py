@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metaldefect.errors import UserError
 from pipeline.prefect_settings import migrate_database, prepare_environment
 
 if TYPE_CHECKING:
@@ -19,13 +20,11 @@ def run_pipeline(root: Path | str = ".", force: Sequence[str] = ()) -> State[Any
     """Run the flow on the project in `root`, in this process, and return its final state.
 
     Raises:
-        FileNotFoundError: `root` has no `dvc.yaml`.
+        UserError: `root` has no `dvc.yaml`.
     """
     folder = Path(root).resolve()
     if not (folder / "dvc.yaml").is_file():
-        raise FileNotFoundError(
-            f"{folder / 'dvc.yaml'} does not exist: give the project's folder with --root"
-        )
+        raise UserError(f"{folder / 'dvc.yaml'} does not exist: give the project's folder with --root")
     prepare_environment(folder)
     migrate_database()
     from flows.retraining import retrain  # imports Prefect, which reads the environment once
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         state = run_pipeline(options.root, options.force)
-    except FileNotFoundError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     if state.is_completed():

@@ -21,6 +21,7 @@ from flows.graph import Node, read_graph, stable_lock_order
 from flows.processes import ChildProcesses, StoppedError
 from flows.summary import StageResult, as_text, table
 from flows.tracking import ParentRun, parent_run
+from metaldefect.errors import UserError
 
 POLL_SECONDS = 2.0
 TAIL_LINES = 20
@@ -41,7 +42,7 @@ def retrain(root: str = ".", force: Sequence[str] = ()) -> State[Any] | list[Sta
     folder = Path(root).resolve()
     nodes = read_graph(folder)
     if unknown := sorted(set(force) - {node.name for node in nodes}):
-        raise ValueError(f"no such stage: {', '.join(unknown)}; known: {', '.join(n.name for n in nodes)}")
+        raise UserError(f"no such stage: {', '.join(unknown)}; known: {', '.join(n.name for n in nodes)}")
     children = ChildProcesses()
     work_to_do = bool(force) or any(node.changed for node in nodes)
     with contextlib.ExitStack() as stack:

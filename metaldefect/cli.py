@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from metaldefect.errors import UserError, exit_on_user_error
 
 # Options of `train` that stand for a key of the settings file, with how their text is read.
 OVERRIDES: dict[str, type] = {
@@ -36,12 +36,8 @@ SHOWN = ("image_auroc", "pixel_auroc", "au_pro", "f1_max", "f1_at_threshold", "t
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; wrong input ends it with 1 and one message."""
     options = parser().parse_args(arguments)
-    try:
+    with exit_on_user_error(f"metaldefect {options.command}"):
         options.run(options)
-    except (FileNotFoundError, ValueError) as error:
-        if os.environ.get("METALDEFECT_TRACEBACK"):
-            raise
-        sys.exit(f"metaldefect {options.command}: {error}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,9 +82,9 @@ def infer_command(options: argparse.Namespace) -> None:
     from metaldefect.commands.infer import frames_of, load_model, run_inference, synthetic_frames
 
     if options.synthetic is not None and options.synthetic < 1:
-        raise ValueError(f"--synthetic {options.synthetic}: expected at least 1")
+        raise UserError(f"--synthetic {options.synthetic}: expected at least 1")
     if options.image is not None and options.output.resolve().is_relative_to(options.image.resolve()):
-        raise ValueError(
+        raise UserError(
             f"--output {options.output} lies inside --image {options.image}: choose another folder"
         )
     model = load_model(options.model, options.precision)
@@ -100,7 +96,7 @@ def infer_command(options: argparse.Namespace) -> None:
     print(f"{len(frames) - len(unreadable)} images judged: {options.output / 'scores.csv'}")
     if unreadable:
         listed = "\n".join(f"  {reason}" for _, reason in unreadable)
-        raise ValueError(f"{len(unreadable)} images could not be read and were left out:\n{listed}")
+        raise UserError(f"{len(unreadable)} images could not be read and were left out:\n{listed}")
 
 
 if __name__ == "__main__":

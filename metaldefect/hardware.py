@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metaldefect.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -69,7 +71,7 @@ def positive_integer(variable: str, default: int) -> int:
     if not text:
         return default
     if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{variable}={text!r}: expected a whole number of at least 1")
+        raise UserError(f"{variable}={text!r}: expected a whole number of at least 1")
     return int(text)
 
 
@@ -106,7 +108,7 @@ def compute_dtype() -> torch.dtype:
     wish = os.environ.get("METALDEFECT_PRECISION")
     if wish:
         if wish not in ("float32", "bfloat16"):
-            raise ValueError(f"METALDEFECT_PRECISION={wish!r}: expected float32 or bfloat16")
+            raise UserError(f"METALDEFECT_PRECISION={wish!r}: expected float32 or bfloat16")
         return torch.float32 if wish == "float32" else torch.bfloat16
     if device().type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from metaldefect.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 U8 = NDArray[np.uint8]
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(UserError):
     """An image that cannot be decoded; the message names the file and the reason."""
 
 

@@ -18,6 +18,8 @@ PACKAGES = ("metaldefect", "pipeline", "stages", "flows", "app", "benchmarks")
 DVC_FILE = "dvc.yaml"
 # Typed params (DVC tracks each stage's values itself), tracking, and what the terminal shows.
 PLUMBING = frozenset({"pipeline/params.py", "pipeline/run.py", "pipeline/terminal.py", "stages/__init__.py"})
+# How a package with plug-in modules finds them.
+DISCOVERY = "pkgutil.iter_modules(__path__)"
 # Stages whose out is what the plumbing draws.
 SHOWS = frozenset({"report"})
 
@@ -33,9 +35,13 @@ def module_file(root: Path, name: str) -> Path | None:
 
 
 def direct_imports(root: Path, file: Path) -> set[Path]:
-    """Project files that `file` imports anywhere, inside functions too; the packages they lie in count."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    """Project files that `file` imports anywhere, inside functions too; the packages they lie in count.
+
+    A package that lists its own modules with `pkgutil.iter_modules(__path__)` imports them all.
+    """
+    text = file.read_text(encoding="utf-8")
+    found = set(file.parent.glob("*.py")) - {file} if DISCOVERY in text else set()
+    for node in ast.walk(ast.parse(text)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

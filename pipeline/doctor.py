@@ -23,6 +23,7 @@ import psutil
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from metaldefect.errors import UserError
 from pipeline.prefect_settings import database_file, prepare_environment
 from pipeline.run import TRACKING_DIRECTORY
 
@@ -109,7 +110,7 @@ def read_pins(text: str) -> dict[str, Requirement]:
         try:
             requirement = Requirement(wish)
         except InvalidRequirement as error:
-            raise ValueError(f"constraints.txt: {wish!r} is no requirement: {error}") from error
+            raise UserError(f"constraints.txt: {wish!r} is no requirement: {error}") from error
         pins[canonicalize_name(requirement.name)] = requirement
     return pins
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from metaldefect.errors import UserError, exit_on_user_error
 from metaldefect.ingest.raw_datasets import RAW_DATASETS, RawDataset, missing, take_local_copies, verify
 
 RAW = Path("data/raw")
@@ -45,7 +46,7 @@ def fetch(datasets: Sequence[RawDataset]) -> None:
     """Fetch datasets through their `.dvc` files, verify and place them.
 
     Raises:
-        ValueError: a repository cannot be reached, or does not give what was published.
+        UserError: a repository cannot be reached, or does not give what was published.
     """
     from dvc.repo import Repo
 
@@ -58,13 +59,13 @@ def fetch(datasets: Sequence[RawDataset]) -> None:
                 # the folder is this command's own: what a broken-off fetch left there may go
                 repo.pull(targets=[str(file)], force=True)
             except Exception as error:  # DVC, its git and its network raise nearly anything
-                raise ValueError(
+                raise UserError(
                     f"{file}: cannot fetch {repository['url']} at {repository['rev'][:12]}: "
                     f"{first_line(error)}\nConnect to the network and try again, or take local copies: "
                     "make data FROM=<folder of tars or dataset folders>"
                 ) from error
             if not (IMPORTS / out_of(file)).is_dir():
-                raise ValueError(f"{file}: {repository['url']} gave no {IMPORTS / out_of(file)}")
+                raise UserError(f"{file}: {repository['url']} gave no {IMPORTS / out_of(file)}")
             if file == import_files(dataset)[-1]:
                 place(dataset)
 
@@ -101,10 +102,10 @@ def get_data(source: Path | None) -> list[str]:
         Lines about what is there now.
 
     Raises:
-        FileNotFoundError, ValueError: what is missing or wrong, and what to do about it.
+        UserError: what is missing or wrong, and what to do about it.
     """
     if not any(RAW.glob("*.dvc")):
-        raise FileNotFoundError(f"{RAW} holds no .dvc files: run from the project's folder")
+        raise UserError(f"{RAW} holds no .dvc files: run from the project's folder")
     if source is not None:
         taken, unknown = take_local_copies(source, RAW)
         lines = [line for dataset in taken for line in describe(dataset)]
@@ -134,12 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
     options = parser.parse_args(arguments)
     source = options.source.absolute() if options.source else None
-    try:
-        with chdir(options.root):
-            lines = get_data(source)
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with exit_on_user_error("get_data"), chdir(options.root):
+        lines = get_data(source)
     print("\n".join(lines))
     return 0
 

@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from metaldefect.errors import UserError
+
 Fraction = float
 Perceptual = Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
 
@@ -259,7 +261,7 @@ class Params(Section):
     report: Report
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError):
     """`params.yaml` is missing, unreadable or says something that it may not; the message names the keys."""
 
 

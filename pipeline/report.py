@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from metaldefect.artifacts import read_json
+from metaldefect.errors import UserError
 from metaldefect.metrics.directions import improvement
 from pipeline.main_metrics import METRICS, formatted, main_metric, number
 from pipeline.params import Params
@@ -118,12 +119,12 @@ def render_report(root: Path, params: Params) -> str:
     """The page as HTML text; stages that have not run are named as such.
 
     Raises:
-        FileNotFoundError: `dvc.yaml` is missing.
-        ValueError: a metrics, figure or curve file cannot be read; the message names it.
+        UserError: `dvc.yaml` is missing; or a metrics, figure or curve file cannot be read; the message
+            names it.
     """
     definition = root / "dvc.yaml"
     if not definition.is_file():
-        raise FileNotFoundError(f"{definition} does not exist: run from the project's root")
+        raise UserError(f"{definition} does not exist: run from the project's root")
     values = params.model_dump(mode="json")
     entries = stage_entries(yaml.safe_load(definition.read_text(encoding="utf-8")), values)
     environment = Environment(

@@ -14,6 +14,8 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
+from metaldefect.errors import UserError
+
 MAX_POINTS = 400
 FEW_POINTS = 40
 GREY = "#8a919c"
@@ -36,7 +38,7 @@ def figures(folder: Path) -> list[Figure]:
     """All PNG files of a folder in the order of their names.
 
     Raises:
-        ValueError: a file is not a readable image.
+        UserError: a file is not a readable image.
     """
     found = []
     for path in sorted(folder.glob("*.png")):
@@ -44,7 +46,7 @@ def figures(folder: Path) -> list[Figure]:
             with Image.open(path) as image:
                 width, height = image.size
         except OSError as error:
-            raise ValueError(f"{path} is not a readable PNG: {error}") from error
+            raise UserError(f"{path} is not a readable PNG: {error}") from error
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         wide = width > 900 or width > 1.7 * height
         found.append(Figure(caption(path), f"data:image/png;base64,{data}", width, height, wide))
@@ -61,7 +63,7 @@ def curves(folder: Path) -> list[tuple[str, Markup]]:
     """(caption, SVG) of every CSV file of a folder: first column the x axis, a panel a quantity.
 
     Raises:
-        ValueError: a file holds something that is no number, or has no rows.
+        UserError: a file holds something that is no number, or has no rows.
     """
     return [(caption(path), draw_curves(*read_columns(path))) for path in sorted(folder.glob("*.csv"))]
 
@@ -71,13 +73,13 @@ def read_columns(path: Path) -> tuple[str, list[float], dict[str, list[float]]]:
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     if not rows:
-        raise ValueError(f"{path} has no rows: run its stage again")
+        raise UserError(f"{path} has no rows: run its stage again")
     try:
         table = {
             name: [float(row[name]) if row[name] else math.nan for row in rows] for name in rows[0] if name
         }
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: every cell must be a number ({error})") from error
+        raise UserError(f"{path}: every cell must be a number ({error})") from error
     x_name = "step" if "step" in table else next(iter(table))
     return x_name, table.pop(x_name), table
 

@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,8 @@ import numpy as np
 import psutil
 import yaml
 
-from pipeline.params import Params, ParamsError, load_params
+from metaldefect.errors import exit_on_user_error
+from pipeline.params import Params, load_params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +27,6 @@ TRACKING_DIRECTORY = Path("mlruns")
 CHECKPOINTS = Path(".checkpoints")
 PARENT_RUN_VARIABLE = "METALDEFECT_PARENT_RUN_ID"
 EXPERIMENT = "metaldefect"
-
-# Errors about the user's input: shown as one message, without a traceback.
-INPUT_ERRORS = (ParamsError, FileNotFoundError, ValueError)
 
 
 class StageRun:
@@ -99,18 +95,14 @@ class StageRun:
 def run_stage(stage: str, body: Callable[[Params, StageRun], None]) -> None:
     """Entry point of `python -m stages.<stage>`: run `body` in a tracked run.
 
-    Exits with 1 and one readable message when the input is at fault; other errors keep their traceback.
+    A `UserError` ends the process with 1 and one message; every other error keeps its traceback.
     """
-    try:
+    with exit_on_user_error(stage):
         params = load_params()
         seed_everything(params.seed)
         with tracked(stage, params) as run:
             body(params, run)
             shutil.rmtree(run.checkpoint_directory, ignore_errors=True)
-    except INPUT_ERRORS as error:
-        if os.environ.get("METALDEFECT_TRACEBACK"):
-            traceback.print_exc()
-        sys.exit(f"{stage}: {error}")
 
 
 def seed_everything(seed: int) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from metaldefect.errors import UserError
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -65,7 +67,7 @@ def main(params: Params, run: StageRun) -> None:
         frames = stack_resized((test[int(index)].image for index in indices), config.image_size)
         errors = parity(graph, folder, frames)
         if errors["max_abs_error"] > section.max_parity_error:
-            raise ValueError(
+            raise UserError(
                 f"the exported detector differs from the trained one by {errors['max_abs_error']:.2e},"
                 f" more than export_openvino.max_parity_error {section.max_parity_error:.2e}: {errors}"
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, write_json
+from metaldefect.errors import UserError
 
 
 def test_a_directory_is_replaced_only_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -43,5 +44,5 @@ def test_json_refuses_nan_and_names_a_broken_file(tmp_path: Path) -> None:
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not (tmp_path / "a.json").exists()
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"b\.json is not valid JSON"):
         read_json(tmp_path / "b.json")

@@ -30,6 +30,7 @@ from metaldefect.efficientad.teacher_weights import (
     read_card,
     save_teacher,
 )
+from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import U8, read_grey
 from metaldefect.ingest.natural import load_natural_images, natural_source
@@ -46,7 +47,7 @@ def read_metal_images(folders: Sequence[Path], size: int) -> U8:
     split is read, so that images held out for tests stay unseen.
 
     Raises:
-        FileNotFoundError: a folder does not exist or holds no image.
+        UserError: a folder does not exist or holds no image.
     """
     images = []
     for folder in folders:
@@ -62,7 +63,7 @@ def read_metal_images(folders: Sequence[Path], size: int) -> U8:
             )
         )
         if not paths:
-            raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
         images += [read_grey(path, size) for path in tqdm(paths, desc=f"read {folder}", unit="image")]
     return np.stack(images) if images else np.empty((0, size, size), np.uint8)
 
@@ -71,7 +72,7 @@ def earlier_training(base: Path, config: DistillationConfig, backbone: str) -> d
     """The card of the weights to start from.
 
     Raises:
-        ValueError: they are of another size or backbone.
+        UserError: they are of another size or backbone.
     """
     card = read_card(base)
     for name, wanted, found in (
@@ -79,7 +80,7 @@ def earlier_training(base: Path, config: DistillationConfig, backbone: str) -> d
         ("backbone", backbone, card["backbone"]),
     ):
         if wanted != found:
-            raise ValueError(f"{base} has {name} {found}, not {wanted}: choose other weights to start from")
+            raise UserError(f"{base} has {name} {found}, not {wanted}: choose other weights to start from")
     return card
 
 

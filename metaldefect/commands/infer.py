@@ -17,6 +17,7 @@ from metaldefect.deploy.export import METADATA
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.evaluation import infer, map_to_size
 from metaldefect.efficientad.model_files import load_detector
+from metaldefect.errors import UserError
 from metaldefect.images import U8, UnreadableImageError, read_grey, resize, write_png
 from metaldefect.inspection.provider import GOOD, SUFFIXES
 from metaldefect.procedural.anomalies import ANOMALIES
@@ -51,14 +52,13 @@ def load_model(folder: Path, precision: str) -> Model:
         precision: of an export: fp32, fp16 or int8.
 
     Raises:
-        FileNotFoundError: the folder is neither.
-        ValueError: its files do not fit each other.
+        UserError: the folder is neither; or its files do not fit each other.
     """
     if (folder / METADATA).is_file():
         detector = Detector.load(folder, precision)
         return Model(detector.detect, detector.image_size, detector.threshold)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist: train a detector with `metaldefect train`")
+        raise UserError(f"{folder} does not exist: train a detector with `metaldefect train`")
     model, config = load_detector(folder)
     return Model(partial(infer, model), config.image_size, config.threshold)
 
@@ -67,15 +67,15 @@ def frames_of(path: Path) -> list[Frame]:
     """One image, or every image below a folder, by relative path.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`, or no image in it.
+        UserError: there is nothing at `path`, or no image in it.
     """
     if path.is_file():
         return [Frame(path.name, partial(read_grey, path))]
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} does not exist: name an image or a folder of images")
+        raise UserError(f"{path} does not exist: name an image or a folder of images")
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
-        raise FileNotFoundError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
     return [Frame(p.relative_to(path).as_posix(), partial(read_grey, p)) for p in found]
 
 

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from metaldefect.errors import UserError
 from metaldefect.procedural.textures import Finish
 
 
@@ -86,21 +87,21 @@ def load_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:
     """Read a settings file and lay the overrides over it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or a key or value is wrong; the message names them all.
+        UserError: there is no such file; or it is not YAML, or a key or value is wrong; the message names
+            them all.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: copy conf/efficientad.yaml")
+        raise UserError(f"{path} does not exist: copy conf/efficientad.yaml")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings: copy conf/efficientad.yaml")
+        raise UserError(f"{path} holds no settings: copy conf/efficientad.yaml")
     try:
         return TrainSettings.model_validate({**content, **overrides})
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, item['loc'])) or '(settings)'}: {item['msg']}" for item in error.errors()
         ]
-        raise ValueError(f"{path} is not valid:\n" + "\n".join(lines)) from error
+        raise UserError(f"{path} is not valid:\n" + "\n".join(lines)) from error

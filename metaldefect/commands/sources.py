@@ -6,6 +6,7 @@ from pathlib import Path
 
 from metaldefect.artifacts import atomic_directory
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
+from metaldefect.errors import UserError
 from metaldefect.ingest.inspection import build_inspection
 from metaldefect.inspection.provider import (
     DatasetProvider,
@@ -26,7 +27,7 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
     """The provider of the settings' source; what has to be made for it is kept in `work`.
 
     Raises:
-        FileNotFoundError, ValueError: as the providers; or the models that insert defects are not there.
+        UserError: as the providers; or the models that insert defects are not there.
     """
     if settings.source == "synthetic":
         counts = settings.synthetic
@@ -84,11 +85,11 @@ def require_painter(tokenizer: Path, maskgit: Path) -> Painter:
     """The models that draw defects.
 
     Raises:
-        FileNotFoundError: they have not been trained.
+        UserError: they have not been trained.
     """
     for folder, stage in ((tokenizer, "finetune_vq"), (maskgit, "train_maskgit")):
         if not folder.is_dir():
-            raise FileNotFoundError(
+            raise UserError(
                 f"{folder} does not exist: inserting defects needs its model; run `dvc repro {stage}`,"
                 " or name another folder"
             )

@@ -23,6 +23,7 @@ from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.efficientad.training import AfterEpoch, Trained, train
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.efficientad.training_sets import training_images
+from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads
 from metaldefect.images import U8
 from metaldefect.inspection.provider import GOOD, DatasetProvider
@@ -36,7 +37,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     What a killed training needs to go on lies beside the output, bound to the settings, until it is done.
 
     Raises:
-        FileNotFoundError, ValueError: the images, the teacher or the settings are at fault.
+        UserError: the images, the teacher or the settings are at fault.
     """
     if settings.accelerator != "auto":
         os.environ["METALDEFECT_DEVICE"] = settings.accelerator
@@ -82,7 +83,7 @@ def check_test_images(provider: DatasetProvider) -> None:
     """Refuse a test set that cannot be measured on, before any training."""
     labels = provider.test().labels
     if GOOD not in labels or set(labels) == {GOOD}:
-        raise ValueError(
+        raise UserError(
             f"the test images are all of {sorted(set(labels))}: normal ones (test/good) and defective ones"
             " are needed"
         )
@@ -92,12 +93,12 @@ def choose_teacher(settings: TrainSettings) -> PatchDescriptionNetwork:
     """The shipped teacher of the wanted size, or the one in a file.
 
     Raises:
-        ValueError: the file holds a teacher of the other size.
+        UserError: the file holds a teacher of the other size.
     """
     path = shipped_teacher(settings.model) if settings.teacher == "shipped" else Path(settings.teacher)
     teacher = load_teacher(path, settings.padding)
     if teacher.size != settings.model:
-        raise ValueError(
+        raise UserError(
             f"{path} holds a PDN-{teacher.size} teacher, but model is {settings.model}: change one of the two"
         )
     return teacher

@@ -15,6 +15,7 @@ import torch
 from metaldefect.artifacts import sha256_file, write_json
 from metaldefect.deploy.graph import INPUT, OUTPUTS, InspectionGraph
 from metaldefect.efficientad.model_files import DetectorConfig
+from metaldefect.errors import UserError
 from metaldefect.images import U8
 
 ONNX = "model.onnx"
@@ -36,7 +37,7 @@ NOT_QUANTISED = (
 def graph_file(precision: str) -> str:
     """Name of the OpenVINO graph of a precision."""
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     return f"detector_{precision}.xml"
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from metaldefect.artifacts import read_json
 from metaldefect.deploy.export import METADATA, graph_file
 from metaldefect.deploy.graph import INPUT, OUTPUTS
+from metaldefect.errors import UserError
 from metaldefect.images import U8, resize
 
 HEAT = "inferno"
@@ -49,14 +50,13 @@ class Detector:
         `fp32` computes in float32; the others in what the machine does fastest.
 
         Raises:
-            FileNotFoundError: the folder is not an export.
-            ValueError: the precision is unknown or was not exported.
+            UserError: the folder is not an export; or the precision is unknown or was not exported.
         """
         folder = Path(folder)
         metadata = read_json(folder / METADATA)
         path = folder / graph_file(precision)
         if not path.is_file() or precision not in metadata["thresholds"]:
-            raise ValueError(f"{folder} has no {precision} graph, only {metadata['precisions']}")
+            raise UserError(f"{folder} has no {precision} graph, only {metadata['precisions']}")
         compiled = compile_graph(path, precision)
         return cls(compiled, int(metadata["image_size"]), float(metadata["thresholds"][precision]), precision)
 

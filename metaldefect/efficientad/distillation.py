@@ -22,8 +22,10 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_file
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, map_size, weights_digest
+from metaldefect.errors import UserError
 from metaldefect.hardware import autocast, device, keep_freed_memory
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
+from metaldefect.kernels.switch import cpu_kernels
 
 STATISTICS_BATCHES = 64
 HELD_OUT_SHARE = 20
@@ -76,7 +78,7 @@ class DistillationImages:
 
     def __post_init__(self) -> None:
         if len(self.natural) + len(self.metal) < 2:
-            raise ValueError("distillation needs at least two images")
+            raise UserError("distillation needs at least two images")
 
     def split(self) -> tuple[DistillationImages, DistillationImages]:
         """(training, held out): every 20th image of each kind is held out, at least one of what there is."""
@@ -240,6 +242,16 @@ class Distiller:
             }
         )
         self.teacher.train()
+        with cpu_kernels(self.teacher, enabled=self.device.type == "cpu"):
+            self._train(checkpoint)
+        self.teacher.eval()
+        seen = self.step * self.config.batch_size
+        return Distilled(
+            self.teacher, self.mean, self.std, self.step, seen, self.seconds, self.history, self.legs
+        )
+
+    def _train(self, checkpoint: Path | None) -> None:
+        """Steps until the configured number or time is reached."""
         total = self.config.steps or 0
         with tqdm(total=total or None, initial=self.step, desc="distil teacher", unit="step") as bar:
             while (progress := self._progress()) < 1:
@@ -253,11 +265,6 @@ class Distiller:
                 bar.update()
                 if checkpoint is not None and self.step % self.config.checkpoint_steps == 0:
                     self.save(checkpoint)
-        self.teacher.eval()
-        seen = self.step * self.config.batch_size
-        return Distilled(
-            self.teacher, self.mean, self.std, self.step, seen, self.seconds, self.history, self.legs
-        )
 
     def _progress(self) -> float:
         by_steps = self.step / self.config.steps if self.config.steps else 0.0
@@ -307,7 +314,7 @@ class Distiller:
         """Take up a state that `save` wrote.
 
         Raises:
-            ValueError: it was made with another configuration, or from other weights.
+            UserError: it was made with another configuration, or from other weights.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         wanted = asdict(self.config)
@@ -320,7 +327,7 @@ class Distiller:
         if state.get("base") != self.base:
             differing["base"] = (state.get("base"), self.base)
         if differing:
-            raise ValueError(f"{path} was made with other settings {differing}: delete it to start afresh")
+            raise UserError(f"{path} was made with other settings {differing}: delete it to start afresh")
         self.teacher.load_state_dict(state["teacher"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.mean, self.std = state["mean"], state["std"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from metaldefect.efficientad.torch_model import EfficientAD, combine_maps
 from metaldefect.hardware import autocast
 from metaldefect.images import U8, resize, to_imagenet_range
+from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
 
 GOOD = "good"
@@ -51,23 +51,6 @@ class Scored:
     def is_defective(self) -> bool:
         """Whether the image is of any label but `good`."""
         return self.label != GOOD
-
-
-@contextmanager
-def cheap_convolutions(model: EfficientAD) -> Iterator[None]:
-    """Score many images with the convolutions of training, which cost less on a CPU.
-
-    Scores differ from those of the direct convolutions by rounding, less than a thousandth: enough to
-    measure with. What is kept with a detector (map scales, threshold) comes from the direct ones.
-    """
-    networks = (model.teacher, model.student)  # nothing else in them depends on the mode
-    for network in networks:
-        network.train()
-    try:
-        yield
-    finally:
-        for network in networks:
-            network.eval()
 
 
 @torch.inference_mode()
@@ -106,7 +89,7 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
         test: images of the same size.
         defective: whether each test image is.
     """
-    with autocast(), cheap_convolutions(model):
+    with autocast(), cpu_kernels(model, enabled=is_on_cpu(model)):
         fit_map_quantiles(model, validation)
         scores = [infer(model, image)[0] for image in test]
     return detection.auroc(scores, list(defective))
@@ -147,7 +130,9 @@ def score_test_images(
     model: EfficientAD, images: Sequence[InspectionImage], size: int, description: str
 ) -> list[Scored]:
     """`score_images` with the networks themselves, in evaluation mode."""
-    with cheap_convolutions(model):
+    # The kernels change scores by less than a thousandth: enough to measure with. What is kept with a
+    # detector (map scales, threshold) comes from the plain convolutions
+    with cpu_kernels(model, enabled=is_on_cpu(model)):
         return score_images(partial(infer, model), images, size, description)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
-from metaldefect.kernels.convolution import convolution
+from metaldefect.errors import UserError
 
 DECAY_AT = 0.95
 HISTORY_INTERVAL = 10
@@ -65,13 +65,14 @@ def training_losses(
     for index, features in zip(changed, others[-1].split(1) if changed else (), strict=True):
         augmented[index] = features
     weights, biases = (tensor.split(FEATURES) for tensor in model.student.head_parameters())
+    convolve = model.student.convolve
     # Normal and natural images apart: the hard loss has gradients at few positions, the penalty at all.
     sparse = hard_quantile >= SPARSE_FROM
-    as_teacher = convolution(normal, weights[0], biases[0], sparse_gradient=sparse)
-    as_autoencoder = convolution(torch.cat(augmented), weights[1], biases[1]).float()
+    as_teacher = convolve(normal, weights[0], biases[0], sparse=sparse)
+    as_autoencoder = convolve(torch.cat(augmented), weights[1], biases[1]).float()
     penalty = batch.features.new_zeros(())
     if batch.penalty is not None:
-        penalty = penalty_loss(convolution(others[0], weights[0], biases[0]).float())
+        penalty = penalty_loss(convolve(others[0], weights[0], biases[0]).float())
     target = batch.features.clone()
     if changed:
         with torch.no_grad():
@@ -151,15 +152,15 @@ class EfficientADModule(lightning.LightningModule):
         """Take up the loss curve.
 
         Raises:
-            ValueError: the state is of images of another size, or of another configuration.
+            UserError: the state is of images of another size, or of another configuration.
         """
         size = list(self.images.normal.shape[1:])
         if checkpoint["image_size"] != size:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint is of images of {checkpoint['image_size']} px, these have {size}"
             )
         if checkpoint["config"] != asdict(self.config):
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint is of a training with {checkpoint['config']},"
                 f" this one has {asdict(self.config)}"
             )

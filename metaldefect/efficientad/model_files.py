@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.efficientad.torch_model import EfficientAD, Size, check_image_size
+from metaldefect.errors import UserError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -72,22 +73,22 @@ def load_detector(folder: Path | str) -> tuple[EfficientAD, DetectorConfig]:
     """A detector in evaluation mode and its configuration.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is broken, or the weights are of another size than the configuration says.
+        UserError: a file is missing; or a file is broken, or the weights are of another size than the
+            configuration says.
     """
     folder = Path(folder)
     content = read_json(folder / CONFIG)
     try:
         config = DetectorConfig(**{field.name: content[field.name] for field in fields(DetectorConfig)})
     except KeyError as error:
-        raise ValueError(f"{folder / CONFIG} says nothing about {error}: it is not a detector's") from error
+        raise UserError(f"{folder / CONFIG} says nothing about {error}: it is not a detector's") from error
     check_image_size(config.image_size, config.image_size)
     weights = folder / WEIGHTS
     if not weights.is_file():
-        raise FileNotFoundError(f"{weights} does not exist")
+        raise UserError(f"{weights} does not exist")
     model = EfficientAD(config.size, config.padding)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{weights} does not hold a detector of size {config.size}: {error}") from error
+        raise UserError(f"{weights} does not hold a detector of size {config.size}: {error}") from error
     return model.eval().requires_grad_(False), config

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metaldefect.backbones import Backbone
+from metaldefect.errors import UserError
 from metaldefect.hardware import autocast
 
 LAYER_FEATURES = 1024
@@ -34,7 +35,7 @@ class PatchFeatures(nn.Module):
         with torch.inference_mode():
             widths = [tap.shape[1] for tap in backbone(torch.zeros(1, 3, 128, 128))]
         if channels % len(widths):
-            raise ValueError(f"{channels} channels cannot be shared evenly among {len(widths)} taps")
+            raise UserError(f"{channels} channels cannot be shared evenly among {len(widths)} taps")
         for index, width in enumerate(widths):
             self.register_buffer(f"kernel_{index}", pooling_kernel(width, channels // len(widths)))
         self.layers = len(widths)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json, sha256_file, write_json
 from metaldefect.efficientad.torch_model import LAYERS, PatchDescriptionNetwork, Size
+from metaldefect.errors import UserError
 
 # Indices of the convolutions in nelson1425/EfficientAD's nn.Sequential.
 NELSON_INDICES = {"S": (0, 3, 6, 8), "M": (0, 3, 6, 8, 10, 12)}
@@ -25,11 +26,11 @@ def shipped_teacher(size: Size) -> Path:
     """The weights of the teacher that comes with the package.
 
     Raises:
-        FileNotFoundError: none of this size was shipped.
+        UserError: none of this size was shipped.
     """
     path = SHIPPED / f"teacher_pdn_{size.lower()}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: no teacher of size {size} is shipped, distil one")
+        raise UserError(f"{path} does not exist: no teacher of size {size} is shipped, distil one")
     return path
 
 
@@ -58,7 +59,7 @@ def import_teacher(state: Mapping[str, Tensor], padding: bool = True) -> PatchDe
     """A teacher from a state dict in this project's, nelson1425's or anomalib's layout.
 
     Raises:
-        ValueError: the keys or the shapes are those of no PDN.
+        UserError: the keys or the shapes are those of no PDN.
     """
     for size in ("S", "M"):
         own = {name: name for name in teacher_keys(size, "anomalib")}
@@ -73,35 +74,34 @@ def import_teacher(state: Mapping[str, Tensor], padding: bool = True) -> PatchDe
                 if state[theirs].shape != expected[ours]
             }
             if wrong:
-                raise ValueError(f"not a PDN-{size} teacher: unexpected shapes {wrong}")
+                raise UserError(f"not a PDN-{size} teacher: unexpected shapes {wrong}")
             teacher.load_state_dict({ours: state[theirs].float() for ours, theirs in keys.items()})
             return teacher.eval().requires_grad_(False)
-    raise ValueError(f"not a teacher: keys {sorted(state)[:6]} are those of no known layout")
+    raise UserError(f"not a teacher: keys {sorted(state)[:6]} are those of no known layout")
 
 
 def load_teacher(path: Path | str, padding: bool = True) -> PatchDescriptionNetwork:
     """A frozen float32 teacher from a `.safetensors` or a `.pth` file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read or holds no teacher.
+        UserError: there is no such file; or the file cannot be read or holds no teacher.
     """
     try:
         state = read_state(path)
         return import_teacher({k: v for k, v in state.items() if k not in STATISTICS}, padding)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def load_target_statistics(path: Path | str) -> tuple[Tensor, Tensor]:
     """Mean and deviation, `float32 [1, C, 1, 1]`, of the targets that a teacher was distilled with.
 
     Raises:
-        ValueError: the file does not hold them.
+        UserError: the file does not hold them.
     """
     state = read_state(path)
     if missing := [name for name in STATISTICS if name not in state]:
-        raise ValueError(f"{path} holds no {' and '.join(missing)}: it was not made by this distillation")
+        raise UserError(f"{path} holds no {' and '.join(missing)}: it was not made by this distillation")
     return state[STATISTICS[0]], state[STATISTICS[1]]
 
 
@@ -109,18 +109,17 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` file, or of a `.pth` file read without running any code in it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read.
+        UserError: there is no such file; or it cannot be read.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (SafetensorError, RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def save_teacher(
@@ -157,11 +156,10 @@ def read_card(path: Path | str) -> dict[str, Any]:
     """The card beside a teacher's weights.
 
     Raises:
-        FileNotFoundError: there is no card.
-        ValueError: the weights are not the ones that the card describes.
+        UserError: there is no card; or the weights are not the ones that the card describes.
     """
     path = Path(path)
     card = read_json(path.with_suffix(".json"))
     if card.get("sha256") != (actual := sha256_file(path)):
-        raise ValueError(f"{path} has SHA-256 {actual}, its card says {card.get('sha256')}: restore the file")
+        raise UserError(f"{path} has SHA-256 {actual}, its card says {card.get('sha256')}: restore the file")
     return dict(card)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from metaldefect.errors import UserError
 from metaldefect.kernels.convolution import convolution
+from metaldefect.kernels.switch import HasCpuKernel
 
 FEATURES = 384
 BOTTLENECK = 8
@@ -51,11 +53,10 @@ LAYERS: dict[str, tuple[Convolution, ...]] = {
 }
 
 
-class PatchDescriptionNetwork(nn.Module):
+class PatchDescriptionNetwork(HasCpuKernel, nn.Module):
     """A short stack of convolutions; each output pixel describes a 33 x 33 patch of the image.
 
-    In training mode its convolutions are the cheaper ones of `metaldefect.kernels.convolution`, whose
-    numbers are the same but for rounding.
+    Its CPU kernel is `metaldefect.kernels.convolution`, whose numbers are the same but for rounding.
 
     Args:
         size: `S` or `M`.
@@ -66,7 +67,7 @@ class PatchDescriptionNetwork(nn.Module):
     def __init__(self, size: Size = "S", out_channels: int = FEATURES, padding: bool = True) -> None:
         super().__init__()
         if size not in LAYERS:
-            raise ValueError(f"size {size!r}: expected S or M")
+            raise UserError(f"size {size!r}: expected S or M")
         self.size, self.out_channels, self.padding = size, out_channels, padding
         self.layers = LAYERS[size]
         convolutions: list[nn.Conv2d] = []
@@ -86,7 +87,7 @@ class PatchDescriptionNetwork(nn.Module):
 
     def trunk(self, images: Tensor) -> Tensor:
         """Everything before the last convolution."""
-        if self.training and torch.is_grad_enabled() and images.device.type == "cpu":
+        if self.cpu_kernel:
             # At full resolution the first map is by far the largest. Made again for the backward pass, image
             # by image, it need not be kept, and the step takes no longer.
             parts = [
@@ -104,18 +105,29 @@ class PatchDescriptionNetwork(nn.Module):
         layer, module = self.layers[index], self.convolutions[index]
         assert isinstance(module, nn.Conv2d)
         assert module.bias is not None
-        if self.training:
-            x = convolution(features, module.weight, module.bias, int(module.padding[0]))
-        else:
-            x = module(features)
+        x = self.convolve(features, module.weight, module.bias, int(module.padding[0]))
         if layer.relu:
             x = functional.relu(x, inplace=True)
         return self.pool(x) if layer.pool else x
 
     def head(self, features: Tensor) -> Tensor:
         """The last convolution."""
-        weight, bias = self.head_parameters()
-        return convolution(features, weight, bias) if self.training else self.convolutions[-1](features)
+        return self.convolve(features, *self.head_parameters())
+
+    def convolve(
+        self, features: Tensor, weight: Tensor, bias: Tensor, padding: int = 0, *, sparse: bool = False
+    ) -> Tensor:
+        """A convolution with stride 1, by torch or by the CPU kernel.
+
+        Args:
+            features: `float [N, C, H, W]`.
+            weight: `float [O, C, K, K]`, bias: `float [O]`.
+            padding: zeros on each side.
+            sparse: the output's gradient is zero at most positions; only the kernel makes use of it.
+        """
+        if self.cpu_kernel:
+            return convolution(features, weight, bias, padding, sparse_gradient=sparse)
+        return functional.conv2d(features, weight, bias, padding=padding)
 
     def head_parameters(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the last convolution.
@@ -284,9 +296,7 @@ def check_image_size(height: int, width: int) -> None:
     """Refuse images that the networks cannot describe.
 
     Raises:
-        ValueError: a side is under 128 px.
+        UserError: a side is under 128 px.
     """
     if min(height, width) < MINIMUM_SIZE:
-        raise ValueError(
-            f"image size {height} x {width}: EfficientAD needs at least {MINIMUM_SIZE} px a side"
-        )
+        raise UserError(f"image size {height} x {width}: EfficientAD needs at least {MINIMUM_SIZE} px a side")

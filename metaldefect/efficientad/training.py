@@ -21,6 +21,7 @@ from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNet
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
 from metaldefect.hardware import device, keep_freed_memory, lightning_precision
 from metaldefect.images import U8
+from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.trainer import progress
 
 STATE = "state.ckpt"
@@ -59,7 +60,8 @@ def train(
             state of that step was written.
 
     Raises:
-        ValueError: the images are too small, or there are no validation images.
+        UserError: the images are too small.
+        ValueError: there are no validation images.
     """
     keep_freed_memory()
     check_image_size(*images.normal.shape[1:])
@@ -69,9 +71,10 @@ def train(
     model = EfficientAD(teacher.size, teacher.padding)
     model.teacher.load_state_dict(teacher.state_dict())
     model = model.to(memory_format=torch.channels_last)
-    features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
-    module = EfficientADModule(model, images, features, config)
-    fit(module, config, work, after_epoch)
+    with cpu_kernels(model, enabled=device().type == "cpu"):
+        features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
+        module = EfficientADModule(model, images, features, config)
+        fit(module, config, work, after_epoch)
     model = module.model.cpu().eval()
     scores = fit_map_quantiles(model, validation)
     return Trained(model, float(np.quantile(scores, threshold_quantile)), module.history)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
 
+from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey
 from metaldefect.ingest.groups import SYMMETRIES, apply_symmetry, hash_pixels, perceptual_hash
 from metaldefect.ingest.parallel import map_threads
@@ -48,13 +49,12 @@ def augment(
         The sample table that was written.
 
     Raises:
-        FileNotFoundError: the merged dataset is missing.
-        ValueError: the train split is empty, or an image is broken.
+        UserError: the merged dataset is missing, its train split is empty, or an image is broken.
     """
     table = read_table(merged / TABLE_NAME)
     wanted = table[table["split"] == "train"]
     if wanted.empty:
-        raise ValueError(f"{merged / TABLE_NAME} has no image in the train split")
+        raise UserError(f"{merged / TABLE_NAME} has no image in the train split")
     samples: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in wanted.to_dict("records")]
 
     def augment_one(sample: dict[str, Any]) -> list[dict[str, Any]]:

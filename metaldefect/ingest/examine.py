@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metaldefect.errors import UserError
 from metaldefect.images import resize
 from metaldefect.ingest.adapters import DatasetFiles, RawSample, Rejected, RejectedFileError, read_dataset
 from metaldefect.ingest.adapters.files import read_image, read_mask
@@ -59,7 +60,7 @@ def examine_dataset(
         The images, in the adapter's order, and the refused files.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_dataset` and `choose`.
+        UserError: as `read_dataset` and `choose`.
     """
     samples, files = read_dataset(spec.adapter, spec.root, spec.source)
     chosen = choose(samples, spec, classes)
@@ -107,25 +108,25 @@ def choose(samples: Sequence[RawSample], spec: DatasetSpec, classes: Sequence[st
     """The samples of the wanted splits whose labels are mapped.
 
     Raises:
-        ValueError: a label neither mapped nor ignored, a mapping to an unknown class, or a split that
+        UserError: a label neither mapped nor ignored, a mapping to an unknown class, or a split that
             the dataset does not have.
     """
     found = sorted({raw.source_label for raw in samples})
     unknown = [label for label in found if label not in spec.labels and label not in spec.ignore]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{spec.root}: label(s) {quoted(unknown)} are neither mapped under `labels` nor listed under "
             f"`ignore` of the dataset {spec.source!r}; labels found: {quoted(found)}"
         )
     strange = sorted(set(spec.labels.values()) - set(classes))
     if strange:
-        raise ValueError(
+        raise UserError(
             f"dataset {spec.source!r} maps labels to {quoted(strange)}, which is not among the classes: "
             f"{quoted(classes)}"
         )
     absent = sorted(set(spec.labels) - set(found))
     if absent:
-        raise ValueError(
+        raise UserError(
             f"{spec.root}: the dataset {spec.source!r} has no image labelled {quoted(absent)}, "
             f"which `labels` maps; labels found: {quoted(found)}"
         )
@@ -142,7 +143,7 @@ def check_splits(samples: Sequence[RawSample], spec: DatasetSpec) -> None:
     existing = sorted({raw.source_split for raw in samples if raw.source_split})
     for split in spec.splits or ():
         if split not in existing:
-            raise ValueError(
+            raise UserError(
                 f"{spec.root}: the dataset {spec.source!r} has no split {split!r}; "
                 f"splits found: {quoted(existing) or 'none, so leave `splits` out'}"
             )

@@ -17,6 +17,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from metaldefect.artifacts import atomic_file, write_json
+from metaldefect.errors import UserError
 from metaldefect.ingest.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class ValidationReport:
             )
 
 
-class ValidationFailedError(ValueError):
+class ValidationFailedError(UserError):
     """Data that is not what the next stage may count on; the message lists every failed expectation."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from metaldefect.artifacts import sha256_file
+from metaldefect.errors import UserError
 from metaldefect.images import U8, resize, write_png
 from metaldefect.ingest.adapters import (
     DatasetFiles,
@@ -81,13 +82,13 @@ def build_inspection(
         What was written, and the refused files.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_dataset`; or a defective image has no mask, or a split
+        UserError: as `read_dataset`; or a defective image has no mask, or a split
             would be empty.
     """
     samples, files = read_dataset(adapter, root)
     normals = examine_normals([raw for raw in samples if raw.is_normal], files)
     if not normals:
-        raise ValueError(f"{root} holds no normal images: the detector learns from nothing else")
+        raise UserError(f"{root} holds no normal images: the detector learns from nothing else")
     splits, across = split_normals(normals, seed)
     jobs = [(normal.raw, split, GOOD) for normal, split in zip(normals, splits, strict=True)]
     jobs += [(raw, "test", label_folder(raw.source_label)) for raw in samples if not raw.is_normal]
@@ -112,7 +113,7 @@ def build_inspection(
             empty.append(f"{kind}/{names[index]}")
     test = {kind: count for (split, kind), count in sorted(written.items()) if split == "test"}
     if len(test) < 2:
-        raise ValueError(f"{root}: the test split needs normal and defective images, found {test or 'none'}")
+        raise UserError(f"{root}: the test split needs normal and defective images, found {test or 'none'}")
     counts = InspectionCounts(
         train=written["train", GOOD],
         validation=written["validation", GOOD],
@@ -165,7 +166,7 @@ def hold_out_validation(splits: Sequence[str], scenes: Sequence[str], seed: int)
         scene: position(scene, seed) for scene, split in zip(scenes, splits, strict=True) if split == "train"
     }
     if len(places) < 2:
-        raise ValueError(
+        raise UserError(
             "the normal training images show fewer than two scenes: none can be held out for validation"
         )
     bound = max(VALIDATION_OF_TRAIN, min(places.values()))

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from metaldefect.errors import UserError
 from metaldefect.hardware import workers
 from metaldefect.images import U8, read_grey
 from metaldefect.ingest.samples import TABLE_NAME
@@ -22,16 +23,16 @@ def training_rows(folder: Path) -> pd.DataFrame:
     teaching it the images that it is measured on.
 
     Raises:
-        FileNotFoundError: the folder holds no sample table.
-        ValueError: the table has no rows, or a row that is not of the train split; the message names some.
+        UserError: the folder holds no sample table, the table has no rows, or a row is not of the train
+            split; the message names some.
     """
     table = rows_of(folder)
     if table.empty:
-        raise ValueError(f"{folder / TABLE_NAME} has no rows to learn from")
+        raise UserError(f"{folder / TABLE_NAME} has no rows to learn from")
     foreign = table[table["split"] != "train"]
     if len(foreign):
         examples = ", ".join(f"{row.path} ({row.split})" for row in foreign.head(3).itertuples())
-        raise ValueError(
+        raise UserError(
             f"{folder / TABLE_NAME}: {len(foreign)} of {len(table)} rows are not of the train split, "
             f"such as {examples}; training reads the train split only"
         )
@@ -42,8 +43,8 @@ def held_out_rows(folder: Path, split: str, limit: int | None = None) -> pd.Data
     """Rows of `validation` or `test`, always the same ones; with a limit spread evenly over the classes.
 
     Raises:
-        FileNotFoundError: the folder holds no sample table.
-        ValueError: `split` is the train split, or has no rows.
+        UserError: the folder holds no sample table, or the split has no rows.
+        ValueError: `split` is not a held-out one.
     """
     table = rows_of(folder)
     table = table[in_held_out(table, split, folder)].reset_index(drop=True)
@@ -54,13 +55,12 @@ def split_rows(folder: Path, split: str) -> pd.DataFrame:
     """Rows of one split, `train` among them, to measure with.
 
     Raises:
-        FileNotFoundError: the folder holds no sample table.
-        ValueError: the split has no rows.
+        UserError: the folder holds no sample table, or the split has no rows.
     """
     table = rows_of(folder)
     table = table[table["split"] == split].reset_index(drop=True)
     if table.empty:
-        raise ValueError(f"{folder / TABLE_NAME} has no row in the {split} split")
+        raise UserError(f"{folder / TABLE_NAME} has no row in the {split} split")
     return table
 
 
@@ -68,13 +68,14 @@ def in_held_out(table: pd.DataFrame, split: str, folder: Path) -> NDArray[np.boo
     """Which rows of a folder's table are of a held-out split.
 
     Raises:
-        ValueError: `split` is not a held-out one, or has no rows.
+        ValueError: `split` is not a held-out one.
+        UserError: it has no rows.
     """
     if split not in ("validation", "test"):
         raise ValueError(f"{split!r} is not a held-out split: expected validation or test")
     chosen = (table["split"] == split).to_numpy()
     if not chosen.any():
-        raise ValueError(f"{folder / TABLE_NAME} has no row in the {split} split")
+        raise UserError(f"{folder / TABLE_NAME} has no row in the {split} split")
     return chosen
 
 
@@ -82,7 +83,7 @@ def rows_of(folder: Path) -> pd.DataFrame:
     """The sample table of a folder, or a missing file's error that names it."""
     path = folder / TABLE_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: run the stage that writes it")
+        raise UserError(f"{path} does not exist: run the stage that writes it")
     return pd.read_parquet(path)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, atomic_file
+from metaldefect.errors import UserError
 from metaldefect.images import U8, resize, write_png
 from metaldefect.ingest.adapters import Rejected, RunLengths
 from metaldefect.ingest.adapters.files import draw_runs, read_image, read_mask
@@ -98,7 +99,7 @@ class MergeResult:
     summary: dict[str, Any]
 
 
-class TooManyRejectedError(ValueError):
+class TooManyRejectedError(UserError):
     """More files were refused than the parameters allow; the message lists them."""
 
 
@@ -124,9 +125,9 @@ def merge_datasets(
         options: see `MergeOptions`.
 
     Raises:
-        FileNotFoundError: a dataset, or a part of its published layout, is missing.
-        ValueError: a label that is neither mapped nor ignored, too many refused files, a class without
-            enough images, or an expectation about the result that does not hold.
+        UserError: a dataset, or a part of its published layout, is missing; or a label that is neither
+            mapped nor ignored, too many refused files, a class without enough images, or an expectation
+            about the result that does not hold.
     """
     check_sources(datasets)
     examined: list[Examined] = []
@@ -143,7 +144,7 @@ def merge_datasets(
         write_rejected(reports / "rejected.csv", rejected)
         check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
         if not examined:
-            raise ValueError(
+            raise UserError(
                 "no image is left to merge: look at the datasets' labels, splits and ignored labels"
             )
         pairs = near_duplicate_pairs([item.fingerprint for item in examined])
@@ -179,7 +180,7 @@ def check_sources(datasets: Sequence[DatasetSpec]) -> None:
     """Refuse two datasets under one name: their files would overwrite each other."""
     for name, count in Counter(spec.source for spec in datasets).items():
         if count > 1:
-            raise ValueError(f"{count} datasets are called {name!r}: give each its own `name`")
+            raise UserError(f"{count} datasets are called {name!r}: give each its own `name`")
 
 
 def place(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from metaldefect.errors import UserError
 from metaldefect.images import U8, read_rgb, resize
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -52,12 +53,12 @@ def load_natural_images(folder: Path | None, size: int, limit: int | None) -> U8
         limit: how many at most; evenly spread over what there is. None takes all.
 
     Raises:
-        FileNotFoundError: `folder` does not exist, or no packaged photograph is installed.
-        ValueError: `folder` holds no image, or `limit` is below 1.
+        UserError: `folder` does not exist, or no packaged photograph is installed; or `folder` holds no
+            image, or `limit` is below 1.
         UnreadableImageError: a file cannot be decoded.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit of natural images is {limit}: at least 1 is needed")
+        raise UserError(f"limit of natural images is {limit}: at least 1 is needed")
     if folder is None:
         crops = [crop for path in packaged_photographs() for crop in crops_of(read_rgb(path), size)]
         return np.stack([crops[index] for index in spread(len(crops), limit)])
@@ -83,10 +84,10 @@ def natural_source(folder: Path | None) -> str:
 def image_files(folder: Path) -> list[Path]:
     """The JPEG and PNG files below `folder`, sorted by their path."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of natural images")
+        raise UserError(f"{folder}: no such folder of natural images")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise ValueError(f"{folder} holds no {', '.join(sorted(SUFFIXES))} file")
+        raise UserError(f"{folder} holds no {', '.join(sorted(SUFFIXES))} file")
     return found
 
 
@@ -95,9 +96,7 @@ def packaged_photographs() -> list[Path]:
     paths = [Path(str(files(package) / name)) for package, names in PACKAGED.items() for name in names]
     present = [path for path in paths if path.is_file()]
     if not present:
-        raise FileNotFoundError(
-            "no photograph inside scikit-image or scikit-learn: give a folder of natural images"
-        )
+        raise UserError("no photograph inside scikit-image or scikit-learn: give a folder of natural images")
     return present
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory
+from metaldefect.errors import UserError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -77,7 +78,7 @@ def verify(dataset: RawDataset, folder: Path) -> None:
     """Compare a copy's numbers of files with the published ones.
 
     Raises:
-        ValueError: one of them differs; the message names folder, found and expected.
+        UserError: one of them differs; the message names folder, found and expected.
     """
     found = dict.fromkeys(dataset.counts, 0)
     for path in folder.rglob("*"):
@@ -90,7 +91,7 @@ def verify(dataset: RawDataset, folder: Path) -> None:
         if found[suffix] != expected
     ]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{folder} is no whole copy of {dataset.folder}: {'; '.join(wrong)}. Take another copy"
         )
 
@@ -106,8 +107,8 @@ def take_local_copies(source: Path, raw: Path) -> tuple[list[RawDataset], list[s
         The datasets that were taken, and names in `source` that hold none.
 
     Raises:
-        FileNotFoundError: `source` does not exist, or holds no known dataset.
-        ValueError: a tar or folder that is unsafe, broken or no whole copy, or a full disk.
+        UserError: `source` does not exist, or holds no known dataset; or a tar or folder that is unsafe,
+            broken or no whole copy, or a full disk.
     """
     taken: list[RawDataset] = []
     unknown: list[str] = []
@@ -116,7 +117,7 @@ def take_local_copies(source: Path, raw: Path) -> tuple[list[RawDataset], list[s
             found = [dataset for dataset in RAW_DATASETS if dataset.folder in folders]
             for dataset in found:
                 if (raw / dataset.folder).is_symlink():
-                    raise ValueError(f"{raw / dataset.folder} is a link: remove it to put a copy there")
+                    raise UserError(f"{raw / dataset.folder} is a link: remove it to put a copy there")
                 with atomic_directory(raw / dataset.folder) as place:
                     copy_tree(folders[dataset.folder], place)
                     verify(dataset, place)
@@ -125,19 +126,19 @@ def take_local_copies(source: Path, raw: Path) -> tuple[list[RawDataset], list[s
                 unknown.append(entry.name)
     if not taken:
         names = ", ".join(dataset.folder for dataset in RAW_DATASETS)
-        raise FileNotFoundError(f"{source} holds neither a folder nor a tar of one of {names}")
+        raise UserError(f"{source} holds neither a folder nor a tar of one of {names}")
     return taken, unknown
 
 
 def candidates(source: Path) -> list[Path]:
     """Tars and dataset folders that `source` is or holds, sorted by name."""
     if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist: give a folder of tars or dataset folders")
+        raise UserError(f"{source} does not exist: give a folder of tars or dataset folders")
     known = {dataset.folder for dataset in RAW_DATASETS}
     if is_tar(source) or source.resolve().name in known:
         return [source]
     if not source.is_dir():
-        raise FileNotFoundError(f"{source} is neither a folder nor one of {', '.join(TAR_SUFFIXES)}")
+        raise UserError(f"{source} is neither a folder nor one of {', '.join(TAR_SUFFIXES)}")
     return [path for path in sorted(source.iterdir()) if is_tar(path) or path.is_dir()]
 
 
@@ -162,7 +163,7 @@ def unpack(tar_file: Path, target: Path) -> None:
     """Unpack a tar that nobody vouches for: nothing lands outside `target`, and no link leads out of it.
 
     Raises:
-        ValueError: such a member, a broken tar, or less free disk than it needs.
+        UserError: such a member, a broken tar, or less free disk than it needs.
     """
     try:
         with tarfile.open(tar_file) as tar:
@@ -171,16 +172,16 @@ def unpack(tar_file: Path, target: Path) -> None:
             for member in tqdm(members, desc=f"unpack {tar_file.name}", unit="file"):
                 tar.extract(member, target, filter="data")
     except tarfile.FilterError as error:
-        raise ValueError(f"{tar_file} is unsafe and was not taken: {error}") from error
+        raise UserError(f"{tar_file} is unsafe and was not taken: {error}") from error
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{tar_file} cannot be unpacked: {error}") from error
+        raise UserError(f"{tar_file} cannot be unpacked: {error}") from error
 
 
 def check_space(needed: int, target: Path, tar_file: Path) -> None:
     """Refuse a tar that would fill the disk."""
     free = shutil.disk_usage(target).free
     if needed > free:
-        raise ValueError(f"{tar_file} needs {needed} bytes on the disk of {target}, which has {free} free")
+        raise UserError(f"{tar_file} needs {needed} bytes on the disk of {target}, which has {free} free")
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -202,7 +203,7 @@ def list_files(folder: Path) -> Iterator[Path]:
                 check_link(path, root)
             if name in names:
                 if not stat.S_ISREG(path.stat().st_mode):
-                    raise ValueError(f"{path} is neither a file nor a folder: remove it")
+                    raise UserError(f"{path} is neither a file nor a folder: remove it")
                 yield path
 
 
@@ -210,7 +211,7 @@ def check_link(path: Path, root: Path) -> None:
     """Refuse a link that is broken, leaves the root, or leads to a folder."""
     target = path.resolve()
     if not target.is_relative_to(root) or not target.is_file():
-        raise ValueError(f"{path} is a link to {target}: put the file itself there")
+        raise UserError(f"{path} is a link to {target}: put the file itself there")
 
 
 def missing(datasets: Sequence[RawDataset], raw: Path) -> list[RawDataset]:

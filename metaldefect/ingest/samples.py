@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from metaldefect.artifacts import atomic_file
+from metaldefect.errors import UserError
 from metaldefect.images import U8
 
 TABLE_NAME = "samples.parquet"
@@ -57,19 +58,18 @@ def read_table(path: Path | str) -> pd.DataFrame:
     """Read a sample table; missing masks and splits are None.
 
     Raises:
-        FileNotFoundError: the table does not exist.
-        ValueError: it is not a sample table; the message names what is missing.
+        UserError: the table does not exist; or it is not a sample table; the message names what is missing.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: run the stage that writes it")
+        raise UserError(f"{path} does not exist: run the stage that writes it")
     try:
         content = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
     missing = [name for name in COLUMNS if name not in content.column_names]
     if missing:
-        raise ValueError(f"{path} is not a sample table: it lacks {', '.join(missing)}")
+        raise UserError(f"{path} is not a sample table: it lacks {', '.join(missing)}")
     table = content.to_pandas()
     for name in ("mask_path", "source_split"):
         table[name] = table[name].astype(object).where(table[name].notna(), None)

@@ -1,7 +1,7 @@
 """The source shortcut: how well brightness alone gives away which dataset an image is from.
 
-Where a class comes from two datasets of another look, a classifier can learn the camera instead of
-the defect. The measure here is what a linear classifier on a handful of image statistics reaches.
+Where a class comes from two datasets that look different, a classifier can learn the camera instead of the
+defect. The measure is the balanced accuracy of a linear classifier on four statistics per image.
 """
 
 from __future__ import annotations
@@ -62,14 +62,17 @@ def grey_statistics(image: U8) -> GreyStatistics:
 def source_tones(
     sources: list[str], statistics: list[GreyStatistics], reference: list[bool]
 ) -> dict[str, Tone]:
-    """One tone a source that brings its mean brightness and contrast to the average over sources.
+    """One tone per source, which brings its mean brightness and contrast to the average over sources.
 
-    One change a source, not a class or an image: the differences between classes stay.
+    The change is the same for all images of a source, so the differences between classes stay.
 
     Args:
         sources: source of each image.
         statistics: grey statistics of each image.
         reference: whether the image counts (training images only, so that nothing leaks).
+
+    Returns:
+        source -> tone; sources without a reference image have none.
     """
     frame = pd.DataFrame([asdict(item) for item in statistics]).assign(source=sources)[reference]
     averages = frame.groupby("source")[["mean", "std"]].mean()
@@ -88,9 +91,9 @@ def source_shortcut(table: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, 
         statistics: `GreyStatistics` of each row, in the same order.
 
     Returns:
-        By class: `balanced_accuracy` of a logistic regression, cross-validated with scenes kept
-        together, beside `chance` (1 / number of sources). Classes where a source has fewer than
-        one scene a fold are left out: `too_few_images` is 1.
+        By class: `balanced_accuracy` (0 to 1, lower is better) of a logistic regression, cross-validated
+        with scenes kept together, beside `chance` (1 / number of sources). Classes where a source has
+        fewer than one scene per fold are left out: `too_few_images` is 1.
     """
     found: dict[str, dict[str, float]] = {}
     for label in sorted(table["label"].unique()):

@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from metaldefect.errors import UserError
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -49,7 +51,7 @@ def assign_splits(
         One of `SPLITS` an image, and the keys of scenes that were moved to fill a small class's split.
 
     Raises:
-        ValueError: a class has fewer than three scenes, so that no split of it can be fair.
+        UserError: a class has fewer than three scenes, so that no split of it can be fair.
     """
     spans = intervals(validation, test)
     places = {key: position(key, seed) for key in dict.fromkeys(scenes)}
@@ -78,7 +80,7 @@ def fill_small_class(
 ) -> None:
     """Give every split at least one scene of the class, moving those nearest to the split's interval."""
     if len(keys) < len(SPLITS):
-        raise ValueError(
+        raise UserError(
             f"class {label!r} has {len(keys)} scene(s) that are not near-duplicates of one another: train, "
             "validation and test need one each; add images of it or leave the class out"
         )

@@ -17,6 +17,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError, read_grey, resize
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
@@ -90,8 +91,8 @@ class RealDatasetProvider(DatasetProvider):
         size: side in pixels that images (antialiased) and masks (nearest) are resized to; None keeps them.
 
     Raises:
-        FileNotFoundError: no `train/good`, no `test`, or an anomaly without its mask.
-        ValueError: no normal image to train on or to validate on, or a mask of another size than its image.
+        UserError: no `train/good`, no `test`, or an anomaly without its mask; or no normal image to train
+            on or to validate on, or a mask of another size than its image.
         UnreadableImageError: a file that is no image.
     """
 
@@ -99,7 +100,7 @@ class RealDatasetProvider(DatasetProvider):
         self.root, self.size = Path(root), size
         normals = images_in(self.root / "train" / GOOD)
         if not normals:
-            raise ValueError(f"{self.root / 'train' / GOOD} holds no image to train on")
+            raise UserError(f"{self.root / 'train' / GOOD} holds no image to train on")
         self._train, self._validation = split_validation(self.root, normals)
         self._test = MVTecTest(self.root, size)
 
@@ -124,9 +125,9 @@ class SyntheticCounts:
 
     def __post_init__(self) -> None:
         if self.train < 1:
-            raise ValueError(f"{self.train} images to train on: at least 1 is needed")
+            raise UserError(f"{self.train} images to train on: at least 1 is needed")
         if self.validation < 1:
-            raise ValueError(f"{self.validation} normal images to validate on: at least 1 is needed")
+            raise UserError(f"{self.validation} normal images to validate on: at least 1 is needed")
 
 
 class SyntheticDatasetProvider(DatasetProvider):
@@ -178,14 +179,14 @@ class GeneratedDatasetProvider(DatasetProvider):
     Without the latter the normal test images are those of `normal_root`.
 
     Raises:
-        As `RealDatasetProvider`, and ValueError when `inserted_root` holds no defect.
+        As `RealDatasetProvider`, and UserError when `inserted_root` holds no defect.
     """
 
     def __init__(self, normal_root: Path | str, inserted_root: Path | str, size: int | None = None) -> None:
         self._normal = RealDatasetProvider(normal_root, size)
         self._inserted = MVTecTest(Path(inserted_root), size)
         if not self._inserted.anomalies:
-            raise ValueError(f"{Path(inserted_root) / 'test'} holds no image with an inserted defect")
+            raise UserError(f"{Path(inserted_root) / 'test'} holds no image with an inserted defect")
 
     def train(self) -> InspectionImages:
         return self._normal.train()
@@ -204,7 +205,7 @@ class MVTecTest:
     def __init__(self, root: Path, size: int | None) -> None:
         folder = root / "test"
         if not folder.is_dir():
-            raise FileNotFoundError(f"{root} has no folder test: is it a category in MVTec AD's layout?")
+            raise UserError(f"{root} has no folder test: is it a category in MVTec AD's layout?")
         good = folder / GOOD
         self.normal = normal_images(images_in(good) if good.is_dir() else [], size)
         load, labels = [], []
@@ -223,12 +224,12 @@ def split_validation(root: Path, normals: list[Path]) -> tuple[list[Path], list[
     if folder.is_dir():
         validation = images_in(folder)
         if not validation:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds no image: add normal ones, or remove it to hold out some of train"
             )
         return normals, validation
     if len(normals) < 2:
-        raise ValueError(
+        raise UserError(
             f"{root} has no normal image to validate on:"
             f" add validation/{GOOD}, or a second image to train/{GOOD}"
         )
@@ -239,16 +240,16 @@ def split_validation(root: Path, normals: list[Path]) -> tuple[list[Path], list[
 def images_in(folder: Path) -> list[Path]:
     """The image files directly in `folder`, sorted by name; a missing folder is an error."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist: is {folder.parents[1]} in MVTec AD's layout?")
+        raise UserError(f"{folder} does not exist: is {folder.parents[1]} in MVTec AD's layout?")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def check_mask(image: Path, mask: Path) -> None:
     """Refuse an anomaly without a mask, or with a mask of another size; reads the headers only."""
     if not mask.is_file():
-        raise FileNotFoundError(f"{image} has no mask: {mask} does not exist")
+        raise UserError(f"{image} has no mask: {mask} does not exist")
     if (image_size := header_size(image)) != (mask_size := header_size(mask)):
-        raise ValueError(
+        raise UserError(
             f"{mask} is {mask_size[0]} x {mask_size[1]} pixels,"
             f" but its image {image} is {image_size[0]} x {image_size[1]}"
         )

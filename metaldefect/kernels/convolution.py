@@ -38,8 +38,6 @@ def convolution(
             work on the others only.
         fewest_channels: with fewer, inputs or outputs, Winograd's convolution is not taken.
     """
-    if images.device.type != "cpu":
-        return functional.conv2d(images, weight, bias, padding=padding)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         images, weight, bias = images.to(dtype), weight.to(dtype), bias.to(dtype)

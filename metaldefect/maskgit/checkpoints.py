@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json, write_json
+from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.tokenizer.checkpoints import load_strict
@@ -44,11 +45,10 @@ def start_from_saved(model: MaskGIT, directory: Path) -> None:
         directory: with the weights and `config.json`.
 
     Raises:
-        FileNotFoundError: no weights in the folder.
-        ValueError: the shapes do not fit.
+        UserError: no weights in the folder; or the shapes do not fit.
     """
     if not (directory / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{directory} holds no {WEIGHTS}")
+        raise UserError(f"{directory} holds no {WEIGHTS}")
     load_strict(model, load_maskgit(directory).state_dict(), str(directory / WEIGHTS))
 
 
@@ -56,17 +56,16 @@ def read_halton(path: Path) -> dict[str, Tensor]:
     """State dict of a Halton-MaskGIT checkpoint, read with weights_only, wrapper prefixes stripped.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file holds code, or no `model_state_dict`.
+        UserError: no such file; or the file holds code, or no `model_state_dict`.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a plain checkpoint (refused): {error}") from error
+        raise UserError(f"{path} is not a plain checkpoint (refused): {error}") from error
     if not isinstance(content, Mapping) or "model_state_dict" not in content:
-        raise ValueError(f"{path}: no key model_state_dict")
+        raise UserError(f"{path}: no key model_state_dict")
     state = content["model_state_dict"]
     return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
 
@@ -86,7 +85,7 @@ def start_from_halton(
             the model's, `int64 [codebook_size]`. Their rows are taken, and the mask's, which is the last.
 
     Raises:
-        ValueError: the shapes do not fit.
+        UserError: the shapes do not fit.
     """
     adapted = dict(state)
     null = adapted["cls_emb.weight"][-1:]
@@ -96,7 +95,7 @@ def start_from_halton(
     known = len(adapted["tok_emb.weight"]) - 1
     if codes is not None and known != model.config.codebook_size:
         if int(codes.max()) >= known:
-            raise ValueError(f"{origin} knows {known} codes, the vocabulary goes up to {int(codes.max())}")
+            raise UserError(f"{origin} knows {known} codes, the vocabulary goes up to {int(codes.max())}")
         rows = torch.cat([codes, torch.tensor([known])])
         for key in ("tok_emb.weight", "head.weight", "head.bias"):
             adapted[key] = adapted[key][rows]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from metaldefect.errors import UserError
+
 # How the class reaches the blocks: by shifts, scales and gates (Halton-MaskGIT), or added to every token
 CONDITIONINGS = ("adaln", "sum")
 
@@ -30,12 +32,12 @@ class MaskGITConfig:
 
     def __post_init__(self) -> None:
         if self.conditioning not in CONDITIONINGS:
-            raise ValueError(f"conditioning = {self.conditioning!r}: expected {' or '.join(CONDITIONINGS)}")
+            raise UserError(f"conditioning = {self.conditioning!r}: expected {' or '.join(CONDITIONINGS)}")
         for name in ("dim", "depth", "heads", "classes", "codebook_size", "grid"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+                raise UserError(f"{name} = {getattr(self, name)}: must be at least 1")
         if self.mixing < 0 or (self.mixing and self.mixing % 2 == 0):
-            raise ValueError(f"mixing = {self.mixing}: must be 0 or odd")
+            raise UserError(f"mixing = {self.mixing}: must be 0 or odd")
 
     @property
     def head_dim(self) -> int:
@@ -87,7 +89,7 @@ def named_config(
 ) -> MaskGITConfig:
     """Config of the named size; `heads` overrides (upstream's own `small` has 6)."""
     if size not in SIZES:
-        raise ValueError(f"unknown MaskGIT size {size!r}: there are {', '.join(SIZES)}")
+        raise UserError(f"unknown MaskGIT size {size!r}: there are {', '.join(SIZES)}")
     dim, depth, default_heads = SIZES[size]
     heads = heads or default_heads
     return MaskGITConfig(dim, depth, heads, classes, codebook_size, grid, dropout, conditioning, mixing)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -14,7 +13,9 @@ from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
 from metaldefect.maskgit.training_masks import training_mask
-from metaldefect.training.trainer import WeightAverage, warmup_cosine
+from metaldefect.training.average import WeightAverage
+from metaldefect.training.module import Trainee
+from metaldefect.training.trainer import warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,11 @@ class MaskGITTrainingConfig:
     conditional: bool = True
 
 
-class MaskGITLightning(pl.LightningModule):
+class MaskGITLightning(Trainee):
     """Train on batches of (tokens `int [B, grid, grid]`, labels `int [B]`)."""
+
+    model: MaskGIT
+    average: WeightAverage
 
     def __init__(
         self, model: MaskGIT, config: MaskGITTrainingConfig, soft: SoftTargets | None = None
@@ -100,6 +104,3 @@ class MaskGITLightning(pl.LightningModule):
         )
         self.log_dict({"loss": loss.detach(), **parts}, prog_bar=True)
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        self.average.update(self.model)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaldefect.kernels.fused_block import EPS, BlockWeights, fused_block
+from metaldefect.kernels.switch import HasCpuKernel
 from metaldefect.maskgit.config import MaskGITConfig
 
 
@@ -71,8 +72,11 @@ class Mixing(nn.Module):
         return x + F.pad(mixed.flatten(2).transpose(1, 2), (0, 0, 0, 1))
 
 
-class Block(nn.Module):
-    """Attention and feed-forward, each modulated and gated by the class."""
+class Block(HasCpuKernel, nn.Module):
+    """Attention and feed-forward, each modulated and gated by the class.
+
+    Its CPU kernel is `metaldefect.kernels.fused_block`.
+    """
 
     # Without a class in it the modulation is the identity: shift 0, scale 0, gate 1, twice
     identity: Tensor
@@ -110,8 +114,9 @@ class Block(nn.Module):
         modulation = self.modulation(condition)
         if self.mixing is not None:
             x = self.mixing(x)
-        if self.training and torch.is_grad_enabled() and x.device.type == "cpu":
-            return fused_block(x, modulation, self.weights(), self.attn.heads, self.dropout.p)
+        if self.cpu_kernel:
+            dropout = self.dropout.p if self.training else 0.0
+            return fused_block(x, modulation, self.weights(), self.attn.heads, dropout)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
         x = x + gate1.unsqueeze(1) * self.dropout(self.attn(modulate(self.ln1(x), shift1, scale1)))
         return x + gate2.unsqueeze(1) * self.dropout(self.ff(modulate(self.ln2(x), shift2, scale2)))

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.schedule import cumulative_counts, halton_order
 
@@ -62,21 +63,21 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: must be at least 1")
+            raise UserError(f"steps = {self.steps}: must be at least 1")
         if self.temperature <= 0:
-            raise ValueError(f"temperature = {self.temperature}: must be above 0")
+            raise UserError(f"temperature = {self.temperature}: must be above 0")
         for name in ("guidance", "top_k", "confidence_noise"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
+                raise UserError(f"{name} = {getattr(self, name)}: must be at least 0")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p}: must be above 0 and at most 1")
+            raise UserError(f"top_p = {self.top_p}: must be above 0 and at most 1")
         for name, allowed in (
             ("order", ORDERS),
             ("guidance_schedule", GUIDANCE_SCHEDULES),
             ("temperature_convention", TEMPERATURE_CONVENTIONS),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: expected {', '.join(allowed)}")
+                raise UserError(f"{name} = {getattr(self, name)!r}: expected {', '.join(allowed)}")
 
     def guidance_at(self, step: int, steps: int) -> float:
         """w of a step, counted from 0, out of `steps`."""

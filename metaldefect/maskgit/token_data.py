@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import read_json
+from metaldefect.errors import UserError
 from metaldefect.ingest.loading import in_held_out, rows_of, training_rows
 from metaldefect.ingest.samples import TABLE_NAME
 from metaldefect.maskgit.checkpoints import CONFIG, read_halton, start_from_halton, start_from_saved
@@ -39,7 +40,7 @@ class TokenGrids(NamedTuple):
         """Those of one held-out split.
 
         Raises:
-            ValueError: `split` is not a held-out one, or has no rows.
+            UserError: `split` is not a held-out one, or has no rows.
         """
         whole = cls.of(folder, rows_of(folder), classes)
         chosen = in_held_out(whole.table, split, folder)
@@ -50,13 +51,13 @@ class TokenGrids(NamedTuple):
         """The grids of a folder under the rows of its table.
 
         Raises:
-            ValueError: a label that is not among the classes, or a table that does not fit the grids.
+            UserError: a label that is not among the classes, or a table that does not fit the grids.
         """
         if unknown := sorted(set(table["label"]) - set(classes)):
-            raise ValueError(f"{folder / TABLE_NAME} has labels that are not classes: {', '.join(unknown)}")
+            raise UserError(f"{folder / TABLE_NAME} has labels that are not classes: {', '.join(unknown)}")
         tokens = np.load(folder / TOKENS, mmap_mode="r")
         if len(tokens) != len(table):
-            raise ValueError(f"{folder}: {len(tokens)} token grids, {len(table)} rows in {TABLE_NAME}")
+            raise UserError(f"{folder}: {len(tokens)} token grids, {len(table)} rows in {TABLE_NAME}")
         numbers = {name: number for number, name in enumerate(classes)}
         return cls(tokens, np.asarray(table["label"].map(numbers), np.int64), table)
 
@@ -102,17 +103,17 @@ def start_from_own(model: MaskGIT, directory: Path, vocabulary: Vocabulary, clas
     """Go on from a model of this project, whose tokens and classes have to mean the same.
 
     Raises:
-        ValueError: they do not.
+        UserError: they do not.
     """
     codes = Vocabulary.load(directory).codes
     if not torch.equal(codes, vocabulary.codes):
-        raise ValueError(
+        raise UserError(
             f"train_maskgit.base: {directory} draws with {len(codes)} codes of the codebook, the tokens have "
             f"{len(vocabulary.codes)} others; set tokenize.vocabulary to full in both runs"
         )
     known = read_json(directory / CONFIG).get("classes")
     if known != list(classes):
-        raise ValueError(f"train_maskgit.base: {directory} knows the classes {known}, not {tuple(classes)}")
+        raise UserError(f"train_maskgit.base: {directory} knows the classes {known}, not {tuple(classes)}")
     start_from_saved(model, directory)
 
 

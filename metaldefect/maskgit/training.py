@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
@@ -61,11 +62,11 @@ def train(
         Means of what was logged per checkpoint.
 
     Raises:
-        ValueError: more unconditional steps than steps.
+        UserError: more unconditional steps than steps.
     """
     first = schedule.unconditional_steps
     if first and first >= config.steps:
-        raise ValueError(
+        raise UserError(
             f"unconditional_steps = {first} leaves nothing of {config.steps} steps for the classes"
         )
     data = TensorDataset(tokens, labels)

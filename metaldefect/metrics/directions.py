@@ -34,7 +34,7 @@ HIGHER = (
     "frames_per_s", "images_per_s",
 )  # fmt: skip
 LOWER = (
-    "lpips", "rkid", "rkid_with_grain", "kid", "kid_ratio",
+    "lpips", "efficientnet_lite0_distance", "mse", "rkid", "rkid_with_grain", "kid", "kid_ratio",
     "masked_ce", "ce_true", "loss", "held_out_loss", "loss_metal", "loss_natural",
     "fake_below", "memorised", "invisible",
     "insertion_realism_auroc", "copy_paste_realism_auroc", "procedural_realism_auroc",

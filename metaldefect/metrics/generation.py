@@ -10,17 +10,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import cdist
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.pipeline import Pipeline
 
 from metaldefect.feature_classifier import Features
-from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.metrics.bootstrap import Groups, bootstrap_mean
+from metaldefect.metrics.manifold import CHUNK_MIB
 
 
 def kid(real: ArrayLike, fake: ArrayLike) -> float:
     """Kernel inception distance: unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski 2018).
 
-    Unbiased, so around 0 (and at times below) for samples of one distribution, at any sample size.
+    Around 0, and at times below, for samples of one distribution; lower is better. It is torchmetrics'
+    `poly_mmd` on sides of any size: theirs divides both by the size of the first.
+
+    Args:
+        real: `float [M, D]`, fake: `float [N, D]`, two samples each at least.
 
     Raises:
         ValueError: fewer than two samples on a side.
@@ -28,12 +34,20 @@ def kid(real: ArrayLike, fake: ArrayLike) -> float:
     x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     m, n = len(x), len(y)
     if m < 2 or n < 2:
-        raise ValueError(f"KID needs two samples a side, got {m} and {n}")
-    d = x.shape[1]
-    kxx, kyy, kxy = ((a @ b.T / d + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        raise ValueError(f"KID needs two samples on each side, got {m} and {n}")
+    kxx, kyy, kxy = polynomial_kernels(x, y)
     within_x = (kxx.sum() - np.trace(kxx)) / (m * (m - 1))
     within_y = (kyy.sum() - np.trace(kyy)) / (n * (n - 1))
     return float(within_x + within_y - 2.0 * kxy.mean())
+
+
+def polynomial_kernels(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(x.y / d + 1)^3 of all pairs: within `[M, D]`, within `[N, D]`, and between them."""
+    pairs = ((x, x), (y, y), (x, y))
+    kxx, kyy, kxy = (polynomial_kernel(a, b, degree=3, coef0=1.0) for a, b in pairs)
+    return kxx, kyy, kxy
 
 
 def kid_estimates(
@@ -46,62 +60,138 @@ def kid_estimates(
     *,
     resamples: int = 200,
     seed: int = 0,
+    paired: bool = False,
 ) -> NDArray[np.float64]:
     """KID of weighted samples, and of bootstrap resamples of their groups.
 
-    The estimator of `kid` with pairs weighted by the product of their samples' weights. A resample gives a
-    sample the weight times how often its group was drawn; a pair of one sample with itself never counts,
-    so resamples stay unbiased.
+    The estimator of `kid` with pairs weighted by the product of their samples' weights. Pairs of one group
+    do not count, as a sample with itself does not in `kid`: they are more alike than independent samples
+    are. A resample gives a sample its weight times how often its group was drawn, and stays unbiased.
+    scipy's bootstrap repeats samples and so cannot leave these pairs out; torchmetrics has no weights.
 
     Args:
-        real: `[M, D]`, fake: `[N, D]`; weights and groups: one a sample.
+        real: `float [M, D]`, fake: `float [N, D]`; weights and groups: one per sample.
+        paired: both sides show the same groups (originals and their reconstructions). A resample then
+            draws them once for both sides, and an image is not compared with its own reconstruction.
 
     Returns:
-        `float64 [1 + resamples]`, the estimate first. The real side's resamples depend on `seed` alone, so
-        estimates against the same real samples are paired.
-    """
-    x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-    d = x.shape[1]
-    kxx, kyy, kxy = ((a @ b.T / d + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    np.fill_diagonal(kxx, 0.0)
-    np.fill_diagonal(kyy, 0.0)
+        `float64 [1 + resamples]`, the estimate first; NaN for a resample of a single group. The real
+        side's resamples depend on `seed` alone, so estimates against the same real samples are paired.
 
-    def counts(groups: NDArray[Any], key: int) -> NDArray[np.float64]:
-        keys = np.unique(groups, return_inverse=True)[1]
-        size = int(keys.max()) + 1
+    Raises:
+        ValueError: a side has one group only, or `paired` sides have different groups.
+    """
+    kxx, kyy, kxy = polynomial_kernels(np.asarray(real, np.float64), np.asarray(fake, np.float64))
+    real_names, x = np.unique(real_groups, return_inverse=True)
+    fake_names, y = np.unique(fake_groups, return_inverse=True)
+    if min(len(real_names), len(fake_names)) < 2:
+        raise ValueError("KID needs samples of two groups on each side")
+    if paired and not np.array_equal(real_names, fake_names):
+        raise ValueError("paired sides need the same groups")
+
+    def draws(size: int, key: int) -> NDArray[np.float64]:
         rng = np.random.default_rng([seed, key])
         drawn = rng.multinomial(size, np.full(size, 1.0 / size), size=resamples)
-        return np.concatenate([np.ones((1, len(keys))), drawn[:, keys]])
+        return np.concatenate([np.ones((1, size)), drawn])
 
-    u, v = counts(real_groups, 0) * real_weights, counts(fake_groups, 1) * fake_weights
-
-    def within(kernel: NDArray[np.float64], w: NDArray[np.float64]) -> NDArray[np.float64]:
-        pairs = w.sum(axis=1) ** 2 - (w**2).sum(axis=1)
-        return np.einsum("rm,rm->r", w @ kernel, w) / pairs
-
-    between = np.einsum("rn,rn->r", u @ kxy, v) / (u.sum(axis=1) * v.sum(axis=1))
-    return within(kxx, u) + within(kyy, v) - 2.0 * between
+    u = draws(len(real_names), 0)[:, x] * real_weights
+    v = draws(len(fake_names), 0 if paired else 1)[:, y] * fake_weights
+    with np.errstate(invalid="ignore"):
+        within = mean_of_pairs(kxx, u, u, x, x) + mean_of_pairs(kyy, v, v, y, y)
+        between = mean_of_pairs(kxy, u, v, x, y) if paired else mean_of_pairs(kxy, u, v)
+    return within - 2.0 * between
 
 
-def class_agreement(model: Pipeline, features: Features, labels: NDArray[np.str_]) -> dict[str, object]:
-    """Share of samples that a classifier gives the class they were drawn for: mean, interval, per class."""
+def mean_of_pairs(
+    kernel: NDArray[np.float64],
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    left_groups: NDArray[np.int64] | None = None,
+    right_groups: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Weighted mean of a kernel `[M, N]` over pairs of different groups, one per row of weights, `[R]`.
+
+    Args:
+        left: weights `[R, M]`, right: weights `[R, N]`.
+        left_groups: `[M]`, right_groups: `[N]`, numbers of groups. None: all pairs count.
+    """
+    if left_groups is None or right_groups is None:
+        counted = np.ones_like(kernel)
+    else:
+        counted = (left_groups[:, None] != right_groups[None]).astype(np.float64)
+    total = np.einsum("rn,rn->r", left @ (kernel * counted), right)
+    return total / np.einsum("rn,rn->r", left @ counted, right)
+
+
+def class_agreement(
+    model: Pipeline, features: Features, labels: NDArray[np.str_], groups: Groups | None = None
+) -> dict[str, object]:
+    """Share of samples that a classifier gives the class they were drawn for, in [0, 1].
+
+    Args:
+        model: fitted on real images.
+        features: `float32 [N, D]`, labels: what was asked for, `str [N]`.
+        groups: group or scene of each sample: reconstructions have that of their originals. None for
+            drawn images, which are independent.
+
+    Returns:
+        `mean`, its 95 % interval `low` and `high`, and the mean `per_class`.
+    """
     hits = model.predict(features) == labels
     per_class = {str(name): float(hits[labels == name].mean()) for name in np.unique(labels)}
-    return {**bootstrap_mean(hits), "per_class": per_class}
+    return {**bootstrap_mean(hits, groups), "per_class": per_class}
 
 
 def memorisation_hits(
-    train: Features, test: Features, fake: Features
+    train: Features, test: Features, fake: Features, train_groups: NDArray[Any]
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """Are drawn images copies? Nearest-train distances against those of unseen real images.
 
+    The yardstick is how near different photographs come to each other. An image's own group is left out of
+    it: a set holds one photograph in two encodings, and the distance between these twins would make a
+    threshold that nothing but a bit-exact copy falls below.
+
+    Args:
+        train: `float32 [M, D]`, test: unseen real ones `[K, D]`, fake: drawn ones `[N, D]`.
+        train_groups: near-duplicate group or scene of each training image, `[M]`, at least two groups.
+
     Returns:
-        The threshold: the 1st percentile of train-to-train nearest distances (self excluded, exact repeats
-        left out); then for each drawn and each unseen real image 1 if it is nearer to a train image.
+        The threshold, a Euclidean distance: the 1st percentile, over training images, of the distance to
+        the nearest image of another group. Then `float64 [N]` and `[K]`: 1 for each drawn and each unseen
+        real image that lies nearer to a training image than that.
+
+    Raises:
+        ValueError: all training images are of one group.
     """
-    within = cdist(train, train)
-    np.fill_diagonal(within, np.inf)
-    nearest = within.min(axis=1)
-    threshold = float(np.percentile(nearest[nearest > 1e-6], 1))
-    hits = [(cdist(side, train).min(axis=1) < threshold).astype(np.float64) for side in (fake, test)]
+    keys = np.unique(train_groups, return_inverse=True)[1]
+    if keys.max() == 0:
+        raise ValueError("all training images are of one group: nothing says how near different ones are")
+    threshold = float(np.percentile(nearest_distances(train, train, keys, keys), 1))
+    hits = [(nearest_distances(side, train) < threshold).astype(np.float64) for side in (fake, test)]
     return threshold, hits[0], hits[1]
+
+
+def nearest_distances(
+    points: Features,
+    others: Features,
+    point_groups: NDArray[np.int64] | None = None,
+    other_groups: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Euclidean distance of each point to the nearest of the others, `float64 [N]`, in bounded memory.
+
+    Args:
+        points: `[N, D]`, others: `[M, D]`.
+        point_groups: group of each point, other_groups: of each other. Where both are given, others of a
+            point's own group do not count.
+    """
+
+    def nearest(distances: NDArray[np.floating], start: int) -> NDArray[np.floating]:
+        if point_groups is not None and other_groups is not None:
+            own = point_groups[start : start + len(distances), None] == other_groups[None]
+            distances = np.where(own, np.inf, distances)
+        return distances.min(axis=1)
+
+    chunks = pairwise_distances_chunked(
+        points.astype(np.float64), others.astype(np.float64), reduce_func=nearest, working_memory=CHUNK_MIB
+    )
+    return np.concatenate(list(chunks))

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import pdist
+from sklearn.neighbors import NearestNeighbors
 
 from metaldefect.feature_classifier import Features, classifier
-from metaldefect.metrics.bootstrap import bootstrap_mean
+from metaldefect.metrics.bootstrap import bootstrap_mean, ratio_interval
 from metaldefect.metrics.generation import (
     class_agreement,
     kid_estimates,
@@ -26,7 +27,10 @@ Labels = NDArray[np.str_]
 
 
 class Labelled(NamedTuple):
-    """Features of images with their classes and near-duplicate groups (own numbers where there are none)."""
+    """Features of images with their classes and groups: scenes, or own numbers where images are independent.
+
+    Intervals redraw whole groups, and the memorisation threshold leaves an image's own group out.
+    """
 
     features: Features  # [N, D]
     labels: Labels  # [N]
@@ -81,7 +85,7 @@ def evaluate(
             if candidates is not None
             else {}
         ),
-        "class_agreement_reconstruction": class_agreement(judge, through, test.labels),
+        "class_agreement_reconstruction": class_agreement(judge, through, test.labels, test.groups),
         "classifier_accuracy_on_real": accuracy["mean"],
         "cas": {
             "accuracy": score["mean"],
@@ -113,12 +117,12 @@ def kid_with_yardsticks(
     for name, other in sides.items():
         estimates = kid_estimates(
             test.features, other.features, class_weights(test.labels), class_weights(other.labels),
-            test.groups, other.groups, seed=seed,
+            test.groups, other.groups, seed=seed, paired=name == "reconstruction",
         )  # fmt: skip
         values[name], drawn[name] = estimates[0], estimates[1:]
     values["ratio"] = values["synthetic"] / values["reconstruction"]
     drawn["ratio"] = drawn["synthetic"] / drawn["reconstruction"]
-    intervals = {name: np.percentile(found, [2.5, 97.5]).tolist() for name, found in drawn.items()}
+    intervals = {name: np.nanpercentile(found, [2.5, 97.5]).tolist() for name, found in drawn.items()}
     return {**values, "interval_95": intervals}
 
 
@@ -129,19 +133,13 @@ def manifold_means(real: Labelled, other: Labelled) -> dict[str, Any]:
     return {name: bootstrap_mean(getattr(scores, name), list(side.groups)) for name, side in sides.items()}
 
 
-def ratio_interval(
-    top: NDArray[np.float64], bottom: NDArray[np.float64], groups: NDArray[Any], resamples: int = 1000
-) -> list[float]:
-    """95 % interval of a ratio of means over the same images, whole groups redrawn."""
-    keys = np.unique(groups, return_inverse=True)[1]
-    tops, bottoms = np.bincount(keys, weights=top), np.bincount(keys, weights=bottom)
-    drawn = np.random.default_rng(0).integers(len(tops), size=(resamples, len(tops)))
-    ratios = tops[drawn].sum(axis=1) / np.maximum(bottoms[drawn].sum(axis=1), 1.0)
-    return np.percentile(ratios, [2.5, 97.5]).tolist()
-
-
 def diversity(real: Labelled, fake: Labelled) -> dict[str, dict[str, float]]:
-    """Mean distance between images of a class, drawn and real, and their ratio: far below 1 is a collapse."""
+    """How much images of a class differ: mean Euclidean feature distance between two of them.
+
+    Returns:
+        By class `synthetic`, `real`, and their `ratio`; a ratio far below 1 is a collapse. Classes with fewer
+        than two images on a side are left out.
+    """
     found = {}
     for name in np.unique(fake.labels):
         drawn, true = (side.features[side.labels == name] for side in (fake, real))
@@ -152,8 +150,15 @@ def diversity(real: Labelled, fake: Labelled) -> dict[str, dict[str, float]]:
 
 
 def memorisation(train: Labelled, test: Labelled, fake: Labelled) -> dict[str, Any]:
-    """Shares of drawn and of held-out images that lie suspiciously near to a training image."""
-    threshold, of_fake, of_test = memorisation_hits(train.features, test.features, fake.features)
+    """Shares of drawn and of held-out images that lie nearer to a training image than others do.
+
+    Returns:
+        `threshold` (feature distance, see `memorisation_hits`), `fake_below` and `test_below` in [0, 1]
+        with `interval_95`. Drawn images are no copies where `fake_below` is not above `test_below`.
+    """
+    threshold, of_fake, of_test = memorisation_hits(
+        train.features, test.features, fake.features, train.groups
+    )
     fakes, tests = bootstrap_mean(of_fake, list(fake.groups)), bootstrap_mean(of_test, list(test.groups))
     return {
         "threshold": threshold,
@@ -167,5 +172,9 @@ def memorisation(train: Labelled, test: Labelled, fake: Labelled) -> dict[str, A
 
 
 def nearest_neighbours(train: Features, fake: Features, count: int = 3) -> NDArray[np.int64]:
-    """Indices of the training images nearest to each drawn one, nearest first, `int64 [N, count]`."""
-    return np.argsort(cdist(fake, train), axis=1)[:, :count]
+    """Indices of the training images nearest to each drawn one, nearest first, `int64 [N, count]`.
+
+    Args:
+        train: `float32 [M, D]`, at least `count`; fake: `float32 [N, D]`.
+    """
+    return NearestNeighbors(n_neighbors=count).fit(train).kneighbors(fake, return_distance=False)

@@ -10,11 +10,15 @@ from metaldefect.images import U8
 
 
 def border_gradient(image: U8, mask: NDArray[np.bool_], width: int = 1) -> float:
-    """Mean gradient magnitude (grey levels a pixel) within `width` pixels of the mask's border.
+    """Mean gradient magnitude (grey levels per pixel) within `width` pixels of the mask's border.
 
     Args:
         image: `uint8 [H, W]`.
         mask: `bool [H, W]`, with some but not all pixels set.
+        width: how far from the border counts on each side, pixels.
+
+    Raises:
+        ValueError: the mask has no border.
     """
     outer = ndimage.binary_dilation(mask, iterations=width) & ~mask
     inner = mask & ~ndimage.binary_erosion(mask, iterations=width, border_value=1)

@@ -15,6 +15,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory
+from metaldefect.errors import UserError
 from metaldefect.hardware import workers
 from metaldefect.images import write_png
 from metaldefect.procedural.defects import DEFECT_CLASSES
@@ -50,7 +51,7 @@ class SampleCounts:
         for name, count in asdict(self).items():
             smallest = HELD_OUT if name == "normal" else 1
             if count < smallest:
-                raise ValueError(f"{name} is {count}: at least {smallest} are needed")
+                raise UserError(f"{name} is {count}: at least {smallest} are needed")
 
 
 def write_sample_datasets(root: Path, counts: SampleCounts, seed: int) -> dict[str, int]:
@@ -66,7 +67,7 @@ def write_sample_datasets(root: Path, counts: SampleCounts, seed: int) -> dict[s
         The number of images in each dataset.
 
     Raises:
-        ValueError: from `SampleCounts`.
+        UserError: from `SampleCounts`.
     """
     written = {}
     with atomic_directory(root) as temporary, ThreadPoolExecutor(workers()) as pool:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from metaldefect.errors import UserError
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.plates import PLATE_CLASSES, draw_plate
@@ -49,7 +50,7 @@ def generate_normal_image(
         finish: one of `FINISHES`; drawn at random when None.
 
     Raises:
-        ValueError: `size` is too small or `finish` unknown.
+        UserError: `size` is too small or `finish` unknown.
     """
     rng = np.random.default_rng(seed_or_rng)
     check_size(size)
@@ -64,7 +65,7 @@ def generate_defect_image(label: str, rng: np.random.Generator, size: int) -> tu
         Where a class is a swarm of marks (crazing, pits, flakes), the mask is the area they cover.
 
     Raises:
-        ValueError: unknown `label`, or `size` is too small.
+        UserError: unknown `label`, or `size` is too small.
     """
     chosen = lookup(DEFECT_CLASSES, label, "defect class")
     check_size(size)
@@ -115,11 +116,11 @@ def random_finish(rng: np.random.Generator) -> Finish:
 def check_size(size: int) -> None:
     """Refuse a side in which the shapes cannot be drawn."""
     if size < SMALLEST_SIZE:
-        raise ValueError(f"image size {size} is too small: at least {SMALLEST_SIZE} pixels are needed")
+        raise UserError(f"image size {size} is too small: at least {SMALLEST_SIZE} pixels are needed")
 
 
 def lookup(table: dict[str, T], name: str, what: str) -> T:
     """The entry `name` of `table`; another name is an error that lists the known ones."""
     if name not in table:
-        raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(table)}")
+        raise UserError(f"unknown {what} {name!r}: choose one of {', '.join(table)}")
     return table[name]

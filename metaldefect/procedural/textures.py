@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from metaldefect.errors import UserError
+
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -109,7 +111,7 @@ def draw_surface(finish: Finish, rng: np.random.Generator, size: int) -> F32:
         surface += 5.0 * gaussian_field(rng, size, 1.1, 0.6, tilt)
         surface += 6.0 * gaussian_field(rng, size, 50, 16, 90)
         return surface + 5.0 * gaussian_field(rng, size, 14, 8)
-    raise ValueError(f"unknown finish {finish!r}: choose one of {', '.join(FINISHES)}")
+    raise UserError(f"unknown finish {finish!r}: choose one of {', '.join(FINISHES)}")
 
 
 def to_grey(surface: F32) -> U8:

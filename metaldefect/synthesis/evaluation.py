@@ -13,8 +13,8 @@ from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features
 from metaldefect.images import read_grey
 from metaldefect.ingest.loading import load_images, rows_of, split_rows, spread_over_classes
-from metaldefect.metrics.bootstrap import ratio_of_means
-from metaldefect.metrics.generation_suite import Labelled, ratio_interval
+from metaldefect.metrics.bootstrap import ratio_interval, ratio_of_means
+from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.seams import border_gradient
 from metaldefect.synthesis.drawing import through_tokenizer
 from metaldefect.synthesis.inpainting import Mask

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from metaldefect.errors import UserError
 from metaldefect.images import U8, resize, to_u8
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.painter import Painter
@@ -47,11 +48,11 @@ def visible_change(before: U8, after: U8, threshold: float = VISIBLE) -> Mask:
 def check_mask(mask: Mask, image: U8) -> None:
     """A mask must have the image's size and cover some but not all of it."""
     if mask.shape != image.shape:
-        raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape}")
+        raise UserError(f"the mask has shape {mask.shape}, the image {image.shape}")
     if not mask.any():
-        raise ValueError("the mask is empty: mark where the defect shall be")
+        raise UserError("the mask is empty: mark where the defect shall be")
     if mask.all():
-        raise ValueError("the mask covers the whole image: leave some of it, or sample a whole image")
+        raise UserError("the mask covers the whole image: leave some of it, or sample a whole image")
 
 
 def cells_under(mask: Mask, grid: int) -> NDArray[np.bool_]:
@@ -124,7 +125,7 @@ def inpaint(
         their bytes; the same without compositing; and where a change is visible.
 
     Raises:
-        ValueError: unknown class, a mask of another size, an empty mask, a mask of everything.
+        UserError: unknown class, a mask of another size, an empty mask, a mask of everything.
     """
     numbers = torch.tensor([painter.label(name) for name in labels])
     for image, mask in zip(images, masks, strict=True):

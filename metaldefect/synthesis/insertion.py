@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from metaldefect.errors import UserError
 from metaldefect.images import U8, write_png
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.inpainting import Inpainted, Mask, inpaint
@@ -143,10 +144,10 @@ def write_inserted(
         attempts: how often a defect that cannot be seen is drawn.
 
     Raises:
-        ValueError: there is no canvas.
+        UserError: there is no canvas.
     """
     if not canvases:
-        raise ValueError("no normal images to insert defects in")
+        raise UserError("no normal images to insert defects in")
     for stem, canvas in canvases.items():
         write_png(root / "test" / "good" / f"{stem}.png", canvas)
     images = list(canvases.values())

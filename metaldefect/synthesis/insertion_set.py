@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, write_png
 from metaldefect.ingest.loading import split_rows
 from metaldefect.maskgit.sampler import SamplingConfig
@@ -73,10 +74,10 @@ def write_insertion_set(
         seed: of places, masks and drawing.
 
     Raises:
-        FileNotFoundError: there are no canvases.
+        UserError: there are no canvases.
     """
     if not canvases:
-        raise FileNotFoundError("there are no normal images to insert defects in")
+        raise UserError("there are no normal images to insert defects in")
     images = [read_grey(path) for path in canvases]
     for path, image in zip(canvases, images, strict=True):
         write_png(folder / CATEGORY / "test/good" / path.name, image)

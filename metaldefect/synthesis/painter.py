@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import read_json
+from metaldefect.errors import UserError
 from metaldefect.hardware import autocast, compute_dtype
 from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
@@ -47,7 +48,7 @@ class Painter:
     def label(self, name: str) -> int:
         """Number of a class; an unknown name is an error that lists those there are."""
         if name not in self.classes:
-            raise ValueError(f"unknown class {name!r}: there are {', '.join(self.classes)}")
+            raise UserError(f"unknown class {name!r}: there are {', '.join(self.classes)}")
         return self.classes.index(name)
 
     @torch.no_grad()

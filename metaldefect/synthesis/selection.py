@@ -1,9 +1,9 @@
-"""Several candidates for each image wanted, of which a classifier keeps those of the class asked for.
+"""Choose among several candidates per image: a classifier keeps those of the class that was asked for.
 
 Rejection by a classifier, as Razavi, van den Oord and Vinyals (VQ-VAE-2, 2019) do it: guidance makes samples
 more alike the stronger it is, so weak guidance and a choice afterwards leave more variety at equal fidelity.
-The classifier learns from training images as the tokenizer gives them back, for drawn images are of that
-kind; it is not the one that judges the result, which learns from real images.
+The classifier learns from training images as the tokenizer gives them back, because drawn images look like
+these. The result is judged by another one, which learns from real images.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from metaldefect.feature_classifier import Features, classifier
 Labels = NDArray[np.str_]
 
 
-def accepted(selector: Pipeline, features: Features, labels: Labels) -> NDArray[np.bool_]:
-    """Which images the selector takes for the class that they were drawn for, `bool [N]`."""
+def accept(selector: Pipeline, features: Features, labels: Labels) -> NDArray[np.bool_]:
+    """Which images the selector takes for the class that they were drawn for, `bool [N]`.
+
+    Args:
+        selector: a fitted classifier.
+        features: `float32 [N, D]`, labels: what they were drawn for, `str [N]`.
+    """
     return np.asarray(selector.predict(features) == labels)
 
 
 def choose(
     selector: Pipeline, features: Features, labels: Labels, per_class: int, seed: int
 ) -> NDArray[np.int64]:
-    """Indices of the candidates to keep, class by class in the order of their names' first appearance.
+    """Indices of the candidates to keep, `int64 [classes * per_class]`, classes in order of appearance.
 
-    Accepted ones are chosen among at random, not by how sure the selector is: the surest are the most alike.
-    Where too few are accepted, those follow that the selector gives their class the most probability.
+    Accepted candidates are drawn at random, not by how sure the selector is: the surest are the most alike.
+    Where too few are accepted, the rest are those to which the selector gives the highest probability of
+    their class.
 
     Args:
         selector: a fitted classifier.
@@ -45,7 +51,7 @@ def choose(
         raise ValueError(f"the selector does not know {unknown}: it was fitted on {list(selector.classes_)}")
     probability = selector.predict_proba(features)
     columns = {str(name): column for column, name in enumerate(selector.classes_)}
-    hit = accepted(selector, features, labels)
+    hit = accept(selector, features, labels)
     rng = np.random.default_rng(seed)
     kept = []
     for name in names:

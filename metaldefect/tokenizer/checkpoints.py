@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json, write_json
+from metaldefect.errors import UserError
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
 
@@ -32,8 +33,8 @@ def load_tokenizer(directory: Path) -> VQModel:
     """Load what `save_tokenizer` wrote, in eval mode.
 
     Raises:
-        FileNotFoundError: the directory holds no tokenizer.
-        ValueError: a key is missing, unexpected or of another shape; all such keys are named.
+        UserError: the directory holds no tokenizer; or a key is missing, unexpected or of another shape;
+            all such keys are named.
     """
     model = VQModel(VQConfig.from_dict(read_json(directory / CONFIG)["tokenizer"]))
     path = directory / WEIGHTS
@@ -53,7 +54,7 @@ def load_strict(model: torch.nn.Module, state: Mapping[str, Tensor], origin: str
     ]
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise ValueError(f"{origin} does not fit this model: {shown}")
+        raise UserError(f"{origin} does not fit this model: {shown}")
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
 
 
@@ -63,20 +64,19 @@ def read_llamagen(path: Path) -> dict[str, Tensor]:
     The trainer form carries its command line as an `argparse.Namespace`, the one extra type allowed.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file holds code, or no `ema` / `model` / `state_dict`.
+        UserError: no such file; or the file holds code, or no `ema` / `model` / `state_dict`.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a plain checkpoint (refused): {error}") from error
+        raise UserError(f"{path} is not a plain checkpoint (refused): {error}") from error
     for key in ("ema", "model", "state_dict"):
         if isinstance(content, Mapping) and key in content:
             return dict(content[key])
-    raise ValueError(f"{path}: none of the keys ema, model, state_dict")
+    raise UserError(f"{path}: none of the keys ema, model, state_dict")
 
 
 def write_llamagen(model: VQModel, path: Path) -> None:
@@ -94,7 +94,7 @@ def load_base(base: str, config: VQConfig) -> VQModel:
         config: the shape wanted.
 
     Raises:
-        ValueError: the weights are of another shape.
+        UserError: the weights are of another shape.
     """
     model = VQModel(config)
     if base == "none":
@@ -102,7 +102,7 @@ def load_base(base: str, config: VQConfig) -> VQModel:
     if base == "shipped":
         card = json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
         if VQConfig.from_dict(card["tokenizer"]) != config:
-            raise ValueError(
+            raise UserError(
                 f"the shipped weights are of shape {card['tokenizer']}, params ask for {config.to_dict()}: "
                 "take finetune_vq.tokenizer.base: none, or the shipped shape"
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from metaldefect.errors import UserError
+
 
 @dataclass(frozen=True)
 class VQConfig:
@@ -33,13 +35,11 @@ class VQConfig:
 
     def __post_init__(self) -> None:
         if self.channels % 32:
-            raise ValueError(
-                f"channels = {self.channels}: must be a multiple of 32 (GroupNorm has 32 groups)"
-            )
+            raise UserError(f"channels = {self.channels}: must be a multiple of 32 (GroupNorm has 32 groups)")
         if self.codebook_size < 2:
-            raise ValueError(f"codebook_size = {self.codebook_size}: must be at least 2")
+            raise UserError(f"codebook_size = {self.codebook_size}: must be at least 2")
         if self.stem not in (1, 2, 4, 8):
-            raise ValueError(f"stem = {self.stem}: must be 1, 2, 4 or 8")
+            raise UserError(f"stem = {self.stem}: must be 1, 2, 4 or 8")
 
     @property
     def downsampling(self) -> int:
@@ -49,7 +49,7 @@ class VQConfig:
     def grid(self, image_size: int) -> int:
         """Tokens along a side of a square image; an image size that does not divide is an error."""
         if image_size % self.downsampling:
-            raise ValueError(f"image size {image_size} is not a multiple of {self.downsampling}")
+            raise UserError(f"image size {image_size} is not a multiple of {self.downsampling}")
         return image_size // self.downsampling
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class VQConfig:
         """Inverse of `to_dict`; an unknown key is an error that names it."""
         unknown = set(content) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ValueError(f"unknown tokenizer config keys: {', '.join(sorted(unknown))}")
+            raise UserError(f"unknown tokenizer config keys: {', '.join(sorted(unknown))}")
         return cls(**{**content, "multipliers": tuple(content["multipliers"])})
 
 
@@ -99,9 +99,9 @@ def named_config(name: str, codebook_size: int | None = None) -> VQConfig:
     """The config called `name`, with another codebook size where given.
 
     Raises:
-        ValueError: unknown name; the known ones are listed.
+        UserError: unknown name; the known ones are listed.
     """
     if name not in NAMED:
-        raise ValueError(f"unknown tokenizer {name!r}: there are {', '.join(NAMED)}")
+        raise UserError(f"unknown tokenizer {name!r}: there are {', '.join(NAMED)}")
     config = NAMED[name]
     return config if codebook_size is None else replace(config, codebook_size=codebook_size)

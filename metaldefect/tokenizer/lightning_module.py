@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +21,9 @@ from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import spherical_kmeans
 from metaldefect.tokenizer.perceptual import perceptual_loss
 from metaldefect.tokenizer.quantizer import Quantized
-from metaldefect.training.trainer import WeightAverage, warmup_cosine
+from metaldefect.training.average import WeightAverage
+from metaldefect.training.module import Trainee
+from metaldefect.training.trainer import warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,16 @@ class VQTrainingConfig:
     data_initialised_codebook: bool = False
 
 
-class VQLightning(pl.LightningModule):
+class VQLightning(Trainee):
     """Train a `VQModel` on `uint8 [N, H, W]` grey or `[N, H, W, 3]` colour batches.
 
     Two optimisers take turns each step: tokenizer, then discriminator (from `discriminator_start` on).
     Codebook entries that a whole epoch did not use move to encoder outputs of the last batch.
     """
 
+    model: VQModel
+    average: WeightAverage
     tokens_seen: Tensor
-    steps_done: Tensor
     code_counts: Tensor
     code_sums: Tensor
 
@@ -75,7 +77,6 @@ class VQLightning(pl.LightningModule):
         # Running count and sum of the vectors that each entry quantised, for `codebook_decay`
         self.register_buffer("code_counts", torch.ones(model.config.codebook_size))
         self.register_buffer("code_sums", model.quantize.codebook.detach().clone())
-        self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
         # Outside the module tree: frozen weights do not belong into checkpoints
         net, self.perceptual_name = perceptual_loss(config.perceptual)
         self._perceptual = [net]
@@ -99,7 +100,7 @@ class VQLightning(pl.LightningModule):
 
     def training_step(self, batch: Tensor, index: int) -> None:
         images = to_model_input(batch)
-        step = int(self.steps_done)
+        step = self.step
         if step == 0 and self.config.data_initialised_codebook:
             self.initialise_codebook(images)
         adversarial = self.config.adversarial_weight > 0 and step >= self.config.discriminator_start
@@ -124,11 +125,9 @@ class VQLightning(pl.LightningModule):
             parts["discriminator"] = d_loss.detach()
         if self.config.codebook_decay is not None and self.config.mode == "full":
             self.follow_vectors(reconstruction.quantized, self.config.codebook_decay)
-        self.average.update(self.model)
         self.tokens_seen += torch.bincount(
             reconstruction.quantized.tokens.flatten(), minlength=self.model.config.codebook_size
         )
-        self.steps_done += 1
         self.log_dict(parts, prog_bar=True)
 
     def generator_loss(
@@ -214,10 +213,10 @@ class VQLightning(pl.LightningModule):
         dead = (self.tokens_seen == 0).nonzero().flatten()
         self.tokens_seen.zero_()
         # Near the end a moved entry would no longer be learnt by the decoder
-        if len(dead) and int(self.steps_done) < 0.7 * self.config.steps:
+        if len(dead) and self.step < 0.7 * self.config.steps:
             fresh = pick(self.normalised_features(images), len(dead))
             self.model.quantize.embedding.weight[dead] = fresh
-            self.average.get_buffer("quantize/embedding/weight")[dead] = fresh
+            self.average.module.get_parameter("quantize.embedding.weight")[dead] = fresh
             self.code_counts[dead] = 1.0
             self.code_sums[dead] = fresh
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaldefect.kernels.convolution import convolution
+from metaldefect.kernels.switch import HasCpuKernel
 from metaldefect.kernels.winograd import worthwhile
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.quantizer import Quantized, VectorQuantizer
@@ -24,20 +25,18 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
-class Conv3x3(nn.Conv2d):
-    """A padded 3x3 convolution that, while it trains in float32 on a CPU, is Winograd's.
-
-    Tokens and images of a trained model come from torch's own convolution.
-    """
+class Conv3x3(HasCpuKernel, nn.Conv2d):
+    """A padded 3x3 convolution; its CPU kernel is Winograd's, for what is in float32 and large enough."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        plain = not self.training or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        if plain or self.bias is None or not worthwhile(input, self.weight, 1, FEWEST_CHANNELS):
-            return super().forward(input)
-        return convolution(input, self.weight, self.bias, 1, fewest_channels=FEWEST_CHANNELS)
+        use = self.cpu_kernel and not torch.is_autocast_enabled("cpu")
+        if use and worthwhile(input, self.weight, 1, FEWEST_CHANNELS):
+            assert self.bias is not None
+            return convolution(input, self.weight, self.bias, 1, fewest_channels=FEWEST_CHANNELS)
+        return super().forward(input)
 
 
 class ResidualBlock(nn.Module):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaldefect.errors import UserError
 from metaldefect.images import U8, to_tanh_range
 from metaldefect.tokenizer.model import VQModel
 
@@ -29,17 +30,17 @@ def start_from_images(model: VQModel, images: U8, seed: int = 0) -> None:
     """Fit the patch path and the codebook to grey images, `uint8 [N, H, W]`, and silence the convolutions.
 
     Raises:
-        ValueError: the model has no patch path, or the images hold too few patches for the codebook.
+        UserError: the model has no patch path, or the images hold too few patches for the codebook.
     """
     path = model.patch_path
     if path is None:
-        raise ValueError("this tokenizer has no patch path to fit: set patch_path in its config")
+        raise UserError("this tokenizer has no patch path to fit: set patch_path in its config")
     size, dim, side = model.config.codebook_size, model.config.codebook_dim, path.side
     grey = to_tanh_range(images)[:, :1]
     patches = F.unfold(grey, side, stride=side).transpose(1, 2)  # [N, patches, side^2]
     flat = patches.reshape(-1, side**2)
     if len(flat) < size:
-        raise ValueError(f"{len(flat)} patches cannot start {size} codes: give more images or fewer codes")
+        raise UserError(f"{len(flat)} patches cannot start {size} codes: give more images or fewer codes")
     generator = torch.Generator().manual_seed(seed)
 
     mean = flat.mean(dim=0)

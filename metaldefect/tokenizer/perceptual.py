@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaldefect.artifacts import atomic_file
+from metaldefect.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def hub_directory() -> Path:
 def provide_backbone(name: str) -> str | None:
     """Make sure that torch.hub's cache holds the backbone; the reason where it cannot be had."""
     if name not in HUB_FILES:
-        raise ValueError(f"unknown LPIPS net {name!r}: there are {', '.join(HUB_FILES)}")
+        raise UserError(f"unknown LPIPS net {name!r}: there are {', '.join(HUB_FILES)}")
     target = hub_directory() / HUB_FILES[name]
     if target.is_file():
         return None

@@ -8,6 +8,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from metaldefect.errors import UserError
+
 FOLDER = "snapshots"
 
 
@@ -17,7 +19,7 @@ def spread_snapshots(model_folder: Path, points: int) -> dict[int, Path]:
     The last snapshot is always among them; where there are fewer than `points`, all are taken.
 
     Raises:
-        FileNotFoundError: the model has no snapshots.
+        UserError: the model has no snapshots.
         ValueError: `points` is below 1.
     """
     if points < 1:
@@ -25,7 +27,7 @@ def spread_snapshots(model_folder: Path, points: int) -> dict[int, Path]:
     folder = model_folder / FOLDER
     files = {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.safetensors")}
     if not files:
-        raise FileNotFoundError(f"{folder} holds no snapshots: run the training that writes them")
+        raise UserError(f"{folder} holds no snapshots: run the training that writes them")
     steps = sorted(files)
     places = sorted({round(k * (len(steps) - 1) / points) for k in range(points + 1)})
     return {steps[place]: files[steps[place]] for place in places}
@@ -35,12 +37,12 @@ def load_snapshot(model: nn.Module, path: Path) -> None:
     """Fill the model's parameters with a snapshot's.
 
     Raises:
-        ValueError: the snapshot is of another model.
+        UserError: the snapshot is of another model.
     """
     state = safetensors.torch.load_file(path)
     own = dict(model.named_parameters())
     if wrong := sorted(n for n in own if n not in state or state[n].shape != own[n].shape):
-        raise ValueError(f"{path} is a snapshot of another model: {', '.join(wrong[:5])} do not fit")
+        raise UserError(f"{path} is a snapshot of another model: {', '.join(wrong[:5])} do not fit")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])

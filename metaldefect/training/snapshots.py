@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -11,14 +12,15 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from metaldefect.artifacts import atomic_file
+from metaldefect.training.module import Trainee
 
 
 @dataclass(frozen=True)
 class Snapshots:
     """How many snapshots to write, and where.
 
-    Each is a safetensors file named after its step, `step_000120.safetensors`. It holds the model's
-    parameters in half precision.
+    Each is a safetensors file named after its step, `step_000120.safetensors`. It holds the model's state
+    dict, floating-point tensors in half precision: `model.load_state_dict(load_file(path))` reads it.
 
     Attributes:
         folder: made where it is missing.
@@ -50,28 +52,42 @@ class Snapshots:
 
 
 class SnapshotWriter(Callback):
-    """Writes the snapshots of a training, or of one of its stages, at the ends of epochs."""
+    """Writes the snapshots of a training, or of one of its stages.
+
+    Args:
+        snapshots: what to write.
+        total: steps of the whole training.
+        first_step: steps of the whole training before this stage.
+    """
 
     def __init__(self, snapshots: Snapshots, total: int, first_step: int = 0) -> None:
         self.snapshots, self.first_step = snapshots, first_step
         self.wanted = frozenset(snapshots.steps(total))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.first_step == 0 and trainer.current_epoch == 0:
-            self.write(module, 0)
+        assert isinstance(module, Trainee)
+        present = self.first_step + module.step
+        for step, path in self.snapshots.written():
+            # Left by another training in this folder, or by one that was killed after its last checkpoint
+            if step > present or present == 0:
+                path.unlink()
+        if present in self.wanted and not self.snapshots.path(present).is_file():
+            self.write(module, present)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        steps = int(trainer.num_training_batches)
-        after = self.first_step + (trainer.current_epoch + 1) * steps
-        if any(after - steps < step <= after for step in self.wanted):
-            self.write(module, after)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        assert isinstance(module, Trainee)
+        present = self.first_step + module.step
+        if present in self.wanted:
+            self.write(module, present)
 
-    def write(self, module: pl.LightningModule, step: int) -> None:
+    def write(self, module: Trainee, step: int) -> None:
         """Write the averaged weights of now, atomically."""
-        model, average = module.model, module.average
-        assert isinstance(model, torch.nn.Module)
-        assert isinstance(average, torch.nn.Module)
-        names = [name for name, _ in model.named_parameters()]
-        state = {n: average.get_buffer(n.replace(".", "/")).half().cpu().contiguous() for n in names}
+        assert module.average is not None
+        state = {
+            name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+            for name, tensor in module.average.module.state_dict().items()
+        }
         with torch.no_grad(), atomic_file(self.snapshots.path(step)) as temporary:
             save_file(state, temporary)

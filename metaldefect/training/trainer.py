@@ -19,10 +19,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from metaldefect.hardware import keep_freed_memory, lightning_precision
+from metaldefect.hardware import device, keep_freed_memory, lightning_precision
+from metaldefect.kernels.switch import cpu_kernels
+from metaldefect.training.module import Trainee
 from metaldefect.training.snapshots import Snapshots, SnapshotWriter
 
 LAST = "last.ckpt"
@@ -63,6 +64,18 @@ class EpochBatches(Sampler[list[int]]):
             rounds = math.ceil(wanted / self.size)
             order = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])
         yield from order[:wanted].view(self.steps, self.batch_size).tolist()
+
+
+class _EndOfStep(Callback):
+    """Counts the step and updates the average, before any other callback looks at either."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        assert isinstance(module, Trainee)
+        module.step += 1
+        if module.average is not None:
+            module.average.update_parameters(module.model)
 
 
 class _EpochData(pl.LightningDataModule):
@@ -183,7 +196,7 @@ class EpochCheckpoint(ModelCheckpoint):
 
 
 def fit(
-    module: pl.LightningModule,
+    module: Trainee,
     dataset: Dataset[Any],
     *,
     steps: int,
@@ -198,7 +211,8 @@ def fit(
     """Train `module` for `steps` steps (rounded up to whole epochs) and return the means per epoch.
 
     Goes on from `checkpoint_directory` where an earlier run left a checkpoint. `watchers` are called at each
-    epoch's end before the checkpoint is written, which carries their state.
+    epoch's end before the checkpoint is written, which carries their state. `snapshots` of the averaged
+    weights are written on the way; a `SnapshotWriter` where this training is one stage of several.
 
     Raises:
         FloatingPointError: a logged value is not finite; the last good checkpoint is kept.
@@ -208,7 +222,7 @@ def fit(
     keep_freed_memory()
     epoch_steps = min(epoch_steps, steps)
     recorder = _Recorder(epoch_steps)
-    callbacks: list[Callback] = [_Reseed(seed), recorder, *watchers]
+    callbacks: list[Callback] = [_Reseed(seed), _EndOfStep(), recorder, *watchers]
     if snapshots is not None:
         writer = snapshots if isinstance(snapshots, SnapshotWriter) else SnapshotWriter(snapshots, steps)
         callbacks.append(writer)
@@ -237,40 +251,9 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with cpu_kernels(module, enabled=device().type == "cpu"):
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return recorder.rows
-
-
-class WeightAverage(torch.nn.Module):
-    """Exponential moving average of a module's parameters, kept as buffers so checkpoints carry it.
-
-    The decay warms up as (1 + n) / (10 + n), so that short runs do not average in the start.
-    """
-
-    count: Tensor
-
-    def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        super().__init__()
-        self.decay = decay
-        self.names = [name for name, _ in module.named_parameters()]
-        self.register_buffer("count", torch.zeros((), dtype=torch.long))
-        for name, parameter in module.named_parameters():
-            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())
-
-    @torch.no_grad()
-    def update(self, module: torch.nn.Module) -> None:
-        """Move the average towards the module's present parameters."""
-        self.count += 1
-        n = int(self.count)
-        decay = min(self.decay, (1 + n) / (10 + n))
-        average = [self.get_buffer(name.replace(".", "/")) for name in self.names]
-        torch._foreach_lerp_(average, [p.detach() for p in module.parameters()], 1.0 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: torch.nn.Module) -> None:
-        """Overwrite the module's parameters with the average."""
-        for name, parameter in module.named_parameters():
-            parameter.copy_(self.get_buffer(name.replace(".", "/")))
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.05) -> float:

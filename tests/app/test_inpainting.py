@@ -11,6 +11,7 @@ from app.inpainting import (
     inpaint_image,
     visualize_mask_on_image,
 )
+from metaldefect.errors import UserError
 from metaldefect.maskgit.checkpoints import save_maskgit
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
@@ -73,5 +74,5 @@ def test_the_mask_is_shown_in_red() -> None:
 
 
 def test_without_models_it_says_what_to_run(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="make repro"):
+    with pytest.raises(UserError, match="make repro"):
         Studio(tmp_path)

@@ -16,6 +16,7 @@ from metaldefect.artifacts import read_json
 from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.errors import UserError
 from metaldefect.images import stack_resized, write_png
 from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
@@ -128,5 +129,5 @@ def test_a_whole_run_on_tiny_models_goes_on_where_it_was(
 def test_models_that_are_not_there_are_named(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--root", str(prepared / "plates"), "--work", str(prepared / "work")]
     monkeypatch.setattr(sys, "argv", ["x", *options, "--tokenizer", str(prepared / "none")])
-    with pytest.raises(FileNotFoundError, match=r"none does not exist.*dvc repro finetune_vq"):
+    with pytest.raises(UserError, match=r"none does not exist.*dvc repro finetune_vq"):
         synthesis_helps.main()

@@ -14,6 +14,7 @@ from benchmarks import tiles
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.efficientad.teacher_weights import shipped_teacher
+from metaldefect.errors import UserError
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 
 
@@ -66,7 +67,7 @@ def test_every_teacher_is_measured_once_and_compared(
     capsys.readouterr()
     run(monkeypatch, raw, tmp_path)
     assert "short_seed3: done before" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"short_seed3\.json is of other settings"):
+    with pytest.raises(UserError, match=r"short_seed3\.json is of other settings"):
         run(monkeypatch, raw, tmp_path, "--steps", "6")
 
 
@@ -82,7 +83,7 @@ def test_a_random_teacher_keeps_its_signal_to_the_last_layer() -> None:
 
 
 def test_teachers_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"short\.safetensors does not exist: distil it"):
+    with pytest.raises(UserError, match=r"short\.safetensors does not exist: distil it"):
         tiles.parse_teachers([f"short={tmp_path}/short.safetensors"], "S")
-    with pytest.raises(ValueError, match="teacher 'big': expected shipped, random or NAME=PATH"):
+    with pytest.raises(UserError, match="teacher 'big': expected shipped, random or NAME=PATH"):
         tiles.parse_teachers(["big"], "S")

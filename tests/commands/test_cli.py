@@ -18,6 +18,7 @@ from metaldefect.cli import main
 from metaldefect.commands.settings import load_settings
 from metaldefect.efficientad.teacher_weights import save_teacher
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.errors import UserError
 from metaldefect.images import write_png
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 from tests.tiny_models import CLASSES, save_tiny_painter
@@ -217,16 +218,16 @@ def test_wrong_models_are_named(tmp_path: Path, category: Path) -> None:
 
 
 def test_wrong_settings_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"copy conf/efficientad\.yaml"):
+    with pytest.raises(UserError, match=r"copy conf/efficientad\.yaml"):
         load_settings(tmp_path / "none.yaml", {})
     config = tmp_path / "settings.yaml"
     content = yaml.safe_load(CONFIG.read_text())
     config.write_text(yaml.safe_dump(content | {"stepz": 3, "image_size": 64}))
-    with pytest.raises(ValueError, match="stepz: Extra inputs are not permitted") as error:
+    with pytest.raises(UserError, match="stepz: Extra inputs are not permitted") as error:
         load_settings(config, {})
     assert "image_size: Input should be greater than or equal to 128" in str(error.value)
     config.write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match="source: real needs root"):
+    with pytest.raises(UserError, match="source: real needs root"):
         load_settings(config, {"source": "real"})
     assert load_settings(config, {"steps": 7}).steps == 7
 

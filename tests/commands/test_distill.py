@@ -12,6 +12,7 @@ from PIL import Image
 from metaldefect.artifacts import read_json
 from metaldefect.commands import distill
 from metaldefect.efficientad.teacher_weights import load_target_statistics, load_teacher
+from metaldefect.errors import UserError
 from metaldefect.ingest.samples import COLUMNS, TABLE_NAME, write_table
 from tests.efficientad.test_distillation import tiny_features
 
@@ -74,5 +75,5 @@ def test_going_on_from_weights_adds_up(distil: Path, monkeypatch: pytest.MonkeyP
 
 def test_weights_of_another_size_are_no_start(distil: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "--output", "first.safetensors")
-    with pytest.raises(ValueError, match=r"first\.safetensors has size S, not M: choose other weights"):
+    with pytest.raises(UserError, match=r"first\.safetensors has size S, not M: choose other weights"):
         run(monkeypatch, "--output", "second.safetensors", "--base", "first.safetensors", "--size", "M")

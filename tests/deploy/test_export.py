@@ -12,6 +12,7 @@ from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.errors import UserError
 from stages.export_openvino import with_painted_anomalies
 
 SIZE = 128
@@ -127,9 +128,9 @@ def test_overlay_leaves_normal_pixels_alone() -> None:
 
 
 def test_errors_name_the_file_and_the_value(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="precision 'int4': expected one of fp32, fp16, int8"):
+    with pytest.raises(UserError, match="precision 'int4': expected one of fp32, fp16, int8"):
         Detector.load(exported, "int4")
-    with pytest.raises(FileNotFoundError, match=r"metadata\.json does not exist"):
+    with pytest.raises(UserError, match=r"metadata\.json does not exist"):
         Detector.load(tmp_path)
     with pytest.raises(ValueError, match=r"expected uint8 \[H, W\], got float64 \[3, 3\]"):
         Detector.load(exported).infer(np.zeros((3, 3)))

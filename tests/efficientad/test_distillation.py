@@ -18,6 +18,7 @@ from metaldefect.efficientad.distillation import (
     crops,
 )
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics, pooling_kernel
+from metaldefect.errors import UserError
 
 
 class TinyBackbone(torch.nn.Module):
@@ -154,9 +155,9 @@ def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     distiller = Distiller(tiny_images(), tiny_features(), CONFIG)
     distiller.save(tmp_path / "state.ckpt")
     other = Distiller(tiny_images(), tiny_features(), replace(CONFIG, batch_size=3))
-    with pytest.raises(ValueError, match=r"batch_size.*\(2, 3\).*delete it to start afresh"):
+    with pytest.raises(UserError, match=r"batch_size.*\(2, 3\).*delete it to start afresh"):
         other.load(tmp_path / "state.ckpt")
     base = (distiller.teacher, (torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
     from_weights = Distiller(tiny_images(), tiny_features(), CONFIG, base)
-    with pytest.raises(ValueError, match=r"other settings \{'base': \(None, "):
+    with pytest.raises(UserError, match=r"other settings \{'base': \(None, "):
         from_weights.load(tmp_path / "state.ckpt")

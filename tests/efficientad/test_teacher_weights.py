@@ -12,6 +12,7 @@ from metaldefect.efficientad.teacher_weights import (
     teacher_keys,
 )
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.errors import UserError
 
 
 def nelson_small(state: dict[str, torch.Tensor]) -> torch.nn.Sequential:
@@ -78,17 +79,17 @@ def test_changed_weights_are_noticed(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="its card says"):
+    with pytest.raises(UserError, match="its card says"):
         read_card(path)
 
 
 def test_a_file_that_holds_no_teacher_is_named(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"fc.weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"other\.pth: not a teacher: keys \['fc\.weight'\]"):
+    with pytest.raises(UserError, match=r"other\.pth: not a teacher: keys \['fc\.weight'\]"):
         load_teacher(path)
     path.write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"other\.pth cannot be read"):
+    with pytest.raises(UserError, match=r"other\.pth cannot be read"):
         load_teacher(path)
-    with pytest.raises(FileNotFoundError, match=r"missing\.safetensors does not exist"):
+    with pytest.raises(UserError, match=r"missing\.safetensors does not exist"):
         load_teacher(tmp_path / "missing.safetensors")

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from metaldefect.efficientad import torch_model
 from metaldefect.efficientad.torch_model import (
     Autoencoder,
     EfficientAD,
@@ -13,6 +14,8 @@ from metaldefect.efficientad.torch_model import (
     map_size,
     to_image_size,
 )
+from metaldefect.errors import UserError
+from metaldefect.kernels.switch import cpu_kernels
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("S", 8_057_856), ("M", 20_738_432)])
@@ -56,7 +59,6 @@ def test_bottleneck_is_global(side: int) -> None:
 
 def test_receptive_field_is_33_pixels() -> None:
     torch.manual_seed(0)
-    # Evaluated, the convolutions are direct: Winograd's rounding errors reach the rest of a tile.
     network = PatchDescriptionNetwork("S", 1, padding=False).eval()
     image = torch.rand(1, 3, 65, 65, requires_grad=True)
     output = network(image)
@@ -66,13 +68,28 @@ def test_receptive_field_is_33_pixels() -> None:
     assert int(rows[-1] - rows[0]) + 1 == 33
 
 
-def test_training_mode_computes_what_evaluation_does() -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_cpu_kernels_compute_what_the_plain_network_does(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    student = PatchDescriptionNetwork("M", 768, padding=True)
-    images = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        trained = student.train()(images)
-        torch.testing.assert_close(trained, student.eval()(images))
+    student = PatchDescriptionNetwork("S", 768, padding=True).train(training)
+    images = torch.rand(2, 3, 96, 96)
+    taken = []
+    original = torch_model.convolution
+    monkeypatch.setattr(
+        torch_model, "convolution", lambda *given, **named: taken.append(1) or original(*given, **named)
+    )
+    results = []
+    for enabled in (False, True):
+        with cpu_kernels(student, enabled):
+            features = student(images)
+            results.append([features, *torch.autograd.grad(features.square().mean(), student.parameters())])
+            with torch.inference_mode():
+                torch.testing.assert_close(student(images), features.detach())
+        assert bool(taken) == enabled
+    for plain, kernel in zip(*results, strict=True):
+        torch.testing.assert_close(kernel, plain, rtol=1e-3, atol=1e-3 * float(plain.detach().abs().max()))
 
 
 def test_forward_scores_the_maximum_of_the_combined_map() -> None:
@@ -116,5 +133,5 @@ def test_the_frame_of_an_unpadded_map_is_not_blind() -> None:
 
 
 def test_small_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="image size 127 x 256: EfficientAD needs at least 128"):
+    with pytest.raises(UserError, match="image size 127 x 256: EfficientAD needs at least 128"):
         check_image_size(127, 256)

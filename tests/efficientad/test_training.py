@@ -20,7 +20,9 @@ from metaldefect.efficientad.training_data import (
     augment,
     sample_order,
 )
+from metaldefect.errors import UserError
 from metaldefect.kernels import winograd
+from metaldefect.kernels.switch import cpu_kernels
 
 CONFIG = TrainingConfig(steps=4, checkpoint_steps=2, seed=3)
 
@@ -74,8 +76,9 @@ def test_training_killed_in_an_epoch_ends_in_the_same_bits(
     assert resumed.threshold == whole.threshold
 
 
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("quantile", [0.999, 0.9])
-def test_losses_are_those_of_the_plain_formulation(quantile: float) -> None:
+def test_losses_are_those_of_the_plain_formulation(quantile: float, kernels: bool) -> None:
     torch.manual_seed(0)
     model = EfficientAD("S").eval()
     model.teacher_mean.fill_(0.1)
@@ -84,7 +87,8 @@ def test_losses_are_those_of_the_plain_formulation(quantile: float) -> None:
     augmented[1] = normal[1]  # as the saturation of a grey image leaves it
     with torch.inference_mode():
         features = model.normalised_teacher(normal)
-        total, parts = training_losses(model, Batch(normal, augmented, penalty, features), quantile)
+        with cpu_kernels(model, kernels):
+            total, parts = training_losses(model, Batch(normal, augmented, penalty, features), quantile)
         student = model.student(normal).numpy()[:, :FEATURES]
         distance = (features.numpy() - student) ** 2
         hard = [image[image >= np.quantile(image, quantile)].mean() for image in distance]
@@ -181,7 +185,7 @@ def test_map_quantiles_are_those_of_the_pixels_at_image_size() -> None:
         np.testing.assert_allclose(model.quantiles[branch].numpy(), [low, high], rtol=1e-5)
 
 
-def test_many_images_are_scored_with_the_cheap_convolutions_to_the_same_scores(
+def test_many_images_are_scored_with_the_cpu_kernels_to_the_same_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
@@ -197,7 +201,22 @@ def test_many_images_are_scored_with_the_cheap_convolutions_to_the_same_scores(
     scored = score_test_images(model, items, 128, "score")
     np.testing.assert_allclose([item.score for item in scored], direct, rtol=1e-3)
     assert len(taken) == 6 * len(items), "three convolutions each of teacher and student"
-    assert not any(module.training for module in model.modules())
+    assert not model.student.cpu_kernel
+
+
+def test_training_on_the_cpu_uses_the_kernels_and_leaves_the_plain_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, used = lightning_model.training_losses, []
+
+    def watched(model: EfficientAD, *rest: object) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        used.append(model.student.cpu_kernel)
+        return original(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lightning_model, "training_losses", watched)
+    trained = run(tmp_path)
+    assert used == [True] * CONFIG.steps
+    assert not trained.model.student.cpu_kernel
 
 
 def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
@@ -211,7 +230,7 @@ def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
 
 def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
     save_detector(tmp_path, EfficientAD("S"), DetectorConfig("M", True, 128, 0.1, 0.9, ""), {})
-    with pytest.raises(ValueError, match=r"model\.safetensors does not hold a detector of size M"):
+    with pytest.raises(UserError, match=r"model\.safetensors does not hold a detector of size M"):
         load_detector(tmp_path)
 
 
@@ -223,8 +242,8 @@ def test_training_without_validation_normals_is_refused(tmp_path: Path) -> None:
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     features = TeacherFeatures(teacher(), images().normal, tmp_path / "features.npy")
     module = lightning_model.EfficientADModule(EfficientAD("S"), images(), features, CONFIG)
-    with pytest.raises(ValueError, match=r"images of \[256, 256\] px, these have \[128, 128\]"):
+    with pytest.raises(UserError, match=r"images of \[256, 256\] px, these have \[128, 128\]"):
         module.on_load_checkpoint({"image_size": [256, 256], "history": [], "config": asdict(CONFIG)})
     other = {"image_size": [128, 128], "history": [], "config": asdict(replace(CONFIG, steps=9))}
-    with pytest.raises(ValueError, match=r"training with .*'steps': 9.*this one has .*'steps': 4"):
+    with pytest.raises(UserError, match=r"training with .*'steps': 9.*this one has .*'steps': 4"):
         module.on_load_checkpoint(other)

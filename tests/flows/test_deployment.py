@@ -91,7 +91,7 @@ def server(
 def clone(toy: Path) -> Path:
     """A toy project with this project's deployment file and flows, as in a clone."""
     shutil.copy(ROOT / "prefect.yaml", toy)
-    for package in ("flows", "stages", "metaldefect"):
+    for package in ("flows", "pipeline", "stages", "metaldefect"):
         ignored = shutil.ignore_patterns("__pycache__", "weights")
         shutil.copytree(ROOT / package, toy / package, ignore=ignored)
     return toy

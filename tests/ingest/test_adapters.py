@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters import Box, RawSample, RunLengths, read_dataset
 from metaldefect.ingest.adapters.files import draw_runs, natural_key, read_mask
 
@@ -107,7 +108,7 @@ def test_mvtec_ad(inspection_folder):
 
 def test_mvtec_ad_names_the_categories_of_a_folder_above(tmp_path, texture, save):
     save(tmp_path / "metal_nut/train/good/000.png", texture(1))
-    with pytest.raises(FileNotFoundError, match=r"train/good does not exist: choose one.*: metal_nut"):
+    with pytest.raises(UserError, match=r"train/good does not exist: choose one.*: metal_nut"):
         read_dataset("mvtec_ad", tmp_path)
 
 
@@ -186,7 +187,7 @@ def test_natural_order():
 
 
 def test_missing_folder_and_unknown_adapter(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist.*'x_sdd'"):
+    with pytest.raises(UserError, match=r"nowhere does not exist.*'x_sdd'"):
         read_dataset("x_sdd", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"unknown dataset adapter 'neu': known are dagm_2007"):
+    with pytest.raises(UserError, match=r"unknown dataset adapter 'neu': known are dagm_2007"):
         read_dataset("neu", tmp_path)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.augment import augment, change_light, turn_boxes
 from metaldefect.ingest.samples import COLUMNS, read_table, write_table
 
@@ -158,7 +159,7 @@ def test_light_changes_mildly_and_reproducibly(merged):
 
 
 def test_errors_name_the_table(tmp_path, merged):
-    with pytest.raises(FileNotFoundError, match=r"nothing/samples\.parquet does not exist"):
+    with pytest.raises(UserError, match=r"nothing/samples\.parquet does not exist"):
         augment(tmp_path / "nothing", tmp_path / "o", tmp_path / "p", ["train"])
-    with pytest.raises(ValueError, match=r"samples\.parquet has no image in the split\(s\) validation"):
+    with pytest.raises(UserError, match=r"samples\.parquet has no image in the split\(s\) validation"):
         augment(merged, tmp_path / "o", tmp_path / "p", ["validation"])

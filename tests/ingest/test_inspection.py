@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.inspection import build_inspection
 
 
@@ -93,5 +94,5 @@ def test_a_published_split_that_leaks_is_counted(inspection_folder, tmp_path, sa
 
 
 def test_a_dataset_without_normal_images_is_an_error(classes_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"own holds no normal images"):
+    with pytest.raises(UserError, match=r"own holds no normal images"):
         build_inspection("folder", classes_folder, tmp_path / "out", seed=0)

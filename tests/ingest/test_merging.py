@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.examine import DatasetSpec
 from metaldefect.ingest.merge import (
     InspectionSpec,
@@ -188,7 +189,7 @@ def test_a_broken_mask_refuses_its_image(inspection_folder, tmp_path, save):
 
 
 def test_wrong_counts_fail_after_the_report(merge, tmp_path):
-    with pytest.raises(ValueError, match=r"1 of 23 expectations[^$]*\n  9 images of pits \(found: 10\)"):
+    with pytest.raises(UserError, match=r"1 of 23 expectations[^$]*\n  9 images of pits \(found: 10\)"):
         merge(expected_counts={"pits": 9, "scratches": 8})
     report = json.loads((tmp_path / "reports/expectations_merged.json").read_text())
     assert report["failed"] == 1
@@ -211,14 +212,14 @@ def test_wrong_counts_fail_after_the_report(merge, tmp_path):
     ],
 )
 def test_parameters_that_do_not_fit_the_dataset(merge, datasets, changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         merge(specs=[replace(datasets[0], **changes)])
 
 
 def test_a_missing_dataset_and_a_name_used_twice(merge, datasets, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"raw/nothing does not exist: put the dataset 'own' there"):
+    with pytest.raises(UserError, match=r"raw/nothing does not exist: put the dataset 'own' there"):
         merge(specs=[replace(datasets[0], root=tmp_path / "raw/nothing")])
-    with pytest.raises(ValueError, match=r"2 datasets are called 'own': give each its own `name`"):
+    with pytest.raises(UserError, match=r"2 datasets are called 'own': give each its own `name`"):
         merge(specs=[datasets[0], datasets[0]])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError
 from metaldefect.ingest.natural import (
     crops_of,
@@ -80,12 +81,12 @@ def test_crops_at_three_magnifications() -> None:
 
 
 def test_errors_name_the_folder_or_file(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder of natural images"):
+    with pytest.raises(UserError, match="nowhere: no such folder of natural images"):
         load_natural_images(tmp_path / "nowhere", 16, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty holds no \.jpeg, \.jpg, \.png file"):
+    with pytest.raises(UserError, match=r"empty holds no \.jpeg, \.jpg, \.png file"):
         natural_source(tmp_path / "empty")
-    with pytest.raises(ValueError, match="limit of natural images is 0"):
+    with pytest.raises(UserError, match="limit of natural images is 0"):
         load_natural_images(folder, 16, 0)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(UnreadableImageError, match=r"broken\.png"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from metaldefect.errors import UserError
 from metaldefect.ingest import raw_datasets
 from metaldefect.ingest.adapters import read_dataset
 from metaldefect.ingest.raw_datasets import RawDataset, take_local_copies, unpack, verify
@@ -68,16 +69,16 @@ def test_a_folder_of_folders_a_dataset_or_a_tar(raw, tmp_path, inner):
 def test_half_a_copy_leaves_the_old_one(raw, tmp_path):
     write_copy(raw / "X-SDD")
     write_copy(tmp_path / "copies/X-SDD", files=3)
-    with pytest.raises(ValueError, match=r"no whole copy of X-SDD: 3 \.jpg files, expected 2"):
+    with pytest.raises(UserError, match=r"no whole copy of X-SDD: 3 \.jpg files, expected 2"):
         take_local_copies(tmp_path / "copies", raw)
     assert names(raw) == WHOLE
 
 
 def test_nothing_to_take_is_an_error(raw, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing does not exist: give a folder of tars"):
+    with pytest.raises(UserError, match="nothing does not exist: give a folder of tars"):
         take_local_copies(tmp_path / "nothing", raw)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty holds neither a folder nor a tar of one of X-SDD"):
+    with pytest.raises(UserError, match=r"empty holds neither a folder nor a tar of one of X-SDD"):
         take_local_copies(tmp_path / "empty", raw)
 
 
@@ -101,7 +102,7 @@ def member(name: str, **fields: object) -> tarfile.TarInfo:
 def test_unsafe_tars_are_refused(raw, tmp_path, info):
     with tarfile.open(tmp_path / "bad.tar", "w") as tar:
         tar.addfile(info)
-    with pytest.raises(ValueError, match=r"bad\.tar is unsafe and was not taken"):
+    with pytest.raises(UserError, match=r"bad\.tar is unsafe and was not taken"):
         take_local_copies(tmp_path / "bad.tar", raw)
     assert names(raw) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.tar", "raw"]
@@ -124,7 +125,7 @@ def break_off(path: Path) -> None:
 def test_broken_tars_are_refused(raw, tmp_path, damage: Callable[[Path], None]):
     tar = write_tar(tmp_path / "x.tar", write_copy(tmp_path / "X-SDD"))
     damage(tar)
-    with pytest.raises(ValueError, match=r"x\.tar cannot be unpacked|no whole copy|holds neither"):
+    with pytest.raises(UserError, match=r"x\.tar cannot be unpacked|no whole copy|holds neither"):
         take_local_copies(tar, raw)
     assert names(raw) == []
 
@@ -132,7 +133,7 @@ def test_broken_tars_are_refused(raw, tmp_path, damage: Callable[[Path], None]):
 def test_a_tar_larger_than_the_disk_is_refused_before_it_is_unpacked(raw, tmp_path, monkeypatch):
     tar = write_tar(tmp_path / "x.tar", write_copy(tmp_path / "X-SDD"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 3))  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"x\.tar needs 14 bytes on the disk of .*, which has 3 free"):
+    with pytest.raises(UserError, match=r"x\.tar needs 14 bytes on the disk of .*, which has 3 free"):
         take_local_copies(tar, raw)
 
 
@@ -145,11 +146,11 @@ def test_links_in_a_folder(raw, tmp_path):
     assert (copied.is_symlink(), copied.read_bytes()) == (False, b"image 0")
     link.unlink()
     link.symlink_to("/etc/passwd")
-    with pytest.raises(ValueError, match=r"1\.jpg is a link to /etc/passwd: put the file itself there"):
+    with pytest.raises(UserError, match=r"1\.jpg is a link to /etc/passwd: put the file itself there"):
         take_local_copies(tmp_path / "copies", raw)
     shutil.rmtree(raw / "X-SDD")
     (raw / "X-SDD").symlink_to(folder)
-    with pytest.raises(ValueError, match="is a link: remove it to put a copy there"):
+    with pytest.raises(UserError, match="is a link: remove it to put a copy there"):
         take_local_copies(tmp_path / "copies", raw)
 
 

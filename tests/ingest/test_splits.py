@@ -7,6 +7,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.splits import across_splits, assign_splits, position, sampling_weights
 
 KEYS = [f"scene-{n}" for n in range(2000)]
@@ -48,7 +49,7 @@ def test_a_tiny_class_has_every_split(count, seed):
 
 
 def test_a_class_of_two_scenes_is_an_error():
-    with pytest.raises(ValueError, match=r"class 'b' has 2 scene\(s\)"):
+    with pytest.raises(UserError, match=r"class 'b' has 2 scene\(s\)"):
         assign_splits(["x", "y", "y"], ["b"] * 3, seed=0, validation=0.1, test=0.1)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError
 from metaldefect.inspection.provider import (
     DatasetProvider,
@@ -95,36 +96,34 @@ def test_few_normals_still_leave_one_to_validate(tmp_path: Path) -> None:
 
 
 def test_category_without_train_good(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"train/good does not exist.*MVTec"):
+    with pytest.raises(UserError, match=r"train/good does not exist.*MVTec"):
         RealDatasetProvider(tmp_path)
     (tmp_path / "train/good").mkdir(parents=True)
-    with pytest.raises(ValueError, match="train/good holds no image to train on"):
+    with pytest.raises(UserError, match="train/good holds no image to train on"):
         RealDatasetProvider(tmp_path)
 
 
 def test_no_validation_normals(category: Path, tmp_path: Path) -> None:
     (category / "validation/good").mkdir(parents=True)
-    with pytest.raises(ValueError, match="validation/good holds no image"):
+    with pytest.raises(UserError, match="validation/good holds no image"):
         RealDatasetProvider(category)
     write(tmp_path / "one/train/good/0.png", 0)
     (tmp_path / "one/test").mkdir()
-    with pytest.raises(ValueError, match="no normal image to validate on"):
+    with pytest.raises(UserError, match="no normal image to validate on"):
         RealDatasetProvider(tmp_path / "one")
 
 
 def test_mask_of_another_size(category: Path) -> None:
     write(category / "ground_truth/dent/000_mask.png", 255, (10, 30))
     with pytest.raises(
-        ValueError, match=r"dent/000_mask\.png is 30 x 10 pixels.*test/dent/000\.png is 30 x 20"
+        UserError, match=r"dent/000_mask\.png is 30 x 10 pixels.*test/dent/000\.png is 30 x 20"
     ):
         RealDatasetProvider(category)
 
 
 def test_anomaly_without_mask(category: Path) -> None:
     write(category / "test/hole/001.png", 3)
-    with pytest.raises(
-        FileNotFoundError, match=r"hole/001\.png has no mask: .*hole/001_mask\.png does not exist"
-    ):
+    with pytest.raises(UserError, match=r"hole/001\.png has no mask: .*hole/001_mask\.png does not exist"):
         RealDatasetProvider(category)
 
 
@@ -136,7 +135,7 @@ def test_file_that_is_no_image(category: Path) -> None:
 
 def test_category_without_test(category: Path) -> None:
     (category / "test").rename(category / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="steel has no folder test"):
+    with pytest.raises(UserError, match="steel has no folder test"):
         RealDatasetProvider(category)
 
 
@@ -167,16 +166,16 @@ def test_synthetic_provider_on_one_finish() -> None:
 
 
 def test_synthetic_counts_without_normals() -> None:
-    with pytest.raises(ValueError, match="0 images to train on"):
+    with pytest.raises(UserError, match="0 images to train on"):
         SyntheticCounts(0, 1, 1, 1)
-    with pytest.raises(ValueError, match="0 normal images to validate on"):
+    with pytest.raises(UserError, match="0 normal images to validate on"):
         SyntheticCounts(1, 0, 1, 1)
 
 
 def test_generated_provider_joins_normals_and_inserted_defects(category: Path, tmp_path: Path) -> None:
     inserted = tmp_path / "inserted"
     write(inserted / "test/scratches/000.png", 77)
-    with pytest.raises(FileNotFoundError, match=r"scratches/000\.png has no mask"):
+    with pytest.raises(UserError, match=r"scratches/000\.png has no mask"):
         GeneratedDatasetProvider(category, inserted)
     write(inserted / "ground_truth/scratches/000_mask.png", 255)
     provider = GeneratedDatasetProvider(category, inserted)
@@ -190,7 +189,7 @@ def test_generated_provider_joins_normals_and_inserted_defects(category: Path, t
 
 def test_generated_provider_without_defects(category: Path, tmp_path: Path) -> None:
     write(tmp_path / "inserted/test/good/000.png", 1)
-    with pytest.raises(ValueError, match="inserted/test holds no image with an inserted defect"):
+    with pytest.raises(UserError, match="inserted/test holds no image with an inserted defect"):
         GeneratedDatasetProvider(category, tmp_path / "inserted")
 
 

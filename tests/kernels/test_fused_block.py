@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.loss import linear_cross_entropy
 from metaldefect.maskgit.model import Block, MaskGIT, Mixing
@@ -25,18 +26,24 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("conditioning", ["adaln", "sum"])
-def test_a_training_block_has_the_values_and_gradients_of_the_plain_one(conditioning: str) -> None:
-    block = randomised(Block(replace(SHAPE, conditioning=conditioning)).double())
+def test_the_fused_block_has_the_values_and_gradients_of_the_plain_one(
+    conditioning: str, training: bool
+) -> None:
+    block = randomised(Block(replace(SHAPE, conditioning=conditioning)).double()).train(training)
     x = torch.randn(3, 9, 32, dtype=torch.double, requires_grad=True)
     condition = torch.randn(3, 32, dtype=torch.double, requires_grad=True)
     weight = torch.randn(3, 9, 32, dtype=torch.double)
     results = []
-    for training in (True, False):
-        y = block.train(training)(x, condition)
+    for enabled in (True, False):
+        with cpu_kernels(block, enabled):
+            y = block(x, condition)
+            with torch.no_grad():
+                torch.testing.assert_close(block(x, condition), y.detach(), rtol=1e-12, atol=1e-12)
         wanted = [x, *block.parameters()] + ([condition] if conditioning == "adaln" else [])
         results.append([y, *torch.autograd.grad(y, wanted, weight)])
-        assert ("FusedBlock" in str(y.grad_fn)) == training
+        assert ("FusedBlock" in str(y.grad_fn)) == enabled
     for fused, plain in zip(*results, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
 
@@ -58,7 +65,17 @@ def test_mixing_against_loops_and_silent_at_the_start() -> None:
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dropout_of_a_training_block_is_unbiased_and_its_gradient_is_of_the_same_draw() -> None:
+def test_neither_train_nor_eval_nor_gradient_mode_chooses_the_kernel() -> None:
+    block = Block(SHAPE)
+    assert not block.train().cpu_kernel
+    with cpu_kernels(block, enabled=True):
+        with cpu_kernels(block, enabled=False):
+            assert not block.cpu_kernel
+        assert block.eval().cpu_kernel
+    assert not block.cpu_kernel
+
+
+def test_dropout_of_a_fused_block_is_unbiased_and_its_gradient_is_of_the_same_draw() -> None:
     block = randomised(Block(replace(SHAPE, dropout=0.3)).double()).train()
     x = torch.randn(1, 4, 32, dtype=torch.double, requires_grad=True)
     condition = torch.randn(1, 32, dtype=torch.double)
@@ -67,9 +84,10 @@ def test_dropout_of_a_training_block_is_unbiased_and_its_gradient_is_of_the_same
         torch.manual_seed(5)
         return block(at, condition)
 
-    assert not torch.equal(output(x), block.eval()(x, condition))
-    block.train()
-    torch.autograd.gradcheck(output, x, atol=1e-6)
+    with cpu_kernels(block, enabled=True):
+        assert not torch.equal(output(x), block.eval()(x, condition))
+        block.train()
+        torch.autograd.gradcheck(output, x, atol=1e-6)
 
 
 def test_loss_and_its_gradients_are_those_of_a_dense_target_distribution() -> None:

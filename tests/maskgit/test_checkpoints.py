@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.checkpoints import (
     load_maskgit,
     read_halton,
@@ -43,7 +44,7 @@ def test_halton_checkpoint_gives_the_rows_of_the_codes_that_are_used() -> None:
     assert torch.equal(model.tok_emb.weight[0], source.tok_emb.weight[15])
     assert torch.equal(model.tok_emb.weight[TINY.mask_id], source.tok_emb.weight[16])
     assert float(model.head.bias[1].detach()) == float(source.head.bias[0].detach())
-    with pytest.raises(ValueError, match=r"a\.pth knows 16 codes, the vocabulary goes up to 16"):
+    with pytest.raises(UserError, match=r"a\.pth knows 16 codes, the vocabulary goes up to 16"):
         start_from_halton(model, source.state_dict(), "a.pth", codes + 1)
 
 
@@ -63,9 +64,9 @@ def test_a_training_goes_on_from_all_weights_of_a_saved_model(tmp_path) -> None:
     start_from_saved(model, tmp_path)
     tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
     assert torch.equal(model(tokens, labels), source(tokens, labels))
-    with pytest.raises(ValueError, match=r"maskgit\.safetensors"):
+    with pytest.raises(UserError, match=r"maskgit\.safetensors"):
         start_from_saved(MaskGIT(TINY), tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"empty holds no maskgit\.safetensors"):
+    with pytest.raises(UserError, match=r"empty holds no maskgit\.safetensors"):
         start_from_saved(model, tmp_path / "empty")
 
 
@@ -77,7 +78,7 @@ def test_a_checkpoint_without_mixing_starts_one_with_it_unchanged() -> None:
         model(torch.zeros(1, 16).long(), torch.tensor([3])),
         source(torch.zeros(1, 16).long(), torch.tensor([1000])),
     )
-    with pytest.raises(ValueError, match="mixing = 4: must be 0 or odd"):
+    with pytest.raises(UserError, match="mixing = 4: must be 0 or odd"):
         replace(TINY, mixing=4)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig, named_config
 from metaldefect.maskgit.model import Attention, MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
@@ -58,7 +59,7 @@ def test_state_dict_keys_of_the_small_model() -> None:
 
 
 def test_unknown_size_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"unknown MaskGIT size 'smal'.*base"):
+    with pytest.raises(UserError, match=r"unknown MaskGIT size 'smal'.*base"):
         named_config("smal", classes=6, codebook_size=16, grid=4)
 
 
@@ -89,7 +90,7 @@ def test_cumulative_schedule_is_the_published_one() -> None:
     ]  # fmt: skip
     assert cumulative_counts(3, 3) == [1, 2, 3]
     assert cumulative_counts(5, 1) == [5]
-    with pytest.raises(ValueError, match="steps = 0"):
+    with pytest.raises(UserError, match="steps = 0"):
         cumulative_counts(5, 0)
 
 
@@ -133,7 +134,7 @@ def test_summed_class_embedding_needs_no_modulation() -> None:
     assert not [key for key in model.state_dict() if "mlp" in key or "identity" in key]
     tokens = torch.randint(0, 12, (1, 16))
     assert not torch.equal(model(tokens, torch.tensor([0])), model(tokens, torch.tensor([1])))
-    with pytest.raises(ValueError, match="conditioning = 'film': expected adaln or sum"):
+    with pytest.raises(UserError, match="conditioning = 'film': expected adaln or sum"):
         MaskGITConfig(32, 2, 2, 3, 11, 4, conditioning="film")
 
 
@@ -214,5 +215,5 @@ def test_bad_sampler_input() -> None:
         halton_sample(model, torch.tensor([0]), SamplingConfig(), generator, torch.zeros(1, 3, 3).long())
     with pytest.raises(ValueError, match=r"must lie in \[0, 11\]"):
         halton_sample(model, torch.tensor([0]), SamplingConfig(), generator, torch.full((1, 4, 4), 12))
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(UserError, match="temperature"):
         SamplingConfig(temperature=0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.sampler import (
@@ -215,5 +216,5 @@ def test_draws_follow_the_probabilities() -> None:
     ],
 )
 def test_bad_settings_are_named(wrong: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         SamplingConfig(**wrong)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.loss import masked_cross_entropy
@@ -118,7 +119,7 @@ def test_the_first_stage_learns_nothing_about_classes() -> None:
 
 def test_a_first_stage_that_leaves_no_steps_is_an_error() -> None:
     schedule = Schedule(12, batch_size=4, checkpoint_steps=4, seed=0, weights=None)
-    with pytest.raises(ValueError, match="unconditional_steps = 12 leaves nothing of 12 steps"):
+    with pytest.raises(UserError, match="unconditional_steps = 12 leaves nothing of 12 steps"):
         train(
             MaskGIT(TINY),
             MaskGITTrainingConfig(steps=12),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from metaldefect.errors import UserError
 from pipeline import doctor
 
 
@@ -46,7 +47,7 @@ def test_pins_as_installed_are_ok(tmp_path: Path) -> None:
 def test_missing_and_broken_constraints_are_named(tmp_path: Path) -> None:
     (finding,) = doctor.check_pins(tmp_path)
     assert str(finding).startswith(f"FAIL pins: {tmp_path / 'constraints.txt'} does not exist")
-    with pytest.raises(ValueError, match="'numpy === = 3' is no requirement"):
+    with pytest.raises(UserError, match="'numpy === = 3' is no requirement"):
         doctor.read_pins("numpy === = 3")
 
 

@@ -14,6 +14,7 @@ import yaml
 from dvc.repo import Repo
 from dvc.repo.open_repo import clean_repos
 
+from metaldefect.errors import UserError
 from metaldefect.ingest import raw_datasets
 from metaldefect.ingest.raw_datasets import RAW_DATASETS, RawDataset
 from pipeline import get_data
@@ -121,10 +122,10 @@ def test_data_that_is_there_is_kept(project):
 
 def test_a_repository_that_gives_something_else_is_refused(project, upstream):
     write_import(project, git(upstream, "rev-parse", "HEAD"))
-    with pytest.raises(ValueError, match=r"no whole copy of X-SDD: 3 \.jpg files, expected 2"):
+    with pytest.raises(UserError, match=r"no whole copy of X-SDD: 3 \.jpg files, expected 2"):
         run(project)
     write_import(project, git(upstream, "rev-parse", "two"), md5="0" * 32 + ".dir", size=1, nfiles=2)
-    with pytest.raises(ValueError, match=r"x_sdd\.dvc: cannot fetch"):
+    with pytest.raises(UserError, match=r"x_sdd\.dvc: cannot fetch"):
         run(project)
     assert files(project / "data/raw") == ["x_sdd.dvc"]
 
@@ -132,7 +133,7 @@ def test_a_repository_that_gives_something_else_is_refused(project, upstream):
 def test_without_a_connection_the_message_says_what_to_do(project, upstream):
     clean_repos()  # DVC keeps clones for the length of the process, those of earlier tests too
     shutil.rmtree(upstream)
-    with pytest.raises(ValueError, match=rf"^data/raw/x_sdd\.dvc: cannot fetch {URL} at ") as caught:
+    with pytest.raises(UserError, match=rf"^data/raw/x_sdd\.dvc: cannot fetch {URL} at ") as caught:
         run(project)
     assert "make data FROM=<folder of tars or dataset folders>" in str(caught.value)
     assert files(project / "data/raw") == ["x_sdd.dvc"]
@@ -150,9 +151,9 @@ def test_local_copies(project, upstream, tmp_path, capsys):
     assert "left alone: holiday holds none of the datasets" in capsys.readouterr().out
 
 
-def test_outside_a_project(tmp_path, capsys):
-    assert get_data.main(["--root", str(tmp_path)]) == 1
-    assert "data/raw holds no .dvc files: run from the project's folder" in capsys.readouterr().err
+def test_outside_a_project(tmp_path):
+    with pytest.raises(SystemExit, match=r"data/raw holds no \.dvc files: run from the project's folder"):
+        get_data.main(["--root", str(tmp_path)])
 
 
 def reproduce(project: Path) -> str:

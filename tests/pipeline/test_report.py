@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaldefect.errors import UserError
 from pipeline.params import Augment, Data, Params, Report
 from pipeline.report_figures import panels, read_columns, thinned
 from pipeline.report_graph import dependencies, draw_graph, layers, layout, reduced, stage_entries
@@ -171,12 +172,12 @@ def test_text_from_outside_is_escaped(project: Path, params: Params) -> None:
 )
 def test_a_broken_file_is_named(project: Path, params: Params, file: str, content: str, message: str) -> None:
     (project / file).write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         render_report(project, params)
 
 
 def test_a_missing_pipeline_is_named(tmp_path: Path, params: Params) -> None:
-    with pytest.raises(FileNotFoundError, match=r"dvc\.yaml does not exist"):
+    with pytest.raises(UserError, match=r"dvc\.yaml does not exist"):
         render_report(tmp_path, params)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.procedural import datasets as procedural_datasets
 from metaldefect.procedural.datasets import (
     SampleCounts,
@@ -170,5 +171,5 @@ def test_a_failed_write_leaves_the_old_datasets(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_counts_that_leave_a_split_empty_are_refused(counts: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         SampleCounts(*counts)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from metaldefect.errors import UserError
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.defects import DEFECT_CLASSES, keep_islands, surround
 from metaldefect.procedural.images import (
@@ -210,5 +211,5 @@ def test_surround_fills_a_swarm_and_keeps_a_lone_mark() -> None:
     ],
 )
 def test_bad_arguments_are_named(call, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         call()

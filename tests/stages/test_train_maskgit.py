@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from metaldefect.artifacts import read_json, write_json
+from metaldefect.errors import UserError
 from metaldefect.maskgit.checkpoints import save_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.vocabulary import Vocabulary
@@ -56,9 +57,9 @@ def test_it_starts_from_the_earlier_weights(earlier: Path) -> None:
 
 def test_other_codes_or_classes_are_refused(earlier: Path) -> None:
     other = Vocabulary(torch.arange(TINY.codebook_size).flip(0), torch.arange(TINY.codebook_size))
-    with pytest.raises(ValueError, match=r"others; set tokenize\.vocabulary to full"):
+    with pytest.raises(UserError, match=r"others; set tokenize\.vocabulary to full"):
         start_from_own(MaskGIT(TINY), earlier, token_data(vocabulary=other))
-    with pytest.raises(ValueError, match="knows the classes"):
+    with pytest.raises(UserError, match="knows the classes"):
         start_from_own(MaskGIT(TINY), earlier, token_data(("a", "c", "b")))
 
 

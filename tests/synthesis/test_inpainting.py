@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig
@@ -129,14 +130,14 @@ def test_cells_round_outward() -> None:
     ],
 )
 def test_bad_masks(painter: Painter, mask: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         run(painter, np.zeros((64, 64), np.uint8), mask)
 
 
 def test_unknown_class_is_named(painter: Painter) -> None:
     mask = np.zeros((64, 64), bool)
     mask[1] = True
-    with pytest.raises(ValueError, match="unknown class 'rust': there are scratches, patches"):
+    with pytest.raises(UserError, match="unknown class 'rust': there are scratches, patches"):
         run(painter, np.zeros((64, 64), np.uint8), mask, "rust")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metaldefect.synthesis.selection import accepted, choose, fit_selector
+from metaldefect.synthesis.selection import accept, choose, fit_selector
 
 NAMES = np.array(["dent", "scratch"])
 
@@ -21,7 +21,7 @@ def blobs(count: int, spread: float, seed: int) -> tuple[np.ndarray, np.ndarray]
 def test_accepted_candidates_come_before_all_others() -> None:
     selector = fit_selector(*blobs(50, 0.2, 0), seed=0)
     features, labels = blobs(20, 1.0, 1)
-    hit = accepted(selector, features, labels)
+    hit = accept(selector, features, labels)
     assert 0 < hit.sum() < len(hit)
     for per_class in (3, int(min(hit[labels == name].sum() for name in NAMES))):
         kept = choose(selector, features, labels, per_class, seed=0)

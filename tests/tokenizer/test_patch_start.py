@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metaldefect.errors import UserError
 from metaldefect.images import to_tanh_range
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
@@ -84,7 +85,7 @@ def test_kmeans_finds_clusters_on_the_sphere() -> None:
 
 
 def test_refusals_say_what_to_do(tiles: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="36 patches cannot start 64 codes"):
+    with pytest.raises(UserError, match="36 patches cannot start 64 codes"):
         start_from_images(VQModel(VQConfig(**{**TINY.to_dict(), "codebook_size": 64})), tiles[:1])
-    with pytest.raises(ValueError, match="no patch path"):
+    with pytest.raises(UserError, match="no patch path"):
         start_from_images(VQModel(VQConfig(**{**TINY.to_dict(), "patch_path": False})), tiles)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metaldefect.errors import UserError
 from metaldefect.tokenizer import perceptual
 from metaldefect.tokenizer.perceptual import FeatureDistance, perceptual_loss
 
@@ -31,7 +32,7 @@ def test_without_a_connection_it_warns_and_names_the_alternative(empty_cache, mo
 
 
 def test_unknown_net_is_an_error() -> None:
-    with pytest.raises(ValueError, match="unknown LPIPS net 'resnet'"):
+    with pytest.raises(UserError, match="unknown LPIPS net 'resnet'"):
         perceptual_loss("resnet")
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metaldefect.errors import UserError
 from metaldefect.kernels import winograd
+from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.tokenizer.checkpoints import (
     load_base,
     load_tokenizer,
@@ -69,9 +71,9 @@ def test_256_pixels_become_16_by_16_tokens_at_every_named_size() -> None:
     for name in ("vq16", "vq16_small", "vq16_tiny"):
         assert named_config(name).grid(256) == 16
     assert named_config("vq8").grid(256) == 32
-    with pytest.raises(ValueError, match="250 is not a multiple of 16"):
+    with pytest.raises(UserError, match="250 is not a multiple of 16"):
         named_config("vq16").grid(250)
-    with pytest.raises(ValueError, match=r"unknown tokenizer 'vq32'.*vq16_small"):
+    with pytest.raises(UserError, match=r"unknown tokenizer 'vq32'.*vq16_small"):
         named_config("vq32")
 
 
@@ -175,10 +177,10 @@ def test_a_pickle_with_code_is_refused(tmp_path) -> None:
 
     path = tmp_path / "bad.pt"
     torch.save({"model": Bad()}, path)
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(UserError, match="refused"):
         read_llamagen(path)
     path.write_bytes(pickle.dumps(Bad()))
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(UserError, match="refused"):
         read_llamagen(path)
 
 
@@ -188,7 +190,7 @@ def test_missing_and_misshapen_keys_are_named(tmp_path) -> None:
     state["decoder.conv_out.weight"] = torch.zeros(3, 3, 3, 3)
     path = tmp_path / "x.pt"
     torch.save({"model": state}, path)
-    with pytest.raises(ValueError, match=r"missing quant_conv\.bias") as error:
+    with pytest.raises(UserError, match=r"missing quant_conv\.bias") as error:
         load_base(str(path), TINY)
     assert "decoder.conv_out.weight has shape [3, 3, 3, 3], expected [3, 32, 3, 3]" in str(error.value)
 
@@ -201,22 +203,26 @@ def test_save_and_load(tmp_path) -> None:
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
 
 
-def test_training_in_float32_takes_winograds_convolutions_and_evaluation_does_not(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("training", [True, False])
+def test_winograds_convolution_is_taken_where_the_switch_says_so_and_is_the_plain_one(
+    training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    layer = Conv3x3(64, 96)
+    layer = Conv3x3(64, 96).train(training)
     images = torch.randn(2, 64, 32, 32)
     taken = []
     original = winograd.convolve
     monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(1) or original(*given))
-    layer.eval()(images)
+    layer(images)
     with torch.no_grad():
-        layer.train()(images)
+        layer(images)
     assert not taken
 
-    found = layer(images)
-    assert taken
+    with cpu_kernels(layer, enabled=True):
+        found = layer(images)
+        with torch.no_grad():
+            assert torch.equal(layer(images), found)
+    assert len(taken) == 2
     (of_found,) = torch.autograd.grad(found.square().sum(), layer.weight)
     reference = torch.nn.Conv2d(64, 96, 3, padding=1).double()
     reference.load_state_dict(layer.state_dict())
@@ -228,7 +234,9 @@ def test_training_in_float32_takes_winograds_convolutions_and_evaluation_does_no
 
 def test_narrow_or_small_layers_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "convolve", None)
-    Conv3x3(32, 64)(torch.randn(1, 32, 64, 64))
-    Conv3x3(64, 64)(torch.randn(1, 64, 16, 16))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert Conv3x3(64, 64)(torch.randn(1, 64, 64, 64)).dtype == torch.bfloat16
+    narrow, wide = Conv3x3(32, 64), Conv3x3(64, 64)
+    with cpu_kernels(torch.nn.ModuleList([narrow, wide]), enabled=True):
+        narrow(torch.randn(1, 32, 64, 64))
+        wide(torch.randn(1, 64, 16, 16))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert wide(torch.randn(1, 64, 64, 64)).dtype == torch.bfloat16

@@ -1,37 +1,26 @@
-"""Dataset adapters by name: each turns one published layout into `RawSample` records."""
+"""Dataset adapters by name: each turns one published layout into `RawSample` records.
+
+A module of this package that has a function `read(files: DatasetFiles) -> Iterator[RawSample]` is an adapter
+and is known by the module's name, so a new adapter is one new file.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from metaldefect.ingest.adapters import (
-    dagm_2007,
-    folder,
-    gc10_det,
-    kolektor_sdd,
-    magnetic_tile,
-    mvtec_ad,
-    neu_det,
-    sd_saliency_900,
-    severstal,
-)
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import Box, RawSample, Rejected, RejectedFileError, RunLengths
 
 Adapter = Callable[[DatasetFiles], Iterator[RawSample]]
 
 ADAPTERS: dict[str, Adapter] = {
-    "neu_det": neu_det.read,
-    "sd_saliency_900": sd_saliency_900.read,
-    "x_sdd": folder.read_x_sdd,
-    "magnetic_tile": magnetic_tile.read,
-    "mvtec_ad": mvtec_ad.read,
-    "gc10_det": gc10_det.read,
-    "dagm_2007": dagm_2007.read,
-    "kolektor_sdd": kolektor_sdd.read,
-    "severstal": severstal.read,
-    "folder": folder.read,
+    name: module.read
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if hasattr(module := importlib.import_module(f"{__name__}.{name}"), "read")
 }
 
 
@@ -47,15 +36,15 @@ def read_dataset(adapter: str, root: Path, source: str | None = None) -> tuple[l
         The records, and the dataset's files with those that were refused so far.
 
     Raises:
-        ValueError: unknown adapter, or a folder without a single image.
-        FileNotFoundError: the folder, or a part of the published layout, is missing.
+        UserError: unknown adapter, or a folder without a single image; or the folder, or a part of the
+            published layout, is missing.
     """
     if adapter not in ADAPTERS:
-        raise ValueError(f"unknown dataset adapter {adapter!r}: known are {', '.join(sorted(ADAPTERS))}")
+        raise UserError(f"unknown dataset adapter {adapter!r}: known are {', '.join(sorted(ADAPTERS))}")
     files = DatasetFiles(root, source or adapter)
     samples = list(ADAPTERS[adapter](files))
     if not samples and not files.rejected:
-        raise ValueError(f"{root} holds no images that the adapter {adapter!r} knows")
+        raise UserError(f"{root} holds no images that the adapter {adapter!r} knows")
     return samples, files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 
@@ -17,9 +18,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """
     folders = [folder for folder in files.folders(files.root) if folder.name.startswith("Class")]
     if not folders:
-        raise FileNotFoundError(
-            f"{files.root} holds no Class<k> folders: expected the published layout of DAGM 2007"
-        )
+        raise UserError(f"{files.root} holds no Class<k> folders: expected the published layout of DAGM 2007")
     for folder in folders:
         for name, split in SPLITS.items():
             if not (folder / name).is_dir():

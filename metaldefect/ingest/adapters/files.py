@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from metaldefect.errors import UserError
 from metaldefect.images import U8
 from metaldefect.ingest.adapters.records import Rejected, RejectedFileError, RunLengths
 
@@ -34,14 +35,12 @@ class DatasetFiles:
         source: its name in the sample table.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
+        UserError: the folder does not exist.
     """
 
     def __init__(self, root: Path, source: str) -> None:
         if not root.is_dir():
-            raise FileNotFoundError(
-                f"{root} does not exist: put the dataset {source!r} there or change its root"
-            )
+            raise UserError(f"{root} does not exist: put the dataset {source!r} there or change its root")
         self.root = root
         self.source = source
         self.rejected: list[Rejected] = []

@@ -1,10 +1,11 @@
-"""A tree of one folder a class: the user's own images, and X-SDD."""
+"""A tree with one folder per class: the user's own images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 
@@ -16,17 +17,11 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     yield from read_classes(files, files.root)
 
 
-def read_x_sdd(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read X-SDD (X. Feng, X. Gao, L. Luo, 2021): `datas/<class>/<image>`, or the class folders alone."""
-    folder = files.root / "datas"
-    yield from read_classes(files, folder if folder.is_dir() else files.root)
-
-
 def read_classes(files: DatasetFiles, root: Path) -> Iterator[RawSample]:
     """Every image of every class folder below `root`."""
     folders = files.folders(root)
     if not folders:
-        raise FileNotFoundError(f"{root} holds no class folders: expected <class>/<image>")
+        raise UserError(f"{root} holds no class folders: expected <class>/<image>")
     for folder in folders:
         for path in files.images(folder):
             yield RawSample(path, files.source, folder.name, is_normal=folder.name == NORMAL_LABEL)

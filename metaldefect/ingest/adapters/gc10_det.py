@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.ingest.adapters.voc import index_annotations, read_boxes
@@ -30,9 +31,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     annotations = index_annotations(files)
     folders = [folder for folder in files.folders(files.root) if folder.name not in ANNOTATION_FOLDERS]
     if not any(folder.name in CLASSES for folder in folders):
-        raise FileNotFoundError(
-            f"{files.root} holds no folders 1 to 10: expected the published layout of GC10-DET"
-        )
+        raise UserError(f"{files.root} holds no folders 1 to 10: expected the published layout of GC10-DET")
     for folder in folders:
         for path in files.images(folder):
             annotation = annotations.get(path.stem)

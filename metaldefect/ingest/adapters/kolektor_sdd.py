@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import MASK_MODES, DatasetFiles, open_checked
 from metaldefect.ingest.adapters.records import RawSample, RejectedFileError
 
@@ -14,9 +15,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read `kos<k>/Part<n>.jpg` with `Part<n>_label.bmp`; an all-zero label means `good`, else `defect`."""
     folders = [folder for folder in files.folders(files.root) if folder.name.startswith("kos")]
     if not folders:
-        raise FileNotFoundError(
-            f"{files.root} holds no kos<k> folders: expected the published layout of KolektorSDD"
-        )
+        raise UserError(f"{files.root} holds no kos<k> folders: expected the published layout of KolektorSDD")
     for folder in folders:
         for path in files.images(folder):
             if path.stem.endswith("_label"):

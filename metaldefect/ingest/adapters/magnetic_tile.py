@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 
@@ -15,7 +16,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read `MT_<type>/Imgs/<stem>.jpg` with the mask `<stem>.png` beside it."""
     folders = [folder for folder in files.folders(files.root) if folder.name.startswith(PREFIX)]
     if not folders:
-        raise FileNotFoundError(f"{files.root} holds no MT_<type> folders: expected the published layout")
+        raise UserError(f"{files.root} holds no MT_<type> folders: expected the published layout")
     for folder in folders:
         label = folder.name.removeprefix(PREFIX)
         paths = files.images(folder / "Imgs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 
@@ -21,7 +22,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
             if categories
             else "expected MVTec AD layout"
         )
-        raise FileNotFoundError(f"{files.root / 'train' / NORMAL_LABEL} does not exist: {hint}")
+        raise UserError(f"{files.root / 'train' / NORMAL_LABEL} does not exist: {hint}")
     for split in SPLITS:
         if (files.root / split).is_dir():
             for folder in files.folders(files.root / split):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from metaldefect.errors import UserError
+
 
 @dataclass(frozen=True)
 class Box:
@@ -55,5 +57,5 @@ class Rejected:
     reason: str
 
 
-class RejectedFileError(ValueError):
+class RejectedFileError(UserError):
     """A file that may not enter the pipeline; the message is the reason alone."""

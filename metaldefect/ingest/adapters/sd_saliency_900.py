@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.neu_det import SHORT_NAMES
 from metaldefect.ingest.adapters.records import RawSample
@@ -16,7 +17,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read `Source Images/{In,Pa,Sc}_<k>.bmp` with `Ground truth/<same stem>.png`."""
     folder = files.root / IMAGES
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist: expected the published layout of SD-saliency-900")
+        raise UserError(f"{folder} does not exist: expected the published layout of SD-saliency-900")
     for path in files.images(folder):
         prefix = path.stem.split("_")[0]
         yield RawSample(

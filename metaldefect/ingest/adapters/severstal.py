@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample, RejectedFileError, RunLengths
 
@@ -22,10 +23,10 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """
     table = files.root / "train.csv"
     if not table.is_file():
-        raise FileNotFoundError(f"{table} does not exist: expected the published layout of Severstal")
+        raise UserError(f"{table} does not exist: expected the published layout of Severstal")
     folder = files.root / "train_images"
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist: expected the published layout of Severstal")
+        raise UserError(f"{folder} does not exist: expected the published layout of Severstal")
     masks = read_masks(files)
     paths = files.images(folder)
     for name in sorted(masks.keys() - {path.name for path in paths}):

@@ -1,0 +1,40 @@
+"""Features of image files, read batch by batch: memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from metaldefect.backbones import LITE0_FEATURES, pooled_features
+from metaldefect.hardware import workers
+from metaldefect.images import read_grey
+
+# Images in memory at once: at 256 pixels 16 MiB, enough that loading the network costs nothing beside them.
+CHUNK = 256
+
+
+def features_of_files(paths: Sequence[Path], size: int, description: str = "features") -> NDArray[np.float32]:
+    """`pooled_features` of image files, `float32 [N, 1280]` in the order of `paths`.
+
+    Args:
+        paths: image files.
+        size: side in pixels to which each is resized first, the size at which the pipeline sees them.
+        description: of the progress bar.
+
+    Raises:
+        UnreadableImageError: a file cannot be decoded; the message names it.
+    """
+    found = np.empty((len(paths), LITE0_FEATURES), np.float32)
+    with ThreadPoolExecutor(workers()) as pool, tqdm(total=len(paths), desc=description, unit="image") as bar:
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            images = np.stack(list(pool.map(partial(read_grey, size=size), chunk)))
+            found[start : start + len(images)] = pooled_features(images)
+            bar.update(len(images))
+    return found

@@ -1,0 +1,98 @@
+"""A user's error is one line; a mistake in the code keeps its traceback, whatever its type."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metaldefect.errors import UserError, exit_on_user_error
+
+ROOT = Path(__file__).parents[1]
+
+STAGE = """
+from metaldefect.errors import UserError
+from pipeline.run import run_stage
+
+def planted(params, run):
+    raise {error}
+
+run_stage("report", planted)
+"""
+
+COMMAND = """
+import metaldefect.commands.infer
+from metaldefect.cli import main
+from metaldefect.errors import UserError
+
+def planted(*arguments):
+    raise {error}
+
+metaldefect.commands.infer.load_model = planted
+main(["infer", "--model", "models/none", "--synthetic", "1", "--output", "out"])
+"""
+
+GET_DATA = """
+import sys
+import pipeline.get_data
+from metaldefect.errors import UserError
+
+def planted(*arguments):
+    raise {error}
+
+pipeline.get_data.get_data = planted
+sys.exit(pipeline.get_data.main([]))
+"""
+
+
+def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in a folder that holds the project's `params.yaml` and `dvc.yaml`."""
+    for name in ("params.yaml", "dvc.yaml"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    variables.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=variables, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("program", [STAGE, COMMAND, GET_DATA], ids=["stage", "command", "get_data"])
+def test_a_planted_value_error_keeps_its_traceback(program: str, tmp_path: Path) -> None:
+    done = run(program.format(error="ValueError('planted mistake')"), tmp_path)
+
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "in planted" in done.stderr
+    assert "ValueError: planted mistake" in done.stderr
+
+
+@pytest.mark.parametrize("mistake", [ValueError, FileNotFoundError, KeyError, AssertionError, RuntimeError])
+def test_only_user_errors_are_caught(mistake: type[Exception]) -> None:
+    with pytest.raises(mistake), exit_on_user_error("merge"):
+        raise mistake("planted")
+
+    with pytest.raises(SystemExit, match=r"^merge: a\.png is empty$"), exit_on_user_error("merge"):
+        raise UserError("a.png is empty")
+
+
+@pytest.mark.parametrize("program", [STAGE, COMMAND, GET_DATA], ids=["stage", "command", "get_data"])
+def test_a_users_error_is_one_line_without_a_traceback(program: str, tmp_path: Path) -> None:
+    done = run(program.format(error="UserError('a.png is empty: take another copy')"), tmp_path)
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].endswith("a.png is empty: take another copy")
+
+
+def test_a_users_error_shows_its_traceback_when_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METALDEFECT_TRACEBACK", "1")
+
+    with pytest.raises(SystemExit), exit_on_user_error("merge"):
+        raise UserError("a.png is empty")
+
+    assert "UserError: a.png is empty" in capsys.readouterr().err.splitlines()
