@@ -85,8 +85,8 @@ def seam_metrics(
     for item in insertions:
         for name, version in (("inserted", item.image), ("pasted", item.pasted), ("canvas", item.canvas)):
             gradients[name].append(border_gradient(version, item.brush))
-    if not gradients["canvas"]:
-        return {"left_out": {"all of it": "no insertion is visible"}}
+    if len(gradients["canvas"]) < 2:
+        return {"left_out": {"all of it": f"{len(gradients['canvas'])} visible insertions, 2 are needed"}}
     seams: dict[str, Any] = {name: float(np.mean(values)) for name, values in gradients.items()}
     canvas = np.array(gradients["canvas"])
     intervals = {}
@@ -101,15 +101,15 @@ def seam_metrics(
         seams["inserted_to_real"] = seams["inserted"] / seams["real"]
     else:
         left_out |= dict.fromkeys(("real", "inserted_to_real"), "no image of the merged set has a mask")
-    if inspection:
+    if len(inspection) > 1:
         seams["real_inspection"] = float(np.mean(inspection))
     for name in ("inserted", "pasted"):
         key = f"{name}_to_real_inspection"
-        if inspection:
+        if len(inspection) > 1:
             ratio = ratio_of_means(gradients[name], inspection)
             seams[key], intervals[key] = ratio["mean"], [ratio["low"], ratio["high"]]
         else:
-            left_out[key] = "the inspection set has no masks"
+            left_out[key] = f"{len(inspection)} masks in the inspection set, 2 are needed"
     return {**seams, "interval_95": intervals, "left_out": left_out}
 
 

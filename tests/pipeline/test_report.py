@@ -39,6 +39,10 @@ stages:
     cmd: python -m stages.finetune_vq && echo "<done>"
     deps: [data/augmented, data/merged/images]
     outs: [models/vq]
+  evaluate_vq:
+    cmd: python -m stages.evaluate_vq
+    deps: [models/vq]
+    outs: [plots/evaluate_vq]
   distill_teacher:
     cmd: python -m stages.distill_teacher
     deps: [data/merged]
@@ -59,7 +63,7 @@ def params() -> Params:
     return Params.model_construct(
         seed=1,
         data=Data(root=Path("data/sample"), classes=["crazing", "patches"]),
-        augment=Augment(splits=["train"], png_level=1, photometric=False),
+        augment=Augment(png_level=1, photometric=False),
         report=Report(title="Steel & <b>co</b>"),
     )
 
@@ -69,8 +73,9 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     write(tmp_path, "merge", {"total": 2659, "per_class": {"crazing": 240, "rolled-in_scale": 303}})
     measured = {"ssim": {"mean": 0.4123, "low": 0.401, "high": 0.42}, "lpips": 0.41}
-    write(tmp_path, "finetune_vq", {"before": measured, "after": {"ssim": {"mean": 0.5612}, "lpips": 0.302}})
-    folder = tmp_path / "plots" / "finetune_vq"
+    after = {"ssim": {"mean": 0.5612}, "lpips": 0.302, "rkid": 0.25}
+    write(tmp_path, "evaluate_vq", {"before": measured | {"rkid": 0.75}, "after": after})
+    folder = tmp_path / "plots" / "evaluate_vq"
     folder.mkdir(parents=True)
     Image.fromarray(np.full((20, 30), 128, np.uint8)).save(folder / "worst_reconstructions.png")
     (folder / "training_curves.csv").write_text("step,train_loss,validation_loss\n0,2,\n1,1.5,1.6\n2,1.2,\n")
@@ -137,12 +142,21 @@ def test_everything_measured_is_shown(project: Path, params: Params) -> None:
     assert "0.4123 [0.4010, 0.4200]" in text
     assert '<td class="number good">−0.1080</td>' in text  # LPIPS fell, which is good
     assert "rolled-in scale</th>" in text
-    image = (project / "plots/finetune_vq/worst_reconstructions.png").read_bytes()
+    image = (project / "plots/evaluate_vq/worst_reconstructions.png").read_bytes()
     assert base64.b64encode(image).decode() in text
     assert 'alt="Worst reconstructions"' in text
     assert "Training curves" in text
     assert "train loss" in text
     assert "png_level: 1" in text
+
+
+def test_a_lower_rkid_is_green_and_a_higher_one_red(project: Path, params: Params) -> None:
+    page = render_report(project, params)
+    assert '<span class="against">0.7500 →</span> <span class="good">0.2500</span>' in page
+    assert '<td class="number good">−0.5000</td>' in page
+    metrics = json.loads((project / "metrics/evaluate_vq.json").read_text())
+    write(project, "evaluate_vq", {"before": metrics["after"], "after": metrics["before"]})
+    assert '<td class="number bad">+0.5000</td>' in render_report(project, params)
 
 
 def test_what_is_not_measured_is_said(project: Path, params: Params) -> None:
@@ -165,9 +179,9 @@ def test_text_from_outside_is_escaped(project: Path, params: Params) -> None:
     ("file", "content", "message"),
     [
         ("metrics/merge.json", "{", r"merge\.json is not valid JSON"),
-        ("plots/finetune_vq/broken.png", "no image", r"broken\.png is not a readable PNG"),
-        ("plots/finetune_vq/empty.csv", "step,loss\n", r"empty\.csv has no rows"),
-        ("plots/finetune_vq/words.csv", "step,loss\n1,high\n", r"words\.csv: every cell must be a number"),
+        ("plots/evaluate_vq/broken.png", "no image", r"broken\.png is not a readable PNG"),
+        ("plots/evaluate_vq/empty.csv", "step,loss\n", r"empty\.csv has no rows"),
+        ("plots/evaluate_vq/words.csv", "step,loss\n1,high\n", r"words\.csv: every cell must be a number"),
     ],
 )
 def test_a_broken_file_is_named(project: Path, params: Params, file: str, content: str, message: str) -> None:

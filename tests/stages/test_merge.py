@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from metaldefect.ingest.figures import merge_figures
 from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
 from pipeline.params import Augment, Data, Merge
 from stages import augment, merge
@@ -50,14 +51,10 @@ class RecordingRun:
 
     def __init__(self) -> None:
         self.metrics: dict[str, Any] = {}
-        self.figures: list[str] = []
         self.artifacts: list[str] = []
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         self.metrics = metrics
-
-    def log_figure(self, figure: object, name: str) -> None:
-        self.figures.append(name)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         self.artifacts.append(path.name)
@@ -70,7 +67,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recording
         seed=42,
         data=Data(root=Path("data/sample"), classes=CLASSES),
         merge=Merge.model_validate(MERGE),
-        augment=Augment(splits=["train"], png_level=1, photometric=False),
+        augment=Augment(png_level=1, photometric=False),
     )
     merged, augmented = RecordingRun(), RecordingRun()
     with pytest.MonkeyPatch.context() as patch:
@@ -92,13 +89,13 @@ def test_merge_writes_outs_metrics_and_plots(workspace):
     # the saliency images 1, 2 and 4 of each class are training photographs of NEU-DET, 5 is a validation one
     assert metrics["duplicate_pairs"] == 9
     assert metrics == run.metrics
-    plots = {path.name for path in (root / "plots/merge").iterdir()}
-    assert plots == set(run.figures)
-    assert plots == {
-        "images_per_class_and_source.png",
-        "near_duplicate_pairs.png",
-        "share_of_each_split.png",
-    }
+    pairs = pd.read_csv(root / "data/merged/near_duplicates.csv")
+    assert pairs["same_photograph"].sum() == 9
+    assert all((root / "data/merged" / path).is_file() for path in [*pairs["first"], *pairs["second"]])
+    assert not (root / "plots").exists()  # the report draws the figures
+    figures = merge_figures(root / "data/merged")
+    assert list(figures) == ["images_per_class_and_source", "share_of_each_split", "near_duplicate_pairs"]
+    assert len(figures["near_duplicate_pairs"].axes) == 12  # six pairs
     assert run.artifacts == [
         "expectations_merged.html",
         "expectations_merged.json",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaldefect.procedural import figures
 from pipeline.params import Sample
 from stages import sample
 
@@ -20,13 +21,9 @@ class RecordingRun:
 
     def __init__(self) -> None:
         self.metrics: dict[str, Any] = {}
-        self.figures: list[str] = []
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         self.metrics = metrics
-
-    def log_figure(self, figure: object, name: str) -> None:
-        self.figures.append(name)
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordingRun:
     return recording
 
 
-def test_writes_datasets_counts_and_contact_sheets(run: RecordingRun) -> None:
+def test_writes_datasets_and_counts_of_which_contact_sheets_are_drawn(run: RecordingRun) -> None:
     expected = {
         "images": {"NEU-DET": 30, "SD-saliency-900": 3, "X-SDD": 4, "inspection": 17},
         "total": 54,
@@ -51,16 +48,17 @@ def test_writes_datasets_counts_and_contact_sheets(run: RecordingRun) -> None:
         "X-SDD",
         "inspection",
     ]
-    names = ["one_row_per_class.png", "test_defects_with_mask_outlines.png"]
-    assert run.figures == names
-    for name in names:
-        with Image.open(Path("plots/sample") / name) as image:
+    drawn = figures.sample_figures(sample.OUTPUT)
+    assert list(drawn) == ["one_row_per_class", "test_defects_with_mask_outlines"]
+    for name, figure in drawn.items():
+        figure.savefig(f"{name}.png", dpi=80)
+        with Image.open(f"{name}.png") as image:
             assert min(image.size) > 400
             assert np.asarray(image.convert("L")).std() > 20
 
 
 def test_rows_are_named_and_hold_the_first_images(run: RecordingRun) -> None:
-    rows = sample.class_rows(sample.OUT)
+    rows = figures.class_rows(sample.OUTPUT)
     assert list(rows) == [
         "normal",
         "crazing",
@@ -80,13 +78,13 @@ def test_rows_are_named_and_hold_the_first_images(run: RecordingRun) -> None:
 def test_files_are_taken_in_the_order_a_person_counts(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         (tmp_path / f"x_{number}.png").touch()
-    assert [path.name for path in sample.first_files(tmp_path)] == ["x_1.png", "x_2.png", "x_10.png"]
+    assert [path.name for path in figures.first_files(tmp_path)] == ["x_1.png", "x_2.png", "x_10.png"]
 
 
 def test_outline_draws_around_the_mask_alone() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[4, 4] = 255
-    drawn = sample.outline(np.full((9, 9), 50, np.uint8), mask)
+    drawn = figures.outline(np.full((9, 9), 50, np.uint8), mask)
     assert drawn[4, 4] == 50
     assert drawn[4, 3] == drawn[3, 4] == 255
     assert (drawn == 255).sum() == 4

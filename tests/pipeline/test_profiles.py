@@ -1,0 +1,84 @@
+"""params.yaml follows the profile that is asked for, and what it held before is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.params import ParamsError
+from pipeline.profiles import changes, main, profiles, write_params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "a folder with spaces"
+    shutil.copytree(ROOT / "conf", root / "conf")
+    shutil.copy(ROOT / "params.yaml", root)
+    return root
+
+
+def test_a_profile_and_then_the_default_leave_params_as_committed(folder: Path) -> None:
+    committed = (ROOT / "params.yaml").read_bytes()
+    changed = write_params(folder, "tiny")
+    assert "sample.neu_det: 60 -> 20" in changed
+    assert yaml.safe_load((folder / "params.yaml").read_text())["sample"]["neu_det"] == 20
+    write_params(folder, "cpu")
+    assert (folder / "params.yaml").read_bytes() == committed
+    assert write_params(folder, "cpu") == []
+
+
+def test_a_value_changed_by_hand_is_replaced_and_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("seed: 0", "seed: 7"))
+    monkeypatch.chdir(folder)
+    assert main([]) == 0
+    assert "now holds the profile cpu; 1 values changed:\n  seed: 7 -> 0" in capsys.readouterr().out
+    assert (folder / "params.yaml").read_text() == text
+
+
+def test_an_unknown_profile_lists_those_there_are(folder: Path) -> None:
+    with pytest.raises(ParamsError, match="no profile 'tinny': .* has cpu, paper, real, real128, tiny"):
+        write_params(folder, "tinny")
+    assert profiles(folder / "conf") == ["cpu", "paper", "real", "real128", "tiny"]
+
+
+def test_changes_name_values_that_come_and_go() -> None:
+    assert changes({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "d": None}}) == [
+        "a.b: 1 -> 3",
+        "a.c: 2 -> (not there)",
+        "a.d: (not there) -> None",
+    ]
+
+
+def test_make_repro_composes_the_profile_in_a_folder_with_spaces(folder: Path) -> None:
+    """`make` itself, with a stand-in for the environment's Python that runs the composing and only names DVC."""
+    shutil.copy(ROOT / "Makefile", folder)
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ncase "$2" in dvc) echo "$@";; *) exec "{sys.executable}" "$@";; esac\n')
+    python.chmod(0o755)
+    (folder / ".venv/.installed").touch()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def make(*arguments: str) -> str:
+        command = ["make", "-o", ".venv/.installed", "repro", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    output = make("PROFILE=tiny")
+    assert "now holds the profile tiny" in output
+    assert "-m dvc repro" in output
+    assert (folder / "params.yaml").read_text() != (ROOT / "params.yaml").read_text()
+    assert "now holds the profile cpu" in make()
+    assert (folder / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()

@@ -1,0 +1,89 @@
+"""Seams: which real defects they are compared with, and what is said where there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaldefect.images import U8, write_png
+from metaldefect.synthesis.evaluation import real_border_gradients, seam_metrics
+from metaldefect.synthesis.insertion_set import InsertedImage
+
+SIDE = 24
+STEP = {"inclusion": 20, "patches": 40, "scratches": 80}
+
+
+def square_mask() -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[8:16, 8:16] = True
+    return mask
+
+
+def square_image(step: int) -> U8:
+    image = np.full((SIDE, SIDE), 100, np.uint8)
+    image[square_mask()] += np.uint8(step)
+    return image
+
+
+def write_merged(root: Path, per_class: int, masks: bool = True) -> None:
+    """A table sorted by label, as the merged one is; every image is a photograph of its own."""
+    rows = []
+    for label, step in STEP.items():
+        for number in range(per_class):
+            path, mask_path = f"images/{label}/{number}.png", f"masks/{label}/{number}.png"
+            write_png(root / path, square_image(step))
+            write_png(root / mask_path, square_mask().astype(np.uint8) * 255)
+            rows.append((path, label, f"{label}{number}", f"{number}{label}", mask_path if masks else None))
+    columns = ["path", "label", "group", "sha256", "mask_path"]
+    pd.DataFrame(rows, columns=columns).to_parquet(root / "samples.parquet")
+
+
+def insertion(step: int) -> InsertedImage:
+    return InsertedImage(
+        "scratches",
+        square_image(10),
+        square_image(step),
+        square_image(2 * step),
+        square_mask(),
+        square_mask(),
+    )
+
+
+def test_real_borders_are_spread_over_classes(tmp_path: Path) -> None:
+    write_merged(tmp_path, per_class=4)
+    values = real_border_gradients(tmp_path, limit=3)
+    # The gradient of a square's border is proportional to its step: one image of each class, not three of one
+    assert sorted(round(value / min(values)) for value in values) == [1, 2, 4]
+
+
+def test_where_no_image_has_a_mask_the_metric_is_left_out_and_named(tmp_path: Path) -> None:
+    write_merged(tmp_path, per_class=1, masks=False)
+    assert real_border_gradients(tmp_path, limit=3) == []
+    found = seam_metrics([insertion(20)], [], [])
+    assert found["inserted_to_canvas"] == pytest.approx(2.0)
+    assert found["pasted_to_canvas"] == pytest.approx(4.0)
+    assert not {"real", "inserted_to_real", "inserted_to_real_inspection"} & found.keys()
+    assert found["left_out"] == {
+        "real": "no image of the merged set has a mask",
+        "inserted_to_real": "no image of the merged set has a mask",
+        "inserted_to_real_inspection": "the inspection set has no masks",
+        "pasted_to_real_inspection": "the inspection set has no masks",
+    }
+
+
+def test_seams_stand_beside_real_borders() -> None:
+    canvas = seam_metrics([insertion(20)], [], [])["canvas"]
+    found = seam_metrics([insertion(20), insertion(40)], [2 * canvas], [3 * canvas, 3 * canvas])
+    assert found["left_out"] == {}
+    assert found["inserted_to_real"] == pytest.approx(1.5)
+    assert found["inserted_to_real_inspection"] == pytest.approx(1.0)
+    low, high = found["interval_95"]["inserted_to_canvas"]
+    assert low == pytest.approx(2.0)
+    assert high == pytest.approx(4.0)
+
+
+def test_without_a_visible_insertion_nothing_is_measured() -> None:
+    assert seam_metrics([], [1.0], []) == {"left_out": {"all of it": "no insertion is visible"}}
