@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # torch is imported where it is used: data work runs in many processes, and it costs each 400 MB
 
 U8 = NDArray[np.uint8]
+
+# What `read_grey` and `read_rgb` are given.
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
 class UnreadableImageError(UserError):
@@ -58,6 +62,12 @@ def resize(image: U8, size: int | tuple[int, int], *, nearest: bool = False) -> 
         return image
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(image).resize((width, height), method))
+
+
+def stack_resized(images: Iterable[U8], size: int) -> U8:
+    """Images of any size as one array `uint8 [N, size, size]`; without any, N is 0."""
+    resized = [resize(image, size) for image in images]
+    return np.stack(resized) if resized else np.empty((0, size, size), np.uint8)
 
 
 def write_png(path: Path | str, image: U8, level: int = 1) -> None:

@@ -21,8 +21,10 @@ MAIN_METRICS = {
     "train_maskgit": ("masked CE", "masked_ce"),
     "synthesize": ("class agreement", "class_agreement.mean"),
     "distill_teacher": ("held-out loss", "held_out_loss"),
-    "train_efficientad": ("image AUROC", "image_auroc"),
-    "export_openvino": ("parity error", "parity.max_abs_error"),
+    "train_efficientad": ("loss", "final_losses.loss"),
+    "calibrate": ("threshold", "threshold.value"),
+    "evaluate_efficientad": ("image AUROC", "image_auroc"),
+    "evaluate_openvino": ("parity error", "parity.max_abs_error"),
 }
 
 

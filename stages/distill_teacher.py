@@ -16,7 +16,6 @@ from metaldefect.efficientad.distillation import (
     PdnPredictor,
     evaluate,
 )
-from metaldefect.efficientad.evaluation import stack_resized
 from metaldefect.efficientad.figures import loss_figure
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import (
@@ -27,8 +26,10 @@ from metaldefect.efficientad.teacher_weights import (
     shipped_teacher,
 )
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import load_natural_images, natural_source
-from metaldefect.inspection.provider import GOOD, RealDatasetProvider
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import RealDatasetProvider
 from pipeline.params import DistillTeacher, Params
 from pipeline.run import StageRun, run_stage
 

@@ -20,6 +20,7 @@ from metaldefect.hardware import keep_freed_memory
 from metaldefect.images import U8, read_grey, write_png
 from metaldefect.ingest.expectations import validate_synthetic
 from metaldefect.ingest.expectations import write as write_validation
+from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.maskgit.sampler import SamplingConfig, sample
 from metaldefect.metrics.bootstrap import ratio_of_means
 from metaldefect.metrics.generation import Features
@@ -30,7 +31,7 @@ from metaldefect.metrics.generation_suite import (
     ratio_interval,
 )
 from metaldefect.metrics.seams import border_gradient
-from metaldefect.synthesis.insertion import draw_insertions, plan_insertion, write_insertion
+from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter, load_painter
 from metaldefect.synthesis.selection import choose, fit_selector
 from pipeline.figures import image_grid, mask_overlay, save_figure
@@ -75,7 +76,7 @@ def main(params: Params, run: StageRun) -> None:
     nearest = nearest_neighbours(real.train.features, fake.features)
     metrics: dict[str, Any] = {
         "images": len(images),
-        "insertions": len(painter.classes) * section.insertions_per_class,
+        "insertions": seams.pop("insertions"),
         "extractor": EXTRACTOR,
         "expectations_passed": report.passed,
         "expectations_failed": report.failed,
@@ -145,39 +146,40 @@ def training_features(painter: Painter, table: pd.DataFrame, seed: int) -> tuple
 def insert_defects(
     painter: Painter, config: SamplingConfig, params: Params, table: pd.DataFrame, root: Path
 ) -> tuple[dict[str, Any], list[tuple[U8, Mask, U8, str]]]:
-    """Write normal images with inserted defects as an MVTec-like category; the seams; an example a class.
+    """Write defects inserted in the canvases of the inspection set; the seams; an example per class.
 
-    The canvases are the inspection set's validation normals (they stay as `test/good`), so neither
-    training normals nor test images are touched.
+    Canvases are held out of the detector's training, calibration and test alike.
     """
     section = params.synthesize
-    paths = sorted((MERGED / "inspection/validation/good").glob("*.png"))
-    if not paths:
-        raise UserError(f"{MERGED}/inspection/validation/good holds no images to insert defects in")
-    canvases = [read_grey(path) for path in paths]
-    for path, canvas in zip(paths, canvases, strict=True):
-        write_png(root / "test/good" / path.name, canvas)
-    real = real_masks(table)
-    generator = torch.Generator().manual_seed(params.seed + 1)
-    jobs = [
-        plan_insertion(label, k, params.seed, canvases, real.get(label, []))
-        for label in painter.classes
-        for k in range(section.insertions_per_class)
+    canvases = [
+        Canvas(item.name, item.scene, item.image)
+        for item in RealDatasetProvider(MERGED / "inspection").canvases()
     ]
+    generator = torch.Generator().manual_seed(params.seed + 1)
+    jobs = plan_insertions(
+        painter.classes, section.insertions_per_class, params.seed, canvases, real_masks(table)
+    )
     batch = section.sampling.batch_size
     drawn = draw_insertions(
         painter, jobs, config, generator, section.feather, batch, section.insertion_attempts
     )
+    root.mkdir(parents=True)
+    counts = write_insertions(root, jobs, drawn)
     gradients: dict[str, list[float]] = {"inserted": [], "pasted": [], "canvas": []}
-    examples = []
+    examples: dict[str, tuple[U8, Mask, U8, str]] = {}
     for job, found in zip(jobs, drawn, strict=True):
-        write_insertion(root, job, found)
-        for name, version in (("inserted", found.image), ("pasted", found.pasted), ("canvas", job.canvas)):
+        if not found.visible:
+            continue
+        canvas = job.canvas.image
+        for name, version in (("inserted", found.image), ("pasted", found.pasted), ("canvas", canvas)):
             gradients[name].append(border_gradient(version, job.mask))
-        if job.number == 0:
-            examples.append((job.canvas, found.mask, found.image, job.label))
-    invisible = sum(not found.visible for found in drawn)
-    return {"invisible": invisible, **seam_metrics(gradients, table)}, examples
+        examples.setdefault(job.label, (canvas, found.mask, found.image, job.label))
+    if not examples:
+        raise UserError(
+            f"none of {len(jobs)} insertions can be seen: train MaskGIT for longer, or guide it more strongly"
+            " (train_maskgit.training.steps, synthesize.sampling.guidance)"
+        )
+    return {"insertions": counts, **seam_metrics(gradients, table)}, list(examples.values())
 
 
 def seam_metrics(gradients: dict[str, list[float]], table: pd.DataFrame) -> dict[str, Any]:
