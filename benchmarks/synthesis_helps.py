@@ -1,6 +1,6 @@
 """`python -m benchmarks.synthesis_helps`: do drawn defects help to set up a detector?
 
-For trained detectors, defects are inserted into normal images held out for validation. Two things are then
+For trained detectors, defects are inserted into normal images held out for it. Two things are then
 decided in three ways: the threshold and the model (which detector, which weight of its two maps)
 
 - `normals`: from normal images alone (the 0.99 quantile; the first detector as it is),
@@ -31,12 +31,13 @@ from tqdm import tqdm
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import GeneratedSettings
 from metaldefect.commands.sources import insert_into
+from metaldefect.efficientad.calibration import maps_of, share_scores
 from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import cpu_name, set_threads
-from metaldefect.images import resize, to_imagenet_range
+from metaldefect.images import resize
+from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import (
-    GOOD,
     GeneratedDatasetProvider,
     InspectionImage,
     RealDatasetProvider,
@@ -70,15 +71,8 @@ class Scored:
 @torch.inference_mode()
 def score_by_weight(model: EfficientAD, images: Iterable[InspectionImage], size: int) -> list[list[float]]:
     """For each image the maximum of the combined map, for each of `MAP_WEIGHTS`."""
-    rows = []
-    low, high = model.quantiles[:, 0], model.quantiles[:, 1]
-    for item in images:
-        maps = model.image_maps(to_imagenet_range(np.array(resize(item.image, size)[None])))
-        student, autoencoder = (
-            0.1 * (maps[k] - low[k]) / (high[k] - low[k]) for k in range(2)
-        )  # as combine_maps, whose weights are equal
-        rows.append([float((w * student + (1 - w) * autoencoder).max()) for w in MAP_WEIGHTS])
-    return rows
+    maps = [maps_of(model, resize(item.image, size)[None])[0] for item in images]
+    return np.stack([share_scores(model, maps, share) for share in MAP_WEIGHTS], axis=1).tolist()
 
 
 def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work: Path) -> list[Scored]:
@@ -86,9 +80,7 @@ def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work:
     path = work / f"scores_{sha256_file(folder / WEIGHTS)[:16]}.json"
     if not path.is_file():
         model, config = load_detector(folder)
-        defects = [
-            item for item in GeneratedDatasetProvider(real.root, inserted).test() if item.label != GOOD
-        ]
+        defects = GeneratedDatasetProvider(real.root, inserted).defects()
         groups = {"validation": real.validation(), "inserted": defects, "test": real.test()}
         with cpu_kernels(model, enabled=is_on_cpu(model)):
             scores = {
@@ -211,7 +203,7 @@ def main() -> None:
     )
     inserted = arguments.work / "inserted"
     if not inserted.is_dir():
-        insert_into(real.validation(), settings, arguments.seed, inserted)
+        insert_into(real.canvases(), settings, arguments.seed, inserted)
     candidates = [
         candidate
         for folder in arguments.detectors
@@ -240,9 +232,11 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.synthesis_helps", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("data/merged/inspection"), help="MVTec AD layout")
     parser.add_argument(
-        "--detectors", type=Path, nargs="+", default=[Path("models/efficientad")],
+        "--root", type=Path, default=Path("data/merged/inspection"), help="a prepared dataset"
+    )
+    parser.add_argument(
+        "--detectors", type=Path, nargs="+", default=[Path("models/detector")],
         help="trained detectors; the first is the one whose threshold is studied",
     )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, default=Path("models/vq"))

@@ -27,8 +27,8 @@ import torch
 
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import TrainSettings
-from metaldefect.commands.sources import category_folder
-from metaldefect.commands.train import detector_config, save_figures, train_detector
+from metaldefect.commands.sources import prepared_folder
+from metaldefect.commands.train import calibrate_detector, detector_config, save_figures, train_detector
 from metaldefect.efficientad.evaluation import quick_auroc, score_test_images, summarise
 from metaldefect.efficientad.figures import steps_figure
 from metaldefect.efficientad.model_files import save_detector
@@ -39,7 +39,8 @@ from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import spread
-from metaldefect.inspection.provider import GOOD, RealDatasetProvider
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import RealDatasetProvider
 
 RESULTS = Path("benchmarks/results/real.json")
 SECTION = "efficientad"
@@ -130,12 +131,11 @@ def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, 
         return
     print(f"{name}: {settings.steps} steps", flush=True)
     assert settings.root is not None
-    folder = category_folder(settings.adapter, settings.root, settings.seed, work / f"seed{settings.seed}")
+    folder = prepared_folder(settings.adapter, settings.root, settings.seed, work / f"seed{settings.seed}")
     provider = RealDatasetProvider(folder)
     size = settings.image_size
-    images, validation = training_images(
-        provider, size, settings.penalty, settings.natural, settings.penalty_images
-    )
+    images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
+    validation = stack_resized((item.image for item in provider.validation()), size)
     test = provider.test()
     chosen = [test[index] for index in spread(len(test), curve_images)]
     subset = stack_resized((item.image for item in chosen), size)
@@ -151,12 +151,13 @@ def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, 
 
     started = time.monotonic()
     network = teacher.load(settings.model, settings.padding, settings.seed)
-    trained = train_detector(settings, network, images, validation, state, follow)
+    trained = train_detector(settings, network, images, state, follow)
+    calibration = calibrate_detector(settings, trained.model, provider)
     scored = score_test_images(trained.model, test, size, f"test {name}")
     result = {
         "recipe": recipe,
-        "metrics": summarise(scored, trained.threshold, settings.seed),
-        "threshold": trained.threshold,
+        "metrics": summarise(scored, calibration.threshold, settings.seed),
+        "threshold": calibration.threshold,
         "train_images": len(images.normal),
         "validation_images": len(validation),
         "penalty_source": images.penalty_source,
@@ -167,9 +168,15 @@ def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, 
     detector = work / name
     detector.mkdir(parents=True, exist_ok=True)
     save_detector(
-        detector, trained.model, detector_config(settings, network, trained, len(validation)), recipe
+        detector,
+        trained.model,
+        detector_config(settings, network, calibration),
+        recipe,
+        calibration.record,
     )
-    save_figures({f"magnetic tiles, {teacher.name} teacher": scored}, trained.threshold, detector / "figures")
+    save_figures(
+        {f"magnetic tiles, {teacher.name} teacher": scored}, calibration.threshold, detector / "figures"
+    )
     write_json(path, result)
     shutil.rmtree(state)
 
@@ -238,7 +245,7 @@ def main() -> None:
     runs = []
     for seed in arguments.seeds:
         # Before the runs, which share it
-        category_folder("magnetic_tile", arguments.raw, seed, work / f"seed{seed}")
+        prepared_folder("magnetic_tile", arguments.raw, seed, work / f"seed{seed}")
         for teacher in teachers:
             settings = TrainSettings(
                 output=work,

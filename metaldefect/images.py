@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 U8 = NDArray[np.uint8]
 
+# What `read_grey` and `read_rgb` are given.
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+
 
 class UnreadableImageError(UserError):
     """An image that cannot be decoded; the message names the file and the reason."""
@@ -62,8 +65,9 @@ def resize(image: U8, size: int | tuple[int, int], *, nearest: bool = False) -> 
 
 
 def stack_resized(images: Iterable[U8], size: int) -> U8:
-    """Images of any size as one array `uint8 [N, size, size]`."""
-    return np.stack([resize(image, size) for image in images])
+    """Images of any size as one array `uint8 [N, size, size]`; without any, N is 0."""
+    resized = [resize(image, size) for image in images]
+    return np.stack(resized) if resized else np.empty((0, size, size), np.uint8)
 
 
 def write_png(path: Path | str, image: U8, level: int = 1) -> None:

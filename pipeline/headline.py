@@ -21,10 +21,10 @@ HEADLINE = {
     "kid_ratio": ("evaluate_synthesis", "kid.ratio"),
     "seam_ratio": ("evaluate_synthesis", "seams.inserted_to_canvas"),
     "teacher_loss": ("distill_teacher", "held_out_loss"),
-    "image_auroc": ("train_efficientad", "image_auroc"),
-    "au_pro": ("train_efficientad", "au_pro"),
-    "f1_at_threshold": ("train_efficientad", "f1_at_threshold"),
-    "max_abs_error": ("export_openvino", "parity.max_abs_error"),
+    "image_auroc": ("evaluate_efficientad", "image_auroc"),
+    "au_pro": ("evaluate_efficientad", "au_pro"),
+    "f1_at_threshold": ("evaluate_efficientad", "f1_at_threshold"),
+    "max_abs_error": ("evaluate_openvino", "parity.max_abs_error"),
 }
 
 

@@ -24,8 +24,10 @@ MAIN_METRICS = {
     "synthesize": ("images", "images"),
     "evaluate_synthesis": ("class agreement", "class_agreement.mean"),
     "distill_teacher": ("held-out loss", "held_out_loss"),
-    "train_efficientad": ("image AUROC", "image_auroc"),
-    "export_openvino": ("parity error", "parity.max_abs_error"),
+    "train_efficientad": ("loss", "final_losses.loss"),
+    "calibrate": ("threshold", "threshold.value"),
+    "evaluate_efficientad": ("image AUROC", "image_auroc"),
+    "evaluate_openvino": ("parity error", "parity.max_abs_error"),
 }
 
 

@@ -225,12 +225,22 @@ class TrainEfficientAD(Section):
     penalty: bool
     natural: str | None
     penalty_images: PositiveInt
-    threshold_quantile: float = Field(gt=0, le=1)
     checkpoint_steps: PositiveInt
+
+
+class Calibrate(Section):
+    threshold_quantile: float = Field(gt=0, le=1)
+
+
+class EvaluateEfficientAD(Section):
+    bootstrap_samples: PositiveInt
 
 
 class ExportOpenVINO(Section):
     calibration_images: PositiveInt
+
+
+class EvaluateOpenVINO(Section):
     parity_images: PositiveInt
     latency_frames: PositiveInt
     max_parity_error: PositiveFloat
@@ -257,7 +267,10 @@ class Params(Section):
     evaluate_synthesis: EvaluateSynthesis
     distill_teacher: DistillTeacher
     train_efficientad: TrainEfficientAD
+    calibrate: Calibrate
+    evaluate_efficientad: EvaluateEfficientAD
     export_openvino: ExportOpenVINO
+    evaluate_openvino: EvaluateOpenVINO
     report: Report
 
 

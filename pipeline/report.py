@@ -21,7 +21,7 @@ from pipeline.report_tables import Table, tables
 
 PLOTS = Path("plots")
 # Metrics that a stage writes beside metrics/<stage>.json.
-MORE_METRICS = {"export_openvino": ("latency",)}
+MORE_METRICS = {"evaluate_openvino": ("latency",)}
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ HEADLINES = (
         sense="class unigram → model",
         unit="nats",
     ),
-    Headline("Image AUROC", "train_efficientad", "image_auroc"),
-    Headline("AU-PRO", "train_efficientad", "au_pro"),
+    Headline("Image AUROC", "evaluate_efficientad", "image_auroc"),
+    Headline("AU-PRO", "evaluate_efficientad", "au_pro"),
     Headline("Latency, FP16, median", "latency", "fp16.p50_ms", unit="ms"),
 )
 

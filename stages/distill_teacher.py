@@ -28,7 +28,8 @@ from metaldefect.efficientad.teacher_weights import (
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import load_natural_images, natural_source
-from metaldefect.inspection.provider import GOOD, RealDatasetProvider
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import RealDatasetProvider
 from pipeline.params import DistillTeacher, Params
 from pipeline.run import StageRun, run_stage
 

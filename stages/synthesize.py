@@ -12,8 +12,10 @@ from metaldefect.hardware import keep_freed_memory
 from metaldefect.images import write_png
 from metaldefect.ingest.expectations import ValidationReport, validate_synthetic
 from metaldefect.ingest.expectations import write as write_validation
+from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.drawing import CandidateConfig, DrawnImages, draw_classes
+from metaldefect.synthesis.insertion import Canvas
 from metaldefect.synthesis.insertion_set import InsertionConfig, training_masks, write_insertion_set
 from metaldefect.synthesis.painter import Painter, load_painter
 from pipeline.params import Params
@@ -21,7 +23,6 @@ from pipeline.run import StageRun, run_stage
 
 STAGE = "synthesize"
 MERGED = Path("data/merged")
-CANVASES = MERGED / "inspection/validation/good"
 OUTPUT = Path("data/synthetic")
 REPORTS = Path("reports/synthesize")
 
@@ -42,18 +43,20 @@ def main(params: Params, run: StageRun) -> None:
     inserting = InsertionConfig(
         section.insertions_per_class, section.insertion_attempts, section.feather, batch_size
     )
+    canvases = [
+        Canvas(item.name, item.scene, item.image)
+        for item in RealDatasetProvider(MERGED / "inspection").canvases()
+    ]
     with atomic_directory(OUTPUT) as folder:
         report = write_images(painter, drawn, section.images_per_class, folder)
         insertions = write_insertion_set(
-            painter, sorted(CANVASES.glob("*.png")), training_masks(MERGED), folder,
-            sampling, inserting, params.seed,
-        )  # fmt: skip
+            painter, canvases, training_masks(MERGED), folder, sampling, inserting, params.seed
+        )
         write_json(folder / "config.json", {"seed": params.seed, "sampling": asdict(sampling)})
     metrics = {
         "images": len(drawn.images),
         "candidates": len(drawn.images if drawn.candidates is None else drawn.candidates.labels),
-        "insertions": int(insertions["visible"].sum()),
-        "invisible_insertions": int((~insertions["visible"]).sum()),
+        "insertions": insertions,
         "expectations_passed": report.passed,
         "expectations_failed": report.failed,
     }

@@ -34,7 +34,8 @@ def test_a_stage_depends_on_exactly_the_code_it_imports(stage: str) -> None:
 def test_stages_have_one_name_everywhere() -> None:
     assert list(STAGES) == [
         "sample", "merge", "augment", "finetune_vq", "tokenize", "train_maskgit", "synthesize",
-        "distill_teacher", "train_efficientad", "export_openvino", "report",
+        "distill_teacher", "train_efficientad", "calibrate", "evaluate_efficientad", "export_openvino",
+        "evaluate_openvino", "report",
     ]  # fmt: skip
     for stage, entry in STAGES.items():
         assert entry["cmd"] == f"python -m stages.{stage}"

@@ -15,11 +15,12 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_file
 from metaldefect.deploy.export import METADATA
 from metaldefect.deploy.runtime import Detector, overlay
-from metaldefect.efficientad.evaluation import infer, map_to_size
+from metaldefect.efficientad.anomaly_map import map_to_size
+from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.errors import UserError
-from metaldefect.images import U8, UnreadableImageError, read_grey, resize, write_png
-from metaldefect.inspection.provider import GOOD, SUFFIXES
+from metaldefect.images import IMAGE_SUFFIXES, U8, UnreadableImageError, read_grey, resize, write_png
+from metaldefect.inspection.layout import GOOD
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
 
@@ -52,7 +53,8 @@ def load_model(folder: Path, precision: str) -> Model:
         precision: of an export: fp32, fp16 or int8.
 
     Raises:
-        UserError: the folder is neither; or its files do not fit each other.
+        UserError: the folder is neither.
+        UserError: its files do not fit each other.
     """
     if (folder / METADATA).is_file():
         detector = Detector.load(folder, precision)
@@ -73,9 +75,9 @@ def frames_of(path: Path) -> list[Frame]:
         return [Frame(path.name, partial(read_grey, path))]
     if not path.is_dir():
         raise UserError(f"{path} does not exist: name an image or a folder of images")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not found:
-        raise UserError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [Frame(p.relative_to(path).as_posix(), partial(read_grey, p)) for p in found]
 
 

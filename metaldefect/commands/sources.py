@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaldefect.artifacts import atomic_directory
+import torch
+
+from metaldefect.artifacts import atomic_directory, sha256_file
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
 from metaldefect.errors import UserError
 from metaldefect.ingest.inspection import build_inspection
+from metaldefect.inspection.layout import SCENES
 from metaldefect.inspection.provider import (
     DatasetProvider,
     GeneratedDatasetProvider,
     InspectionImages,
     RealDatasetProvider,
-    SyntheticCounts,
-    SyntheticDatasetProvider,
 )
+from metaldefect.inspection.synthetic import SyntheticCounts, SyntheticDatasetProvider
 from metaldefect.maskgit.sampler import SamplingConfig
-from metaldefect.synthesis.insertion import write_inserted
+from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter, load_painter
 
-MVTEC = "mvtec_ad"
+INSERTION_ATTEMPTS = 3
 
 
 def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
@@ -38,47 +40,54 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
             counts.finish,
         )
     assert settings.root is not None
-    root = category_folder(settings.adapter, settings.root, settings.seed, work)
+    root = prepared_folder(settings.adapter, settings.root, settings.seed, work)
     real = RealDatasetProvider(root)
     if settings.source == "real":
         return real
-    inserted = work / "inserted"
+    inserted = work / f"inserted-{sha256_file(root / SCENES)[:12]}"
     if not inserted.is_dir():
-        insert_into(real.validation(), settings.generated, settings.seed, inserted)
+        insert_into(real.canvases(), settings.generated, settings.seed, inserted)
     return GeneratedDatasetProvider(root, inserted)
 
 
-def category_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
-    """The dataset as a category folder in MVTec AD's layout: itself, or converted into `work`."""
-    if adapter == MVTEC:
+def prepared_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
+    """The dataset with its splits and scenes: itself where it is prepared, else prepared in `work`.
+
+    Prepared anew whenever it is asked for: images may have changed since a run that was killed.
+
+    Raises:
+        UserError: as `build_inspection`; or a file may not be used.
+    """
+    if (root / SCENES).is_file():
         return root
     folder = work / "inspection"
-    if not folder.is_dir():
-        with atomic_directory(folder) as partial:
-            counts, rejected = build_inspection(adapter, root, partial, seed)
-        print(f"{root}: {counts.train} train, {counts.validation} validation, test {counts.test}")
-        for file in rejected:
-            print(f"left out: {file.path}: {file.reason}")
+    with atomic_directory(folder) as partial:
+        counts, rejected = build_inspection(adapter, root, partial, seed)
+        if rejected:
+            lines = "\n".join(f"  {file.path}: {file.reason}" for file in rejected)
+            raise UserError(f"{root}: {len(rejected)} files may not be used, mend or remove them:\n{lines}")
+    print(
+        f"{root}: {counts.train} train, {counts.validation} validation, {counts.canvas} canvases,"
+        f" test {counts.test}"
+    )
     return folder
 
 
 def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: int, folder: Path) -> None:
-    """Write `folder` with defects drawn into normal images that no training sees."""
+    """Write `folder` with defects drawn into normal images that nothing else sees."""
     painter = require_painter(settings.tokenizer, settings.maskgit)
     config = SamplingConfig(
         steps=settings.steps, guidance=settings.guidance, temperature=settings.temperature
     )
+    images = [Canvas(item.name, item.scene, item.image) for item in canvases]
+    jobs = plan_insertions(painter.classes, settings.per_class, seed, images, {})
+    generator = torch.Generator().manual_seed(seed + 1)
+    drawn = draw_insertions(
+        painter, jobs, config, generator, settings.feather, settings.batch_size, INSERTION_ATTEMPTS
+    )
     with atomic_directory(folder) as partial:
-        write_inserted(
-            painter,
-            {item.name.rpartition("/")[2]: item.image for item in canvases},
-            settings.per_class,
-            partial,
-            seed=seed,
-            config=config,
-            feather=settings.feather,
-            batch_size=settings.batch_size,
-        )
+        counts = write_insertions(partial, jobs, drawn)
+    print(f"insertions: {counts['drawn']} drawn, {counts['invisible']} of them left out as invisible")
 
 
 def require_painter(tokenizer: Path, maskgit: Path) -> Painter:

@@ -14,19 +14,21 @@ import matplotlib.pyplot as plt
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import make_provider
+from metaldefect.efficientad.calibration import Calibration, calibrate
 from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
-from metaldefect.efficientad.figures import heat_map_figure, histogram_figure, pro_figure, roc_figure
+from metaldefect.efficientad.figures import detector_figures
 from metaldefect.efficientad.lightning_model import TrainingConfig
-from metaldefect.efficientad.model_files import DetectorConfig, save_detector
+from metaldefect.efficientad.model_files import DetectorConfig, NetworkConfig, calibrated, save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training import AfterEpoch, Trained, train
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.efficientad.training_sets import training_images
 from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads
-from metaldefect.images import U8
-from metaldefect.inspection.provider import GOOD, DatasetProvider
+from metaldefect.images import stack_resized
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import DatasetProvider
 
 METRICS = "metrics.json"
 
@@ -46,28 +48,29 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     provider = make_provider(settings, work)
     check_test_images(provider)
     teacher = choose_teacher(settings)
-    images, validation = training_images(
+    images = training_images(
         provider, settings.image_size, settings.penalty, settings.natural, settings.penalty_images
     )
-    trained = train_detector(settings, teacher, images, validation, work)
-    test = provider.test()
-    scored = score_test_images(trained.model, test, settings.image_size, "score test images")
+    trained = train_detector(settings, teacher, images, work)
+    calibration = calibrate_detector(settings, trained.model, provider)
+    scored = score_test_images(trained.model, provider.test(), settings.image_size, "score test images")
     metrics = {
-        **summarise(scored, trained.threshold, settings.seed),
-        "threshold": trained.threshold,
+        **summarise(scored, calibration.threshold, settings.seed),
+        "threshold": calibration.threshold,
+        "calibration": calibration.record,
         "steps": settings.steps,
         "train_images": len(images.normal),
-        "validation_images": len(validation),
+        "validation_images": calibration.record["threshold"]["normals"],
         "penalty_source": images.penalty_source,
         "final_losses": dict(trained.history[-1]),
     }
-    config = detector_config(settings, teacher, trained, len(validation))
     with atomic_directory(settings.output) as folder:
         record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source}
-        save_detector(folder, trained.model, config, record)
+        config = detector_config(settings, teacher, calibration)
+        save_detector(folder, trained.model, config, record, calibration.record)
         write_json(folder / METRICS, metrics)
         write_json(folder / "losses.json", trained.history)
-        save_figures({settings.source: scored}, trained.threshold, folder / "figures")
+        save_figures({settings.source: scored}, calibration.threshold, folder / "figures")
     for stale in settings.output.parent.glob(f".{settings.output.name}.training-*"):
         shutil.rmtree(stale)
     return metrics
@@ -108,7 +111,6 @@ def train_detector(
     settings: TrainSettings,
     teacher: PatchDescriptionNetwork,
     images: TrainingImages,
-    validation: U8,
     work: Path,
     after_epoch: AfterEpoch | None = None,
 ) -> Trained:
@@ -122,34 +124,29 @@ def train_detector(
         checkpoint_steps=min(settings.checkpoint_steps, settings.steps),
         seed=settings.seed,
     )
-    return train(teacher, images, validation, config, settings.threshold_quantile, work, after_epoch)
+    return train(teacher, images, config, work, after_epoch)
+
+
+def calibrate_detector(settings: TrainSettings, model: EfficientAD, provider: DatasetProvider) -> Calibration:
+    """Choose scales, map weights and threshold on the provider's held-out images."""
+    normals, defects = (
+        stack_resized((item.image for item in images), settings.image_size)
+        for images in (provider.validation(), provider.defects())
+    )
+    return calibrate(model, normals, defects, settings.threshold_quantile)
 
 
 def detector_config(
-    settings: TrainSettings, teacher: PatchDescriptionNetwork, trained: Trained, validation_images: int
+    settings: TrainSettings, teacher: PatchDescriptionNetwork, calibration: Calibration
 ) -> DetectorConfig:
     """What must be known to use the detector."""
-    return DetectorConfig(
-        size=teacher.size,
-        padding=settings.padding,
-        image_size=settings.image_size,
-        threshold=trained.threshold,
-        threshold_quantile=settings.threshold_quantile,
-        threshold_source=(
-            f"{settings.threshold_quantile} quantile of the scores of {validation_images} validation normals"
-        ),
-    )
+    networks = NetworkConfig(teacher.size, settings.padding, settings.image_size)
+    return calibrated(networks, calibration, settings.threshold_quantile)
 
 
 def save_figures(groups: Mapping[str, Sequence[Scored]], threshold: float, folder: Path) -> None:
-    """ROC, PRO curve and score histogram of all groups, heat maps of the first, as PNG."""
+    """The figures of the test sets, as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "roc": roc_figure(groups),
-        "pro_curve": pro_figure(groups),
-        "score_histogram": histogram_figure(groups, threshold),
-        "heat_maps_best_median_worst": heat_map_figure(next(iter(groups.values())), threshold),
-    }
-    for name, figure in figures.items():
+    for name, figure in detector_figures(groups, threshold).items():
         figure.savefig(folder / f"{name}.png", dpi=100)
         plt.close(figure)

@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 import openvino
 from numpy.typing import NDArray
-from PIL import Image
 
 from metaldefect.artifacts import read_json
 from metaldefect.deploy.export import METADATA, graph_file
 from metaldefect.deploy.graph import INPUT, OUTPUTS
+from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.errors import UserError
 from metaldefect.images import U8, resize
 
@@ -50,7 +50,8 @@ class Detector:
         `fp32` computes in float32; the others in what the machine does fastest.
 
         Raises:
-            UserError: the folder is not an export; or the precision is unknown or was not exported.
+            UserError: the folder is not an export.
+            UserError: the precision is unknown or was not exported.
         """
         folder = Path(folder)
         metadata = read_json(folder / METADATA)
@@ -64,15 +65,13 @@ class Detector:
         """Judge a grey image `uint8 [H, W]` of any size.
 
         Raises:
-            ValueError: it is not a grey 8-bit image.
+            UserError: it is not a grey 8-bit image.
         """
         if image.ndim != 2 or image.dtype != np.uint8:
-            raise ValueError(f"expected uint8 [H, W], got {image.dtype} {list(image.shape)}")
+            raise UserError(f"expected uint8 [H, W], got {image.dtype} {list(image.shape)}")
         score, anomaly_map = self.detect(resize(image, self.image_size))
-        if anomaly_map.shape != image.shape:
-            size = (image.shape[1], image.shape[0])
-            anomaly_map = np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
-        return Detection(score, score > self.threshold, anomaly_map)
+        full_map = map_to_size(anomaly_map, (image.shape[0], image.shape[1]))
+        return Detection(score, score > self.threshold, full_map)
 
     def detect(self, frame: U8) -> tuple[float, NDArray[np.float32]]:
         """Score and map `float32 [S, S]` of a frame `uint8 [S, S]` at the graph's own size."""
@@ -102,10 +101,10 @@ def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, stren
         strength: largest opacity, in [0, 1].
 
     Raises:
-        ValueError: the two differ in size.
+        UserError: the two differ in size.
     """
     if image.shape != anomaly_map.shape:
-        raise ValueError(f"image is {image.shape}, anomaly map {anomaly_map.shape}")
+        raise UserError(f"image is {image.shape}, anomaly map {anomaly_map.shape}")
     level = np.clip(anomaly_map / max(2 * threshold, 1e-6), 0, 1)
     colours = matplotlib.colormaps[HEAT](level)[..., :3] * 255
     opacity = (strength * level)[..., None]

@@ -5,35 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 from tqdm import tqdm
 
-from metaldefect.efficientad.torch_model import EfficientAD, combine_maps
+from metaldefect.efficientad.anomaly_map import map_to_size
+from metaldefect.efficientad.calibration import fit_map_quantiles
+from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import autocast
 from metaldefect.images import U8, resize, to_imagenet_range
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
-
-GOOD = "good"
-MAP_QUANTILES = (0.9, 0.995)
-
-
-class InspectionImage(Protocol):
-    """An image of an inspection data set: grey `uint8 [H, W]`, its mask, its label and its name."""
-
-    @property
-    def image(self) -> U8: ...
-    @property
-    def mask(self) -> NDArray[np.bool_] | None: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def name(self) -> str: ...
 
 
 @dataclass
@@ -44,6 +31,7 @@ class Scored:
     mask: NDArray[np.bool_]
     label: str
     name: str
+    scene: str
     score: float
     anomaly_map: NDArray[np.float32]
 
@@ -51,30 +39,6 @@ class Scored:
     def is_defective(self) -> bool:
         """Whether the image is of any label but `good`."""
         return self.label != GOOD
-
-
-@torch.inference_mode()
-def fit_map_quantiles(model: EfficientAD, images: U8) -> list[float]:
-    """Set the model's map normalisation from held-out normal images (paper, section 3.4).
-
-    q_a and q_b are the exact 0.9 and 0.995 quantiles of all pixels of the maps at image size.
-
-    Returns:
-        The images' scores under it.
-
-    Args:
-        model: trained.
-        images: grey `uint8 [N, H, W]`.
-
-    Raises:
-        ValueError: there is no image.
-    """
-    if not len(images):
-        raise ValueError("no validation normals: the anomaly map cannot be normalised without them")
-    maps = [model.image_maps(to_imagenet_range(images[i : i + 1])) for i in range(len(images))]
-    values = (torch.cat(one).numpy().ravel() for one in zip(*maps, strict=True))
-    model.quantiles.copy_(torch.tensor(np.stack([np.quantile(v, MAP_QUANTILES) for v in values])))
-    return [float(combine_maps(*pair, model.quantiles).max()) for pair in maps]
 
 
 @torch.inference_mode()
@@ -102,14 +66,6 @@ def infer(model: EfficientAD, image: U8) -> tuple[float, NDArray[np.float32]]:
     return float(score[0]), anomaly_map[0, 0].numpy()
 
 
-def map_to_size(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bilinear resize of a map to (height, width)."""
-    if anomaly_map.shape == size:
-        return anomaly_map
-    tensor = torch.from_numpy(anomaly_map)[None, None]
-    return functional.interpolate(tensor, size, mode="bilinear", align_corners=False)[0, 0].numpy()
-
-
 def score_images(
     detect: Callable[[U8], tuple[float, NDArray[np.float32]]],
     images: Sequence[InspectionImage],
@@ -122,7 +78,8 @@ def score_images(
         score, anomaly_map = detect(resize(item.image, size))
         shape = (item.image.shape[0], item.image.shape[1])
         mask = np.zeros(shape, bool) if item.mask is None else item.mask
-        scored.append(Scored(item.image, mask, item.label, item.name, score, map_to_size(anomaly_map, shape)))
+        full_map = map_to_size(anomaly_map, shape)
+        scored.append(Scored(item.image, mask, item.label, item.name, item.scene, score, full_map))
     return scored
 
 
@@ -136,9 +93,15 @@ def score_test_images(
         return score_images(partial(infer, model), images, size, description)
 
 
-def summarise(scored: Sequence[Scored], threshold: float, seed: int) -> dict[str, Any]:
+def summarise(
+    scored: Sequence[Scored],
+    threshold: float,
+    seed: int,
+    samples: int = detection.BOOTSTRAP_SAMPLES,
+) -> dict[str, Any]:
     """Image and pixel metrics over the test set and per defect type, with bootstrap intervals.
 
+    Intervals resample whole scenes: exposures of one piece of metal are not independent images.
     Defective images whose mask is empty count as images; they are left out of the pixel metrics, where
     their defect would count as background.
 
@@ -146,9 +109,11 @@ def summarise(scored: Sequence[Scored], threshold: float, seed: int) -> dict[str
         scored: at least one good and one defective image.
         threshold: scores above it are anomalous.
         seed: of the bootstrap.
+        samples: resamples of the bootstrap.
     """
     scores = np.array([item.score for item in scored])
     labels = np.array([item.is_defective for item in scored])
+    scenes = [item.scene for item in scored]
     best, _ = detection.f1_max(scores, labels)
 
     def at_threshold(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
@@ -157,14 +122,19 @@ def summarise(scored: Sequence[Scored], threshold: float, seed: int) -> dict[str
     def largest_f1(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
         return detection.f1_max(values, truth)[0]
 
+    statistics = {
+        "image_auroc": detection.auroc,
+        "image_ap": detection.average_precision,
+        "f1_max": largest_f1,
+        "f1_at_threshold": at_threshold,
+    }
     intervals = {
-        "image_auroc": detection.bootstrap_interval(detection.auroc, scores, labels, seed),
-        "image_ap": detection.bootstrap_interval(detection.average_precision, scores, labels, seed),
-        "f1_max": detection.bootstrap_interval(largest_f1, scores, labels, seed),
-        "f1_at_threshold": detection.bootstrap_interval(at_threshold, scores, labels, seed),
+        name: detection.bootstrap_interval(statistic, scores, labels, scenes, seed, samples)
+        for name, statistic in statistics.items()
     }
     result: dict[str, Any] = {
         "images": {"good": int((~labels).sum()), "defective": int(labels.sum())},
+        "scenes": {kind: scenes_among(scored, kind == "defective") for kind in ("good", "defective")},
         "image_auroc": detection.auroc(scores, labels),
         "image_ap": detection.average_precision(scores, labels),
         "f1_max": best,
@@ -181,9 +151,15 @@ def summarise(scored: Sequence[Scored], threshold: float, seed: int) -> dict[str
             "pixel_auroc": detection.pixel_auroc(maps, masks),
             "au_pro": detection.au_pro(maps, masks),
         }
-        intervals |= detection.pixel_intervals(maps, masks, seed=seed)
+        groups = [item.scene for item in pixels]
+        intervals |= detection.pixel_intervals(maps, masks, groups, seed=seed, samples=samples)
     result["interval_95"] = {name: list(bounds) for name, bounds in intervals.items()}
     return rounded(result)
+
+
+def scenes_among(scored: Sequence[Scored], defective: bool) -> int:
+    """How many scenes the good or the defective images show."""
+    return len({item.scene for item in scored if item.is_defective == defective})
 
 
 def rounded(content: Any) -> Any:

@@ -69,6 +69,49 @@ def loss_figure(history: Sequence[dict[str, float]], held_out: float, random: fl
     return figure
 
 
+def training_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
+    """Each loss of a training against its steps; `losses` are the columns of what the training wrote."""
+    names = [name for name in losses if name != "step"]
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for name in names:
+        axes.plot(losses["step"], losses[name], label=name, linewidth=2 if name == "loss" else 1)
+    axes.set(xlabel="step", ylabel="loss", title="Training of the detector", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def map_weight_figure(aurocs: Mapping[str, float], chosen: float) -> Figure:
+    """Image AUROC of inserted defects by the student-teacher map's share; the chosen one is marked."""
+    figure, axes = plt.subplots(figsize=(5, 3.6), layout="constrained")
+    axes.plot([float(share) for share in aurocs], list(aurocs.values()), marker="o")
+    axes.axvline(chosen, color="black", linestyle="--", label=f"chosen: {chosen:g}")
+    axes.set(
+        xlabel="share of the student-teacher map",
+        ylabel="image AUROC, validation",
+        title="Inserted defects choose the map weights",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def detector_figures(groups: Mapping[str, Sequence[Scored]], threshold: float) -> dict[str, Figure]:
+    """ROC, PRO curve and score histogram of all test sets, heat maps of each, by file stem.
+
+    The heat maps of the first test set have the plain name, those of another its first word.
+    """
+    figures = {
+        "roc": roc_figure(groups),
+        "pro_curve": pro_figure(groups),
+        "score_histogram": histogram_figure(groups, threshold),
+    }
+    for number, (name, scored) in enumerate(groups.items()):
+        kind = f"{name.split()[0]}_" if number else ""
+        figures[f"heat_maps_{kind}best_median_worst"] = heat_map_figure(scored, threshold)
+    return figures
+
+
 def steps_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], metric: str) -> Figure:
     """A metric against training steps: a colour for each kind of training, a line for each of its runs.
 

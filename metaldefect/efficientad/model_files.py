@@ -1,87 +1,146 @@
-"""A trained detector on disk: `model.safetensors` and `config.json` in one folder."""
+"""A detector on disk: `model.safetensors` and `config.json` in one folder, before and after calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metaldefect.artifacts import read_json, sha256_file, write_json
+from metaldefect.efficientad.calibration import Calibration
 from metaldefect.efficientad.torch_model import EfficientAD, Size, check_image_size
 from metaldefect.errors import UserError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+MAPS = ("student", "autoencoder")
 
 
 @dataclass(frozen=True)
-class DetectorConfig:
-    """What must be known to use a detector.
+class NetworkConfig:
+    """What must be known to run trained networks.
 
     Attributes:
         size: `S` or `M`.
         padding: whether the PDNs are padded.
         image_size: side of the square that images are resized to (antialiased bilinear).
-        threshold: scores above it are anomalous.
-        threshold_quantile: the quantile of the validation normals' scores that it is.
-        threshold_source: the same in words.
     """
 
     size: Size
     padding: bool
     image_size: int
+
+
+@dataclass(frozen=True)
+class DetectorConfig(NetworkConfig):
+    """What must be known to use a calibrated detector.
+
+    Attributes:
+        threshold: scores above it are anomalous.
+        threshold_quantile: the quantile of the validation normals' scores that it is.
+        threshold_source: the same in words.
+    """
+
     threshold: float
     threshold_quantile: float
     threshold_source: str
 
 
+Config = TypeVar("Config", bound=NetworkConfig)
+
+
+def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float) -> DetectorConfig:
+    """The configuration of networks with what a calibration chose."""
+    chosen = calibration.record["threshold"]
+    return DetectorConfig(
+        config.size,
+        config.padding,
+        config.image_size,
+        calibration.threshold,
+        quantile,
+        f"{chosen['method']}, {chosen['normals']} images",
+    )
+
+
 def save_detector(
-    folder: Path, model: EfficientAD, config: DetectorConfig, record: Mapping[str, Any]
+    folder: Path,
+    model: EfficientAD,
+    config: NetworkConfig,
+    training: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the weights (teacher, student, autoencoder, constants) and the configuration.
 
     Args:
         folder: an existing folder.
         model: the networks.
-        config: what is needed to use them.
-        record: how they were trained, kept under `training`.
+        config: what is needed to use them; a `DetectorConfig` once they are calibrated.
+        training: how they were trained.
+        calibration: how scales, weights and threshold were chosen; None before calibration.
     """
     weights = folder / WEIGHTS
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights
     )
     weights.chmod(0o644)  # safetensors makes it private
-    content = asdict(config) | {
-        "training": dict(record),
+    content: dict[str, Any] = asdict(config) | {
+        "training": dict(training),
         "sha256": sha256_file(weights),
         # Also in the weights, repeated here for people and other programs.
         "teacher_mean": [round(value, 6) for value in model.teacher_mean.flatten().tolist()],
         "teacher_std": [round(value, 6) for value in model.teacher_std.flatten().tolist()],
-        "map_quantiles": {
-            name: dict(zip(("q_a", "q_b"), row, strict=True))
-            for name, row in zip(("student", "autoencoder"), model.quantiles.tolist(), strict=True)
-        },
     }
+    if isinstance(config, DetectorConfig):
+        content |= {
+            "map_quantiles": {
+                name: dict(zip(("q_a", "q_b"), row, strict=True))
+                for name, row in zip(MAPS, model.quantiles.tolist(), strict=True)
+            },
+            "map_weights": dict(zip(MAPS, model.map_weights.tolist(), strict=True)),
+            "calibration": dict(calibration or {}),
+        }
     write_json(folder / CONFIG, content)
 
 
-def load_detector(folder: Path | str) -> tuple[EfficientAD, DetectorConfig]:
-    """A detector in evaluation mode and its configuration.
+def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[str, Any]]:
+    """Trained networks in evaluation mode, their configuration, and the record of their training.
 
     Raises:
-        UserError: a file is missing; or a file is broken, or the weights are of another size than the
-            configuration says.
+        As `load_detector`.
+    """
+    model, config = load(Path(folder), NetworkConfig)
+    return model, config, dict(read_json(Path(folder) / CONFIG)["training"])
+
+
+def load_detector(folder: Path | str) -> tuple[EfficientAD, DetectorConfig]:
+    """A calibrated detector in evaluation mode and its configuration.
+
+    Raises:
+        UserError: a file is missing.
+        UserError: a file is broken, the networks were never calibrated, the weights are of another size
+            than the configuration says, or the two disagree about the weights of the maps.
     """
     folder = Path(folder)
+    model, config = load(folder, DetectorConfig)
+    stated = read_json(folder / CONFIG).get("map_weights", {})
+    if stated != dict(zip(MAPS, model.map_weights.tolist(), strict=True)):
+        raise UserError(f"{folder / CONFIG} has map_weights {stated}, {WEIGHTS} {model.map_weights.tolist()}")
+    return model, config
+
+
+def load(folder: Path, kind: type[Config]) -> tuple[EfficientAD, Config]:
+    """Networks in evaluation mode and their configuration of a kind."""
     content = read_json(folder / CONFIG)
     try:
-        config = DetectorConfig(**{field.name: content[field.name] for field in fields(DetectorConfig)})
+        config = kind(**{field.name: content[field.name] for field in fields(kind)})
     except KeyError as error:
-        raise UserError(f"{folder / CONFIG} says nothing about {error}: it is not a detector's") from error
+        raise UserError(
+            f"{folder / CONFIG} says nothing about {error}: it is not a calibrated detector's"
+        ) from error
     check_image_size(config.image_size, config.image_size)
     weights = folder / WEIGHTS
     if not weights.is_file():

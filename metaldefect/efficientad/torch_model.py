@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from metaldefect.efficientad.anomaly_map import combine_maps, resize_map
 from metaldefect.errors import UserError
 from metaldefect.kernels.convolution import convolution
 from metaldefect.kernels.switch import HasCpuKernel
@@ -235,10 +236,13 @@ class EfficientAD(nn.Module):
             self.register_buffer(name, torch.full((1, FEATURES, 1, 1), float(name == "teacher_std")))
         # q_a and q_b of the student-teacher map, then of the autoencoder map (paper, equation 5).
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        # Of the student-teacher map and of the autoencoder map; the paper's until a calibration chooses.
+        self.register_buffer("map_weights", torch.tensor([0.5, 0.5]))
 
     teacher_mean: Tensor
     teacher_std: Tensor
     quantiles: Tensor
+    map_weights: Tensor
 
     def normalised_teacher(self, images: Tensor) -> Tensor:
         """The teacher's features with zero mean and unit variance per channel, float32."""
@@ -266,7 +270,7 @@ class EfficientAD(nn.Module):
             images: `float [N, 3, H, W]`, ImageNet-normalised.
         """
         maps = self.image_maps(images)
-        anomaly_map = combine_maps(maps[0], maps[1], self.quantiles)
+        anomaly_map = combine_maps(maps[0], maps[1], self.quantiles, self.map_weights)
         return anomaly_map, anomaly_map.amax(dim=(1, 2, 3))
 
 
@@ -282,14 +286,7 @@ def to_image_size(raw: Tensor, size: tuple[int, int]) -> Tensor:
     if any(missing):
         top, left = missing[0] // 2, missing[1] // 2
         raw = functional.pad(raw, (left, missing[1] - left, top, missing[0] - top), mode="replicate")
-    return functional.interpolate(raw, size, mode="bilinear", align_corners=False)
-
-
-def combine_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor) -> Tensor:
-    """Mean of the two maps, each scaled so that q_a becomes 0 and q_b becomes 0.1 (paper, section 3.4)."""
-    low, high = quantiles[:, 0], quantiles[:, 1]
-    scale = 0.1 / (high - low)
-    return 0.5 * ((student_map - low[0]) * scale[0] + (autoencoder_map - low[1]) * scale[1])
+    return resize_map(raw, size)
 
 
 def check_image_size(height: int, width: int) -> None:

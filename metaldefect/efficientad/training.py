@@ -1,4 +1,4 @@
-"""Training a detector from normal images: teacher constants, Lightning, map normalisation, threshold."""
+"""Training a detector's networks from normal images: teacher constants, Lightning."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from metaldefect.efficientad.evaluation import fit_map_quantiles
 from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
 from metaldefect.hardware import device, keep_freed_memory, lightning_precision
-from metaldefect.images import U8
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.trainer import progress
 
@@ -31,42 +28,34 @@ AfterEpoch = Callable[[EfficientAD, int], None]
 
 @dataclass
 class Trained:
-    """A trained detector in evaluation mode, its threshold, and the loss curve."""
+    """Trained networks in evaluation mode, not calibrated yet, and the loss curve."""
 
     model: EfficientAD
-    threshold: float
     history: list[dict[str, float]]
 
 
 def train(
     teacher: PatchDescriptionNetwork,
     images: TrainingImages,
-    validation: U8,
     config: TrainingConfig,
-    threshold_quantile: float,
     work: Path,
     after_epoch: AfterEpoch | None = None,
 ) -> Trained:
-    """Train student and autoencoder, then fix map scales and threshold on held-out normal images.
+    """Train student and autoencoder; `calibration.calibrate` makes a detector of them.
 
     Args:
         teacher: frozen; decides the size and the padding of the detector.
         images: what to train on.
-        validation: held-out normal images, grey `uint8 [N, H, W]`.
         config: how to train.
-        threshold_quantile: the threshold is this quantile of the validation images' scores.
         work: folder of the resume state and of the feature cache; a state there is taken up.
         after_epoch: called every `checkpoint_steps` steps; once more where a training is killed before the
             state of that step was written.
 
     Raises:
         UserError: the images are too small.
-        ValueError: there are no validation images.
     """
     keep_freed_memory()
     check_image_size(*images.normal.shape[1:])
-    if not len(validation):
-        raise ValueError("no validation normals: map scales and threshold cannot be chosen without them")
     torch.manual_seed(config.seed)
     model = EfficientAD(teacher.size, teacher.padding)
     model.teacher.load_state_dict(teacher.state_dict())
@@ -75,9 +64,7 @@ def train(
         features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
         module = EfficientADModule(model, images, features, config)
         fit(module, config, work, after_epoch)
-    model = module.model.cpu().eval()
-    scores = fit_map_quantiles(model, validation)
-    return Trained(model, float(np.quantile(scores, threshold_quantile)), module.history)
+    return Trained(module.model.cpu().eval(), module.history)
 
 
 class _AfterEpoch(Callback):

@@ -5,20 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaldefect.efficientad.training_data import TrainingImages, centre_crop
-from metaldefect.images import U8, stack_resized
+from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import load_natural_images, natural_source
 from metaldefect.inspection.provider import DatasetProvider
 
 
 def training_images(
     provider: DatasetProvider, size: int, penalty: bool, natural: Path | None, penalty_images: int
-) -> tuple[TrainingImages, U8]:
-    """(normal and penalty images, validation normals), all squares of side `size`."""
+) -> TrainingImages:
+    """Normal images and penalty images, all squares of side `size`; no other split is looked at."""
     normal = stack_resized((item.image for item in provider.train()), size)
-    validation = stack_resized((item.image for item in provider.validation()), size)
     if not penalty:
-        return TrainingImages(normal, None, "none"), validation
+        return TrainingImages(normal, None, "none")
     # The paper's penalty images: resized to twice the size, then the middle of them.
     crops = centre_crop(load_natural_images(natural, 2 * size, penalty_images), size, size)
     source = f"{len(crops)} crops of {natural_source(natural)}"
-    return TrainingImages(normal, crops, source), validation
+    return TrainingImages(normal, crops, source)

@@ -1,50 +1,51 @@
-"""Where the anomaly detector's images come from: real, procedural or generated, behind one interface.
+"""Where the anomaly detector's images come from, behind one interface, in splits that share no scene.
 
-A provider gives three sequences of images: `train` and `validation` hold normal images only (the
-threshold must never see the test images), `test` holds normal ones and anomalies with their masks.
+`train`, `validation` and `canvases` hold normal images only (nothing that is chosen may see the test
+images), `defects` holds drawn ones to choose by, `test` holds normal images and anomalies with their masks.
 Images are loaded or drawn when they are asked for, so a provider of any length costs nothing to make.
 """
 
 from __future__ import annotations
 
+import csv
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from metaldefect.errors import UserError
-from metaldefect.images import UnreadableImageError, read_grey, resize
-from metaldefect.procedural.anomalies import ANOMALIES
-from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
-from metaldefect.procedural.textures import U8, Finish, Mask
+from metaldefect.images import U8, UnreadableImageError, read_grey
+from metaldefect.inspection.layout import CANVAS, GOOD, INSERTIONS, mask_path, read_scenes
 
-GOOD = "good"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-HELD_OUT = 8  # one normal image in eight validates where a dataset has no validation split
+Mask = NDArray[np.bool_]
 
 
 class InspectionImage(NamedTuple):
     """An image of the inspection line.
 
     `image` is `uint8 [H, W]`; `mask` is `bool [H, W]`, None on a normal image; `label` is `good` or the kind
-    of defect; `name` is unique in its split.
+    of defect; `name` is unique in its split; images of one `scene` show one piece of metal, so they are not
+    independent of each other.
     """
 
     image: U8
     mask: Mask | None
     label: str
     name: str
+    scene: str
 
 
 class InspectionImages(Sequence[InspectionImage]):
     """A sequence of images, each loaded or drawn anew whenever it is asked for."""
 
-    def __init__(self, load: Sequence[Callable[[], InspectionImage]], labels: Sequence[str]) -> None:
+    def __init__(
+        self, load: Sequence[Callable[[], InspectionImage]] = (), labels: Sequence[str] = ()
+    ) -> None:
         self._load = load
         self.labels = tuple(labels)
 
@@ -65,7 +66,7 @@ class InspectionImages(Sequence[InspectionImage]):
 
 
 class DatasetProvider(ABC):
-    """The images that an anomaly detector trains on, calibrates on and is tested on."""
+    """The images that an anomaly detector trains on, is calibrated on and is tested on."""
 
     @abstractmethod
     def train(self) -> InspectionImages:
@@ -73,7 +74,15 @@ class DatasetProvider(ABC):
 
     @abstractmethod
     def validation(self) -> InspectionImages:
-        """Normal images, not in `train`, that calibrate the anomaly map and the threshold."""
+        """Normal images that calibrate the anomaly maps and the threshold."""
+
+    def canvases(self) -> InspectionImages:
+        """Normal images to insert defects in; none where a provider has no use for them."""
+        return InspectionImages()
+
+    def defects(self) -> InspectionImages:
+        """Inserted defects that choose the weights of the maps, on canvases; none where none were drawn."""
+        return InspectionImages()
 
     @abstractmethod
     def test(self) -> InspectionImages:
@@ -81,112 +90,95 @@ class DatasetProvider(ABC):
 
 
 class RealDatasetProvider(DatasetProvider):
-    """A category folder in MVTec AD's layout.
+    """A folder that `metaldefect.ingest.inspection.build_inspection` prepared.
 
-    `train/good`, `test/good`, `test/<kind>` and `ground_truth/<kind>/<stem>_mask.png`; `validation/good`
-    where there, else every eighth image of `train/good`. Everything is checked here, before any training.
+    Each split is checked when it is asked for, and no other is looked at.
 
     Args:
-        root: the category folder.
-        size: side in pixels that images (antialiased) and masks (nearest) are resized to; None keeps them.
+        root: the prepared folder.
 
     Raises:
-        UserError: no `train/good`, no `test`, or an anomaly without its mask; or no normal image to train
-            on or to validate on, or a mask of another size than its image.
+        UserError: the folder was not prepared, a split is missing, or an anomaly has no mask.
+        UserError: a split is empty, an image has no scene, or a mask is of another size than its image.
         UnreadableImageError: a file that is no image.
     """
 
-    def __init__(self, root: Path | str, size: int | None = None) -> None:
-        self.root, self.size = Path(root), size
-        normals = images_in(self.root / "train" / GOOD)
-        if not normals:
-            raise UserError(f"{self.root / 'train' / GOOD} holds no image to train on")
-        self._train, self._validation = split_validation(self.root, normals)
-        self._test = MVTecTest(self.root, size)
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    @cached_property
+    def scenes(self) -> dict[str, str]:
+        """The scene of every image, by its path inside `root`."""
+        return read_scenes(self.root)
 
     def train(self) -> InspectionImages:
-        return normal_images(self._train, self.size)
+        return self._normal("train")
 
     def validation(self) -> InspectionImages:
-        return normal_images(self._validation, self.size)
+        return self._normal("validation")
+
+    def canvases(self) -> InspectionImages:
+        return self._normal(CANVAS) if (self.root / CANVAS / GOOD).is_dir() else InspectionImages()
 
     def test(self) -> InspectionImages:
-        return self._test.normal + self._test.anomalies
+        if not (self.root / "test").is_dir():
+            raise UserError(f"{self.root} has no folder test: is it a prepared dataset?")
+        images = self._normal("test")
+        kinds = sorted(path for path in (self.root / "test").iterdir() if path.is_dir())
+        paths = [path for kind in kinds if kind.name != GOOD for path in images_in(kind)]
+        return images + anomalies(
+            (path, mask_path(self.root, path.parent.name, path.stem), path.parent.name, self._scene(path))
+            for path in paths
+        )
 
+    def scenes_of(self, split: str) -> set[str]:
+        """The scenes of a split."""
+        return {scene for path, scene in self.scenes.items() if path.split("/")[0] == split}
 
-@dataclass(frozen=True)
-class SyntheticCounts:
-    """How many images a `SyntheticDatasetProvider` has: `test_anomalies` of each kind."""
+    def _normal(self, split: str) -> InspectionImages:
+        folder = self.root / split / GOOD
+        paths = images_in(folder)
+        if not paths:
+            raise UserError(f"{folder} holds no image: prepare the dataset again")
+        load = [partial(read_normal, path, self._scene(path)) for path in paths]
+        return InspectionImages(load, [GOOD] * len(load))
 
-    train: int
-    validation: int
-    test_normal: int
-    test_anomalies: int
-
-    def __post_init__(self) -> None:
-        if self.train < 1:
-            raise UserError(f"{self.train} images to train on: at least 1 is needed")
-        if self.validation < 1:
-            raise UserError(f"{self.validation} normal images to validate on: at least 1 is needed")
-
-
-class SyntheticDatasetProvider(DatasetProvider):
-    """Procedural metal with scratches, contamination and misplaced objects, drawn when asked for.
-
-    Image k of a split is a function of `seed`, the split and k alone: more images change none of the
-    earlier ones.
-
-    Args:
-        seed: non-negative.
-        counts: sizes of the splits.
-        size: side of the images in pixels, at least 16.
-        finish: the metal; None mixes all finishes, as on a line that changes its product.
-    """
-
-    def __init__(self, seed: int, counts: SyntheticCounts, size: int, finish: Finish | None = None) -> None:
-        self.seed, self.counts, self.size, self.finish = seed, counts, size, finish
-
-    def train(self) -> InspectionImages:
-        return self._normal("train", self.counts.train)
-
-    def validation(self) -> InspectionImages:
-        return self._normal("validation", self.counts.validation)
-
-    def test(self) -> InspectionImages:
-        drawn = self._normal("test", self.counts.test_normal)
-        for kind in ANOMALIES:
-            load = [partial(self._draw, "test", kind, k) for k in range(self.counts.test_anomalies)]
-            drawn += InspectionImages(load, [kind] * len(load))
-        return drawn
-
-    def _normal(self, split: str, count: int) -> InspectionImages:
-        return InspectionImages([partial(self._draw, split, GOOD, k) for k in range(count)], [GOOD] * count)
-
-    def _draw(self, split: str, label: str, index: int) -> InspectionImage:
-        rng = keyed_generator(self.seed, "synthetic", split, label, index)
-        name = f"{label}/{index:04d}"
-        if label == GOOD:
-            return InspectionImage(generate_normal_image(rng, self.size, self.finish), None, label, name)
-        image, mask = generate_anomalous_image(label, rng, self.size, self.finish)
-        return InspectionImage(image, mask, label, name)
+    def _scene(self, path: Path) -> str:
+        inside = path.relative_to(self.root).as_posix()
+        if inside not in self.scenes:
+            raise UserError(f"{path} was added to a prepared dataset: add it to the source, prepare anew")
+        return self.scenes[inside]
 
 
 class GeneratedDatasetProvider(DatasetProvider):
-    """Normal images of one folder, tested on generated defects inserted in such images, of another.
+    """Normal images of a prepared dataset, and defects that were inserted into its canvases.
 
-    Both folders have MVTec AD's layout; of `inserted_root` only `test/<kind>`, `ground_truth/<kind>` and,
-    where there, `test/good` (the normal images that went through the generator's own decoder) are read.
-    Without the latter the normal test images are those of `normal_root`.
+    Some of the insertions choose the weights of the maps (`defects`), the others are tested on, against the
+    normal test images of the dataset. No canvas serves both.
+
+    Args:
+        normal_root: as `RealDatasetProvider`.
+        inserted_root: what `metaldefect.synthesis.insertion.write_insertions` wrote.
 
     Raises:
-        As `RealDatasetProvider`, and UserError when `inserted_root` holds no defect.
+        As `RealDatasetProvider`, and UserError where insertions share a scene with what calibrates, or
+            those to choose by with those to test on.
     """
 
-    def __init__(self, normal_root: Path | str, inserted_root: Path | str, size: int | None = None) -> None:
-        self._normal = RealDatasetProvider(normal_root, size)
-        self._inserted = MVTecTest(Path(inserted_root), size)
-        if not self._inserted.anomalies:
-            raise UserError(f"{Path(inserted_root) / 'test'} holds no image with an inserted defect")
+    def __init__(self, normal_root: Path | str, inserted_root: Path | str) -> None:
+        self._normal = RealDatasetProvider(normal_root)
+        self.inserted_root = Path(inserted_root)
+        self._insertions = read_insertions(self.inserted_root)
+        scenes = {split: {row["scene"] for row in rows} for split, rows in self._insertions.items()}
+        for split in ("train", "validation", "test"):
+            if shared := (scenes["validation"] | scenes["test"]) & self._normal.scenes_of(split):
+                raise UserError(
+                    f"{self.inserted_root}: canvases show scenes of {split}: {sorted(shared)[:3]}"
+                )
+        if shared := scenes["validation"] & scenes["test"]:
+            raise UserError(
+                f"{self.inserted_root}: validation and test defects share canvases: {sorted(shared)[:3]}"
+            )
 
     def train(self) -> InspectionImages:
         return self._normal.train()
@@ -194,54 +186,53 @@ class GeneratedDatasetProvider(DatasetProvider):
     def validation(self) -> InspectionImages:
         return self._normal.validation()
 
+    def canvases(self) -> InspectionImages:
+        return self._normal.canvases()
+
+    def defects(self) -> InspectionImages:
+        return self._inserted("validation")
+
     def test(self) -> InspectionImages:
-        normal = self._inserted.normal or self._normal._test.normal
-        return normal + self._inserted.anomalies
+        return self._normal._normal("test") + self._inserted("test")
 
-
-class MVTecTest:
-    """The test split of a folder in MVTec AD's layout: `normal` and `anomalies`, checked."""
-
-    def __init__(self, root: Path, size: int | None) -> None:
-        folder = root / "test"
-        if not folder.is_dir():
-            raise UserError(f"{root} has no folder test: is it a category in MVTec AD's layout?")
-        good = folder / GOOD
-        self.normal = normal_images(images_in(good) if good.is_dir() else [], size)
-        load, labels = [], []
-        for kind in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != GOOD):
-            for image in images_in(kind):
-                mask = root / "ground_truth" / kind.name / f"{image.stem}_mask.png"
-                check_mask(image, mask)
-                load.append(partial(read_anomaly, image, mask, size))
-                labels.append(kind.name)
-        self.anomalies = InspectionImages(load, labels)
-
-
-def split_validation(root: Path, normals: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Divide normal images into (train, validation), by `validation/good` where it is there."""
-    folder = root / "validation" / GOOD
-    if folder.is_dir():
-        validation = images_in(folder)
-        if not validation:
-            raise UserError(
-                f"{folder} holds no image: add normal ones, or remove it to hold out some of train"
-            )
-        return normals, validation
-    if len(normals) < 2:
-        raise UserError(
-            f"{root} has no normal image to validate on:"
-            f" add validation/{GOOD}, or a second image to train/{GOOD}"
+    def _inserted(self, split: str) -> InspectionImages:
+        root = self.inserted_root
+        return anomalies(
+            (root / row["path"], root / row["mask"], row["label"], row["scene"])
+            for row in self._insertions[split]
         )
-    held_out = set(normals[HELD_OUT - 1 :: HELD_OUT] or normals[-1:])
-    return [path for path in normals if path not in held_out], sorted(held_out)
+
+
+def read_insertions(root: Path) -> dict[str, list[dict[str, str]]]:
+    """The visible insertions by split, in the order of their labels.
+
+    Raises:
+        UserError: there is no record of insertions.
+    """
+    path = root / INSERTIONS
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: insert defects first (stage `synthesize`)")
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["path"]]
+    rows.sort(key=lambda row: (row["label"], row["path"]))
+    return {split: [row for row in rows if row["split"] == split] for split in ("validation", "test")}
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, sorted by name; a missing folder is an error."""
+    """The image files directly in a folder of a prepared dataset, sorted by name."""
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: is {folder.parents[1]} in MVTec AD's layout?")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        raise UserError(f"{folder} does not exist: is {folder.parents[1]} a prepared dataset?")
+    return sorted(folder.glob("*.png"))
+
+
+def anomalies(files: Iterable[tuple[Path, Path, str, str]]) -> InspectionImages:
+    """Anomalies from (image, mask, label, scene); masks are checked here."""
+    load, labels = [], []
+    for image, mask, label, scene in files:
+        check_mask(image, mask)
+        load.append(partial(read_anomaly, image, mask, label, scene))
+        labels.append(label)
+    return InspectionImages(load, labels)
 
 
 def check_mask(image: Path, mask: Path) -> None:
@@ -264,21 +255,13 @@ def header_size(path: Path) -> tuple[int, int]:
         raise UnreadableImageError(f"{path}: {error}") from error
 
 
-def normal_images(paths: list[Path], size: int | None) -> InspectionImages:
-    """Normal images read from files."""
-    return InspectionImages([partial(read_normal, path, size) for path in paths], [GOOD] * len(paths))
-
-
-def read_normal(path: Path, size: int | None) -> InspectionImage:
+def read_normal(path: Path, scene: str) -> InspectionImage:
     """Read a normal image."""
-    return InspectionImage(read_grey(path, size), None, GOOD, f"{GOOD}/{path.stem}")
+    return InspectionImage(read_grey(path), None, GOOD, f"{GOOD}/{path.stem}", scene)
 
 
-def read_anomaly(path: Path, mask_path: Path, size: int | None) -> InspectionImage:
+def read_anomaly(path: Path, mask: Path, label: str, scene: str) -> InspectionImage:
     """Read an anomaly and its mask; mask values above 127 count."""
-    mask = read_grey(mask_path)
-    if size is not None:
-        mask = resize(mask, size, nearest=True)
     return InspectionImage(
-        read_grey(path, size), np.greater(mask, 127), path.parent.name, f"{path.parent.name}/{path.stem}"
+        read_grey(path), np.greater(read_grey(mask), 127), label, f"{label}/{path.stem}", scene
     )

@@ -185,18 +185,49 @@ def bootstrap_interval(
     statistic: Callable[[NDArray[np.float64], Bools], float],
     scores: ArrayLike,
     labels: ArrayLike,
+    groups: Sequence[object] | None = None,
     seed: int = 0,
     samples: int = BOOTSTRAP_SAMPLES,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of (scores, labels), resampled within each kind of label."""
+    """95 % percentile interval of a statistic of (scores, labels), groups resampled within each label.
+
+    Args:
+        statistic: of (scores, labels).
+        scores: one number per image.
+        labels: whether each image is anomalous.
+        groups: group of each image; whole groups are drawn, since images of one group (exposures of one
+            piece of metal) are not independent. None: each image is a group.
+        seed: of the resampling.
+        samples: number of resamples.
+    """
     scores, labels = checked(scores, labels)
     rng = np.random.default_rng(seed)
-    kinds = [np.flatnonzero(labels), np.flatnonzero(~labels)]
+    kinds = [members_of_groups(kind, groups) for kind in (labels, ~labels)]
     values = np.empty(samples)
     for index in range(samples):
-        chosen = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        chosen = np.concatenate([resample(kind, rng) for kind in kinds])
         values[index] = statistic(scores[chosen], labels[chosen])
     return percentiles(values)
+
+
+def members_of_groups(chosen: Bools, groups: Sequence[object] | None) -> list[NDArray[np.intp]]:
+    """The numbers of the chosen images, group by group, in the order in which the groups first occur.
+
+    Raises:
+        ValueError: not every image has its group.
+    """
+    keys: Sequence[object] = range(len(chosen)) if groups is None else groups
+    if len(keys) != len(chosen):
+        raise ValueError(f"{len(keys)} groups for {len(chosen)} images")
+    members: dict[object, list[int]] = {}
+    for index in np.flatnonzero(chosen).tolist():
+        members.setdefault(keys[index], []).append(index)
+    return [np.array(images) for images in members.values()]
+
+
+def resample(members: Sequence[NDArray[np.intp]], rng: np.random.Generator) -> NDArray[np.intp]:
+    """The images of as many groups as there are, drawn with replacement."""
+    return np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
 
 
 def percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -208,11 +239,14 @@ def percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
 def pixel_intervals(
     maps: Sequence[Floats],
     masks: Sequence[Bools],
+    groups: Sequence[object] | None = None,
     limit: float = FPR_LIMIT,
     seed: int = 0,
     samples: int = BOOTSTRAP_SAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of `pixel_auroc` and `au_pro`, images resampled within good and defective.
+    """95 % percentile intervals of `pixel_auroc` and `au_pro`, groups resampled within good and defective.
+
+    `groups` as for `bootstrap_interval`.
 
     Sorting all pixels a thousand times would take hours. Each image's counts are taken once at 500
     thresholds (quantiles of the pixels outside the regions, denser towards the top), and a resample is a
@@ -235,10 +269,11 @@ def pixel_intervals(
     negatives = np.array([float((~mask).sum()) for mask in masks])
     positives = np.array([float(mask.sum()) for mask in masks])
     rng = np.random.default_rng(seed)
-    kinds = [kind for kind in (np.flatnonzero(positives > 0), np.flatnonzero(positives == 0)) if len(kind)]
+    chosen_kinds = (positives > 0, positives == 0)
+    kinds = [members_of_groups(kind, groups) for kind in chosen_kinds if kind.any()]
     results = np.empty((samples, 2))
     for index in range(samples):
-        chosen = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        chosen = np.concatenate([resample(kind, rng) for kind in kinds])
         weight = np.bincount(chosen, minlength=len(maps)).astype(np.float64)
         fpr = np.append(0.0, ((weight @ false) / (weight @ negatives))[::-1])
         tpr = np.append(0.0, ((weight @ true) / (weight @ positives))[::-1])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,32 +16,92 @@ from tqdm import tqdm
 
 from metaldefect.errors import UserError
 from metaldefect.images import U8, write_png
+from metaldefect.ingest.splits import position
+from metaldefect.inspection.layout import INSERTIONS, mask_path
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.inpainting import Inpainted, Mask, inpaint
 from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, make_mask
 from metaldefect.synthesis.painter import Painter
 
+SPLITS = ("validation", "test")
+
+
+class Canvas(NamedTuple):
+    """A normal image to insert defects in; canvases of one scene show one piece of metal."""
+
+    name: str
+    scene: str
+    image: U8
+
 
 class Insertion(NamedTuple):
-    """Where a defect goes: a normal image, the square of it that is worked on, and the mask."""
+    """Where a defect goes: a canvas, the square of it that is worked on, and the mask."""
 
     label: str
     number: int  # within its class
-    canvas: U8
+    split: str  # `validation`: to choose by; `test`: to be tested on
+    canvas: Canvas
     window: tuple[slice, slice]
     mask: Mask  # bool, the canvas's size
 
 
+def divide_canvases(canvases: Sequence[Canvas], seed: int) -> dict[str, list[Canvas]]:
+    """Canvases for the defects to choose by (`validation`) and for those to test on, half of the scenes each.
+
+    Raises:
+        UserError: the canvases show fewer than two scenes.
+    """
+    scenes = sorted({canvas.scene for canvas in canvases}, key=lambda scene: position(scene, seed))
+    if len(scenes) < len(SPLITS):
+        raise UserError(
+            f"{len(canvases)} normal images of {len(scenes)} scene(s) to insert defects in: defects to choose"
+            " by and defects to test on need a scene each; add normal images of other pieces"
+        )
+    halves = (set(scenes[::2]), set(scenes[1::2]))
+    return {
+        split: [canvas for canvas in canvases if canvas.scene in half]
+        for split, half in zip(SPLITS, halves, strict=True)
+    }
+
+
+def plan_insertions(
+    classes: Sequence[str],
+    per_class: int,
+    seed: int,
+    canvases: Sequence[Canvas],
+    real: Mapping[str, Sequence[Mask]],
+) -> list[Insertion]:
+    """Where `per_class` defects of each class go, every other one to test on.
+
+    Args:
+        classes: of the painter.
+        per_class: defects of each class.
+        seed: of places and masks.
+        canvases: normal images that the detector's other splits do not have.
+        real: known masks by class; a class without any gets made ones.
+
+    Raises:
+        UserError: as `divide_canvases`.
+    """
+    divided = divide_canvases(canvases, seed)
+    jobs = []
+    for label in classes:
+        for number in range(per_class):
+            split = SPLITS[number % len(SPLITS)]
+            jobs.append(plan_insertion(label, number, seed, split, divided[split], real.get(label, ())))
+    return jobs
+
+
 def plan_insertion(
-    label: str, number: int, seed: int, canvases: Sequence[U8], real: Sequence[Mask]
+    label: str, number: int, seed: int, split: str, canvases: Sequence[Canvas], real: Sequence[Mask]
 ) -> Insertion:
     """Choose a canvas, a square of it and a mask inside that square; a function of the first three alone."""
     rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
     canvas = canvases[int(rng.integers(len(canvases)))]
-    window = square_window(rng, canvas.shape)
-    mask = np.zeros(canvas.shape, bool)
-    mask[window] = make_mask(rng, min(canvas.shape), real)
-    return Insertion(label, number, canvas, window, mask)
+    window = square_window(rng, canvas.image.shape)
+    mask = np.zeros(canvas.image.shape, bool)
+    mask[window] = make_mask(rng, min(canvas.image.shape), real)
+    return Insertion(label, number, split, canvas, window, mask)
 
 
 def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -54,8 +116,8 @@ class Drawn(NamedTuple):
 
     image: U8
     pasted: U8  # the same without compositing, for the measure of seams
-    mask: Mask  # where the image visibly changed; the whole brush where nothing visible was drawn
-    visible: bool
+    mask: Mask  # where the image visibly changed
+    visible: bool  # False: no defect, only a few pixels differ
 
 
 def draw_insertions(
@@ -82,7 +144,7 @@ def draw_insertions(
             chosen = [jobs[i] for i in part]
             found = inpaint(
                 painter,
-                [job.canvas[job.window] for job in chosen],
+                [job.canvas.image[job.window] for job in chosen],
                 [job.mask[job.window] for job in chosen],
                 [job.label for job in chosen],
                 replace(config, guidance=config.guidance + 2.0 * attempt),
@@ -105,54 +167,38 @@ def visible(job: Insertion, found: Inpainted) -> bool:
 
 def placed(job: Insertion, found: Inpainted) -> Drawn:
     """The drawn square back in its canvas."""
-    image, pasted, mask = job.canvas.copy(), job.canvas.copy(), np.zeros(job.canvas.shape, bool)
+    image, pasted = job.canvas.image.copy(), job.canvas.image.copy()
+    mask = np.zeros(image.shape, bool)
     image[job.window], pasted[job.window], mask[job.window] = found.image, found.pasted, found.changed
-    seen = visible(job, found)
-    return Drawn(image, pasted, mask if seen else job.mask, seen)
+    return Drawn(image, pasted, mask, visible(job, found))
 
 
-def write_insertion(root: Path, job: Insertion, drawn: Drawn) -> None:
-    """Write the image and its mask into a category folder in MVTec AD's layout."""
-    write_png(root / "test" / job.label / f"{job.number:04d}.png", drawn.image)
-    mask = drawn.mask.astype(np.uint8) * 255
-    write_png(root / "ground_truth" / job.label / f"{job.number:04d}_mask.png", mask)
+def write_insertions(root: Path, jobs: Sequence[Insertion], drawn: Sequence[Drawn]) -> dict[str, Any]:
+    """Write the visible insertions, `<split>/<label>/` and `ground_truth/<label>/`, and `insertions.csv`.
 
-
-def write_inserted(
-    painter: Painter,
-    canvases: Mapping[str, U8],
-    per_class: int,
-    root: Path,
-    *,
-    seed: int,
-    config: SamplingConfig,
-    feather: float,
-    batch_size: int,
-    attempts: int = 3,
-) -> None:
-    """Write `test/good` (the canvases) and `per_class` inserted defects of each of the painter's classes.
+    An insertion that cannot be seen is no defect: it has neither image nor mask, only a row without paths.
 
     Args:
-        painter: what draws.
-        canvases: normal images `uint8 [H, W]` by file stem.
-        per_class: defects of each class.
         root: an existing folder.
-        seed: of places, masks and drawing.
-        config: how to sample.
-        feather: pixels of blend on either side of a mask's border.
-        batch_size: defects drawn at once.
-        attempts: how often a defect that cannot be seen is drawn.
+        jobs: what was planned.
+        drawn: what became of each.
 
-    Raises:
-        UserError: there is no canvas.
+    Returns:
+        How many were `drawn`, are `invisible`, and serve `validation` and `test`.
     """
-    if not canvases:
-        raise UserError("no normal images to insert defects in")
-    for stem, canvas in canvases.items():
-        write_png(root / "test" / "good" / f"{stem}.png", canvas)
-    images = list(canvases.values())
-    jobs = [plan_insertion(label, k, seed, images, ()) for label in painter.classes for k in range(per_class)]
-    generator = torch.Generator().manual_seed(seed + 1)
-    drawn = draw_insertions(painter, jobs, config, generator, feather, batch_size, attempts)
+    rows, counts = [], Counter[str]()
     for job, found in zip(jobs, drawn, strict=True):
-        write_insertion(root, job, found)
+        stem = f"{job.number:04d}"
+        image, mask = f"{job.split}/{job.label}/{stem}.png", mask_path(Path(), job.label, stem).as_posix()
+        if found.visible:
+            write_png(root / image, found.image)
+            write_png(root / mask, found.mask.astype(np.uint8) * 255)
+            counts[job.split] += 1
+        paths = (image, mask) if found.visible else ("", "")
+        rows.append((*paths, job.label, job.split, job.canvas.name, job.canvas.scene))
+    with (root / INSERTIONS).open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("path", "mask", "label", "split", "canvas", "scene"))
+        writer.writerows(rows)
+    seen = {split: counts[split] for split in SPLITS}
+    return {"drawn": len(jobs), "invisible": len(jobs) - sum(seen.values()), **seen}

@@ -1,25 +1,25 @@
-"""A folder of inserted defects: an MVTec-like category, and beside it what measuring their seams needs."""
+"""A folder of inserted defects, and beside it what measuring their seams needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
 from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, write_png
 from metaldefect.ingest.loading import split_rows
+from metaldefect.inspection.layout import INSERTIONS
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.inpainting import Mask
-from metaldefect.synthesis.insertion import draw_insertions, plan_insertion, write_insertion
+from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter
 
 CATEGORY = "inserted"
-TABLE = "insertions.parquet"
 PARTS = "insertions"
 
 
@@ -52,71 +52,68 @@ class InsertedImage(NamedTuple):
 
 def write_insertion_set(
     painter: Painter,
-    canvases: list[Path],
-    real: dict[str, list[Mask]],
+    canvases: Sequence[Canvas],
+    real: Mapping[str, Sequence[Mask]],
     folder: Path,
     sampling: SamplingConfig,
     config: InsertionConfig,
     seed: int,
-) -> pd.DataFrame:
-    """Insert defects of each class into normal images; one row per insertion, the invisible ones too.
+) -> dict[str, Any]:
+    """Insert defects of each class into normal images.
 
-    Writes `inserted/` (MVTec AD's layout: the canvases as `test/good`, visible insertions with their masks),
-    `insertions/` (canvas, brush and uncomposited version of each) and `insertions.parquet`.
+    Writes `inserted/` (see `write_insertions`) and `insertions/`: canvas, brush and uncomposited version of
+    each visible one.
 
     Args:
         painter: what draws.
-        canvases: files of normal images.
+        canvases: normal images that the detector's other splits do not have.
         real: masks of real defects by class, whose shapes are used again.
         folder: an existing folder.
         sampling: how to sample.
         config: how many, how often, how soft.
         seed: of places, masks and drawing.
 
+    Returns:
+        How many were `drawn`, are `invisible`, and serve `validation` and `test`.
+
     Raises:
-        UserError: there are no canvases.
+        UserError: the canvases show fewer than two scenes, or no insertion can be seen.
     """
-    if not canvases:
-        raise UserError("there are no normal images to insert defects in")
-    images = [read_grey(path) for path in canvases]
-    for path, image in zip(canvases, images, strict=True):
-        write_png(folder / CATEGORY / "test/good" / path.name, image)
-    jobs = [
-        plan_insertion(label, number, seed, images, real.get(label, []))
-        for label in painter.classes
-        for number in range(config.per_class)
-    ]
+    jobs = plan_insertions(painter.classes, config.per_class, seed, canvases, real)
     generator = torch.Generator().manual_seed(seed + 1)
     drawn = draw_insertions(
         painter, jobs, sampling, generator, config.feather, config.batch_size, config.attempts
     )
-    rows: list[dict[str, Any]] = []
+    (folder / CATEGORY).mkdir(parents=True)
+    counts = write_insertions(folder / CATEGORY, jobs, drawn)
+    if counts["invisible"] == counts["drawn"]:
+        raise UserError(
+            f"none of {len(jobs)} insertions can be seen: train MaskGIT for longer, or guide it more strongly"
+            " (train_maskgit.training.steps, synthesize.sampling.guidance)"
+        )
     for job, found in zip(jobs, drawn, strict=True):
-        name = f"{job.label}/{job.number:04d}"
         if found.visible:
-            write_insertion(folder / CATEGORY, job, found)
-            write_png(folder / PARTS / f"{name}_canvas.png", job.canvas)
-            write_png(folder / PARTS / f"{name}_pasted.png", found.pasted)
-            write_png(folder / PARTS / f"{name}_brush.png", job.mask.astype(np.uint8) * 255)
-        rows.append({"label": job.label, "number": job.number, "visible": found.visible})
-    table = pd.DataFrame(rows)
-    table.to_parquet(folder / TABLE, index=False)
-    return table
+            stem = folder / PARTS / job.label / f"{job.number:04d}"
+            write_png(f"{stem}_canvas.png", job.canvas.image)
+            write_png(f"{stem}_pasted.png", found.pasted)
+            write_png(f"{stem}_brush.png", job.mask.astype(np.uint8) * 255)
+    return counts
 
 
 def read_insertions(folder: Path) -> Iterator[InsertedImage]:
-    """The visible insertions of a folder that `write_insertion_set` made, in the table's order."""
-    table = pd.read_parquet(folder / TABLE)
-    for row in table[table["visible"]].itertuples():
-        name = f"{row.label}/{row.number:04d}"
-        category, parts = folder / CATEGORY, folder / PARTS
+    """The visible insertions of a folder that `write_insertion_set` made, in the order of their table."""
+    category = folder / CATEGORY
+    with (category / INSERTIONS).open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["path"]]
+    for row in rows:
+        stem = folder / PARTS / row["label"] / Path(row["path"]).stem
         yield InsertedImage(
-            str(row.label),
-            read_grey(parts / f"{name}_canvas.png"),
-            read_grey(category / f"test/{name}.png"),
-            read_grey(parts / f"{name}_pasted.png"),
-            read_grey(category / f"ground_truth/{name}_mask.png") > 127,
-            read_grey(parts / f"{name}_brush.png") > 127,
+            row["label"],
+            read_grey(f"{stem}_canvas.png"),
+            read_grey(category / row["path"]),
+            read_grey(f"{stem}_pasted.png"),
+            read_grey(category / row["mask"]) > 127,
+            read_grey(f"{stem}_brush.png") > 127,
         )
 
 

@@ -13,11 +13,13 @@ import torch
 from benchmarks import synthesis_helps
 from benchmarks.synthesis_helps import MAP_WEIGHTS, Scored, divide, selections, study, thresholds
 from metaldefect.artifacts import read_json
-from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
+from metaldefect.efficientad.calibration import fit_map_quantiles
+from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.errors import UserError
 from metaldefect.images import stack_resized, write_png
+from metaldefect.inspection.layout import write_scenes
 from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 from tests.tiny_models import save_tiny_painter
@@ -75,7 +77,7 @@ def test_defects_of_the_right_kind_help_and_those_of_a_wrong_kind_do_not() -> No
 def prepared(tmp_path: Path) -> Path:
     """A category folder, models that draw and a detector, none of them trained."""
     root = tmp_path / "plates"
-    for split, count in (("train", 2), ("validation", 3), ("test", 2)):
+    for split, count in (("train", 2), ("validation", 3), ("canvas", 2), ("test", 2)):
         for k in range(count):
             image = generate_normal_image(hash_of(split) + k, 128)
             write_png(root / split / f"good/{k}.png", image)
@@ -83,6 +85,8 @@ def prepared(tmp_path: Path) -> Path:
         image, mask = generate_anomalous_image("scratch", np.random.default_rng(k), 128)
         write_png(root / f"test/scratch/{k}.png", image)
         write_png(root / f"ground_truth/scratch/{k}_mask.png", mask.astype(np.uint8) * 255)
+    images = [path.relative_to(root).as_posix() for path in root.rglob("*.png")]
+    write_scenes(root, {path: path for path in images if not path.startswith("ground_truth")})
     save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
     torch.manual_seed(0)
     model = EfficientAD("S").eval()

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -5,15 +6,18 @@ import pytest
 import torch
 
 from metaldefect.artifacts import read_json, sha256_file
+from metaldefect.deploy.calibration import choose_threshold, with_painted_anomalies
 from metaldefect.deploy.export import ONNX, PRECISIONS, export_onnx, export_openvino, parity, write_metadata
 from metaldefect.deploy.graph import InspectionGraph, fold_teacher_constants
 from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector, overlay
-from metaldefect.efficientad.evaluation import fit_map_quantiles, infer
+from metaldefect.efficientad.anomaly_map import map_to_size
+from metaldefect.efficientad.calibration import fit_map_quantiles
+from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.errors import UserError
-from stages.export_openvino import with_painted_anomalies
+from metaldefect.images import resize
 
 SIZE = 128
 
@@ -29,6 +33,7 @@ def model() -> EfficientAD:
     model.teacher_mean.copy_(0.01 * torch.randn(1, 384, 1, 1))
     model.teacher_std.copy_(0.02 + 0.02 * torch.rand(1, 384, 1, 1))
     fit_map_quantiles(model, frames())
+    model.map_weights.copy_(torch.tensor([0.75, 0.25]))  # not the paper's, to see that they are exported
     return model
 
 
@@ -68,6 +73,37 @@ def test_the_runtime_scores_what_training_scored(model: EfficientAD, exported: P
     detection = Detector.load(exported, "fp32").infer(image)
     assert detection.score == pytest.approx(score, abs=1e-4)
     np.testing.assert_allclose(detection.anomaly_map, anomaly_map, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0, 1.0])
+def test_parity_sees_other_map_weights(model: EfficientAD, exported: Path, share: float) -> None:
+    other = copy.deepcopy(model)
+    other.map_weights.copy_(torch.tensor([share, 1 - share]))
+    assert parity(InspectionGraph(other), exported, frames(1))["max_abs_error"] > 1e-3
+
+
+@pytest.mark.parametrize("size", [(90, 140), (300, 200), (128, 129)])
+def test_training_and_runtime_give_one_map_at_the_images_size(
+    model: EfficientAD, exported: Path, size: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+    expected = map_to_size(infer(model, resize(image, SIZE))[1], size)
+    found = Detector.load(exported, "fp32").infer(image).anomaly_map
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_filter_of_maps_is_bilinear_at_pixel_centres() -> None:
+    ramp = np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
+    np.testing.assert_allclose(
+        map_to_size(ramp, (1, 8))[0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3], atol=1e-6
+    )
+    np.testing.assert_allclose(map_to_size(ramp, (1, 2))[0], [0.5, 2.5], atol=1e-6)
+
+
+def test_the_threshold_of_a_precision_is_the_quantile_of_its_own_scores(exported: Path) -> None:
+    detector = Detector.load(exported, "int8")
+    scores = [detector.detect(frame)[0] for frame in frames(3)]
+    assert choose_threshold(exported, "int8", frames(3), 0.5) == pytest.approx(sorted(scores)[1])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

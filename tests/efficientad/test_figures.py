@@ -4,12 +4,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from metaldefect.efficientad.evaluation import Scored
-from metaldefect.efficientad.figures import heat_map_figure
+from metaldefect.efficientad.figures import heat_map_figure, map_weight_figure, training_figure
 
 
 def scored(label: str, score: float) -> Scored:
     image, mask = np.full((8, 8), 90, np.uint8), np.zeros((8, 8), bool)
-    return Scored(image, mask, label, f"{label}/{score}", score, np.full((8, 8), score, np.float32))
+    name = f"{label}/{score}"
+    return Scored(image, mask, label, name, name, score, np.full((8, 8), score, np.float32))
 
 
 def test_heat_maps_of_a_detector_that_scores_below_zero_are_drawn() -> None:
@@ -20,3 +21,19 @@ def test_heat_maps_of_a_detector_that_scores_below_zero_are_drawn() -> None:
     plt.close(figure)
     assert "score -0.200, found" in titles
     assert "score -0.400, missed" in titles
+
+
+def test_training_curves_are_the_columns_that_the_training_wrote() -> None:
+    losses = {"step": [10.0, 20.0], "loss": [3.0, 2.0], "hard": [2.0, 1.5]}
+    figure = training_figure(losses)
+    lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    plt.close(figure)
+    assert lines == {"loss": [[10, 3], [20, 2]], "hard": [[10, 2], [20, 1.5]]}
+
+
+def test_the_chosen_map_weight_is_marked() -> None:
+    figure = map_weight_figure({"0": 0.6, "0.5": 0.8, "1": 0.7}, 0.5)
+    curve, mark = figure.axes[0].lines
+    plt.close(figure)
+    assert curve.get_xydata().tolist() == [[0, 0.6], [0.5, 0.8], [1, 0.7]]
+    assert set(mark.get_xdata()) == {0.5}

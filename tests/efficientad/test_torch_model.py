@@ -4,12 +4,12 @@ import torch
 from torch.nn import functional
 
 from metaldefect.efficientad import torch_model
+from metaldefect.efficientad.anomaly_map import combine_maps
 from metaldefect.efficientad.torch_model import (
     Autoencoder,
     EfficientAD,
     PatchDescriptionNetwork,
     check_image_size,
-    combine_maps,
     decoder_sizes,
     map_size,
     to_image_size,
@@ -110,10 +110,18 @@ def test_forward_scores_the_maximum_of_the_combined_map() -> None:
 
 def test_quantiles_become_0_and_a_tenth() -> None:
     quantiles = torch.tensor([[2.0, 4.0], [10.0, 30.0]])
-    low = combine_maps(torch.tensor(2.0), torch.tensor(10.0), quantiles)
-    high = combine_maps(torch.tensor(4.0), torch.tensor(30.0), quantiles)
+    half = torch.tensor([0.5, 0.5])
+    low = combine_maps(torch.tensor(2.0), torch.tensor(10.0), quantiles, half)
+    high = combine_maps(torch.tensor(4.0), torch.tensor(30.0), quantiles, half)
     assert float(low) == pytest.approx(0.0)
     assert float(high) == pytest.approx(0.1)
+
+
+def test_map_weights_are_those_of_the_scaled_maps() -> None:
+    quantiles = torch.tensor([[2.0, 4.0], [10.0, 30.0]])
+    maps = torch.tensor(4.0), torch.tensor(50.0)  # 0.1 and 0.2 once scaled
+    for weights, expected in (([1.0, 0.0], 0.1), ([0.0, 1.0], 0.2), ([0.75, 0.25], 0.125)):
+        assert float(combine_maps(*maps, quantiles, torch.tensor(weights))) == pytest.approx(expected)
 
 
 def test_unpadded_maps_lie_over_their_patches() -> None:

@@ -1,13 +1,13 @@
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from metaldefect.efficientad import lightning_model
-from metaldefect.efficientad.evaluation import fit_map_quantiles, infer, score_test_images
+from metaldefect.efficientad.calibration import fit_map_quantiles
+from metaldefect.efficientad.evaluation import infer, score_test_images
 from metaldefect.efficientad.lightning_model import TrainingConfig, training_losses
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
@@ -21,6 +21,7 @@ from metaldefect.efficientad.training_data import (
     sample_order,
 )
 from metaldefect.errors import UserError
+from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels import winograd
 from metaldefect.kernels.switch import cpu_kernels
 
@@ -46,7 +47,7 @@ def teacher() -> PatchDescriptionNetwork:
 
 
 def run(work: Path) -> Trained:
-    return train(teacher(), images(), validation(), CONFIG, 0.5, work)
+    return train(teacher(), images(), CONFIG, work)
 
 
 def test_training_killed_in_an_epoch_ends_in_the_same_bits(
@@ -73,7 +74,6 @@ def test_training_killed_in_an_epoch_ends_in_the_same_bits(
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
     assert resumed.history == whole.history
-    assert resumed.threshold == whole.threshold
 
 
 @pytest.mark.parametrize("kernels", [True, False])
@@ -170,8 +170,7 @@ def test_a_step_does_not_depend_on_where_its_epoch_began(tmp_path: Path) -> None
 def test_map_quantiles_are_those_of_the_pixels_at_image_size() -> None:
     torch.manual_seed(0)
     model = EfficientAD("S").eval()
-    scores = fit_map_quantiles(model, validation())
-    assert scores == [infer(model, image)[0] for image in validation()]
+    fit_map_quantiles(model, validation())
     # With them the pooled pixels of each map have q_0.9 at 0 and q_0.995 at 0.1.
     rows = []
     for image in validation():
@@ -193,11 +192,12 @@ def test_many_images_are_scored_with_the_cpu_kernels_to_the_same_scores(
     with torch.no_grad():  # a student far from its teacher, whose scores have a scale
         for parameter in model.parameters():
             parameter.mul_(2)
-    direct = np.array(fit_map_quantiles(model, validation()))
+    fit_map_quantiles(model, validation())
+    direct = np.array([infer(model, image)[0] for image in validation()])
     taken = []
     original = winograd.convolve
     monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(1) or original(*given))
-    items = [SimpleNamespace(image=image, mask=None, label="good", name="") for image in validation()]
+    items = [InspectionImage(image, None, "good", "", "") for image in validation()]
     scored = score_test_images(model, items, 128, "score")
     np.testing.assert_allclose([item.score for item in scored], direct, rtol=1e-3)
     assert len(taken) == 6 * len(items), "three convolutions each of teacher and student"
@@ -232,11 +232,6 @@ def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
     save_detector(tmp_path, EfficientAD("S"), DetectorConfig("M", True, 128, 0.1, 0.9, ""), {})
     with pytest.raises(UserError, match=r"model\.safetensors does not hold a detector of size M"):
         load_detector(tmp_path)
-
-
-def test_training_without_validation_normals_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no validation normals"):
-        train(teacher(), images(), np.empty((0, 128, 128), np.uint8), CONFIG, 0.5, tmp_path)
 
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from PIL import Image
 
 from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError
+from metaldefect.inspection.layout import write_scenes
 from metaldefect.inspection.provider import (
     DatasetProvider,
     GeneratedDatasetProvider,
     InspectionImages,
     RealDatasetProvider,
-    SyntheticCounts,
-    SyntheticDatasetProvider,
 )
+from metaldefect.inspection.synthetic import SyntheticCounts, SyntheticDatasetProvider
 
 
 def write(path: Path, level: int, shape: tuple[int, int] = (20, 30)) -> None:
@@ -27,35 +27,58 @@ def write(path: Path, level: int, shape: tuple[int, int] = (20, 30)) -> None:
 
 @pytest.fixture
 def category(tmp_path: Path) -> Path:
+    """A prepared dataset; every image is a scene of its own, named by its grey level."""
     root = tmp_path / "steel"
-    for k in range(17):
-        write(root / f"train/good/{k:03d}.png", k)
-    write(root / "test/good/000.png", 100)
-    for kind, level in (("hole", 150), ("dent", 200)):
-        write(root / f"test/{kind}/000.png", level)
+    images = {f"train/good/{k:03d}.png": k for k in range(4)}
+    images |= {"validation/good/000.png": 40, "canvas/good/000.png": 60, "canvas/good/001.png": 61}
+    images |= {"test/good/000.png": 100, "test/hole/000.png": 150, "test/dent/000.png": 200}
+    for path, level in images.items():
+        write(root / path, level)
+    for kind in ("hole", "dent"):
         mask = np.zeros((20, 30), np.uint8)
         mask[2:6, 3:8], mask[10:12, 10:12] = 255, 127
         (root / f"ground_truth/{kind}").mkdir(parents=True)
         Image.fromarray(mask).save(root / f"ground_truth/{kind}/000_mask.png")
+    write_scenes(root, {path: f"scene {level}" for path, level in images.items()})
     return root
+
+
+def write_insertions(root: Path, rows: list[tuple[str, str, str]]) -> None:
+    """Insertions as (split, scene, path), `scratches` all of them; an empty path is an invisible one."""
+    lines = ["path,mask,label,split,canvas,scene"]
+    for split, scene, path in rows:
+        mask = f"ground_truth/scratches/{Path(path).stem}_mask.png" if path else ""
+        if path:
+            write(root / path, 77)
+            write(root / mask, 255)
+        lines.append(f"{path},{mask},scratches,{split},good/000,{scene}")
+    root.mkdir(exist_ok=True)
+    (root / "insertions.csv").write_text("\n".join(lines) + "\n")
 
 
 def levels(images: InspectionImages) -> list[int]:
     return [int(item.image[0, 0]) for item in images]
 
 
-def test_every_eighth_normal_image_validates(category: Path) -> None:
+def test_each_split_is_its_folder(category: Path) -> None:
     provider = RealDatasetProvider(category)
-    assert levels(provider.validation()) == [7, 15]
-    assert levels(provider.train()) == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 16]
+    assert levels(provider.train()) == [0, 1, 2, 3]
+    assert levels(provider.validation()) == [40]
+    assert levels(provider.canvases()) == [60, 61]
+    assert len(provider.defects()) == 0
     assert all(item.mask is None and item.label == "good" for item in provider.train())
 
 
-def test_a_validation_folder_takes_precedence(category: Path) -> None:
-    write(category / "validation/good/000.png", 99)
+def test_every_image_knows_its_scene(category: Path) -> None:
     provider = RealDatasetProvider(category)
-    assert levels(provider.validation()) == [99]
-    assert len(provider.train()) == 17
+    everything = [*provider.train(), *provider.validation(), *provider.canvases(), *provider.test()]
+    assert all(item.scene == f"scene {item.image[0, 0]}" for item in everything)
+
+
+def test_training_needs_the_training_images_alone(category: Path) -> None:
+    for folder in ("test", "validation", "canvas", "ground_truth"):
+        (category / folder).rename(category.parent / folder)
+    assert len(RealDatasetProvider(category).train()) == 4
 
 
 def test_test_images_come_with_masks_kind_by_kind(category: Path) -> None:
@@ -77,40 +100,24 @@ def test_test_images_come_with_masks_kind_by_kind(category: Path) -> None:
     assert test[1:].labels == ("dent", "hole")
 
 
-def test_size_resizes_images_and_masks(category: Path) -> None:
-    item = RealDatasetProvider(category, size=40).test()[1]
-    assert item.image.shape == (40, 40)
-    assert item.mask is not None
-    assert item.mask.shape == (40, 40)
-    assert item.mask.dtype == np.bool_
-    assert 50 <= item.mask.sum() <= 58  # 20 of 600 pixels are 53.3 of 1600
+def test_a_folder_that_was_not_prepared_is_refused(category: Path, tmp_path: Path) -> None:
+    (category / "scenes.csv").unlink()
+    with pytest.raises(UserError, match=r"scenes\.csv does not exist.*no prepared dataset"):
+        RealDatasetProvider(category).train()
+    with pytest.raises(UserError, match=r"train/good does not exist"):
+        RealDatasetProvider(tmp_path / "nowhere").train()
 
 
-def test_few_normals_still_leave_one_to_validate(tmp_path: Path) -> None:
-    for k in range(3):
-        write(tmp_path / f"train/good/{k}.png", k)
-    (tmp_path / "test").mkdir()
-    provider = RealDatasetProvider(tmp_path)
-    assert levels(provider.train()) == [0, 1]
-    assert levels(provider.validation()) == [2]
+def test_an_image_that_was_added_later_is_refused(category: Path) -> None:
+    write(category / "train/good/099.png", 9)
+    with pytest.raises(UserError, match=r"099\.png was added to a prepared dataset"):
+        RealDatasetProvider(category).train()
 
 
-def test_category_without_train_good(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train/good does not exist.*MVTec"):
-        RealDatasetProvider(tmp_path)
-    (tmp_path / "train/good").mkdir(parents=True)
-    with pytest.raises(UserError, match="train/good holds no image to train on"):
-        RealDatasetProvider(tmp_path)
-
-
-def test_no_validation_normals(category: Path, tmp_path: Path) -> None:
-    (category / "validation/good").mkdir(parents=True)
+def test_an_empty_split_is_refused(category: Path) -> None:
+    (category / "validation/good/000.png").unlink()
     with pytest.raises(UserError, match="validation/good holds no image"):
-        RealDatasetProvider(category)
-    write(tmp_path / "one/train/good/0.png", 0)
-    (tmp_path / "one/test").mkdir()
-    with pytest.raises(UserError, match="no normal image to validate on"):
-        RealDatasetProvider(tmp_path / "one")
+        RealDatasetProvider(category).validation()
 
 
 def test_mask_of_another_size(category: Path) -> None:
@@ -118,25 +125,25 @@ def test_mask_of_another_size(category: Path) -> None:
     with pytest.raises(
         UserError, match=r"dent/000_mask\.png is 30 x 10 pixels.*test/dent/000\.png is 30 x 20"
     ):
-        RealDatasetProvider(category)
+        RealDatasetProvider(category).test()
 
 
 def test_anomaly_without_mask(category: Path) -> None:
-    write(category / "test/hole/001.png", 3)
-    with pytest.raises(UserError, match=r"hole/001\.png has no mask: .*hole/001_mask\.png does not exist"):
-        RealDatasetProvider(category)
+    (category / "ground_truth/hole/000_mask.png").unlink()
+    with pytest.raises(UserError, match=r"hole/000\.png has no mask: .*hole/000_mask\.png does not exist"):
+        RealDatasetProvider(category).test()
 
 
 def test_file_that_is_no_image(category: Path) -> None:
     (category / "ground_truth/dent/000_mask.png").write_text("text")
     with pytest.raises(UnreadableImageError, match=r"dent/000_mask\.png"):
-        RealDatasetProvider(category)
+        RealDatasetProvider(category).test()
 
 
 def test_category_without_test(category: Path) -> None:
     (category / "test").rename(category / "elsewhere")
     with pytest.raises(UserError, match="steel has no folder test"):
-        RealDatasetProvider(category)
+        RealDatasetProvider(category).test()
 
 
 def test_synthetic_provider_draws_every_kind() -> None:
@@ -149,6 +156,7 @@ def test_synthetic_provider_draws_every_kind() -> None:
     assert [item.name for item in provider.test()][-1] == "misplaced_object/0000"
     everything = [*provider.train(), *provider.validation(), *provider.test()]
     assert len({item.image.tobytes() for item in everything}) == 10
+    assert len({item.scene for item in everything}) == 10
 
 
 def test_synthetic_images_depend_on_seed_split_and_index_alone() -> None:
@@ -172,25 +180,53 @@ def test_synthetic_counts_without_normals() -> None:
         SyntheticCounts(1, 0, 1, 1)
 
 
-def test_generated_provider_joins_normals_and_inserted_defects(category: Path, tmp_path: Path) -> None:
+def test_generated_provider_divides_insertions_and_leaves_invisible_ones_out(
+    category: Path, tmp_path: Path
+) -> None:
     inserted = tmp_path / "inserted"
-    write(inserted / "test/scratches/000.png", 77)
-    with pytest.raises(UserError, match=r"scratches/000\.png has no mask"):
+    with pytest.raises(UserError, match=r"insertions\.csv does not exist: insert defects first"):
         GeneratedDatasetProvider(category, inserted)
-    write(inserted / "ground_truth/scratches/000_mask.png", 255)
+    write_insertions(
+        inserted,
+        [
+            ("validation", "scene 60", "validation/scratches/0000.png"),
+            ("test", "scene 61", "test/scratches/0001.png"),
+            ("validation", "scene 60", ""),
+        ],
+    )
     provider = GeneratedDatasetProvider(category, inserted)
-    assert len(provider.train()) == 15
-    assert levels(provider.validation()) == [7, 15]
+    assert levels(provider.train()) == [0, 1, 2, 3]
+    assert levels(provider.validation()) == [40]
+    assert [(item.name, item.scene) for item in provider.defects()] == [("scratches/0000", "scene 60")]
     assert provider.test().labels == ("good", "scratches")
     assert levels(provider.test()) == [100, 77]
-    write(inserted / "test/good/000.png", 101)
-    assert levels(GeneratedDatasetProvider(category, inserted).test()) == [101, 77]
+    (inserted / "ground_truth/scratches/0001_mask.png").unlink()
+    with pytest.raises(UserError, match=r"scratches/0001\.png has no mask"):
+        provider.test()
 
 
-def test_generated_provider_without_defects(category: Path, tmp_path: Path) -> None:
-    write(tmp_path / "inserted/test/good/000.png", 1)
-    with pytest.raises(UserError, match="inserted/test holds no image with an inserted defect"):
-        GeneratedDatasetProvider(category, tmp_path / "inserted")
+@pytest.mark.parametrize(
+    ("validation_scene", "test_scene", "message"),
+    [
+        ("scene 40", "scene 61", "canvases show scenes of validation"),
+        ("scene 60", "scene 100", "canvases show scenes of test"),
+        ("scene 2", "scene 61", "canvases show scenes of train"),
+        ("scene 60", "scene 60", "validation and test defects share canvases"),
+    ],
+)
+def test_insertions_that_leak_are_refused(
+    category: Path, tmp_path: Path, validation_scene: str, test_scene: str, message: str
+) -> None:
+    inserted = tmp_path / "inserted"
+    write_insertions(
+        inserted,
+        [
+            ("validation", validation_scene, "validation/scratches/0000.png"),
+            ("test", test_scene, "test/scratches/0001.png"),
+        ],
+    )
+    with pytest.raises(UserError, match=message):
+        GeneratedDatasetProvider(category, inserted)
 
 
 def test_the_base_class_cannot_be_made() -> None:

@@ -140,6 +140,63 @@ def test_image_interval_holds_the_estimate_and_narrows_with_more_images() -> Non
     assert narrow[1] - narrow[0] < 0.06 < wide[1] - wide[0]
 
 
+def interval_width(bounds: tuple[float, float]) -> float:
+    return bounds[1] - bounds[0]
+
+
+def test_image_intervals_of_copies_are_as_wide_as_those_of_the_scenes() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.arange(40) % 2 == 0
+    scores = rng.normal(size=40) + labels
+
+    def width(copies: int, groups: list[int] | None) -> float:
+        repeated = np.repeat(scores, copies), np.repeat(labels, copies)
+        return interval_width(detection.bootstrap_interval(detection.auroc, *repeated, groups))
+
+    scenes = width(1, None)
+    assert width(6, list(np.repeat(np.arange(40), 6))) == pytest.approx(scenes, rel=1e-9)
+    # Six exposures taken for six images: too narrow by the root of six.
+    assert width(6, None) == pytest.approx(scenes / np.sqrt(6), rel=0.15)
+
+
+def test_intervals_of_images_that_are_all_scenes_are_the_ungrouped_ones() -> None:
+    rng = np.random.default_rng(6)
+    labels = rng.random(30) < 0.5
+    scores = rng.normal(size=30) + labels
+    scenes = [f"scene {rng.random()}" for _ in labels]
+    plain, grouped = (
+        detection.bootstrap_interval(detection.auroc, scores, labels, groups) for groups in (None, scenes)
+    )
+    assert grouped == plain
+    maps = [rng.normal(size=(8, 8)) for _ in range(6)]
+    masks = [np.zeros((8, 8), bool) for _ in range(6)]
+    for mask in masks[:3]:
+        mask[2:5, 2:5] = True
+    assert detection.pixel_intervals(maps, masks, scenes[:6], samples=50) == detection.pixel_intervals(
+        maps, masks, samples=50
+    )
+
+
+def test_pixel_intervals_of_copies_are_as_wide_as_those_of_the_scenes() -> None:
+    rng = np.random.default_rng(7)
+    masks = [np.zeros((16, 16), bool) for _ in range(12)]
+    for index, mask in enumerate(masks[:6]):
+        mask[2 : 6 + index, 3:9] = True
+    maps = [ndimage.gaussian_filter(rng.normal(size=m.shape), 1) + 0.3 * m for m in masks]
+    copies = [maps[i // 4] for i in range(48)], [masks[i // 4] for i in range(48)]
+    scenes = detection.pixel_intervals(maps, masks, samples=400)
+    grouped = detection.pixel_intervals(*copies, [i // 4 for i in range(48)], samples=400)
+    ungrouped = detection.pixel_intervals(*copies, samples=400)
+    for name in ("pixel_auroc", "au_pro"):
+        assert interval_width(grouped[name]) == pytest.approx(interval_width(scenes[name]), rel=0.05), name
+        assert interval_width(ungrouped[name]) < 0.7 * interval_width(grouped[name]), name
+
+
+def test_an_image_without_its_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 groups for 2 images"):
+        detection.bootstrap_interval(detection.auroc, [0.1, 0.2], [False, True], ["one"])
+
+
 def test_pixel_intervals_surround_the_exact_values() -> None:
     rng = np.random.default_rng(3)
     masks = [np.zeros((24, 24), bool) for _ in range(20)]

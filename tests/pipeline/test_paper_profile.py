@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 from dvc.utils.hydra import compose_and_dump
 from torch.utils.data import TensorDataset
 
+from metaldefect.efficientad.lightning_model import TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.efficientad.training import train
 from metaldefect.efficientad.training_data import TrainingImages
@@ -22,7 +24,6 @@ from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.training.trainer import fit
 from pipeline.params import Params, parse_params
-from stages.train_efficientad import configuration
 from stages.train_maskgit import SCHEDULING
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,10 +98,9 @@ def test_efficientad(paper: Params, tmp_path: Path) -> None:
     trained = train(
         fresh.teacher,
         TrainingImages(normal, penalty, "noise"),
-        normal[:1],
-        configuration(one_step, paper.seed),
-        section.threshold_quantile,
+        TrainingConfig(
+            seed=paper.seed, **one_step.model_dump(include={field.name for field in fields(TrainingConfig)})
+        ),
         tmp_path,
     )
     assert set(trained.history[0]) >= {"hard", "penalty", "autoencoder", "imitation", "loss"}
-    assert np.isfinite(trained.threshold)

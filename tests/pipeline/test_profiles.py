@@ -47,7 +47,7 @@ def test_a_value_changed_by_hand_is_replaced_and_named(
 
 
 def test_an_unknown_profile_lists_those_there_are(folder: Path) -> None:
-    with pytest.raises(ParamsError, match="no profile 'tinny': .* has cpu, paper, real, real128, tiny"):
+    with pytest.raises(ParamsError, match=r"no profile 'tinny': .* has cpu, paper, real, real128, tiny"):
         write_params(folder, "tinny")
     assert profiles(folder / "conf") == ["cpu", "paper", "real", "real128", "tiny"]
 
@@ -61,7 +61,7 @@ def test_changes_name_values_that_come_and_go() -> None:
 
 
 def test_make_repro_composes_the_profile_in_a_folder_with_spaces(folder: Path) -> None:
-    """`make` itself, with a stand-in for the environment's Python that runs the composing and only names DVC."""
+    """`make` itself; the environment's Python is a stand-in that composes for real and only names DVC."""
     shutil.copy(ROOT / "Makefile", folder)
     python = folder / ".venv/bin/python"
     python.parent.mkdir(parents=True)

@@ -42,14 +42,8 @@ def write_merged(root: Path, per_class: int, masks: bool = True) -> None:
 
 
 def insertion(step: int) -> InsertedImage:
-    return InsertedImage(
-        "scratches",
-        square_image(10),
-        square_image(step),
-        square_image(2 * step),
-        square_mask(),
-        square_mask(),
-    )
+    images = square_image(10), square_image(step), square_image(2 * step)
+    return InsertedImage("scratches", *images, square_mask(), square_mask())
 
 
 def test_real_borders_are_spread_over_classes(tmp_path: Path) -> None:
@@ -62,20 +56,20 @@ def test_real_borders_are_spread_over_classes(tmp_path: Path) -> None:
 def test_where_no_image_has_a_mask_the_metric_is_left_out_and_named(tmp_path: Path) -> None:
     write_merged(tmp_path, per_class=1, masks=False)
     assert real_border_gradients(tmp_path, limit=3) == []
-    found = seam_metrics([insertion(20)], [], [])
+    found = seam_metrics([insertion(20)] * 2, [], [])
     assert found["inserted_to_canvas"] == pytest.approx(2.0)
     assert found["pasted_to_canvas"] == pytest.approx(4.0)
     assert not {"real", "inserted_to_real", "inserted_to_real_inspection"} & found.keys()
     assert found["left_out"] == {
         "real": "no image of the merged set has a mask",
         "inserted_to_real": "no image of the merged set has a mask",
-        "inserted_to_real_inspection": "the inspection set has no masks",
-        "pasted_to_real_inspection": "the inspection set has no masks",
+        "inserted_to_real_inspection": "0 masks in the inspection set, 2 are needed",
+        "pasted_to_real_inspection": "0 masks in the inspection set, 2 are needed",
     }
 
 
 def test_seams_stand_beside_real_borders() -> None:
-    canvas = seam_metrics([insertion(20)], [], [])["canvas"]
+    canvas = seam_metrics([insertion(20)] * 2, [], [])["canvas"]
     found = seam_metrics([insertion(20), insertion(40)], [2 * canvas], [3 * canvas, 3 * canvas])
     assert found["left_out"] == {}
     assert found["inserted_to_real"] == pytest.approx(1.5)
@@ -85,5 +79,7 @@ def test_seams_stand_beside_real_borders() -> None:
     assert high == pytest.approx(4.0)
 
 
-def test_without_a_visible_insertion_nothing_is_measured() -> None:
-    assert seam_metrics([], [1.0], []) == {"left_out": {"all of it": "no insertion is visible"}}
+def test_an_interval_needs_two_visible_insertions() -> None:
+    for count in (0, 1):
+        found = seam_metrics([insertion(20)] * count, [1.0], [])
+        assert found == {"left_out": {"all of it": f"{count} visible insertions, 2 are needed"}}

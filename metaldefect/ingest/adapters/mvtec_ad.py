@@ -10,11 +10,11 @@ from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 
 NORMAL_LABEL = "good"
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "canvas", "test")  # canvas: in folders that this project prepared
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read one category: `{train,validation,test}/<type>/`, `ground_truth/<type>/<stem>_mask.png`."""
+    """Read one category: `{train,validation,canvas,test}/<type>/`, `ground_truth/<type>/<stem>_mask.png`."""
     if not (files.root / "train" / NORMAL_LABEL).is_dir():
         categories = [f.name for f in files.folders(files.root) if (f / "train" / NORMAL_LABEL).is_dir()]
         hint = (

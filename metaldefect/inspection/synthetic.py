@@ -1,0 +1,73 @@
+"""A provider of procedural metal, drawn when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from metaldefect.errors import UserError
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import DatasetProvider, InspectionImage, InspectionImages
+from metaldefect.procedural.anomalies import ANOMALIES
+from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
+from metaldefect.procedural.textures import Finish
+
+
+@dataclass(frozen=True)
+class SyntheticCounts:
+    """How many images a `SyntheticDatasetProvider` has: `test_anomalies` of each kind."""
+
+    train: int
+    validation: int
+    test_normal: int
+    test_anomalies: int
+
+    def __post_init__(self) -> None:
+        if self.train < 1:
+            raise UserError(f"{self.train} images to train on: at least 1 is needed")
+        if self.validation < 1:
+            raise UserError(f"{self.validation} normal images to validate on: at least 1 is needed")
+
+
+class SyntheticDatasetProvider(DatasetProvider):
+    """Procedural metal with scratches, contamination and misplaced objects.
+
+    Image k of a split is a function of `seed`, the split and k alone: more images change none of the
+    earlier ones. Every image, an anomaly's metal included, is drawn from a key of its own, so each is a
+    scene of its own.
+
+    Args:
+        seed: non-negative.
+        counts: sizes of the splits.
+        size: side of the images in pixels, at least 16.
+        finish: the metal; None mixes all finishes, as on a line that changes its product.
+    """
+
+    def __init__(self, seed: int, counts: SyntheticCounts, size: int, finish: Finish | None = None) -> None:
+        self.seed, self.counts, self.size, self.finish = seed, counts, size, finish
+
+    def train(self) -> InspectionImages:
+        return self._normal("train", self.counts.train)
+
+    def validation(self) -> InspectionImages:
+        return self._normal("validation", self.counts.validation)
+
+    def test(self) -> InspectionImages:
+        drawn = self._normal("test", self.counts.test_normal)
+        for kind in ANOMALIES:
+            load = [partial(self._draw, "test", kind, k) for k in range(self.counts.test_anomalies)]
+            drawn += InspectionImages(load, [kind] * len(load))
+        return drawn
+
+    def _normal(self, split: str, count: int) -> InspectionImages:
+        return InspectionImages([partial(self._draw, split, GOOD, k) for k in range(count)], [GOOD] * count)
+
+    def _draw(self, split: str, label: str, index: int) -> InspectionImage:
+        rng = keyed_generator(self.seed, "synthetic", split, label, index)
+        name = f"{label}/{index:04d}"
+        scene = f"{split}/{name}"
+        if label == GOOD:
+            normal = generate_normal_image(rng, self.size, self.finish)
+            return InspectionImage(normal, None, label, name, scene)
+        image, mask = generate_anomalous_image(label, rng, self.size, self.finish)
+        return InspectionImage(image, mask, label, name, scene)

@@ -1,0 +1,40 @@
+"""Stage `calibrate`: the trained networks become a detector with map scales, map weights and a threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.efficientad.calibration import calibrate
+from metaldefect.efficientad.model_files import calibrated, load_networks, save_detector
+from metaldefect.images import stack_resized
+from metaldefect.inspection.provider import GeneratedDatasetProvider
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
+
+NETWORKS = Path("models/efficientad")
+INSPECTION = Path("data/merged/inspection")
+INSERTED = Path("data/synthetic/inserted")
+OUTPUT = Path("models/detector")
+METRICS = Path("metrics/calibrate.json")
+
+
+def main(params: Params, run: StageRun) -> None:
+    """Choose on validation normals and inserted defects; the test images are not looked at."""
+    quantile = params.calibrate.threshold_quantile
+    model, networks, training = load_networks(NETWORKS)
+    provider = GeneratedDatasetProvider(INSPECTION, INSERTED)
+    normals, defects = (
+        stack_resized((item.image for item in images), networks.image_size)
+        for images in (provider.validation(), provider.defects())
+    )
+    calibration = calibrate(model, normals, defects, quantile)
+    with atomic_directory(OUTPUT) as folder:
+        config = calibrated(networks, calibration, quantile)
+        save_detector(folder, model, config, training, calibration.record)
+    write_json(METRICS, calibration.record)
+    run.log_metrics(calibration.record)
+
+
+if __name__ == "__main__":
+    run_stage("calibrate", main)

@@ -1,0 +1,66 @@
+"""Stage `evaluate_efficientad`: how well the detector finds real defects, and drawn ones, of the test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metaldefect.artifacts import atomic_directory, read_json, write_json
+from metaldefect.efficientad.evaluation import rounded, score_test_images, summarise
+from metaldefect.efficientad.figures import detector_figures, map_weight_figure, training_figure
+from metaldefect.efficientad.model_files import CONFIG, load_detector
+from metaldefect.figures import save_figures
+from metaldefect.inspection.provider import GeneratedDatasetProvider, RealDatasetProvider
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
+
+DETECTOR = Path("models/detector")
+LOSSES = Path("models/efficientad/losses.csv")
+INSPECTION = Path("data/merged/inspection")
+INSERTED = Path("data/synthetic/inserted")
+METRICS = Path("metrics/evaluate_efficientad.json")
+PLOTS = Path("plots/evaluate_efficientad")
+
+
+def main(params: Params, run: StageRun) -> None:
+    """Measure on the real test set and on the inserted defects that chose nothing."""
+    samples = params.evaluate_efficientad.bootstrap_samples
+    model, config = load_detector(DETECTOR)
+    sets = {"real defects": RealDatasetProvider(INSPECTION).test()}
+    inserted = GeneratedDatasetProvider(INSPECTION, INSERTED).test()
+    if len(set(inserted.labels)) > 1:
+        sets["generated defects"] = inserted
+    groups = {
+        name: score_test_images(model, images, config.image_size, f"score {name}")
+        for name, images in sets.items()
+    }
+    summaries = {
+        name: summarise(scored, config.threshold, params.seed, samples) for name, scored in groups.items()
+    }
+    metrics: dict[str, Any] = {
+        **summaries["real defects"],
+        "generated": summaries.get("generated defects", "no insertion for the test is visible"),
+        "threshold": config.threshold,
+    }
+    losses = pd.read_csv(LOSSES)
+    figures = {
+        **detector_figures(groups, config.threshold),
+        "training_losses": training_figure({str(name): losses[name].tolist() for name in losses}),
+    }
+    weights = read_json(DETECTOR / CONFIG)["calibration"]["map_weights"]
+    if "image_auroc_by_student_share" in weights:
+        figures["map_weights"] = map_weight_figure(
+            weights["image_auroc_by_student_share"], weights["student"]
+        )
+    with atomic_directory(PLOTS) as folder:
+        save_figures(figures, folder)
+    run.log_figures(figures)
+    metrics = rounded(metrics)
+    write_json(METRICS, metrics)
+    run.log_metrics(metrics)
+
+
+if __name__ == "__main__":
+    run_stage("evaluate_efficientad", main)

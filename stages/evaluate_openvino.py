@@ -1,0 +1,73 @@
+"""Stage `evaluate_openvino`: the exported files' parity with torch, accuracy per precision, and latency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.deploy.export import PRECISIONS, parity
+from metaldefect.deploy.figures import accuracy_figure
+from metaldefect.deploy.graph import InspectionGraph
+from metaldefect.deploy.latency import measure_latency
+from metaldefect.deploy.runtime import Detector
+from metaldefect.efficientad.evaluation import rounded, score_images
+from metaldefect.efficientad.model_files import load_detector
+from metaldefect.errors import UserError
+from metaldefect.hardware import cpu_name
+from metaldefect.images import stack_resized
+from metaldefect.inspection.provider import RealDatasetProvider
+from metaldefect.metrics.detection import auroc, f1_at
+from pipeline.params import Params
+from pipeline.run import StageRun, run_stage
+
+DETECTOR = Path("models/detector")
+EXPORT = Path("models/openvino")
+INSPECTION = Path("data/merged/inspection")
+METRICS = Path("metrics/evaluate_openvino.json")
+# Apart from the other metrics: these differ from run to run.
+LATENCY = Path("metrics/latency.json")
+PLOTS = Path("plots/evaluate_openvino")
+
+
+def main(params: Params, run: StageRun) -> None:
+    """Refuse files that do not compute what torch computes, and measure each precision."""
+    section = params.evaluate_openvino
+    model, config = load_detector(DETECTOR)
+    test = RealDatasetProvider(INSPECTION).test()
+    indices = np.linspace(0, len(test) - 1, section.parity_images).round().astype(int)
+    frames = stack_resized((test[int(index)].image for index in indices), config.image_size)
+    errors = parity(InspectionGraph(model), EXPORT, frames)
+    if errors["max_abs_error"] > section.max_parity_error:
+        raise UserError(
+            f"the exported detector differs from the trained one by {errors['max_abs_error']:.2e},"
+            f" more than evaluate_openvino.max_parity_error {section.max_parity_error:.2e}: {errors}"
+        )
+    accuracy: dict[str, Any] = {}
+    latency: dict[str, Any] = {"machine": cpu_name()}
+    for precision in PRECISIONS:
+        detector = Detector.load(EXPORT, precision)
+        scored = score_images(detector.detect, test, config.image_size, f"score {precision}")
+        scores, labels = [item.score for item in scored], [item.is_defective for item in scored]
+        accuracy[precision] = {
+            "image_auroc": auroc(scores, labels),
+            "f1_at_threshold": f1_at(scores, labels, detector.threshold),
+            "threshold": detector.threshold,
+        }
+        latency[precision] = measure_latency(detector, frames, section.latency_frames)
+    sizes = {path.name: path.stat().st_size for path in sorted(EXPORT.iterdir()) if path.suffix != ".json"}
+    metrics = {"parity": errors, **rounded(accuracy), "bytes": sizes}
+    write_json(METRICS, metrics)
+    write_json(LATENCY, latency)
+    figure = accuracy_figure(accuracy, sizes)
+    with atomic_directory(PLOTS) as folder:
+        figure.savefig(folder / "accuracy_and_size_by_precision.png", dpi=100)
+    run.log_metrics(metrics)
+    run.log_metrics(latency, "latency.")
+    run.log_figure(figure, "accuracy_and_size_by_precision.png")
+
+
+if __name__ == "__main__":
+    run_stage("evaluate_openvino", main)
