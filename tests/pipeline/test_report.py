@@ -213,6 +213,7 @@ def test_graph_follows_paths_and_leaves_out_what_is_implied() -> None:
         "finetune_vq": 3,
         "distill_teacher": 3,  # where it joins, not where it could start
         "train_efficientad": 4,
+        "evaluate_vq": 5,
         "report": 5,
     }
     places = list(layout(short).corner.values())
