@@ -31,15 +31,64 @@ def test_a_stage_depends_on_exactly_the_code_it_imports(stage: str) -> None:
     assert [dep for dep in listed if dep not in needed] == [], "superfluous: run `make deps`"
 
 
+def test_only_evaluation_and_the_report_depend_on_metrics_and_figures() -> None:
+    for stage, entry in STAGES.items():
+        listed = [dep for dep in entry["deps"] if is_code(dep)]
+        shown = [
+            dep for dep in listed if dep.endswith("figures.py") or dep.startswith("metaldefect/metrics/")
+        ]
+        if stage != "report" and not stage.startswith("evaluate_"):
+            assert shown == [], stage
+
+
+def test_a_package_with_code_in_its_init_is_a_dependency(tmp_path: Path) -> None:
+    for folder in ("stages", "metaldefect/sub", "metaldefect/empty"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "stages/x.py").write_text("import metaldefect.sub.a\nfrom metaldefect.empty import b\n")
+    (tmp_path / "metaldefect/sub/__init__.py").write_text('"""Doc."""\nVALUE = 1\n')
+    (tmp_path / "metaldefect/sub/a.py").write_text("A = 1\n")
+    (tmp_path / "metaldefect/empty/__init__.py").write_text('"""Only words."""\n')
+    (tmp_path / "metaldefect/empty/b.py").write_text("B = 1\n")
+    assert code_dependencies(tmp_path, "x") == [
+        "metaldefect/empty/b.py", "metaldefect/sub/__init__.py", "metaldefect/sub/a.py", "stages/x.py",
+    ]  # fmt: skip
+
+
 def test_stages_have_one_name_everywhere() -> None:
     assert list(STAGES) == [
-        "sample", "merge", "augment", "finetune_vq", "tokenize", "train_maskgit", "synthesize",
-        "distill_teacher", "train_efficientad", "calibrate", "evaluate_efficientad", "export_openvino",
-        "evaluate_openvino", "report",
+        "sample", "merge", "augment", "finetune_vq", "evaluate_vq", "tokenize", "train_maskgit",
+        "evaluate_maskgit", "synthesize", "evaluate_synthesis", "distill_teacher", "train_efficientad",
+        "calibrate", "evaluate_efficientad", "export_openvino", "evaluate_openvino", "report",
     ]  # fmt: skip
     for stage, entry in STAGES.items():
         assert entry["cmd"] == f"python -m stages.{stage}"
         assert stage in Params.model_fields
+        assert (ROOT / f"stages/{stage}.py").is_file()
+
+
+def test_nothing_imports_from_stages_but_their_tests() -> None:
+    wrong = []
+    for package in ("metaldefect", "pipeline", "flows", "app", "benchmarks"):
+        for file in (ROOT / package).rglob("*.py"):
+            wrong += [f for f in direct_imports(ROOT, file) if f.relative_to(ROOT).parts[0] == "stages"]
+    assert wrong == []
+
+
+def test_models_are_registered_and_curves_are_plotted() -> None:
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    outs = {out for entry in STAGES.values() for out in entry["outs"] if isinstance(out, str)}
+    assert set(pipeline["artifacts"]) == {"tokenizer", "maskgit", "detector"}
+    for artifact in pipeline["artifacts"].values():
+        assert artifact["path"] in outs
+        assert artifact["type"] == "model"
+        assert artifact["desc"]
+        assert artifact["labels"]
+    for plot in pipeline["plots"]:
+        ((_, options),) = plot.items()
+        assert {"x", "y", "title", "x_label", "y_label"} == set(options)
+        for path in options["y"]:
+            assert any(path.startswith(f"{out}/") for out in outs), path
+    assert not any("metrics" in entry or "plots" in entry for entry in STAGES.values())
 
 
 def test_imports_never_point_up() -> None:

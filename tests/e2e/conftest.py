@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ class Project:
     """A clone and ways to run things in it."""
 
     root: Path
+    output: str = ""  # of the first run
 
     @property
     def environment(self) -> dict[str, str]:
@@ -106,7 +107,6 @@ def clone(target: Path, profile: str) -> Project:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A clone in which `dvc repro` has run once, with the smoke profile."""
+    """A clone in which `dvc repro` has run once, with the profile tiny."""
     project = clone(tmp_path_factory.mktemp("clone"), "tiny")
-    project.dvc("repro")
-    return project
+    return replace(project, output=project.dvc("repro"))

@@ -18,9 +18,9 @@ from tests.e2e.conftest import Project
 pytestmark = pytest.mark.e2e
 
 STAGES = [
-    "sample", "merge", "augment", "finetune_vq", "tokenize", "train_maskgit", "synthesize",
-    "distill_teacher", "train_efficientad", "calibrate", "evaluate_efficientad", "export_openvino",
-    "evaluate_openvino", "report",
+    "sample", "merge", "augment", "finetune_vq", "evaluate_vq", "tokenize", "train_maskgit",
+    "evaluate_maskgit", "synthesize", "evaluate_synthesis", "distill_teacher", "train_efficientad",
+    "calibrate", "evaluate_efficientad", "export_openvino", "evaluate_openvino", "report",
 ]  # fmt: skip
 
 
@@ -28,7 +28,11 @@ def test_everything_is_made(project: Project) -> None:
     assert sorted(project.lock()) == sorted(STAGES)
     for path in (
         "data/merged/samples.parquet",
-        "data/tokens/tokens.npy",
+        "data/tokens/train/tokens.npy",
+        "data/tokens/held_out/tokens.npy",
+        "models/vq/snapshots/step_000000.safetensors",
+        "models/maskgit/losses.csv",
+        "metrics/headline.json",
         "models/vq/tokenizer.safetensors",
         "models/maskgit/maskgit.safetensors",
         "models/teacher",
@@ -58,6 +62,46 @@ def test_metrics_are_finite_numbers(project: Project) -> None:
     assert merged["expectations_failed"] == 0
 
 
+def test_the_run_beats_the_trivial_answers(project: Project) -> None:
+    """Quality, not only finite numbers: worse than these, something is broken."""
+
+    def metrics(stage: str) -> dict:
+        return json.loads((project.root / f"metrics/{stage}.json").read_text())
+
+    tokenizer = metrics("evaluate_vq")
+    constant, after = tokenizer["constant_image"], tokenizer["after"]
+    assert after["ssim"]["mean"] > constant["ssim"]
+    assert after["mse"]["mean"] < 0.75 * constant["mse"]
+    tokens = metrics("evaluate_maskgit")
+    assert tokens["masked_ce"] < tokens["unigram"] - 0.1
+    assert metrics("evaluate_efficientad")["image_auroc"] > 0.65  # chance: 0.5
+
+
+def test_the_terminal_shows_no_noise_of_other_packages(project: Project) -> None:
+    noise = (
+        "Warning", "deprecat", "CUDA", "GPU available", "TPU available", "HPU available", "litlogger",
+        "LOCAL_RANK", "pkg_resources", "alembic", "INFO  [", "Context impl", "[torch.onnx]",
+    )  # fmt: skip
+    found = [line for line in project.output.splitlines() if any(word in line for word in noise)]
+    assert found == []
+    assert "Running stage 'finetune_vq'" in project.output
+    assert re.search(r"step 12/\d+ ", project.output)  # own lines stay
+
+
+def test_plots_and_headline_are_what_dvc_shows(project: Project) -> None:
+    headline = json.loads((project.root / "metrics/headline.json").read_text())
+    shown = json.loads(project.dvc("metrics", "show", "--json"))[""]["data"]
+    assert list(shown) == ["metrics/headline.json"]
+    assert shown["metrics/headline.json"]["data"] == headline
+    assert len(headline) >= 12
+    project.run(sys.executable, "-m", "pipeline.plots_template")
+    project.dvc("plots", "show", "-o", "plots_page")
+    page = (project.root / "plots_page/index.html").read_text()
+    assert not re.search(r"<script[^>]*src", page)
+    for plot in ("tokenizer_losses", "tokenizer_quality", "maskgit_losses", "maskgit_cross_entropy"):
+        assert f"vegaEmbed('#{plot}'" in page
+
+
 def test_nothing_is_left_to_do(project: Project) -> None:
     assert "up to date" in project.dvc("status")
     before = (project.root / "dvc.lock").read_bytes()
@@ -66,7 +110,7 @@ def test_nothing_is_left_to_do(project: Project) -> None:
     assert (project.root / "dvc.lock").read_bytes() == before
 
 
-def test_mlflow_has_a_parent_with_a_child_a_stage(project: Project) -> None:
+def test_mlflow_has_a_parent_with_one_child_per_stage(project: Project) -> None:
     with sqlite3.connect(project.root / "mlruns/mlflow.db") as store:
         runs = store.execute("select run_uuid, name, status from runs").fetchall()
         parents = [run for run in runs if run[1] == "dvc repro"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,14 @@ from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.efficientad.training import train
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.maskgit.config import named_config as maskgit_config
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.recipe import Recipe
 from metaldefect.tokenizer.config import named_config as tokenizer_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.training.trainer import fit
 from pipeline.params import Params, parse_params
-from stages.train_maskgit import SCHEDULING
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,13 +71,11 @@ def test_tokenizer(paper: Params) -> None:
 
 def test_maskgit(paper: Params) -> None:
     section = paper.train_maskgit
-    config = maskgit_config(
-        section.size, classes=6, codebook_size=16_384, grid=16, heads=section.heads, dropout=section.dropout
-    )
+    recipe = Recipe.of(section.model_dump(), paper.seed)
+    config = maskgit_config(classes=6, codebook_size=16_384, grid=16, **recipe.model)
     model = MaskGIT(config)
     assert sum(p.numel() for p in model.parameters()) == 68_884_993
-    arguments = section.training.model_dump(exclude=SCHEDULING)
-    module = MaskGITLightning(model, MaskGITTrainingConfig(**{**arguments, "warmup_steps": 1}))
+    module = MaskGITLightning(model, replace(recipe.loss, warmup_steps=1))
     before = model.head.bias.detach().clone()
     data = TensorDataset(torch.randint(0, 16_384, (2, 16, 16)), torch.tensor([0, 5]))
     history = fit(module, data, steps=1, batch_size=2, epoch_steps=1, seed=0, checkpoint_directory=None)

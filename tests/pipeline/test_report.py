@@ -15,10 +15,10 @@ from PIL import Image
 
 from metaldefect.errors import UserError
 from pipeline.params import Augment, Data, Params, Report
+from pipeline.report import render_report
 from pipeline.report_figures import panels, read_columns, thinned
 from pipeline.report_graph import dependencies, draw_graph, layers, layout, reduced, stage_entries
 from pipeline.report_tables import tables
-from stages.report import render_report
 
 PIPELINE = """\
 stages:
@@ -217,10 +217,10 @@ def test_graph_follows_paths_and_leaves_out_what_is_implied() -> None:
         "report": 5,
     }
     places = list(layout(short).corner.values())
-    assert len(set(places)) == 7
+    assert len(set(places)) == 8
     drawing = draw_graph(entries, {"merge": "images 2,659"})
-    assert drawing.count('class="edge"') == 7
-    assert drawing.count("<rect") == 7
+    assert drawing.count('class="edge"') == 8
+    assert drawing.count("<rect") == 8
     assert "images 2,659" in drawing
 
 

@@ -1,0 +1,151 @@
+"""What a change reruns: evaluation never retrains, and how things look never changes what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.report_graph import dependencies, stage_entries
+from tests.e2e.conftest import Project
+
+pytestmark = pytest.mark.e2e
+
+TRAINING = {"finetune_vq", "train_maskgit", "distill_teacher", "train_efficientad"}
+DATA = {"sample", "merge", "augment", "tokenize"}
+EVALUATION = {
+    "evaluate_vq", "evaluate_maskgit", "evaluate_synthesis", "evaluate_efficientad", "evaluate_openvino",
+}  # fmt: skip
+AFTER_CALIBRATION = {"calibrate", "evaluate_efficientad", "export_openvino", "evaluate_openvino", "report"}
+
+
+@pytest.fixture
+def finished(project: Project) -> Iterator[Project]:
+    """The finished run; every file that a test edits is as it was again afterwards."""
+    files = [*project.root.glob("params.yaml"), *project.root.glob("pipeline/*"), *code(project.root)]
+    before = {path: path.read_bytes() for path in files if path.is_file()}
+    yield project
+    for path, content in before.items():
+        if path.read_bytes() != content:
+            path.write_bytes(content)
+
+
+def code(root: Path) -> list[Path]:
+    return [*root.glob("metaldefect/**/*.py"), *root.glob("stages/*.py")]
+
+
+def reruns(project: Project) -> set[str]:
+    """The stages that `dvc repro` would run: those that changed, and all that reads their outs.
+
+    `dvc status` names the first ones only, for the outs that others read have not changed yet.
+    """
+    status = json.loads(project.dvc("status", "--json"))
+    changed = {name.removeprefix("dvc.yaml:") for name in status}
+    params = yaml.safe_load((project.root / "params.yaml").read_text())
+    definition = yaml.safe_load((project.root / "dvc.yaml").read_text())
+    upstream = dependencies(stage_entries(definition, params))
+    found = set(changed)
+    while more := {name for name, parents in upstream.items() if parents & found} - found:
+        found |= more
+    return found
+
+
+def files(project: Project, pattern: str) -> list[str]:
+    """Files of the clone, relative to its root."""
+    return [
+        str(path.relative_to(project.root)) for path in sorted(project.root.glob(pattern)) if path.is_file()
+    ]
+
+
+def touch(project: Project, *files: str) -> None:
+    """Change files without changing what they do."""
+    for name in files:
+        path = project.root / name
+        assert path.is_file(), name
+        comment = "<!-- changed -->" if path.suffix == ".j2" else "# changed"
+        path.write_text(path.read_text() + f"{comment}\n")
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("synthesize.sampling.guidance", 1.5),
+        ("synthesize.sampling.temperature", 0.9),
+        ("synthesize.candidates.per_image", 3),
+        ("synthesize.candidates.guidance", 0.5),
+    ],
+)
+def test_sampling_settings_draw_again_and_train_nothing_again(
+    finished: Project, dotted: str, value: object
+) -> None:
+    finished.set_param(dotted, value)
+    assert reruns(finished) == {"synthesize", "evaluate_synthesis", *AFTER_CALIBRATION}
+
+
+@pytest.mark.parametrize(
+    "dotted",
+    [
+        "evaluate_vq.images",
+        "evaluate_vq.curve_points",
+        "evaluate_vq.curve_images",
+        "evaluate_maskgit.images",
+        "evaluate_maskgit.curve_points",
+        "evaluate_maskgit.curve_images",
+        "evaluate_synthesis.border_images",
+        "evaluate_efficientad.bootstrap_samples",
+        "evaluate_openvino.latency_frames",
+    ],
+)
+def test_what_is_evaluated_reruns_that_evaluation_alone(finished: Project, dotted: str) -> None:
+    finished.set_param(dotted, 3)
+    assert reruns(finished) == {dotted.partition(".")[0], "report"}
+
+
+def test_code_of_metrics_reruns_evaluation_alone(finished: Project) -> None:
+    metrics = [path.relative_to(finished.root) for path in finished.root.glob("metaldefect/metrics/*.py")]
+    evaluations = [
+        path.relative_to(finished.root) for path in finished.root.glob("metaldefect/*/evaluation.py")
+    ]
+    assert len(metrics) > 5
+    assert len(evaluations) >= 4
+    touch(finished, *(str(path) for path in [*metrics, *evaluations]))
+    assert reruns(finished) == {*EVALUATION, "report"}
+
+
+def test_code_of_figures_report_and_tracking_reruns_no_training_and_no_data(finished: Project) -> None:
+    figures = files(finished, "metaldefect/**/figures.py")
+    assert len(figures) >= 6
+    plumbing = ["pipeline/run.py", "pipeline/params.py", "pipeline/terminal.py", "stages/__init__.py"]
+    touch(finished, *figures, *files(finished, "pipeline/report*"), *plumbing)
+    found = reruns(finished)
+    assert "report" in found
+    assert found <= {*EVALUATION, "report"}
+    assert not found & (TRAINING | DATA | {"synthesize", "calibrate", "export_openvino"})
+
+
+def test_tracking_and_report_code_reruns_the_report_alone(finished: Project) -> None:
+    touch(finished, "pipeline/run.py", "pipeline/report_tables.py", "pipeline/report.html.j2")
+    assert reruns(finished) == {"report"}
+
+
+def test_the_threshold_quantile_calibrates_again_and_trains_nothing_again(finished: Project) -> None:
+    finished.set_param("calibrate.threshold_quantile", 0.9)
+    assert reruns(finished) == AFTER_CALIBRATION
+
+
+def test_redrawn_insertions_calibrate_again_and_train_nothing_again(finished: Project) -> None:
+    finished.set_param("synthesize.insertions_per_class", 3)
+    found = reruns(finished)
+    assert found == {"synthesize", "evaluate_synthesis", *AFTER_CALIBRATION}
+    assert not found & TRAINING
+
+
+def test_training_settings_rerun_what_follows(finished: Project) -> None:
+    """The counterpart: where training is touched, everything after it is made anew."""
+    finished.set_param("train_maskgit.training.steps", 13)
+    found = reruns(finished)
+    assert {"train_maskgit", "evaluate_maskgit", "synthesize", "evaluate_synthesis"} <= found
+    assert not found & {"finetune_vq", "evaluate_vq", "tokenize", "distill_teacher", "train_efficientad"}
