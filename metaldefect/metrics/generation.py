@@ -150,6 +150,8 @@ def memorisation_hits(
     The yardstick is how near different photographs come to each other. An image's own group is left out of
     it: a set holds one photograph in two encodings, and the distance between these twins would make a
     threshold that nothing but a bit-exact copy falls below.
+    A heavily compressed or blurred copy can lie farther from its original than two photographs of one class
+    lie from each other; such copies are not found.
 
     Args:
         train: `float32 [M, D]`, test: unseen real ones `[K, D]`, fake: drawn ones `[N, D]`.

@@ -1,15 +1,29 @@
 """Metrics of drawn images against plain formulations and a published implementation."""
 
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchmetrics.image.kid import poly_mmd
 
+from metaldefect.backbones import pooled_features
 from metaldefect.metrics import generation, manifold, usefulness
 from metaldefect.metrics.generation import kid, kid_estimates, memorisation_hits
-from metaldefect.metrics.generation_suite import Labelled, evaluate, memorisation, nearest_neighbours
+from metaldefect.metrics.generation_suite import (
+    Labelled,
+    evaluate,
+    kid_with_yardsticks,
+    memorisation,
+    nearest_neighbours,
+)
 from metaldefect.metrics.manifold import manifold_scores
 from metaldefect.metrics.usefulness import chosen_weight, class_weights, gain, seed_and_group_interval
+
+NEU_DET = Path(__file__).resolve().parents[2] / "../shared/data/neu_det.tar"
 
 
 def normal(seed: int, size: tuple[int, int], shift: float = 0.0) -> np.ndarray:
@@ -61,6 +75,18 @@ def test_a_perfect_reconstruction_has_no_kid_and_an_interval_without_width() -> 
         kid_estimates(x, x, ones, ones, groups, groups + 1, paired=True)
     with pytest.raises(ValueError, match="two groups"):
         kid_estimates(x, x, ones, ones, np.zeros(40), groups)
+
+
+def test_the_suite_gives_a_perfect_reconstruction_no_kid() -> None:
+    train, fake = (Labelled.ungrouped(*two_classes(seed, 20, 0.8)) for seed in (0, 30))
+    features, scenes = with_twins(two_classes(10, 10, 0.8)[0])
+    test = Labelled(features, np.tile(np.repeat(["a", "b"], 10), 2), scenes)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of the ratio to it
+        found = kid_with_yardsticks(train, test, features, fake, 0)
+    assert found["reconstruction"] == pytest.approx(0.0, abs=1e-9)
+    assert found["interval_95"]["reconstruction"] == pytest.approx([0.0, 0.0], abs=1e-9)
+    low, high = found["interval_95"]["synthetic"]
+    assert low < found["synthetic"] < high
 
 
 def test_twins_of_photographs_leave_kid_where_it_is() -> None:
@@ -121,6 +147,29 @@ def test_copies_are_found_among_twins_and_unseen_images_are_not() -> None:
     assert found["threshold"] == threshold
     assert found["fake_below"] == pytest.approx(0.2, abs=0.06)
     assert found["test_below"] < 0.1
+
+
+@pytest.mark.skipif(not NEU_DET.is_file(), reason="no NEU-DET in ../shared/data")
+def test_copies_of_real_photographs_are_found_among_jpeg_twins() -> None:
+    def encoded(image: Image.Image, quality: int) -> np.ndarray:
+        stream = io.BytesIO()
+        image.save(stream, format="JPEG", quality=quality)
+        return np.asarray(Image.open(stream).convert("L"))
+
+    with tarfile.open(NEU_DET) as tar:
+        names = sorted(name for name in tar.getnames() if name.endswith("5.jpg") and "crazing" in name)
+        photographs = [Image.open(tar.extractfile(name)).convert("L") for name in names]
+    train, unseen = photographs[::2], photographs[1::2]
+    assert len(train) >= 12
+    twins = [encoded(image, 95) for image in train]
+    features, groups = np.stack([*map(np.asarray, train), *twins]), np.tile(np.arange(len(train)), 2)
+    copies = np.stack([encoded(image, 85) for image in train])
+    _, of_copies, of_unseen = memorisation_hits(
+        pooled_features(features), pooled_features(np.stack([*map(np.asarray, unseen)])),
+        pooled_features(copies), groups,
+    )  # fmt: skip
+    assert of_copies.mean() > 0.8
+    assert of_unseen.mean() < 0.4
 
 
 def test_the_memorisation_threshold_of_points_on_a_line() -> None:
