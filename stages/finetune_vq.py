@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.backbones import pooled_features
-from metaldefect.hardware import autocast
+from metaldefect.hardware import autocast, device, device_of
 from metaldefect.images import U8, from_tanh_range, grey_levels, to_tanh_range, to_u8
 from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, edges, psnr, ssim
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
 from metaldefect.tokenizer.config import named_config
@@ -139,20 +140,21 @@ def evaluate(
 
 
 def reconstruct(model: VQModel, images: U8, perceptual: str) -> tuple[U8, NDArray[np.int64], pd.DataFrame]:
-    """(reconstructions, tokens, a row of scores an image); the model ends in eval mode."""
-    model.eval()
-    distance = perceptual_loss(perceptual)[0]
+    """(reconstructions, tokens, one row of scores per image); the model ends in eval mode on `device()`."""
+    on = device()
+    model.eval().to(on)
+    distance = perceptual_loss(perceptual)[0].to(on)
     found, tokens, rows = [], [], []
     for start in range(0, len(images), 8):
-        batch = to_tanh_range(images[start : start + 8])
-        with torch.no_grad(), autocast():
+        batch = to_tanh_range(images[start : start + 8]).to(on)
+        with torch.no_grad(), autocast(on):
             codes = model.encode(batch)
             decoded = model.decode(codes)
         with torch.no_grad():
             lpips = distance(decoded.float().clamp(-1, 1), batch.contiguous()).tolist()
         part = from_tanh_range(decoded)
         found.append(part)
-        tokens.append(codes.numpy())
+        tokens.append(codes.cpu().numpy())
         for image, reference, value in zip(part, images[start : start + 8], lpips, strict=True):
             row = (
                 ssim(image, reference),
@@ -174,7 +176,8 @@ def residual_grain(model: VQModel, images: U8) -> Grain:
 def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[object]) -> dict[str, float]:
     """rKID of reconstructions that got the grain: how real drawn images can look at best."""
     codes, levels = codes_and_levels(model, images)
-    noise = grain.draw(codes, images.shape[1], torch.Generator().manual_seed(0))
+    generators = [image_generator(0, "grain", number) for number in range(len(images))]
+    noise = grain.draw(codes, images.shape[1], generators)
     real, fake = pooled_features(images), pooled_features(to_u8(levels + noise))
     return half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)
 
@@ -185,10 +188,12 @@ def codes_and_levels(
 ) -> tuple[torch.Tensor, NDArray[np.float32]]:
     """Codes `int64 [N, h, w]` and unrounded grey levels `float32 [N, H, W]` of the reconstructions."""
     codes, levels = [], []
+    on = device_of(model)
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
-        with autocast():
-            codes.append(model.encode(to_tanh_range(images[start : start + batch_size])))
-            levels.append(grey_levels(model.decode(codes[-1])))
+        with autocast(on):
+            found = model.encode(to_tanh_range(images[start : start + batch_size]).to(on))
+            levels.append(grey_levels(model.decode(found)))
+        codes.append(found.cpu())
     return torch.cat(codes), np.concatenate(levels)
 
 

@@ -21,7 +21,7 @@ from metaldefect.images import U8, read_grey, write_png
 from metaldefect.ingest.expectations import validate_synthetic
 from metaldefect.ingest.expectations import write as write_validation
 from metaldefect.inspection.provider import RealDatasetProvider
-from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.metrics.bootstrap import ratio_of_means
 from metaldefect.metrics.generation import Features
 from metaldefect.metrics.generation_suite import (
@@ -31,6 +31,7 @@ from metaldefect.metrics.generation_suite import (
     ratio_interval,
 )
 from metaldefect.metrics.seams import border_gradient
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter, load_painter
 from metaldefect.synthesis.selection import choose, fit_selector
@@ -120,12 +121,12 @@ def draw_classes(
         config = replace(config, **section.candidates.model_dump(exclude={"per_image"}))
     count = section.images_per_class * section.candidates.per_image
     wanted = np.repeat(np.arange(len(painter.classes)), count)
-    generator = torch.Generator().manual_seed(params.seed)
     batches = []
     size = section.sampling.batch_size
     for start in tqdm(range(0, len(wanted), size), desc="drawing", unit="batch"):
         labels = torch.from_numpy(wanted[start : start + size])
-        batches.append(painter.sample(labels, config, generator))
+        numbers = [number % count for number in range(start, start + len(labels))]
+        batches.append(painter.sample(labels, numbers, config, params.seed))
     images, names = np.concatenate(batches), np.array(painter.classes)[wanted]
     candidates = Labelled.ungrouped(pooled_features(images), names)
     if not several:
@@ -155,13 +156,12 @@ def insert_defects(
         Canvas(item.name, item.scene, item.image)
         for item in RealDatasetProvider(MERGED / "inspection").canvases()
     ]
-    generator = torch.Generator().manual_seed(params.seed + 1)
     jobs = plan_insertions(
         painter.classes, section.insertions_per_class, params.seed, canvases, real_masks(table)
     )
     batch = section.sampling.batch_size
     drawn = draw_insertions(
-        painter, jobs, config, generator, section.feather, batch, section.insertion_attempts
+        painter, jobs, config, params.seed, section.feather, batch, section.insertion_attempts
     )
     root.mkdir(parents=True)
     counts = write_insertions(root, jobs, drawn)
@@ -253,9 +253,11 @@ def real_split(table: pd.DataFrame, split: str, size: int) -> tuple[U8, pd.DataF
 
 def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
     """Images as the tokenizer gives them back, with the grain that drawn ones get."""
-    generator = torch.Generator().manual_seed(0)
-    starts = tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch")
-    parts = [painter.render(painter.encode(images[i : i + batch_size]), generator) for i in starts]
+    generators = [image_generator(0, "grain", number) for number in range(len(images))]
+    parts = []
+    for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
+        chosen = slice(start, start + batch_size)
+        parts.append(painter.render(painter.encode(images[chosen]), generators[chosen]))
     return np.concatenate(parts)
 
 
@@ -314,7 +316,8 @@ def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int 
     """How an image of each class comes about: tokens not yet written are grey."""
     labels = torch.arange(len(painter.classes))
     history: list[torch.Tensor] = []
-    sample(painter.sampled, labels, config, torch.Generator().manual_seed(seed), history=history)
+    generators = painter.generators(labels, [0] * len(labels), seed)
+    painter.draw_tokens(labels, config, generators, history=history)
     chosen = sorted({round(i) for i in np.linspace(0, len(history) - 1, columns)})
     rows: list[list[U8]] = [[] for _ in painter.classes]
     side = painter.image_size // painter.maskgit.config.grid

@@ -140,7 +140,7 @@ def train_model(
         )
     )
     codes = data.vocabulary.codes
-    codebook = data.tokenizer.quantize.codebook.detach()[codes]
+    codebook = data.tokenizer.quantize.codebook.detach().cpu()[codes]
     if section.base and Path(section.base).is_dir():
         start_from_own(model, Path(section.base), data)
     elif section.base:
@@ -242,9 +242,8 @@ def spread(tokens: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def class_samples(params: Params, painter: Painter) -> Figure:
     """Four images of each class, from the same random numbers each time."""
     config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
-    generator = torch.Generator().manual_seed(params.seed)
     rows = [
-        list(painter.sample(torch.full((4,), label), config, generator))
+        list(painter.sample(torch.full((4,), label), range(4), config, params.seed))
         for label in range(len(painter.classes))
     ]
     return image_grid(rows, painter.classes)
