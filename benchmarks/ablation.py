@@ -30,7 +30,7 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.errors import UserError
-from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set_threads
+from metaldefect.hardware import autocast_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.evaluation import measure
 from metaldefect.maskgit.model import MaskGIT
@@ -112,7 +112,7 @@ def variants() -> list[Variant]:
     )
     found.append(Variant("chosen of 4 candidates", "candidates", {"synthesize.candidates.per_image": 4}))
     found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
-    if compute_dtype() == torch.bfloat16:  # else float32 is all that there is, and emulation takes hours
+    if autocast_dtype() == torch.bfloat16:  # else float32 is all that there is, and emulation takes hours
         found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
     return found
 

@@ -29,6 +29,7 @@ from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
 from metaldefect.images import U8, to_u8
 from metaldefect.ingest.loading import load_images, split_rows
 from metaldefect.metrics.generation import kid
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Floats, Grain
 from metaldefect.synthesis.residual import codes_and_levels
 from metaldefect.tokenizer.checkpoints import load_tokenizer
@@ -50,10 +51,13 @@ def rendered(grain: Grain | None, codes: Tensor, levels: Floats, batch_size: int
     """Decoded images `float32 [N, size, size]` with the grain, `uint8`."""
     if grain is None:
         return to_u8(levels)
-    generator = torch.Generator().manual_seed(0)
+    generators = [image_generator(0, "grain", number) for number in range(len(codes))]
     starts = tqdm(range(0, len(codes), batch_size), desc="grain", unit="batch")
     parts = [
-        to_u8(levels[i : i + batch_size] + grain.draw(codes[i : i + batch_size], levels.shape[1], generator))
+        to_u8(
+            levels[i : i + batch_size]
+            + grain.draw(codes[i : i + batch_size], levels.shape[1], generators[i : i + batch_size])
+        )
         for i in starts
     ]
     return np.concatenate(parts)

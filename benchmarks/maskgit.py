@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.plain_maskgit import plain_halton, plain_logits
-from metaldefect.hardware import autocast, compute_dtype, cpu_name, keep_freed_memory, set_threads
+from metaldefect.hardware import autocast, autocast_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.loss import masked_cross_entropy
@@ -30,6 +30,7 @@ from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.random_numbers import image_generator, uniforms
 
 GUIDANCE = 2.0
 
@@ -115,12 +116,13 @@ def measure_sampling(
     shape = model.config
     labels = torch.arange(images) % shape.classes
     config = SamplingConfig(steps=steps, guidance=GUIDANCE, roll=False)
-    # The uniform numbers that halton_sample draws from this seed
-    uniforms = torch.rand((images, shape.grid**2), generator=torch.Generator().manual_seed(1))
+    # The uniform numbers that halton_sample draws
+    chances = uniforms([image_generator(1, number) for number in range(images)], shape.grid**2)
 
     def ours(sampled: PackedMaskGIT, count: int, how: SamplingConfig = config) -> Tensor:
         wanted = torch.arange(count) % shape.classes
-        return halton_sample(sampled, wanted, how, torch.Generator().manual_seed(1)).flatten(1)
+        generators = [image_generator(1, number) for number in range(count)]
+        return halton_sample(sampled, wanted, how, generators).flatten(1)
 
     plain_halton(model, labels[:1], 1, GUIDANCE, None)  # warm-up
     runs: dict[str, tuple[int, list[float]]] = {}
@@ -135,7 +137,7 @@ def measure_sampling(
     # Upstream draws with its own generator; the same algorithm with given uniforms is timed beside it
     run("upstream_fp32", 1, lambda: plain_halton(model, labels[:1], steps, GUIDANCE, None))
     plain = run(
-        "upstream_fp32_uniforms", images, lambda: plain_halton(model, labels, steps, GUIDANCE, uniforms)
+        "upstream_fp32_uniforms", images, lambda: plain_halton(model, labels, steps, GUIDANCE, chances)
     )
 
     def cast() -> Tensor:
@@ -145,7 +147,7 @@ def measure_sampling(
     run("upstream_autocast", 1, cast)
     # As the stages do, and after upstream's runs, which go as PyTorch comes
     keep_freed_memory()
-    wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, compute_dtype())
+    wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, autocast_dtype())
     # Warm-up: libraries build their kernels, by the shape
     for sampled, count in ((wide, images), (narrow, 1), (narrow, batch)):
         ours(sampled, count, SamplingConfig(steps=1, guidance=GUIDANCE, roll=False))
@@ -163,7 +165,7 @@ def measure_sampling(
         "sample_speedup_fp32_same_draw": per_image["upstream_fp32_uniforms"] / per_image["ours_fp32"],
         "sample_speedup_fewer_steps": upstream / per_image["ours_fewer_steps"],
         "sample_speedup_best_single": upstream / per_image["ours_best_single"],
-        "best_mode": f"{compute_dtype()} weights, {batch} images a batch".removeprefix("torch."),
+        "best_mode": f"{autocast_dtype()} weights, {batch} images a batch".removeprefix("torch."),
         "seconds_per_image": per_image,
         "sampling_runs_s": {name: seconds for name, (_, seconds) in runs.items()},
     }
@@ -172,7 +174,7 @@ def measure_sampling(
 def matrix_gflops(model: MaskGIT, tokens: int, seconds: float = 1.0) -> dict[str, float]:
     """GFLOP/s of this machine's matrix product of a block's shape, by dtype: what no step can exceed."""
     rates = {}
-    for dtype in dict.fromkeys((torch.float32, compute_dtype())):
+    for dtype in dict.fromkeys((torch.float32, autocast_dtype())):
         weight = model.transformer.layers[0].ff.w1.weight.detach().to(dtype)
         rows = torch.randn(tokens, weight.shape[1]).to(dtype)
         F.linear(rows, weight)  # warm-up

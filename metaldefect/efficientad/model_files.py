@@ -14,6 +14,7 @@ from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.efficientad.calibration import Calibration
 from metaldefect.efficientad.torch_model import EfficientAD, Size, check_image_size
 from metaldefect.errors import UserError
+from metaldefect.hardware import device
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -107,7 +108,7 @@ def save_detector(
 
 
 def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[str, Any]]:
-    """Trained networks in evaluation mode, their configuration, and the record of their training.
+    """Trained networks in evaluation mode on `device()`, their configuration and their record.
 
     Raises:
         As `load_detector`.
@@ -117,7 +118,7 @@ def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[
 
 
 def load_detector(folder: Path | str) -> tuple[EfficientAD, DetectorConfig]:
-    """A calibrated detector in evaluation mode and its configuration.
+    """A calibrated detector in evaluation mode on `device()`, and its configuration.
 
     Raises:
         UserError: a file is missing.
@@ -150,4 +151,4 @@ def load(folder: Path, kind: type[Config]) -> tuple[EfficientAD, Config]:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{weights} does not hold a detector of size {config.size}: {error}") from error
-    return model.eval().requires_grad_(False), config
+    return model.eval().requires_grad_(False).to(device()), config

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json, write_json
 from metaldefect.errors import UserError
+from metaldefect.hardware import device
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.tokenizer.checkpoints import load_strict
@@ -30,11 +31,11 @@ def save_maskgit(model: MaskGIT, directory: Path, extra: Mapping[str, object] | 
 
 
 def load_maskgit(directory: Path) -> MaskGIT:
-    """Load what `save_maskgit` wrote, in eval mode; a key that does not fit is an error naming it."""
+    """Load what `save_maskgit` wrote, in eval mode on `device()`; an error names a key that does not fit."""
     model = MaskGIT(MaskGITConfig(**read_json(directory / CONFIG)["maskgit"]))
     state = safetensors.torch.load_file(directory / WEIGHTS)
     load_strict(model, state | {"head.weight": state["tok_emb.weight"]}, str(directory / WEIGHTS))
-    return model.eval()
+    return model.eval().to(device())
 
 
 def start_from_saved(model: MaskGIT, directory: Path) -> None:

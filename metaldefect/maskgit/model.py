@@ -227,7 +227,8 @@ def start_from_codebook(model: MaskGIT, codebook: Tensor, scale: float) -> None:
     if len(codebook) != model.config.codebook_size:
         raise ValueError(f"{len(codebook)} codes for a model of {model.config.codebook_size}")
     projection = torch.randn(codebook.shape[1], model.config.dim)
-    model.tok_emb.weight[: len(codebook)] += scale * codebook @ projection
+    start = scale * codebook.cpu() @ projection
+    model.tok_emb.weight[: len(codebook)] += start.to(model.tok_emb.weight)
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json, write_json
 from metaldefect.errors import UserError
+from metaldefect.hardware import device
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
 
@@ -30,7 +31,7 @@ def save_tokenizer(model: VQModel, directory: Path, extra: Mapping[str, object] 
 
 
 def load_tokenizer(directory: Path) -> VQModel:
-    """Load what `save_tokenizer` wrote, in eval mode.
+    """Load what `save_tokenizer` wrote, in eval mode on `device()`.
 
     Raises:
         UserError: the directory holds no tokenizer; or a key is missing, unexpected or of another shape;
@@ -39,7 +40,7 @@ def load_tokenizer(directory: Path) -> VQModel:
     model = VQModel(VQConfig.from_dict(read_json(directory / CONFIG)["tokenizer"]))
     path = directory / WEIGHTS
     load_strict(model, safetensors.torch.load_file(path), str(path))
-    return model.eval()
+    return model.eval().to(device())
 
 
 def load_strict(model: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

@@ -235,4 +235,5 @@ def pick(vectors: Tensor, count: int) -> Tensor:
     """`count` of the rows in random order, repeated with a little noise where there are fewer."""
     order = torch.randperm(len(vectors))
     rows = vectors[order.repeat(-(-count // len(vectors)))[:count]]
-    return F.normalize(rows + 0.01 * torch.randn_like(rows), dim=-1)
+    noise = torch.randn(rows.shape).to(rows)  # on the CPU first: the same on every device
+    return F.normalize(rows + 0.01 * noise, dim=-1)
