@@ -23,6 +23,7 @@ import psutil
 
 from benchmarks.results import Figure, Interval, git, path_of, publish
 from metaldefect.artifacts import read_json
+from metaldefect.errors import UserError, exit_on_user_error
 from pipeline.main_metrics import estimate
 from pipeline.run import lookup
 
@@ -106,7 +107,7 @@ def collect(root: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """(headline figures, all metrics by stage) of a finished run in `root`.
 
     Raises:
-        ValueError: figures are missing; the message lists every one and where it was looked for.
+        UserError: figures are missing; the message lists every one and where it was looked for.
     """
     metrics = {path.stem: read_json(path) for path in sorted((root / "metrics").glob("*.json"))}
     found = {name: figure_at(metrics.get(stage, {}), key) for name, (stage, key) in FIGURES.items()}
@@ -116,7 +117,7 @@ def collect(root: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
         if found[name] is None
     ]
     if missing:
-        raise ValueError(f"figures that the run did not measure: {', '.join(missing)}")
+        raise UserError(f"figures that the run did not measure: {', '.join(missing)}")
     return {name: figure for name, figure in found.items() if figure is not None}, metrics
 
 
@@ -183,10 +184,8 @@ def main() -> None:
     with workspace(args.clone) as root:
         run = run_profile(root, args.profile)
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
-        try:
+        with exit_on_user_error(parser.prog):
             figures, metrics = collect(root)
-        except ValueError as error:
-            sys.exit(str(error))
     publish(args.results or path_of(name), "pipeline", {**figures, **run._asdict()}, {"metrics": metrics})
 
 

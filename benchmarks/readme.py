@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.results import Figure, Interval, Result, is_stale, measured_paths, path_of, read
+from metaldefect.errors import UserError, exit_on_user_error
 from pipeline.main_metrics import formatted
 
 PART = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
@@ -87,13 +88,13 @@ def part(name: str) -> str:
     """The content of a generated part.
 
     Raises:
-        ValueError: nothing is known by this name.
+        UserError: nothing is known by this name.
     """
     if name == "dag":
         return dag()
     if found := RUN.fullmatch(name):
         return run_table(found["result"])
-    raise ValueError(f"<!-- {name} -->: expected `dag` or `<result>-run`")
+    raise UserError(f"<!-- {name} -->: expected `dag` or `<result>-run`")
 
 
 def rendered(text: str) -> str:
@@ -101,18 +102,25 @@ def rendered(text: str) -> str:
     return PART.sub(lambda m: f"<!-- {m['name']} -->\n{part(m['name'])}\n<!-- /{m['name']} -->", text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a part is stale")
-    args = parser.parse_args()
+def stale_pages(write: bool) -> list[str]:
+    """README and docs whose generated parts are not as they would be made now; `write` makes them so."""
     stale = []
     for page in [Path("README.md"), *sorted(Path("docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         fresh = rendered(text)
         if fresh != text:
             stale.append(str(page))
-            if not args.check:
+            if write:
                 page.write_text(fresh, encoding="utf-8")
+    return stale
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a part is stale")
+    args = parser.parse_args()
+    with exit_on_user_error(parser.prog):
+        stale = stale_pages(write=not args.check)
     if args.check and stale:
         sys.exit(f"stale: {', '.join(stale)}: run python -m benchmarks.readme")
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from metaldefect.artifacts import read_json, write_json
+from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name
 
 RESULTS = Path("benchmarks/results")
@@ -102,11 +103,11 @@ def commit_and_date(root: Path = Path()) -> tuple[str, str]:
     """HEAD and the present time.
 
     Raises:
-        SystemExit: not in a git repository, where a result could not be attributed.
+        UserError: not in a git repository, where a result could not be attributed.
     """
     head = git("rev-parse", "HEAD", root=root)
     if head.returncode:
-        sys.exit(f"a result needs the commit that it measures: {head.stderr.strip()}")
+        raise UserError(f"a result needs the commit that it measures: {head.stderr.strip()}")
     return head.stdout.strip(), datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -119,13 +120,13 @@ def read(path: Path) -> Result:
     """Read and check a result.
 
     Raises:
-        ValueError: the file holds anything but a result; the message names the file and the fields.
+        UserError: the file holds anything but a result; the message names the file and the fields.
     """
     try:
         return Result.model_validate(read_json(path))
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path} is not a result: {found}") from error
+        raise UserError(f"{path} is not a result: {found}") from error
 
 
 def add_results_argument(parser: argparse.ArgumentParser, name: str) -> None:

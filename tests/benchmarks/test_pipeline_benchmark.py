@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.pipeline import FIGURES, collect, fresh_clone, run_profile
 from benchmarks.results import Interval
+from metaldefect.errors import UserError
 
 METRICS = {
     "evaluate_vq": {
@@ -59,7 +60,7 @@ def test_every_missing_figure_is_listed(tmp_path: Path) -> None:
     broken = {name: dict(content) for name, content in METRICS.items() if name != "latency"}
     del broken["evaluate_efficientad"]["au_pro"]
     write_metrics(tmp_path, broken)
-    with pytest.raises(ValueError, match="did not measure") as error:
+    with pytest.raises(UserError, match="did not measure") as error:
         collect(tmp_path)
     message = str(error.value)
     assert "au_pro (metrics/evaluate_efficientad.json: au_pro)" in message

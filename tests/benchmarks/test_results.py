@@ -13,6 +13,7 @@ import pytest
 from benchmarks import results
 from benchmarks.readme import STALE, rendered, table
 from benchmarks.results import Interval, Result, command_line, is_stale, measured_paths, publish, read, write
+from metaldefect.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -74,7 +75,7 @@ def test_what_is_not_a_result_is_refused_by_name(
 ) -> None:
     path = tmp_path / "data.json"
     path.write_text(json.dumps(result().model_dump(mode="json") | changes))
-    with pytest.raises(ValueError, match=rf"data\.json is not a result: .*{complaint}"):
+    with pytest.raises(UserError, match=rf"data\.json is not a result: .*{complaint}"):
         read(path)
 
 
@@ -112,7 +113,7 @@ def test_publish_writes_the_commit_and_prints_one_line_of_json_last(
 def test_without_a_repository_nothing_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(SystemExit, match="needs the commit"):
+    with pytest.raises(UserError, match="needs the commit"):
         publish(Path("out.json"), "data", {"groups": 3}, {})
     assert not Path("out.json").exists()
 
@@ -143,7 +144,7 @@ def test_parts_of_a_page_are_made_from_the_result_of_their_name(
     assert "old" not in text
     assert "groups | 1,938" in text
     assert "<!-- real-run -->\nNot measured yet.\n<!-- /real-run -->" in text
-    with pytest.raises(ValueError, match="<!-- plot -->: expected `dag` or `<result>-run`"):
+    with pytest.raises(UserError, match="<!-- plot -->: expected `dag` or `<result>-run`"):
         rendered("<!-- plot -->\n<!-- /plot -->")
 
 
