@@ -3,7 +3,7 @@
 Four whole steps: MaskGIT's training (69M parameters, batch 8, no dropout), MaskGIT's sampling, the
 tokenizer's training, EfficientAD's training. Each is timed in plain PyTorch, compiled (after a warm-up that
 compiles, whose seconds are stated), and with the kernels, in interleaved rounds on the same batches. The
-verdict: a kernel stays where the whole step is at least 1.2 times as fast as the faster of plain and compiled.
+verdict: a kernel stays where the whole step is 1.2 times as fast or faster than plain and compiled.
 Writes `benchmarks/results/kernels.json`; the last line printed is JSON.
 """
 
