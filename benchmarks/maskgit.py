@@ -1,17 +1,17 @@
 """`python -m benchmarks.maskgit`: MaskGIT's training step and sampler against the plain formulation.
 
 Both work on the same weights: 69M parameters, 16,384 codes. Training is timed in turns at batch 8. Sampling
-is timed over 32 steps with guidance. The last line printed is JSON; its speed-ups are ratios of medians.
+is timed over 32 steps with guidance. Speed-ups are ratios of medians. Writes
+`benchmarks/results/maskgit_speed.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.plain_maskgit import plain_halton, plain_logits
-from metaldefect.hardware import autocast, autocast_dtype, cpu_name, keep_freed_memory, set_threads
+from benchmarks.results import add_results_argument, publish
+from metaldefect.hardware import autocast, autocast_dtype, keep_freed_memory, set_threads
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.loss import masked_cross_entropy
-from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.model import Block, MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.training_masks import training_mask
@@ -175,7 +176,9 @@ def matrix_gflops(model: MaskGIT, tokens: int, seconds: float = 1.0) -> dict[str
     """GFLOP/s of this machine's matrix product of a block's shape, by dtype: what no step can exceed."""
     rates = {}
     for dtype in dict.fromkeys((torch.float32, autocast_dtype())):
-        weight = model.transformer.layers[0].ff.w1.weight.detach().to(dtype)
+        layer = model.transformer.layers[0]
+        assert isinstance(layer, Block)
+        weight = layer.ff.w1.weight.detach().to(dtype)
         rows = torch.randn(tokens, weight.shape[1]).to(dtype)
         F.linear(rows, weight)  # warm-up
         count, started = 0, time.perf_counter()
@@ -209,12 +212,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2, help="whose tokens are compared")
     parser.add_argument("--sampling-batch", type=int, default=8, help="images a batch in the fastest mode")
     parser.add_argument("--repeats", type=int, default=2, help="of each of our samplers")
+    add_results_argument(parser, "maskgit_speed")
     arguments = parser.parse_args()
     set_threads()
     model = random_model(arguments.size, arguments.codes, arguments.grid)
     plain: dict[str, tuple[Loss, bool]] = {
-        "plain": (lambda *inputs: plain_loss(*inputs, dropout=0.1), False),
-        "plain_without_dropout": (lambda *inputs: plain_loss(*inputs, dropout=0.0), False),
+        "plain": (partial(plain_loss, dropout=0.1), False),
+        "plain_without_dropout": (partial(plain_loss, dropout=0.0), False),
     }
     training = timed_training(model, plain, arguments.steps, arguments.batch)
     sampling = measure_sampling(
@@ -228,7 +232,7 @@ def main() -> None:
     # Memory is kept by now: measure_sampling sees to it after upstream's runs
     training |= timed_training(model, {"ours": (our_loss, True)}, arguments.steps, arguments.batch)
     medians = {name: float(np.median(seconds)) for name, seconds in training.items()}
-    result = {
+    found = {
         "train_step_speedup": medians["plain"] / medians["ours"],
         "train_step_speedup_without_dropout": medians["plain_without_dropout"] / medians["ours"],
         **sampling,
@@ -240,11 +244,10 @@ def main() -> None:
         "fewer_steps": arguments.fewer_steps,
         "guidance": GUIDANCE,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "machine": cpu_name(),
         "threads": torch.get_num_threads(),
-        "command": " ".join(["python -m benchmarks.maskgit", *sys.argv[1:]]),
     }
-    print(json.dumps(result))
+    figures = {name: found.pop(name) for name in list(found) if "speedup" in name or name == "peak_rss_mb"}
+    publish(arguments.results, "maskgit", figures, found)
 
 
 if __name__ == "__main__":
