@@ -75,3 +75,13 @@ def sha256_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_sha256(path: Path | str, expected: str) -> None:
+    """Refuse a file that is not the one its card was written for.
+
+    Raises:
+        UserError: its SHA-256 is not `expected`.
+    """
+    if (actual := sha256_file(path)) != expected:
+        raise UserError(f"{path} has SHA-256 {actual}, its card says {expected}: restore the file")

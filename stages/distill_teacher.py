@@ -85,7 +85,6 @@ def main(params: Params, run: StageRun) -> None:
     }
     with atomic_directory(OUTPUT) as folder:
         save_teacher(folder / WEIGHTS, teacher, card, torch.float32, statistics)
-        (folder / WEIGHTS).with_suffix(".json").rename(folder / "config.json")
         # Without rows where the weights are the shipped ones
         pd.DataFrame(history, columns=["step", "loss"]).to_csv(folder / "losses.csv", index=False)
     write_json(METRICS, metrics)

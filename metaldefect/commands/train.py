@@ -138,7 +138,9 @@ def detector_config(
     settings: TrainSettings, teacher: PatchDescriptionNetwork, calibration: Calibration
 ) -> DetectorConfig:
     """What must be known to use the detector."""
-    networks = NetworkConfig(teacher.size, settings.padding, settings.image_size)
+    networks = NetworkConfig(
+        teacher.size, settings.padding, settings.image_size, count_include_pad=teacher.count_include_pad
+    )
     return calibrated(networks, calibration, settings.threshold_quantile)
 
 

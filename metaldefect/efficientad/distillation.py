@@ -192,7 +192,9 @@ class Distiller:
         self.device = device()
         self.features = features.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         torch.manual_seed(config.seed)
-        teacher = PatchDescriptionNetwork(config.size, padding=True)
+        teacher = PatchDescriptionNetwork(
+            config.size, padding=True, count_include_pad=base is None or base[0].count_include_pad
+        )
         for convolution in teacher.convolutions.children():
             assert isinstance(convolution, torch.nn.Conv2d)
             assert convolution.bias is not None

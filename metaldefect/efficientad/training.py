@@ -57,7 +57,7 @@ def train(
     keep_freed_memory()
     check_image_size(*images.normal.shape[1:])
     torch.manual_seed(config.seed)
-    model = EfficientAD(teacher.size, teacher.padding)
+    model = EfficientAD(teacher.size, teacher.padding, teacher.count_include_pad)
     model.teacher.load_state_dict(teacher.state_dict())
     model = model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     with cpu_kernels(model, enabled=device().type == "cpu"):

@@ -22,7 +22,7 @@ from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Grain
 from metaldefect.synthesis.residual import codes_and_levels
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.perceptual import ALTERNATIVE, perceptual_loss
+from metaldefect.tokenizer.perceptual import metric_name, perceptual_loss
 from metaldefect.training.snapshot_files import load_snapshot
 
 History = list[dict[str, float]]
@@ -31,7 +31,7 @@ History = list[dict[str, float]]
 class Distance(NamedTuple):
     """A perceptual distance and the metric that it is published under.
 
-    `key` is `lpips` for LPIPS alone: the stand-in has another scale, so its values go under its own name.
+    `key` is `lpips` for LPIPS alone: the stand-in's values go under its own name.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Distance(NamedTuple):
     def named(cls, name: str) -> Distance:
         """The distance called `name`, or the stand-in where its weights cannot be had."""
         network, made = perceptual_loss(name)
-        return cls(f"{ALTERNATIVE}_distance" if made == ALTERNATIVE else "lpips", network)
+        return cls(metric_name(made), network)
 
 
 class Reconstruction(NamedTuple):
