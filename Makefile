@@ -1,11 +1,12 @@
 # `make repro` on a fresh clone: environment, package, whole pipeline. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+# Relative, as recipes run in this folder: its path may hold spaces, which make and the shell would split
+BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= cpu
 
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
@@ -13,7 +14,7 @@ export GX_ANALYTICS_ENABLED := false
 export GRADIO_ANALYTICS_ENABLED := False
 # LPIPS backbones for machines without a connection, where there are any
 ifneq ($(wildcard ../shared/weights),)
-export METALDEFECT_WEIGHTS ?= $(abspath ../shared/weights)
+export METALDEFECT_WEIGHTS ?= $(CURDIR)/../shared/weights
 endif
 
 .DEFAULT_GOAL := help

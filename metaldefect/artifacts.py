@@ -57,6 +57,15 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         put_in_place(temporary, path)
 
 
+def replace_directory(new: Path, path: Path) -> None:
+    """Move a finished folder of the same file system to `path`, with the guarantees of `atomic_directory`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recover_interrupted_swap(path)
+    with working_directory(path) as folder:
+        os.rename(new, folder / path.name)
+        put_in_place(folder / path.name, path)
+
+
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a path of the same name in a hidden folder; what the block writes there replaces `path`."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from metaldefect import artifacts
-from metaldefect.artifacts import atomic_directory, atomic_file, read_json, write_json
+from metaldefect.artifacts import atomic_directory, atomic_file, read_json, replace_directory, write_json
 from metaldefect.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +142,18 @@ def test_a_directory_is_replaced_only_when_the_block_ends_well(tmp_path: Path) -
         (directory / "b").write_text("new")
     assert sorted(p.name for p in target.iterdir()) == ["b"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_finished_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old").touch()
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial/new").touch()
+    replace_directory(tmp_path / "partial", tmp_path / "out")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "out",
+        "out/new",
+    ]
 
 
 def test_a_killed_writer_never_leaves_the_folder_missing_or_half_written(tmp_path: Path) -> None:
