@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> takes local copies)
-	$(BIN)/python -m pipeline.get_data $(if $(FROM),--from "$(FROM)")
+	$(BIN)/metaldefect get-data $(if $(FROM),--from "$(FROM)")
 
 repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); the second time nothing is left to do
 	"$(BIN)/python" -m pipeline.profiles $(PROFILE)
@@ -72,7 +72,7 @@ demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, on the models just made
 	$(BIN)/python -m app.demo
 
 doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
-	$(BIN)/python -m pipeline.doctor
+	$(BIN)/metaldefect doctor
 
 clean: ## Remove what runs make (the environment and the DVC cache stay)
 	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic models reports plots .checkpoints

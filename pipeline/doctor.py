@@ -1,11 +1,10 @@
-"""`python -m pipeline.doctor`: what this machine and this folder still need, a line each.
+"""`metaldefect doctor`: what this machine and this folder still need, a line each.
 
 `ok` is fine, `note` is worth knowing, `FAIL` stops something from working and says how to mend it.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import platform
@@ -323,18 +322,3 @@ def diagnose(root: Path) -> list[Finding]:
     """All findings about the project in `root`, in a fixed order."""
     prepare_environment(root)
     return [finding for check in CHECKS for finding in check(root)]
-
-
-def main() -> int:
-    """Print the findings; 1 where something fails."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.doctor", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
-    findings = diagnose(parser.parse_args().root.resolve())
-    print("\n".join(str(finding) for finding in findings))
-    failed = sum(finding.level == "FAIL" for finding in findings)
-    print(f"\n{failed} to mend" if failed else "\nready")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

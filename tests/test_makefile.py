@@ -21,7 +21,7 @@ def project(tmp_path: Path) -> Path:
     tools.mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
-    for name in ("python", "dvc", "ruff", "mypy"):
+    for name in ("python", "dvc", "ruff", "mypy", "metaldefect"):
         (tools / name).write_text(RECORDER)
         (tools / name).chmod(0o755)
     (folder / ".venv/.installed").touch()
@@ -41,8 +41,8 @@ def make(folder: Path, *arguments: str) -> list[str]:
     [
         (["lint"], ["ruff [check] [.]", "ruff [format] [--check] [.]", "mypy []"]),
         (["deps"], ["python [-m] [pipeline.dependencies]"]),
-        (["doctor"], ["python [-m] [pipeline.doctor]"]),
-        (["data", "FROM=/media/my disk"], ["python [-m] [pipeline.get_data] [--from] [/media/my disk]"]),
+        (["doctor"], ["metaldefect [doctor]"]),
+        (["data", "FROM=/media/my disk"], ["metaldefect [get-data] [--from] [/media/my disk]"]),
     ],
     ids=lambda value: value[0],
 )
@@ -68,6 +68,6 @@ def test_help_lists_every_target(project: Path) -> None:
 
 def test_weights_beside_the_project_are_found_by_their_whole_path(project: Path) -> None:
     (project.parent / "shared/weights").mkdir(parents=True)
-    (project / ".venv/bin/python").write_text('#!/bin/sh\necho "$METALDEFECT_WEIGHTS" > calls\n')
+    (project / ".venv/bin/metaldefect").write_text('#!/bin/sh\necho "$METALDEFECT_WEIGHTS" > calls\n')
     (found,) = make(project, "doctor")
     assert Path(found).resolve() == project.parent / "shared/weights"

@@ -1,4 +1,4 @@
-"""`python -m pipeline.doctor`: each finding on a folder, or a value, that calls for it."""
+"""`metaldefect doctor`: each finding on a folder, or a value, that calls for it."""
 
 from __future__ import annotations
 
@@ -184,8 +184,9 @@ def test_command_exits_with_1_on_a_failure_and_never_imports_torch(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     script = (
-        "import sys; from pipeline import doctor; sys.argv = ['doctor', '--root', sys.argv[1]]; "
-        "code = doctor.main(); assert 'torch' not in sys.modules; sys.exit(code)"
+        "import sys; from pipeline.cli import app; "
+        "code = app(['doctor', '--root', sys.argv[1]], standalone_mode=False); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True
