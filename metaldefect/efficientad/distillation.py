@@ -381,9 +381,3 @@ def evaluate(
     result["loss"] = float((target - prediction).square().mean())
     result["explained_variance"] = float((1 - residual / variance).mean())
     return result
-
-
-if __name__ == "__main__":
-    from metaldefect.commands.distill import main
-
-    main()
