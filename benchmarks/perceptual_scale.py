@@ -110,7 +110,9 @@ def main() -> None:
         sys.exit("LPIPS's SqueezeNet weights are needed: set METALDEFECT_WEIGHTS to a folder that holds them")
     stand_in = perceptual_loss(ALTERNATIVE)[0]
     images = draw_images(2)
-    ways = {name: functools.partial(distort_all, distort) for name, distort in DISTORTIONS.items()}
+    ways: dict[str, Callable[[U8], U8]] = {
+        name: functools.partial(distort_all, distort) for name, distort in DISTORTIONS.items()
+    }
     ways["the shipped tokenizer"] = reconstruct
     logarithms, rows = [], []
     for label, spoil in tqdm(ways.items(), unit="distortion", leave=False):
