@@ -57,7 +57,7 @@ def train(
         float | None, option("Share of the validation normals that the threshold lets pass.")
     ] = None,
     accelerator: Annotated[
-        Literal["auto", "cpu", "cuda"] | None, option("Device; one that is absent is an error.")
+        Literal["auto", "cpu", "cuda", "mps"] | None, option("Device; one that is absent is an error.")
     ] = None,
     seed: Annotated[int | None, option("Seed of everything random.")] = None,
 ) -> None:

@@ -50,7 +50,7 @@ def merged(tmp_path: Path, texture, save) -> Path:
 
 def run(merged: Path, name: str = "out", **options: object) -> pd.DataFrame:
     folder = merged.parent
-    return augment(merged, folder / name, folder / f"partial-{name}", ["train"], **options)  # type: ignore[arg-type]
+    return augment(merged, folder / name, folder / f"partial-{name}", **options)  # type: ignore[arg-type]
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, texture, save)
             rows.append(dict.fromkeys(COLUMNS, "x") | cells | {"mask_path": None, "boxes": "[]"})
         write_table(root / "samples.parquet", pd.DataFrame(rows))
         tracemalloc.start()
-        augment(root, tmp_path / f"out-{count}", tmp_path / f"partial-{count}", ["train"])
+        augment(root, tmp_path / f"out-{count}", tmp_path / f"partial-{count}")
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return highest
@@ -160,6 +160,8 @@ def test_light_changes_mildly_and_reproducibly(merged):
 
 def test_errors_name_the_table(tmp_path, merged):
     with pytest.raises(UserError, match=r"nothing/samples\.parquet does not exist"):
-        augment(tmp_path / "nothing", tmp_path / "o", tmp_path / "p", ["train"])
-    with pytest.raises(UserError, match=r"samples\.parquet has no image in the split\(s\) validation"):
-        augment(merged, tmp_path / "o", tmp_path / "p", ["validation"])
+        augment(tmp_path / "nothing", tmp_path / "o", tmp_path / "p")
+    table = read_table(merged / "samples.parquet")
+    write_table(merged / "samples.parquet", table[table["split"] != "train"])
+    with pytest.raises(UserError, match=r"samples\.parquet has no image in the train split"):
+        augment(merged, tmp_path / "o", tmp_path / "p")
