@@ -1,11 +1,12 @@
 # `make repro` on a fresh clone: environment, package, whole pipeline. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+# Relative, as recipes run in this folder: its path may hold spaces, which make and the shell would split
+BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= cpu
 
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
@@ -13,7 +14,7 @@ export GX_ANALYTICS_ENABLED := false
 export GRADIO_ANALYTICS_ENABLED := False
 # LPIPS backbones for machines without a connection, where there are any
 ifneq ($(wildcard ../shared/weights),)
-export METALDEFECT_WEIGHTS ?= $(abspath ../shared/weights)
+export METALDEFECT_WEIGHTS ?= $(CURDIR)/../shared/weights
 endif
 
 .DEFAULT_GOAL := help
@@ -32,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> takes local copies)
-	$(BIN)/python -m pipeline.get_data $(if $(FROM),--from "$(FROM)")
+	$(BIN)/metaldefect get-data $(if $(FROM),--from "$(FROM)")
 
 repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); the second time nothing is left to do
 	"$(BIN)/python" -m pipeline.profiles $(PROFILE)
@@ -71,7 +72,7 @@ demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, on the models just made
 	$(BIN)/python -m app.demo
 
 doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
-	$(BIN)/python -m pipeline.doctor
+	$(BIN)/metaldefect doctor
 
 clean: ## Remove what runs make (the environment and the DVC cache stay)
 	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic models reports plots .checkpoints

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, resize
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.inpainting import inpaint
 from metaldefect.synthesis.painter import Painter, load_painter
 
@@ -89,8 +89,8 @@ def inpaint_image(
         UserError: unknown class, a mask of another size, empty, or covering everything; bad numbers.
     """
     config = SamplingConfig(steps=steps, guidance=guidance, temperature=temperature)
-    generator = torch.Generator().manual_seed(seed)
-    return inpaint(studio.painter, [image], [mask], [label], config, generator, feather)[0].image
+    generators = [image_generator(seed, label, 0)]
+    return inpaint(studio.painter, [image], [mask], [label], config, generators, feather)[0].image
 
 
 def visualize_mask_on_image(image: U8, mask: Mask) -> U8:

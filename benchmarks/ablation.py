@@ -4,9 +4,10 @@ Run it in a pipeline's folder after `tokenize`. Every variant differs from v2 in
 `params.yaml` has too: the table names them, so that `dvc exp run -S <parameter>=<value>` reruns one in
 the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw
 from v2's weights, or with `--sampling-weights models/maskgit` from those of the pipeline's longer training.
-All are compared on validation images, for choices follow from the table. Each variant is a run in MLflow
-under a parent run `ablation`. What is finished is not done again, and a killed training
-goes on. Results: `reports/ablation.md` and `.json`; the last line printed is JSON.
+All are compared on validation images, because choices follow from the table. Each variant is a run in MLflow
+under a parent run `ablation`. Finished variants are kept, and a killed training resumes. Writes
+`reports/ablation.md` after each variant, and `benchmarks/results/ablation.json` at the end; the last line
+printed is JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,10 +29,11 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from benchmarks.results import add_results_argument, command_line, publish, with_interval
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.errors import UserError
-from metaldefect.hardware import compute_dtype, cpu_name, keep_freed_memory, set_threads
+from metaldefect.hardware import autocast_dtype, cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.evaluation import measure
 from metaldefect.maskgit.model import MaskGIT
@@ -50,7 +53,6 @@ from pipeline.run import (
     StageRun,
     connect_tracking,
     flatten,
-    flatten_numbers,
     git_commit,
     seed_everything,
 )
@@ -112,7 +114,7 @@ def variants() -> list[Variant]:
     )
     found.append(Variant("chosen of 4 candidates", "candidates", {"synthesize.candidates.per_image": 4}))
     found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
-    if compute_dtype() == torch.bfloat16:  # else float32 is all that there is, and emulation takes hours
+    if autocast_dtype() == torch.bfloat16:  # else float32 is all that there is, and emulation takes hours
         found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
     return found
 
@@ -368,7 +370,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     inputs = "".join(sha256_file(TOKENS / side / "tokens.npy") for side in ("train", "held_out"))
     inputs += sha256_file(TOKENIZER / "tokenizer.safetensors")
     about = {
-        "command": " ".join(["python -m benchmarks.ablation", *sys.argv[1:]]),
+        "command": command_line("ablation"),
         "machine": cpu_name(),
         "steps": training["steps"],
         "batch_size": training["batch_size"],
@@ -412,6 +414,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**about, "rows": rows}
 
 
+def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table's columns as flat figures, `<column>_<variant>`."""
+    flat: dict[str, Any] = {}
+    for row in rows:
+        variant = re.sub(r"[^a-z0-9]+", "_", row["variant"].lower()).strip("_")
+        for name in COLUMNS:
+            flat[f"{name}_{variant}"] = (
+                with_interval(row[name]) if isinstance(row[name], Mapping) else row[name]
+            )
+    return flat
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
     parser.add_argument("--steps", type=int, help="of each training; default: the parameters'")
@@ -425,12 +439,13 @@ def main() -> None:
         help="whose model the variants of sampling draw with, such as models/maskgit; default: v2's",
     )  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="names, such as v2 v1 'guidance 3'")
+    add_results_argument(parser, "ablation")
     arguments = parser.parse_args()
     try:
         result = run(arguments)
     except UserError as error:
         sys.exit(f"ablation: {error}")
-    print(json.dumps({found["variant"]: dict(flatten_numbers(found)) for found in result["rows"]}))
+    publish(arguments.results, "ablation", figures_of(result["rows"]), result)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Speed and memory of the data layer, and how well it groups near-duplicates.
 
-`python -m benchmarks.data [--raw FOLDER]` prints JSON last. FOLDER holds the real `NEU-DET`,
-`SD-saliency-900` and `X-SDD`; without it, procedural images in their layouts are measured.
+`python -m benchmarks.data [--raw FOLDER]` writes `benchmarks/results/data.json` and prints it last. FOLDER
+holds the real `NEU-DET`, `SD-saliency-900` and `X-SDD`; without it, procedural images in their layouts are
+measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -18,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from metaldefect.hardware import cpu_name
+from benchmarks.results import add_results_argument, publish
 from metaldefect.ingest.augment import augment
 from metaldefect.ingest.examine import DatasetSpec, examine_dataset
 from metaldefect.ingest.groups import near_duplicate_pairs
@@ -40,14 +39,14 @@ SAMPLE = SampleCounts(neu_det=120, sd_saliency_900=90, x_sdd=40, normal=20, defe
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--raw", type=Path, help="folder of the real datasets")
+    add_results_argument(parser, "data")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=Path.cwd()) as name:
         result = measure(Path(name), arguments.raw)
-    result["command"] = " ".join(["python -m benchmarks.data", *sys.argv[1:]])
-    result["machine"] = cpu_name()
-    print(json.dumps(result))
+    details = {key: result.pop(key) for key in ("data", "per_class")}
+    publish(arguments.results, "data", result, details)
 
 
 def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
@@ -84,8 +83,7 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
 def measure_augment(folder: Path) -> tuple[int, float, float]:
     """Augment the merged dataset in `folder`: images written, seconds, and this process's peak memory."""
     start = time.perf_counter()
-    splits = ["train", "validation", "test"]
-    table = augment(folder / "merged", folder / "augmented", folder / "partial", splits)
+    table = augment(folder / "merged", folder / "augmented", folder / "partial")
     return len(table), time.perf_counter() - start, peak_rss_mb()
 
 

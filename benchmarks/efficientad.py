@@ -1,12 +1,12 @@
 """`python -m benchmarks.efficientad`: the training step against the plain float32 one, and inference.
 
-Both do the same mathematics on the same batches. The last line printed is JSON.
+Both do the same mathematics on the same batches. Writes `benchmarks/results/efficientad_speed.json`; the last
+line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from benchmarks.results import add_results_argument, publish
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
-from metaldefect.hardware import autocast, cpu_name, keep_freed_memory, set_threads
+from metaldefect.hardware import autocast, keep_freed_memory, set_threads
 from metaldefect.images import U8
 from metaldefect.kernels.switch import cpu_kernels
 
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each formulation")
     parser.add_argument("--hard-quantile", type=float, default=HARD_QUANTILE, help="of the hard feature loss")
+    add_results_argument(parser, "efficientad_speed")
     arguments = parser.parse_args()
     quantile = arguments.hard_quantile
     set_threads()
@@ -155,13 +157,15 @@ def main() -> None:
     kept = keep_freed_memory()  # part of what makes the step fast, so not before the plain one
     with cpu_kernels(model, enabled=True):
         fast_seconds, fast = timed_steps(model, batches, fast_losses, adam(model, True), quantile)
-    result = {
+    figures = {
         # Of the means: the augmentation decides what a step costs, so a median would hide some of them.
         "train_step_speedup": float(np.mean(plain_seconds) / np.mean(fast_seconds)),
         "loss_difference": float(np.max(np.abs(np.array(fast) / np.array(plain) - 1))),
         "inference_images_per_s": inference_pace(model.eval(), features.images, arguments.steps),
         "scoring_images_per_s": scoring_pace(model, features.images, arguments.steps),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    details = {
         "plain_step_s": plain_seconds,
         "fast_step_s": fast_seconds,
         "plain_loss": plain,
@@ -170,10 +174,9 @@ def main() -> None:
         "keeps_freed_memory": kept,
         "image_size": arguments.image_size,
         "hard_quantile": quantile,
-        "machine": cpu_name(),
         "threads": torch.get_num_threads(),
     }
-    print(json.dumps(result))
+    publish(arguments.results, "efficientad", figures, details)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 """`python -m benchmarks.efficientad_synthetic`: a detector for procedural metal, trained in minutes.
 
-Trains on normal procedural images, tests on others with scratches, contamination and misplaced objects,
-and prints one line of JSON last. A run that was killed goes on when `--output` is the same.
+Trains on normal procedural images, tests on others with scratches, contamination and misplaced objects.
+A run that was killed goes on when `--output` is the same. Writes
+`benchmarks/results/efficientad_synthetic.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.pipeline import figure_at
+from benchmarks.results import add_results_argument, publish
 from metaldefect.commands.settings import SyntheticSettings, TrainSettings
 from metaldefect.commands.train import run_training
-from metaldefect.hardware import cpu_name
 
-KEPT = ("image_auroc", "image_ap", "f1_max", "f1_at_threshold", "pixel_auroc", "au_pro", "per_type")
+KEPT = ("image_auroc", "image_ap", "f1_max", "f1_at_threshold", "pixel_auroc", "au_pro")
 
 
 def main() -> None:
@@ -28,6 +27,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="keep the detector and its figures in this folder")
+    add_results_argument(parser, "efficientad_synthetic")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         settings = TrainSettings(
@@ -41,18 +41,11 @@ def main() -> None:
         started = time.monotonic()
         metrics = run_training(settings)
         seconds = time.monotonic() - started
-    result = {
-        **{key: metrics[key] for key in KEPT},
-        "interval_95": metrics["interval_95"],
-        "images": metrics["images"],
-        "train_images": metrics["train_images"],
-        "steps": arguments.steps,
-        "image_size": arguments.image_size,
-        "seconds": seconds,  # drawing, training, calibration, test and figures
-        "command": "python -m benchmarks.efficientad_synthetic " + shlex.join(sys.argv[1:]),
-        "machine": cpu_name(),
-    }
-    print(json.dumps(result))
+    figures = {key: figure_at(metrics, key) for key in KEPT}
+    figures["seconds"] = seconds  # drawing, training, calibration, test and figures
+    details = {key: metrics[key] for key in ("images", "train_images", "per_type")}
+    details |= {"steps": arguments.steps, "image_size": arguments.image_size}
+    publish(arguments.results, "efficientad_synthetic", figures, details)
 
 
 if __name__ == "__main__":

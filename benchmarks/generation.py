@@ -2,15 +2,13 @@
 
 Run it in a pipeline's folder after `evaluate_maskgit` and `evaluate_synthesis`. It takes what these stages
 measured and adds what costs minutes: the gain of training on drawn images beside 10, 30 and all real ones per
-class, and CAS through the tokenizer (what no MaskGIT on it can beat). It writes section `maskgit` of
-`benchmarks/results/<profile>.json`, with the v1 / v2 table where `benchmarks.ablation` has made one. The last
-line printed is JSON.
+class, and CAS through the tokenizer (what no MaskGIT on it can beat). Writes
+`benchmarks/results/generation.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.ablation import REPORT
-from metaldefect.artifacts import read_json, write_json
+from benchmarks.results import add_results_argument, publish, with_interval
+from metaldefect.artifacts import read_json
 from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features, classifier
-from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
+from metaldefect.hardware import keep_freed_memory, set_threads
 from metaldefect.images import U8
 from metaldefect.ingest.loading import load_images, split_rows
 from metaldefect.metrics.bootstrap import bootstrap_mean
@@ -33,7 +31,6 @@ from metaldefect.synthesis.drawing import through_tokenizer
 from metaldefect.synthesis.evaluation import EXTRACTOR, drawn_images
 from metaldefect.synthesis.painter import Painter, load_painter
 
-RESULTS = Path("benchmarks/results")
 SYNTHETIC, MERGED = Path("data/synthetic"), Path("data/merged")
 PER_CLASS: dict[str, int | None] = {"10": 10, "30": 30, "all": None}
 
@@ -97,11 +94,10 @@ def value(metrics: dict[str, Any], key: str) -> dict[str, float]:
 
 def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, Any]) -> dict[str, Any]:
     """The figures by which the drawing is judged, each with its interval."""
-    return {
+    figures = {
         "ce_below_class_unigram": value(trained, "ce_below_class_unigram"),
         "ce_wrong_minus_true": value(trained, "ce_wrong_minus_true"),
         "class_agreement": made["class_agreement"],
-        "class_agreement_candidates": made.get("class_agreement_candidates"),
         "class_agreement_reconstruction": made["class_agreement_reconstruction"],
         "classifier_accuracy_on_real": value(made, "classifier_accuracy_on_real"),
         "cas_ratio": value(made["cas"], "ratio"),
@@ -118,6 +114,9 @@ def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, An
         "memorised": value(made["memorisation"], "fake_below"),
         "memorised_by_real_test_images": value(made["memorisation"], "test_below"),
     }
+    if "class_agreement_candidates" in made:  # measured where images are chosen among candidates
+        figures["class_agreement_candidates"] = made["class_agreement_candidates"]
+    return figures
 
 
 def tokenizer_of_the_run() -> dict[str, Any]:
@@ -132,12 +131,12 @@ def tokenizer_of_the_run() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description=__doc__)
-    parser.add_argument("--profile", default="real", help="whose results file gets the section")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="draws of real images (default: %(default)s)")
     parser.add_argument(
         "--synthetic-weights", type=float, nargs="+", default=[1.0, 0.3, 0.1, 0.03],
         help="of a class's drawn images, its real ones being 1: of these the best on validation images",
     )  # fmt: skip
+    add_results_argument(parser, "generation")
     arguments = parser.parse_args()
     missing = [
         path
@@ -160,22 +159,16 @@ def main() -> None:
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
     fake = drawn_images(SYNTHETIC, painter.image_size)
     useful = usefulness(painter, fake, arguments.seeds, arguments.synthetic_weights, 0)
-    section: dict[str, Any] = {
-        **headline(trained, made, useful),
+    figures = {name: with_interval(found) for name, found in headline(trained, made, useful).items()}
+    details: dict[str, Any] = {
         "train": trained,
         "synthesize": made,
         "usefulness": useful,
         "tokenizer": tokenizer_of_the_run(),
         "extractor": EXTRACTOR,
         "images_seen": trained["images_seen"],
-        "command": " ".join(["python -m benchmarks.generation", *sys.argv[1:]]),
-        "machine": cpu_name(),
     }
-    if REPORT.with_suffix(".json").is_file():
-        section["ablation"] = read_json(REPORT.with_suffix(".json"))
-    results = RESULTS / f"{'default' if arguments.profile == 'cpu' else arguments.profile}.json"
-    write_json(results, {**(read_json(results) if results.is_file() else {}), "maskgit": section})
-    print(json.dumps(headline(trained, made, useful)))
+    publish(arguments.results, "generation", figures, details)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """`python -m benchmarks.maskgit`: MaskGIT's training step and sampler against the plain formulation.
 
 Both work on the same weights: 69M parameters, 16,384 codes. Training is timed in turns at batch 8. Sampling
-is timed over 32 steps with guidance. The last line printed is JSON; its speed-ups are ratios of medians.
+is timed over 32 steps with guidance. Speed-ups are ratios of medians. Writes
+`benchmarks/results/maskgit_speed.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.plain_maskgit import plain_halton, plain_logits
-from metaldefect.hardware import autocast, compute_dtype, cpu_name, keep_freed_memory, set_threads
+from benchmarks.results import add_results_argument, publish
+from metaldefect.hardware import autocast, autocast_dtype, keep_freed_memory, set_threads
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.loss import masked_cross_entropy
-from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.model import Block, MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.random_numbers import image_generator, uniforms
 
 GUIDANCE = 2.0
 
@@ -115,12 +117,13 @@ def measure_sampling(
     shape = model.config
     labels = torch.arange(images) % shape.classes
     config = SamplingConfig(steps=steps, guidance=GUIDANCE, roll=False)
-    # The uniform numbers that halton_sample draws from this seed
-    uniforms = torch.rand((images, shape.grid**2), generator=torch.Generator().manual_seed(1))
+    # The uniform numbers that halton_sample draws
+    chances = uniforms([image_generator(1, number) for number in range(images)], shape.grid**2)
 
     def ours(sampled: PackedMaskGIT, count: int, how: SamplingConfig = config) -> Tensor:
         wanted = torch.arange(count) % shape.classes
-        return halton_sample(sampled, wanted, how, torch.Generator().manual_seed(1)).flatten(1)
+        generators = [image_generator(1, number) for number in range(count)]
+        return halton_sample(sampled, wanted, how, generators).flatten(1)
 
     plain_halton(model, labels[:1], 1, GUIDANCE, None)  # warm-up
     runs: dict[str, tuple[int, list[float]]] = {}
@@ -135,7 +138,7 @@ def measure_sampling(
     # Upstream draws with its own generator; the same algorithm with given uniforms is timed beside it
     run("upstream_fp32", 1, lambda: plain_halton(model, labels[:1], steps, GUIDANCE, None))
     plain = run(
-        "upstream_fp32_uniforms", images, lambda: plain_halton(model, labels, steps, GUIDANCE, uniforms)
+        "upstream_fp32_uniforms", images, lambda: plain_halton(model, labels, steps, GUIDANCE, chances)
     )
 
     def cast() -> Tensor:
@@ -145,7 +148,7 @@ def measure_sampling(
     run("upstream_autocast", 1, cast)
     # As the stages do, and after upstream's runs, which go as PyTorch comes
     keep_freed_memory()
-    wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, compute_dtype())
+    wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, autocast_dtype())
     # Warm-up: libraries build their kernels, by the shape
     for sampled, count in ((wide, images), (narrow, 1), (narrow, batch)):
         ours(sampled, count, SamplingConfig(steps=1, guidance=GUIDANCE, roll=False))
@@ -163,7 +166,7 @@ def measure_sampling(
         "sample_speedup_fp32_same_draw": per_image["upstream_fp32_uniforms"] / per_image["ours_fp32"],
         "sample_speedup_fewer_steps": upstream / per_image["ours_fewer_steps"],
         "sample_speedup_best_single": upstream / per_image["ours_best_single"],
-        "best_mode": f"{compute_dtype()} weights, {batch} images a batch".removeprefix("torch."),
+        "best_mode": f"{autocast_dtype()} weights, {batch} images a batch".removeprefix("torch."),
         "seconds_per_image": per_image,
         "sampling_runs_s": {name: seconds for name, (_, seconds) in runs.items()},
     }
@@ -172,8 +175,10 @@ def measure_sampling(
 def matrix_gflops(model: MaskGIT, tokens: int, seconds: float = 1.0) -> dict[str, float]:
     """GFLOP/s of this machine's matrix product of a block's shape, by dtype: what no step can exceed."""
     rates = {}
-    for dtype in dict.fromkeys((torch.float32, compute_dtype())):
-        weight = model.transformer.layers[0].ff.w1.weight.detach().to(dtype)
+    for dtype in dict.fromkeys((torch.float32, autocast_dtype())):
+        layer = model.transformer.layers[0]
+        assert isinstance(layer, Block)
+        weight = layer.ff.w1.weight.detach().to(dtype)
         rows = torch.randn(tokens, weight.shape[1]).to(dtype)
         F.linear(rows, weight)  # warm-up
         count, started = 0, time.perf_counter()
@@ -207,12 +212,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2, help="whose tokens are compared")
     parser.add_argument("--sampling-batch", type=int, default=8, help="images a batch in the fastest mode")
     parser.add_argument("--repeats", type=int, default=2, help="of each of our samplers")
+    add_results_argument(parser, "maskgit_speed")
     arguments = parser.parse_args()
     set_threads()
     model = random_model(arguments.size, arguments.codes, arguments.grid)
     plain: dict[str, tuple[Loss, bool]] = {
-        "plain": (lambda *inputs: plain_loss(*inputs, dropout=0.1), False),
-        "plain_without_dropout": (lambda *inputs: plain_loss(*inputs, dropout=0.0), False),
+        "plain": (partial(plain_loss, dropout=0.1), False),
+        "plain_without_dropout": (partial(plain_loss, dropout=0.0), False),
     }
     training = timed_training(model, plain, arguments.steps, arguments.batch)
     sampling = measure_sampling(
@@ -226,7 +232,7 @@ def main() -> None:
     # Memory is kept by now: measure_sampling sees to it after upstream's runs
     training |= timed_training(model, {"ours": (our_loss, True)}, arguments.steps, arguments.batch)
     medians = {name: float(np.median(seconds)) for name, seconds in training.items()}
-    result = {
+    found = {
         "train_step_speedup": medians["plain"] / medians["ours"],
         "train_step_speedup_without_dropout": medians["plain_without_dropout"] / medians["ours"],
         **sampling,
@@ -238,11 +244,10 @@ def main() -> None:
         "fewer_steps": arguments.fewer_steps,
         "guidance": GUIDANCE,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "machine": cpu_name(),
         "threads": torch.get_num_threads(),
-        "command": " ".join(["python -m benchmarks.maskgit", *sys.argv[1:]]),
     }
-    print(json.dumps(result))
+    figures = {name: found.pop(name) for name in list(found) if "speedup" in name or name == "peak_rss_mb"}
+    publish(arguments.results, "maskgit", figures, found)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 Yardsticks for a tokenizer of 256 tokens an image, on the held-out images of `data/merged` (train images fit
 them): the mean of the nearest of 1,024 k-means patches, and a patch's first k principal components left
-unquantised, which no code of k numbers a patch without context can beat. The last line printed is JSON.
+unquantised, which no code of k numbers per patch without context can beat. Writes
+`benchmarks/results/patch_limits.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from metaldefect.hardware import cpu_name, set_threads
+from benchmarks.results import add_results_argument, publish
+from metaldefect.hardware import set_threads
 from metaldefect.images import U8
 from metaldefect.ingest.loading import held_out_rows, load_images
 from metaldefect.metrics.reconstruction import edge_iou, psnr, ssim
@@ -69,16 +70,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.patch_limits", description=__doc__)
     parser.add_argument("--merged", type=Path, default=Path("data/merged"))
     parser.add_argument("--images", type=int, default=240, help="held-out images")
+    add_results_argument(parser, "patch_limits")
     args = parser.parse_args()
     set_threads()
     table = pd.read_parquet(args.merged / "samples.parquet")
     train = table[table["split"] == "train"]
     test = held_out_rows(args.merged, "test", args.images)
-    result: dict[str, object] = {"machine": cpu_name(), "held_out_images": len(test)}
+    figures: dict[str, float] = {}
     for size in (256, 128):
-        sides = (load_images(args.merged, part, size, f"{size} px") for part in (train, test))
-        result[str(size)] = limits(*sides, side=size // 16)
-    print(json.dumps(result))
+        train_images, test_images = (
+            load_images(args.merged, part, size, f"{size} px") for part in (train, test)
+        )
+        for code, scores in limits(train_images, test_images, side=size // 16).items():
+            figures |= {f"{name}_{code}_at_{size}": value for name, value in scores.items()}
+    publish(args.results, "patch_limits", figures, {"held_out_images": len(test)})
 
 
 if __name__ == "__main__":

@@ -1,52 +1,57 @@
-"""Run the whole pipeline under a stopwatch and keep what it measured.
+"""`python -m benchmarks.pipeline`: run a whole profile under a stopwatch and publish its headline figures.
 
-`python -m benchmarks.pipeline [--profile real] [--stage finetune_vq]` runs DVC in this workspace, writes
-`benchmarks/results/<profile>.json` (`default.json` for the default profile) and prints one line of JSON.
-With `--stage` only that stage and what it needs are run, and its section alone is written.
+Runs `make repro PROFILE=...` in a fresh clone of the committed code (`--clone`) or in this folder, where only
+what has changed runs again: then `seconds` are not those of a whole run. Writes
+`benchmarks/results/default.json` for the profile cpu, else `<profile>.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from metaldefect.artifacts import read_json, write_json
-from metaldefect.hardware import cpu_name
+from benchmarks.results import Figure, Interval, git, path_of, publish
+from metaldefect.artifacts import read_json
+from metaldefect.errors import UserError, exit_on_user_error
+from pipeline.main_metrics import estimate
+from pipeline.run import lookup
 
-RESULTS = Path("benchmarks/results")
-# What the results keep of each stage's metrics
-KEPT: dict[str, tuple[str, ...]] = {
-    "merge": ("total", "per_class", "groups", "duplicate_pairs", "groups_across_splits"),
-    "finetune_vq": (
-        "before", "after", "gain", "curve", "images_seen", "train_images", "held_out_images", "perceptual",
-    ),
-    "tokenize": ("codes",),
-    "train_maskgit": (
-        "masked_ce", "unigram", "class_unigram", "ce_true", "ce_wrong", "ce_null", "ce_wrong_minus_true",
-        "ce_below_class_unigram", "top1", "top5", "images_seen", "parameters", "vocabulary", "interval_95",
-    ),
-    "synthesize": (
-        "kid", "precision", "recall", "class_agreement", "classifier_accuracy_on_real", "cas", "memorisation",
-        "seams", "extractor", "manifold", "class_agreement_candidates", "class_agreement_reconstruction",
-        "diversity",
-    ),
-    "distill_teacher": ("source", "held_out_loss", "explained_variance", "random_pdn"),
-    "train_efficientad": (
-        "image_auroc", "image_ap", "f1_max", "f1_at_threshold", "false_alarm_rate", "pixel_auroc", "au_pro",
-        "interval_95", "images",
-    ),
-    "export_openvino": ("parity", "fp32", "fp16", "int8"),
-    "latency": ("fp32", "fp16", "int8"),
-}  # fmt: skip
+DEFAULT_PROFILE = "cpu"
+STAMP = ".venv/.installed"
+# Name of the figure -> (stage that measures it, dotted key in its metrics)
+FIGURES: dict[str, tuple[str, str]] = {
+    "ssim": ("evaluate_vq", "after.ssim"),
+    "ssim_gain": ("evaluate_vq", "gain.ssim"),
+    "edge_iou": ("evaluate_vq", "after.edge_iou"),
+    "edge_iou_gain": ("evaluate_vq", "gain.edge_iou"),
+    "edge_iou_1px": ("evaluate_vq", "after.edge_iou_1px"),
+    "lpips": ("evaluate_vq", "after.lpips"),
+    "masked_ce": ("evaluate_maskgit", "masked_ce"),
+    "ce_wrong_minus_true": ("evaluate_maskgit", "ce_wrong_minus_true"),
+    "class_agreement": ("evaluate_synthesis", "class_agreement"),
+    "cas_ratio": ("evaluate_synthesis", "cas.ratio"),
+    "kid_ratio": ("evaluate_synthesis", "kid.ratio"),
+    "seam_ratio": ("evaluate_synthesis", "seams.inserted_to_canvas"),
+    "image_auroc": ("evaluate_efficientad", "image_auroc"),
+    "au_pro": ("evaluate_efficientad", "au_pro"),
+    "f1_at_threshold": ("evaluate_efficientad", "f1_at_threshold"),
+    "false_alarm_rate": ("evaluate_efficientad", "false_alarm_rate"),
+    "parity_max_abs_error": ("evaluate_openvino", "parity.max_abs_error"),
+    "latency_fp32_ms": ("latency", "fp32.p50_ms"),
+    "latency_fp16_ms": ("latency", "fp16.p50_ms"),
+    "latency_int8_ms": ("latency", "int8.p50_ms"),
+}
 
 
 class MemoryWatch(threading.Thread):
@@ -73,60 +78,115 @@ class MemoryWatch(threading.Thread):
             time.sleep(0.5)
 
 
-def collect(stages: Iterable[str]) -> dict[str, Any]:
-    """The kept metrics of these stages."""
-    found = {}
-    for stage in stages:
-        metrics = read_json(Path("metrics") / f"{stage}.json")
-        found[stage] = {key: metrics[key] for key in KEPT[stage] if key in metrics}
-    return found
+class Run(NamedTuple):
+    """What the stopwatch and the memory watch saw."""
+
+    seconds: float
+    peak_rss_mb: float
 
 
-def tokenizer_section(stage: dict[str, Any]) -> dict[str, Any]:
-    """Fine-tuning as one table: before and after with intervals, the gain, the curve against images seen."""
-    sides = {}
-    for side in ("before", "after"):
-        values = dict(stage[side])
-        codebook = values.pop("codebook")
-        sides[side] = values | {"codebook_use": codebook["used"], "perplexity": codebook["perplexity"]}
-    kept = ("gain", "curve", "images_seen", "train_images", "held_out_images", "perceptual")
-    return sides | {key: stage[key] for key in kept}
+def figure_at(metrics: Mapping[str, Any], key: str) -> Figure | None:
+    """The number at a dotted key, with its interval where it has one; None where there is no number.
+
+    An interval is either part of the value (`{mean, low, high}`) or stands beside it under `interval_95`.
+    """
+    found = lookup(metrics, key)
+    if (estimated := estimate(found)) is not None:
+        value, bounds = estimated
+        return Interval(value=value, low=bounds[0], high=bounds[1]) if len(bounds) == 2 else value
+    if isinstance(found, Mapping) and {"mean", "low", "high"} <= found.keys():  # and more beside them
+        return Interval(value=found["mean"], low=found["low"], high=found["high"])
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        return None
+    parent, _, last = key.rpartition(".")
+    interval = lookup(metrics, f"{parent}.interval_95.{last}" if parent else f"interval_95.{last}")
+    return found if interval is None else Interval(value=found, low=interval[0], high=interval[1])
+
+
+def collect(root: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """(headline figures, all metrics by stage) of a finished run in `root`.
+
+    Raises:
+        UserError: figures are missing; the message lists every one and where it was looked for.
+    """
+    metrics = {path.stem: read_json(path) for path in sorted((root / "metrics").glob("*.json"))}
+    found = {name: figure_at(metrics.get(stage, {}), key) for name, (stage, key) in FIGURES.items()}
+    missing = [
+        f"{name} (metrics/{stage}.json: {key})"
+        for name, (stage, key) in FIGURES.items()
+        if found[name] is None
+    ]
+    if missing:
+        raise UserError(f"figures that the run did not measure: {', '.join(missing)}")
+    return {name: figure for name, figure in found.items() if figure is not None}, metrics
+
+
+@contextmanager
+def fresh_clone() -> Iterator[Path]:
+    """A clone of HEAD that shares this folder's environment and raw data, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="metaldefect-") as name:
+        clone = Path(name) / "clone"
+        done = git("clone", "--quiet", ".", str(clone))
+        if done.returncode:
+            sys.exit(f"cannot clone this folder: {done.stderr.strip()}")
+        (clone / ".venv").symlink_to(Path(sys.prefix))
+        with (clone / ".git/info/exclude").open("a", encoding="utf-8") as excluded:
+            excluded.write(".venv\n")  # .gitignore names the folder; a link is no folder to git
+        (clone / "data/raw").mkdir(parents=True, exist_ok=True)
+        for item in Path("data/raw").absolute().glob("*"):
+            if not (clone / "data/raw" / item.name).exists():
+                (clone / "data/raw" / item.name).symlink_to(item)
+        yield clone
+
+
+@contextmanager
+def workspace(clone: bool) -> Iterator[Path]:
+    """Where the profile is run."""
+    if clone:
+        with fresh_clone() as folder:
+            yield folder
+    else:
+        yield Path.cwd()
+
+
+def run_profile(root: Path, profile: str) -> Run:
+    """`make repro PROFILE=...` in `root`, with the environment as it is.
+
+    Raises:
+        SystemExit: the run failed.
+    """
+    # -o: the environment is this one, whatever the age of pyproject.toml in a clone
+    command = ["make", "-o", STAMP, "repro", f"PROFILE={profile}"]
+    start = time.monotonic()
+    process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
+    watch = MemoryWatch(psutil.Process(process.pid))
+    watch.start()
+    if process.wait():
+        sys.exit(f"{' '.join(command)} failed with status {process.returncode}")
+    return Run(round(time.monotonic() - start, 1), round(watch.peak / 2**20, 1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
-    parser.add_argument("--profile", default="cpu", help="cpu (default), real, real128, paper or tiny")
-    parser.add_argument("--stage", choices=sorted(KEPT), help="only this stage and what it needs")
+    parser.add_argument(
+        "--profile",
+        default=DEFAULT_PROFILE,
+        help="a file of conf/profile, such as real (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clone", action="store_true", help="run in a fresh clone of HEAD, not in this folder"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="default: benchmarks/results/<profile>.json"
+    )
     args = parser.parse_args()
-    command = [sys.executable, "-m", "dvc"]
-    command += ["repro"] if args.profile == "cpu" else ["exp", "run", "-S", f"profile={args.profile}"]
-    command += [args.stage] if args.stage else []
-    start = time.monotonic()
-    process = subprocess.Popen(command)
-    watch = MemoryWatch(psutil.Process(process.pid))
-    watch.start()
-    if process.wait():
-        sys.exit(process.returncode)
-    seconds = time.monotonic() - start
-    typed = f"python -m benchmarks.pipeline --profile {args.profile}"
-    result: dict[str, Any] = {
-        "command": f"{typed} --stage {args.stage}" if args.stage else typed,
-        "machine": cpu_name(),
-        "seconds": round(seconds, 1),
-        "peak_rss_gib": round(watch.peak / 2**30, 2),
-        **collect([args.stage] if args.stage else KEPT),
-    }
-    if "finetune_vq" in result:
-        about = {key: result[key] for key in ("command", "machine")}
-        result["tokenizer"] = about | tokenizer_section(result["finetune_vq"])
-    name = "default" if args.profile == "cpu" else args.profile
-    path = RESULTS / f"{name}.json"
-    # Sections that other commands measured stay
-    kept = read_json(path) if path.is_file() else {}
-    if args.stage:
-        result = {key: value for key, value in result.items() if key in (args.stage, "tokenizer")}
-    write_json(path, kept | result)
-    print(json.dumps({"seconds": round(seconds, 1), "peak_rss_gib": round(watch.peak / 2**30, 2)}))
+    name = "default" if args.profile == DEFAULT_PROFILE else args.profile
+    with workspace(args.clone) as root:
+        run = run_profile(root, args.profile)
+        print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
+        with exit_on_user_error(parser.prog):
+            figures, metrics = collect(root)
+    publish(args.results or path_of(name), "pipeline", {**figures, **run._asdict()}, {"metrics": metrics})
 
 
 if __name__ == "__main__":

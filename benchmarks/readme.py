@@ -1,21 +1,48 @@
-"""Write the generated parts of README.md: the DAG and the results.
+"""`python -m benchmarks.readme`: write the generated parts of README.md and docs.
 
-`python -m benchmarks.readme` rewrites them; `--check` only compares and fails where they are stale.
+A part lies between `<!-- dag -->` and `<!-- /dag -->` (the pipeline's graph) or between `<!-- NAME-run -->`
+and `<!-- /NAME-run -->` (the table of `benchmarks/results/NAME.json`). `--check` writes nothing and fails
+where a part is stale.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from metaldefect.artifacts import read_json
+from benchmarks.results import Figure, Interval, Result, is_stale, measured_paths, path_of, read
+from metaldefect.errors import UserError, exit_on_user_error
+from pipeline.main_metrics import formatted
 
-README = Path("README.md")
-RESULTS = Path("benchmarks/results")
+PART = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
+RUN = re.compile(r"(?P<result>[\w-]+)-run")
+STALE = "**Measured before the code changed; to be measured again.**"
+LABELS = {
+    "ssim": "reconstruction SSIM",
+    "ssim_gain": "SSIM gained by fine-tuning",
+    "edge_iou": "Edge IoU",
+    "edge_iou_gain": "Edge IoU gained by fine-tuning",
+    "edge_iou_1px": "Edge IoU, 1 px tolerance",
+    "lpips": "LPIPS",
+    "masked_ce": "masked cross-entropy, held-out (nats)",
+    "ce_wrong_minus_true": "cross-entropy, wrong label minus true label (nats)",
+    "ce_wrong_minus_true_at_90": "the same with 90 % masked",
+    "class_agreement": "class agreement of drawn images",
+    "cas_ratio": "CAS ratio: classifier trained on drawn images, over one trained on real ones",
+    "kid_ratio": "KID of drawn images over the tokenizer's",
+    "image_auroc": "detector: image AUROC",
+    "au_pro": "detector: AU-PRO",
+    "f1_at_threshold": "detector: F1 at its threshold",
+    "false_alarm_rate": "detector: false alarms at its threshold",
+    "latency_fp32_ms": "latency per frame, median, FP32 (ms)",
+    "latency_fp16_ms": "latency per frame, median, FP16 (ms)",
+    "latency_int8_ms": "latency per frame, median, INT8 (ms)",
+    "seconds": "wall-clock seconds",
+    "peak_rss_mb": "peak memory (MiB)",
+}
 
 
 def dag() -> str:
@@ -25,117 +52,77 @@ def dag() -> str:
     return f"```mermaid\n{graph.strip()}\n```"
 
 
-def interval(value: dict[str, float]) -> str:
-    """`0.735 (0.731-0.739)`."""
-    return f"{value['mean']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
+def cell(figure: Figure) -> str:
+    """`0.735 (0.731 to 0.739)`, or the number alone."""
+    if isinstance(figure, Interval):
+        return f"{formatted(figure.value)} ({formatted(figure.low)} to {formatted(figure.high)})"
+    return formatted(figure)
 
 
-def gain(vq: dict[str, Any]) -> list[tuple[str, str]]:
-    """What fine-tuning changed on the same images, relative and absolute, with its interval."""
-    if "gain" not in vq:
-        return []
-    parts = [(name, vq["gain"][key]) for name, key in (("SSIM", "ssim"), ("Edge IoU", "edge_iou"))]
-    text = "; ".join(
-        f"{name} {g['relative']:+.1%}, by {g['mean']:+.4f} ({g['low']:+.4f} to {g['high']:+.4f})"
-        for name, g in parts
-    )
-    return [("fine-tuning, image by image", text)]
-
-
-def headline(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of a run's key numbers."""
-    vq, git, made = result["finetune_vq"], result["train_maskgit"], result["synthesize"]
-    detector, latency = result["train_efficientad"], result["latency"]
-    return [
-        ("images, near-duplicate groups", f"{result['merge']['total']:,}, {result['merge']['groups']:,}"),
-        ("groups that cross a split", str(result["merge"]["groups_across_splits"])),
-        *(
-            (f"{name}, before", f"{interval(vq['before'][key])}; after {interval(vq['after'][key])}")
-            for name, key in (
-                ("reconstruction SSIM", "ssim"),
-                ("Edge IoU", "edge_iou"),
-                ("Edge IoU, 1 px tolerance", "edge_iou_1px"),
-            )
-        ),
-        *gain(vq),
-        ("codes used", f"{result['tokenize']['codes']['used']} of {result['tokenize']['codes']['codebook']}"),
-        (
-            "masked cross-entropy, held-out",
-            f"{git['masked_ce']:.2f} nats (class unigram {git['class_unigram']:.2f}; "
-            f"wrong label {git['ce_wrong']:.2f})",
-        ),
-        (
-            "class agreement of drawn images",
-            f"{made['class_agreement']['mean']:.3f} "
-            f"(the classifier on real test images: {made['classifier_accuracy_on_real']:.3f})",
-        ),
-        *(
-            [("the same before the choice among candidates", f"{chosen['mean']:.3f}")]
-            if (chosen := made.get("class_agreement_candidates"))
-            else []
-        ),
-        (
-            "classifier trained on drawn images alone, on real test images",
-            "accuracy "
-            + interval(
-                dict(zip(("low", "high"), made["cas"]["interval_95"]["accuracy"], strict=True))
-                | {"mean": made["cas"]["accuracy"]}
-            ),
-        ),
-        (
-            "KID drawn / through the tokenizer / real floor",
-            " / ".join(f"{made['kid'][k]:.4f}" for k in ("synthetic", "reconstruction", "real_floor")),
-        ),
-        (
-            "detector: image AUROC, AU-PRO",
-            f"{detector['image_auroc']:.3f}, {detector['au_pro']:.3f}",
-        ),
-        (
-            "latency of a frame, median, FP32 / FP16 / INT8",
-            " / ".join(f"{latency[p]['p50_ms']:.0f} ms" for p in ("fp32", "fp16", "int8")),
-        ),
+def table(result: Result, stale: bool) -> str:
+    """A run's command, machine, commit and date, then one row per figure."""
+    lines = [
+        f"`{result.command}` on {result.machine}, commit `{result.commit[:7]}`, {result.date[:10]}."
+        + (f" {STALE}" if stale else ""),
+        "",
+        "| figure | value (95 % interval) |",
+        "|---|---|",
     ]
+    lines += [
+        f"| {LABELS.get(name, name.replace('_', ' '))} | {cell(figure)} |"
+        for name, figure in result.figures.items()
+    ]
+    return "\n".join(lines)
 
 
 def run_table(name: str) -> str:
-    """A run's machine, time, memory and key numbers; says so where it has not been measured."""
-    path = RESULTS / f"{name}.json"
+    """The table of a result file, marked where its code has changed since."""
+    path = path_of(name)
     if not path.is_file():
         return "Not measured yet."
-    result = read_json(path)
-    rows = "\n".join(f"| {key} | {value} |" for key, value in headline(result))
-    apart = " (its stages were run apart)" if "runs" in result else ""
-    return (
-        f"`{result['command']}` on {result['machine']}: {result['seconds'] / 60:.1f} minutes{apart}, "
-        f"{result['peak_rss_gib']:.1f} GiB at most.\n\n| | |\n|---|---|\n{rows}"
-    )
+    result = read(path)
+    return table(result, is_stale(result, measured_paths(name)))
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    "dag": dag,
-    "default-run": lambda: run_table("default"),
-    "real-run": lambda: run_table("real"),
-}
+def part(name: str) -> str:
+    """The content of a generated part.
+
+    Raises:
+        UserError: nothing is known by this name.
+    """
+    if name == "dag":
+        return dag()
+    if found := RUN.fullmatch(name):
+        return run_table(found["result"])
+    raise UserError(f"<!-- {name} -->: expected `dag` or `<result>-run`")
 
 
 def rendered(text: str) -> str:
-    """README's text with every generated section made anew."""
-    for name, make in SECTIONS.items():
-        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-        start, end = text.index(opening) + len(opening), text.index(closing)
-        text = f"{text[:start]}\n{make()}\n{text[end:]}"
-    return text
+    """The text with every generated part made anew."""
+    return PART.sub(lambda m: f"<!-- {m['name']} -->\n{part(m['name'])}\n<!-- /{m['name']} -->", text)
+
+
+def stale_pages(write: bool) -> list[str]:
+    """README and docs whose generated parts are not as they would be made now; `write` makes them so."""
+    stale = []
+    for page in [Path("README.md"), *sorted(Path("docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        fresh = rendered(text)
+        if fresh != text:
+            stale.append(str(page))
+            if write:
+                page.write_text(fresh, encoding="utf-8")
+    return stale
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail where README.md is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a part is stale")
     args = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    fresh = rendered(text)
-    if args.check and fresh != text:
-        sys.exit("README.md is stale: run python -m benchmarks.readme")
-    README.write_text(fresh, encoding="utf-8")
+    with exit_on_user_error(parser.prog):
+        stale = stale_pages(write=not args.check)
+    if args.check and stale:
+        sys.exit(f"stale: {', '.join(stale)}: run python -m benchmarks.readme")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ decided in three ways: the threshold and the model (which detector, which weight
 - `real`: from these and real defects of a calibration part of the test images, the same way,
 
 and each decision is measured on the rest of the real test images, over many random divisions. Scores are
-kept, so a run that was killed goes on. The last line printed is JSON.
+kept, so a run that was killed goes on. Writes `benchmarks/results/synthesis_helps.json`; the last line
+printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +26,14 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from benchmarks.results import add_results_argument, publish, with_interval
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import GeneratedSettings
 from metaldefect.commands.sources import insert_into
 from metaldefect.efficientad.calibration import maps_of, share_scores
 from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.efficientad.torch_model import EfficientAD
-from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.hardware import set_threads
 from metaldefect.images import resize
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import (
@@ -45,7 +44,6 @@ from metaldefect.inspection.provider import (
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
 
-SECTION = "synthesis_helps"
 # Shares of the student-teacher map in the anomaly map; the paper's is 0.5.
 MAP_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
 CALIBRATION_SHARE = 0.3
@@ -91,7 +89,10 @@ def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work:
     kept = read_json(path)
     arrays = {name: np.array(kept[name]) for name in ("validation", "inserted", "test")}
     labels = np.array(kept["labels"])
-    return [Scored(*(a[:, k] for a in arrays.values()), labels) for k in range(len(MAP_WEIGHTS))]
+    return [
+        Scored(arrays["validation"][:, k], arrays["inserted"][:, k], arrays["test"][:, k], labels)
+        for k in range(len(MAP_WEIGHTS))
+    ]
 
 
 def divide(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -220,14 +221,19 @@ def main() -> None:
             "test": len(candidates[0].test),
         },
         "divisions": arguments.divisions,
-        "command": "python -m benchmarks.synthesis_helps " + shlex.join(sys.argv[1:]),
-        "machine": cpu_name(),
     }
     print(table(result))
-    if arguments.results is not None:
-        results = read_json(arguments.results) if arguments.results.is_file() else {}
-        write_json(arguments.results, results | {SECTION: result})
-    print(json.dumps(result))
+    publish(arguments.results, "synthesis_helps", figures_of(result), result)
+
+
+def figures_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The study as flat figures: `<metric>_<way>`, each with its interval."""
+    figures: dict[str, Any] = {key: result[key] for key in ("auroc_inserted", "auroc_real")}
+    for way, row in result["threshold"].items():
+        figures |= {f"{name}_{way}": with_interval(value) for name, value in row.items()}
+    for way, value in result["model_selection_image_auroc"].items():
+        figures[f"image_auroc_of_choice_{way}"] = with_interval(value)
+    return figures
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -247,7 +253,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=Path("data/synthesis_helps"), help="insertions and scores"
     )
-    parser.add_argument("--results", type=Path, help="file that receives the section synthesis_helps")
+    add_results_argument(parser, "synthesis_helps")
     return parser.parse_args()
 
 

@@ -2,17 +2,14 @@
 
 For each seed the defect-free tiles are split 70/10/20 by scene; all defects are in test. For each teacher
 (`shipped`, `random`, `NAME=PATH`) a detector is trained and tested. A run that is done is not done again, a
-run that was killed goes on; when all are done their numbers become the section `efficientad` of the results.
-With `--jobs` runs go side by side with a share of the cores each, which leaves fewer of them idle.
+run that was killed goes on; when all are done their numbers become `benchmarks/results/tiles.json`. With
+`--jobs` runs go side by side with a share of the cores each, which leaves fewer of them idle.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from benchmarks.results import add_results_argument, publish
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import prepared_folder
@@ -36,14 +34,12 @@ from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teache
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, Size
 from metaldefect.efficientad.training_sets import training_images
 from metaldefect.errors import UserError
-from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.hardware import set_threads
 from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import spread
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import RealDatasetProvider
 
-RESULTS = Path("benchmarks/results/real.json")
-SECTION = "efficientad"
 RANDOM, SHIPPED = "random", "shipped"
 # The names of the results, and those of the metrics they are.
 REPORTED = {"image_auroc": "image_auroc", "au_pro": "au_pro", "f1": "f1_at_threshold", "f1_max": "f1_max"}
@@ -265,8 +261,6 @@ def main() -> None:
             runs.append((teacher, settings, work, arguments.points, arguments.curve_images))
     run_all(runs, arguments.jobs)
     section = collect(work, teachers, arguments.seeds) | {
-        "command": "python -m benchmarks.tiles " + shlex.join(sys.argv[1:]),
-        "machine": cpu_name(),
         "steps": arguments.steps,
         "learning_rate": arguments.learning_rate,
         "hard_quantile": arguments.hard_quantile,
@@ -277,10 +271,24 @@ def main() -> None:
     figure = steps_figure(curves, "image_auroc")
     figure.savefig(work / "image_auroc_by_step.png", dpi=100)
     plt.close(figure)
-    results = read_json(arguments.results) if arguments.results.is_file() else {}
-    write_json(arguments.results, results | {SECTION: section})
-    means = {t.name: section[f"{t.name}_teacher"]["mean"] for t in teachers}
-    print(json.dumps({"mean": means, "gain_over_random_teacher": section.get("gain_over_random_teacher")}))
+    publish(arguments.results, "tiles", figures_of(section, teachers), section)
+
+
+def figures_of(section: dict[str, Any], teachers: Sequence[Teacher]) -> dict[str, Any]:
+    """Means over the seeds and each seed's number with its interval, by the names of the results.
+
+    The first teacher's figures have plain names, those of the others are prefixed by `<teacher>_teacher_`.
+    """
+    figures: dict[str, Any] = {}
+    for number, teacher in enumerate(teachers):
+        entry = section[f"{teacher.name}_teacher"]
+        prefix = "" if number == 0 else f"{teacher.name}_teacher_"
+        for name in REPORTED:
+            figures[f"{prefix}{name}"] = entry["mean"][name]
+            for seed, found in entry[name].items():
+                low, high = found["interval_95"]
+                figures[f"{prefix}{name}_seed{seed}"] = {"value": found["value"], "low": low, "high": high}
+    return figures
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -302,7 +310,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--curve-images", type=int, default=136, help="test images of a point of the curve")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--work", type=Path, default=Path("data/tiles"), help="runs, detectors and figures")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file that receives the section")
+    add_results_argument(parser, "tiles")
     return parser.parse_args()
 
 

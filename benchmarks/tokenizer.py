@@ -3,14 +3,14 @@
 Training is that of the default tokenizer with all its losses, and once more with torch's own convolutions.
 Encoding and decoding are at LlamaGen's full size: its weights cannot be shipped, so they are random, with a
 codebook of encoder outputs; agreement of tokens and SSIM are measured on the shipped tokenizer too, whose
-weights are trained. Images are procedural, or those of `--images DIR`. The last line printed is JSON.
+weights are trained. Images are procedural, or those of `--images DIR`. Writes
+`benchmarks/results/tokenizer_speed.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from metaldefect.hardware import cpu_name, set_threads
+from benchmarks.results import add_results_argument, publish
+from metaldefect.hardware import set_threads
 from metaldefect.images import U8, from_tanh_range, read_grey, to_tanh_range
 from metaldefect.metrics.reconstruction import ssim
 from metaldefect.procedural.defects import DEFECT_CLASSES
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of images (default: procedural ones)")
     parser.add_argument("--steps", type=int, default=16, help="training steps timed")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of each mode")
+    add_results_argument(parser, "tokenizer_speed")
     args = parser.parse_args()
     set_threads()
     images = load(args.images, 80)
@@ -221,7 +223,7 @@ def main() -> None:
     def speedup(name: str, key: str) -> float:
         return full[name][f"{key}_images_per_s"] / plain[f"{key}_images_per_s"]
 
-    result = {
+    figures = {
         "train_images_per_s": trained,
         "train_step_speedup": trained / plainly,
         "encode_speedup": speedup(fastest["encode"], "encode"),
@@ -231,17 +233,18 @@ def main() -> None:
         "token_agreement_same_tokens": full[fastest_same]["token_agreement"],
         "shipped_token_agreement_bf16": shipped["bfloat16_autocast"]["token_agreement"],
         "shipped_ssim_change_bf16": shipped["bfloat16_autocast"]["ssim"] - shipped["float32"]["ssim"],
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    details = {
         "fastest": fastest,
         "full_size": full,
         "shipped": shipped,
         "train_step_s": step_seconds,
         "plain_train_step_s": plain_seconds,
         "perceptual": perceptual,
-        "machine": cpu_name(),
         "threads": torch.get_num_threads(),
     }
-    print(json.dumps(result))
+    publish(args.results, "tokenizer", figures, details)
 
 
 if __name__ == "__main__":

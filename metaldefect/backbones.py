@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metaldefect.errors import UserError
+from metaldefect.hardware import device
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
 
 LITE0 = "efficientnet_lite0"
@@ -140,6 +141,8 @@ def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
 def pooled_features(images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[np.float32]:
     """Globally pooled Lite0 features of grey images: an embedding for KID, classifiers and neighbours.
 
+    Computed on `device()`.
+
     Args:
         images: `uint8 [N, H, W]`, resized (antialiased bilinear) to 224 px.
         batch_size: images in one pass.
@@ -149,15 +152,17 @@ def pooled_features(images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[
     """
     if images.ndim != 3 or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 [N, H, W], got {images.dtype} {list(images.shape)}")
-    model = efficientnet_lite0()
+    on = device()
+    model = efficientnet_lite0().to(on)
     features = np.empty((len(images), LITE0_FEATURES), np.float32)
     for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))[:, None].float()
+        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+        batch = batch.to(on)[:, None].float()
         if batch.shape[-2:] != (LITE0_SIZE, LITE0_SIZE):
             batch = functional.interpolate(
                 batch, (LITE0_SIZE, LITE0_SIZE), mode="bilinear", antialias=True, align_corners=False
             )
         batch = batch.div(127.5).sub(1.0).expand(-1, 3, -1, -1)
         maps = model.forward_features(batch.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
-        features[start : start + batch_size] = maps.mean(dim=(2, 3)).numpy()
+        features[start : start + batch_size] = maps.mean(dim=(2, 3)).cpu().numpy()
     return features

@@ -1,103 +1,180 @@
-"""The command `metaldefect`: `train` a detector, `infer` with one."""
+"""The library's commands: train a detector, use one, distil a teacher, train base weights."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import typer
 
 from metaldefect.errors import UserError, exit_on_user_error
 
-# Options of `train` that stand for a key of the settings file, with how their text is read.
-OVERRIDES: dict[str, type] = {
-    "output": Path,
-    "model": str,
-    "teacher": str,
-    "source": str,
-    "root": Path,
-    "adapter": str,
-    "image_size": int,
-    "steps": int,
-    "batch_size": int,
-    "learning_rate": float,
-    "hard_quantile": float,
-    "checkpoint_steps": int,
-    "accelerator": str,
-    "natural": Path,
-    "penalty_images": int,
-    "threshold_quantile": float,
-    "seed": int,
-}
+# torch and Lightning take seconds to import: each command imports what it needs, so that --help is quick
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+
 SHOWN = ("image_auroc", "pixel_auroc", "au_pro", "f1_max", "f1_at_threshold", "threshold", "steps")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; wrong input ends it with 1 and one message."""
-    options = parser().parse_args(arguments)
-    with exit_on_user_error(f"metaldefect {options.command}"):
-        options.run(options)
+def run_app(commands: typer.Typer, arguments: list[str] | None = None) -> None:
+    """Run a command and exit: 0, 1 after a `UserError`, 2 after a wrong command line."""
+    with exit_on_user_error("metaldefect"):
+        commands(arguments, prog_name="metaldefect")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(prog="metaldefect", description=__doc__)
-    commands = top.add_subparsers(dest="command", required=True)
-
-    train = commands.add_parser("train", help="train a detector on normal images and measure it")
-    train.add_argument("--config", type=Path, required=True, help="settings, see conf/efficientad.yaml")
-    for name, kind in OVERRIDES.items():
-        help_text = f"instead of the settings' {name}"
-        train.add_argument(f"--{name.replace('_', '-')}", type=kind, dest=name, help=help_text)
-    train.set_defaults(run=train_command)
-
-    infer = commands.add_parser("infer", help="score images and draw heat maps over them")
-    infer.add_argument("--model", type=Path, required=True, help="folder of a trained or exported detector")
-    images = infer.add_mutually_exclusive_group(required=True)
-    images.add_argument("--image", type=Path, help="an image, or a folder of images at any depth")
-    images.add_argument("--synthetic", type=int, metavar="N", help="N procedural images instead")
-    infer.add_argument("--output", type=Path, required=True, help="folder for heat maps and scores.csv")
-    infer.add_argument("--precision", default="fp16", help="of an exported detector: fp32, fp16, int8")
-    infer.add_argument("--seed", type=int, default=0, help="of procedural images")
-    infer.set_defaults(run=infer_command)
-    return top
+def option(help_text: str, **details: Any) -> Any:
+    """An option of a command; its name is the parameter's."""
+    return typer.Option(help=help_text, show_default=False, **details)
 
 
-def train_command(options: argparse.Namespace) -> None:
-    """`metaldefect train`."""
-    # torch and Lightning take seconds to import: not for --help
+@app.command()
+def train(
+    config: Annotated[Path, option("Settings file; conf/efficientad.yaml explains every key.")],
+    output: Annotated[Path | None, option("Folder to write the detector to.")] = None,
+    source: Annotated[
+        Literal["real", "synthetic", "generated"] | None,
+        option("Where defects come from: a dataset, drawn procedurally, or inserted by trained models."),
+    ] = None,
+    root: Annotated[Path | None, option("Folder of the dataset.")] = None,
+    adapter: Annotated[str | None, option("Layout of the dataset, such as mvtec_ad or folder.")] = None,
+    model: Annotated[Literal["S", "M"] | None, option("Size of the network.")] = None,
+    teacher: Annotated[str | None, option("`shipped`, or a file of teacher weights.")] = None,
+    image_size: Annotated[int | None, option("Side of the square that images are resized to, px.")] = None,
+    steps: Annotated[int | None, option("Training steps.")] = None,
+    batch_size: Annotated[int | None, option("Images per step.")] = None,
+    learning_rate: Annotated[float | None, option("Adam's learning rate.")] = None,
+    hard_quantile: Annotated[
+        float | None, option("Share of the student's errors that the hard feature loss leaves out.")
+    ] = None,
+    natural: Annotated[
+        Path | None, option("Folder of natural images for the penalty, instead of packaged photographs.")
+    ] = None,
+    penalty_images: Annotated[int | None, option("Natural images that the penalty uses.")] = None,
+    checkpoint_steps: Annotated[int | None, option("Steps between two saved states.")] = None,
+    threshold_quantile: Annotated[
+        float | None, option("Share of the validation normals that the threshold lets pass.")
+    ] = None,
+    accelerator: Annotated[
+        Literal["auto", "cpu", "cuda"] | None, option("Device; one that is absent is an error.")
+    ] = None,
+    seed: Annotated[int | None, option("Seed of everything random.")] = None,
+) -> None:
+    """Train a detector on normal images and measure it.
+
+    The settings come from the file given with --config; the other options replace single keys of it.
+    """
+    overrides = {key: value for key, value in locals().items() if key != "config" and value is not None}
     from metaldefect.commands.settings import load_settings
     from metaldefect.commands.train import run_training
 
-    overrides = {name: value for name in OVERRIDES if (value := getattr(options, name)) is not None}
-    settings = load_settings(options.config, overrides)
+    settings = load_settings(config, overrides)
     metrics = run_training(settings)
     shown: dict[str, Any] = {key: metrics[key] for key in SHOWN if key in metrics}
     print(json.dumps(shown | {"output": str(settings.output)}))
 
 
-def infer_command(options: argparse.Namespace) -> None:
-    """`metaldefect infer`."""
+@app.command()
+def infer(
+    model: Annotated[Path, option("Folder of a trained or an exported detector.")],
+    output: Annotated[Path, option("Folder to write heat maps and scores.csv to.")],
+    image: Annotated[Path | None, option("An image, or a folder of images at any depth.")] = None,
+    synthetic: Annotated[
+        int | None, option("Score this many procedural images instead of --image.", min=1)
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"], typer.Option(help="Which graph of an exported detector to run.")
+    ] = "fp16",
+    seed: Annotated[int, typer.Option(help="Seed of the procedural images.")] = 0,
+) -> None:
+    """Score images and draw heat maps over them."""
+    if (image is None) == (synthetic is None):
+        raise typer.BadParameter("give either --image or --synthetic")
+    if image is not None and output.resolve().is_relative_to(image.resolve()):
+        raise typer.BadParameter(f"--output {output} lies inside --image {image}: choose another folder")
     from metaldefect.commands.infer import frames_of, load_model, run_inference, synthetic_frames
 
-    if options.synthetic is not None and options.synthetic < 1:
-        raise UserError(f"--synthetic {options.synthetic}: expected at least 1")
-    if options.image is not None and options.output.resolve().is_relative_to(options.image.resolve()):
-        raise UserError(
-            f"--output {options.output} lies inside --image {options.image}: choose another folder"
-        )
-    model = load_model(options.model, options.precision)
-    if options.synthetic is None:
-        frames = frames_of(options.image)
+    detector = load_model(model, precision)
+    if image is not None:
+        frames = frames_of(image)
     else:
-        frames = synthetic_frames(options.synthetic, model.image_size, options.seed)
-    unreadable = run_inference(model, frames, options.output)
-    print(f"{len(frames) - len(unreadable)} images judged: {options.output / 'scores.csv'}")
+        assert synthetic is not None
+        frames = synthetic_frames(synthetic, detector.image_size, seed)
+    unreadable = run_inference(detector, frames, output)
+    print(f"{len(frames) - len(unreadable)} images scored: {output / 'scores.csv'}")
     if unreadable:
         listed = "\n".join(f"  {reason}" for _, reason in unreadable)
         raise UserError(f"{len(unreadable)} images could not be read and were left out:\n{listed}")
 
 
-if __name__ == "__main__":
-    main()
+@app.command()
+def distill(
+    minutes: Annotated[float, option("Computing time in minutes, over all resumed runs.", min=0)],
+    output: Annotated[Path, option("The .safetensors file to write; card and loss curve go beside it.")],
+    natural: Annotated[
+        Path | None, option("Folder of natural images, instead of packaged photographs.")
+    ] = None,
+    metal: Annotated[
+        list[Path] | None, option("Folder of metal images, or a merged dataset; may be repeated.")
+    ] = None,
+    base: Annotated[Path | None, option("Weights to start from: the --output of another run.")] = None,
+    backbone: Annotated[
+        str, typer.Option(help="Network whose features the teacher learns.")
+    ] = "efficientnet_lite0",
+    tap: Annotated[
+        list[str] | None, option("Module of the backbone to distil; may be repeated, fine to coarse.")
+    ] = None,
+    size: Annotated[Literal["S", "M"], typer.Option(help="Size of the teacher.")] = "S",
+    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    metal_share: Annotated[
+        float, typer.Option(help="Share of the images of a step that are metal.", min=0, max=1)
+    ] = 0.5,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between two saved states.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Distil a teacher for the detector from an ImageNet backbone."""
+    from metaldefect.commands.distill import run_distillation
+    from metaldefect.efficientad.distillation import DistillationConfig
+
+    config = DistillationConfig(
+        size=size,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seconds=60 * minutes,
+        metal_share=metal_share,
+        checkpoint_steps=checkpoint_steps,
+        seed=seed,
+    )
+    run_distillation(config, output, natural, metal or [], backbone, tap or None, base)
+
+
+@app.command("pretrain-tokenizer")
+def pretrain_tokenizer(
+    output: Annotated[Path, option("The .safetensors file to write; the card goes beside it.")],
+    natural: Annotated[
+        Path | None, option("Folder of photographs, instead of those in installed packages.")
+    ] = None,
+    metal: Annotated[int, typer.Option(help="Number of procedural metal images.", min=1)] = 1400,
+    tokenizer: Annotated[str, typer.Option(help="Named shape of the model.")] = "vq16_small",
+    size: Annotated[int, typer.Option(help="Side of the training images, px.", min=16)] = 256,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1500,
+    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 4e-4,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    checkpoints: Annotated[Path, typer.Option(help="Folder of the state that a killed run resumes.")] = Path(
+        ".checkpoints/pretrain_vq"
+    ),
+) -> None:
+    """Train base weights of the tokenizer on photographs and procedural metal, no real metal.
+
+    The weights that ship with the package were made by this command.
+    """
+    from metaldefect.tokenizer.pretrain import PretrainSettings, pretrain
+
+    pretrain(
+        PretrainSettings(natural, metal, tokenizer, size, steps, batch_size, learning_rate, seed),
+        checkpoints,
+        output,
+    )

@@ -2,10 +2,18 @@
 
 Hardware choices never live in `params.yaml`: moving to another machine must not rerun the pipeline.
 
-- `METALDEFECT_DEVICE`: `cpu`, `cuda`, ... (default: CUDA where there is one)
+- `METALDEFECT_DEVICE`: `cpu`, `cuda`, `cuda:1`, `mps` (default: the first of cuda, mps, cpu that is there)
 - `METALDEFECT_THREADS`: threads of one torch process (default: all cores)
 - `METALDEFECT_WORKERS`: processes for image work (default: all cores)
-- `METALDEFECT_PRECISION`: `float32` or `bfloat16` (default: bfloat16 where the hardware multiplies it)
+- `METALDEFECT_PRECISION`: `float32` or `bfloat16` (default: bfloat16 where the device multiplies it)
+
+This module alone decides on the device. Loaders (`load_tokenizer`, `load_maskgit`, `load_detector`) put
+their model on `device()`, and `trainer_arguments()` says the same to Lightning. Library functions then work
+where the model they are given lies: they move inputs there, and return results on the CPU where numpy or a
+file comes next.
+
+Random numbers come from generators on the CPU and are moved, so that a seed means the same noise, masks and
+tokens on every device. The one exception is the dropout inside networks, which uses the device's generator.
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metaldefect.errors import UserError
 
@@ -51,13 +59,56 @@ def cpu_name() -> str:
     return f"{name}, {os.cpu_count()} cores, {'+'.join(units) or 'no bf16 units'}"
 
 
-def device() -> torch.device:
-    """The device to compute on."""
+def available_devices() -> list[str]:
+    """Devices of this machine, the preferred one first: `cuda` (`cuda:1`, ... too), `mps`, `cpu`."""
     import torch
 
-    return torch.device(
-        os.environ.get("METALDEFECT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    gpus = [f"cuda:{index}" if index else "cuda" for index in range(torch.cuda.device_count())]
+    found = gpus if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, "cpu"]
+
+
+def device() -> torch.device:
+    """The device to compute on: `METALDEFECT_DEVICE`, or the first of `available_devices()`.
+
+    Raises:
+        UserError: the device that `METALDEFECT_DEVICE` asks for is not in this machine.
+    """
+    import torch
+
+    there = available_devices()
+    asked = os.environ.get("METALDEFECT_DEVICE") or there[0]
+    if (asked[:-2] if asked.endswith(":0") else asked) not in there:
+        raise UserError(f"METALDEFECT_DEVICE={asked!r}: this machine has {', '.join(there)}")
+    return torch.device(asked)
+
+
+def use_device(name: str) -> torch.device:
+    """Let this process and its children compute on the device called `name`; `auto` changes nothing.
+
+    Raises:
+        UserError: the device is not in this machine.
+    """
+    if name != "auto":
+        os.environ["METALDEFECT_DEVICE"] = name
+    return device()
+
+
+def trainer_arguments() -> dict[str, Any]:
+    """What Lightning's Trainer needs to train on `device()`, and on that one alone."""
+    chosen = device()
+    return {
+        "accelerator": chosen.type,
+        "devices": [chosen.index or 0] if chosen.type == "cuda" else 1,
+        "precision": "bf16-mixed" if autocast_dtype(chosen).itemsize == 2 else "32-true",
+    }
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where a module's parameters lie."""
+    return next(module.parameters()).device
 
 
 def workers() -> int:
@@ -101,31 +152,38 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def compute_dtype() -> torch.dtype:
-    """The dtype for autocast: bfloat16 where the hardware multiplies it, else float32."""
+def autocast_dtype(on: torch.device | None = None) -> torch.dtype:
+    """The dtype for autocast: bfloat16 where the device multiplies it, else float32.
+
+    On a CPU without bf16 units, `METALDEFECT_PRECISION=bfloat16` is honoured: PyTorch computes it, slowly.
+
+    Args:
+        on: the device; None: `device()`.
+
+    Raises:
+        UserError: `METALDEFECT_PRECISION` is neither word, or asks for bfloat16 where the device has none.
+    """
     import torch
 
+    on = on or device()
+    if on.type == "cuda":
+        has_units = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_units = on.type == "cpu" and bool(cpu_flags() & set(BF16_CPU_FLAGS))
     wish = os.environ.get("METALDEFECT_PRECISION")
-    if wish:
-        if wish not in ("float32", "bfloat16"):
-            raise UserError(f"METALDEFECT_PRECISION={wish!r}: expected float32 or bfloat16")
-        return torch.float32 if wish == "float32" else torch.bfloat16
-    if device().type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if cpu_flags() & set(BF16_CPU_FLAGS) else torch.float32
+    if wish and wish not in ("float32", "bfloat16"):
+        raise UserError(f"METALDEFECT_PRECISION={wish!r}: expected float32 or bfloat16")
+    if wish == "bfloat16" and not has_units and on.type != "cpu":
+        raise UserError(f"METALDEFECT_PRECISION=bfloat16: {on} does not multiply bfloat16; leave it unset")
+    wide = wish == "float32" or not (has_units or wish)
+    return torch.float32 if wide else torch.bfloat16
 
 
-def autocast() -> AbstractContextManager[object]:
-    """Autocast to `compute_dtype()` on `device()`; does nothing for float32."""
+def autocast(on: torch.device | None = None) -> AbstractContextManager[object]:
+    """Autocast to `autocast_dtype(on)` on the device `on` (None: `device()`); nothing for float32."""
     import torch
 
-    if compute_dtype() is torch.float32:
+    on = on or device()
+    if autocast_dtype(on) is torch.float32:
         return nullcontext()
-    return torch.autocast(device().type, dtype=compute_dtype())
-
-
-def lightning_precision() -> str:
-    """`compute_dtype()` in Lightning's words."""
-    import torch
-
-    return "32-true" if compute_dtype() is torch.float32 else "bf16-mixed"
+    return torch.autocast(on.type, dtype=torch.bfloat16)

@@ -1,11 +1,10 @@
-"""`python -m pipeline.doctor`: what this machine and this folder still need, a line each.
+"""`metaldefect doctor`: what this machine and this folder still need, a line each.
 
 `ok` is fine, `note` is worth knowing, `FAIL` stops something from working and says how to mend it.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import platform
@@ -14,6 +13,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ MIN_PYTHON = (3, 11)
 MIN_DISK_GB = 10
 MIN_MEMORY_GB = 6
 PORTS = {"MLflow": 5000, "Prefect": 4200, "Gradio": 7860}
+# torchvision's name of the LPIPS backbone
+VGG_FILE = "vgg16-397923af.pth"
+SERVER_TIMEOUT_SECONDS = 5.0
 BF16_UNITS = ("avx512_bf16", "amx_bf16")
 
 # Another version of these installs without complaint, and then breaks this.
@@ -145,11 +148,10 @@ def check_ports(_root: Path) -> Iterator[Finding]:
 
 
 def check_prefect(_root: Path) -> Iterator[Finding]:
-    """Whether Prefect's database has been made."""
+    """Whether Prefect's server answers, or its own database has been made."""
     file = database_file()
     if file is None:
-        server = os.environ.get("PREFECT_API_URL") or "another database"
-        yield Finding("ok", "Prefect database", f"runs go to {server}")
+        yield check_prefect_server(os.environ.get("PREFECT_API_URL"))
     elif not file.is_file():
         text = "not made yet; the first `python -m flows.pipeline` makes it"
         yield Finding("note", "Prefect database", text)
@@ -158,6 +160,18 @@ def check_prefect(_root: Path) -> Iterator[Finding]:
         yield Finding("FAIL", "Prefect database", f"{file} holds no Prefect tables; {mend}")
     else:
         yield Finding("ok", "Prefect database", f"{file}, migrated to {revision}")
+
+
+def check_prefect_server(url: str | None) -> Finding:
+    """Whether the server that `PREFECT_API_URL` names answers; Prefect says so at `/health`."""
+    if not url:
+        return Finding("ok", "Prefect database", "runs go to another database")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SECONDS):
+            return Finding("ok", "Prefect server", f"runs go to {url}")
+    except (OSError, ValueError) as error:
+        mend = "start it with `make ui`, or unset PREFECT_API_URL"
+        return Finding("FAIL", "Prefect server", f"PREFECT_API_URL={url} does not answer ({error}); {mend}")
 
 
 def check_mlflow(root: Path) -> Iterator[Finding]:
@@ -267,21 +281,28 @@ def check_weights(root: Path) -> Iterator[Finding]:
     else:
         text = f"none in {folder}; restore them with `git checkout -- metaldefect/weights`"
         yield Finding("FAIL", "shipped weights", text)
-    places = lpips_places(os.environ)
-    found = [path for place in places for path in sorted(place.glob("vgg16*.pth"))]
-    if found:
-        yield Finding("ok", "LPIPS backbone", str(found[0]))
+    hub = hub_folder(os.environ)
+    if found := lpips_backbone(os.environ):
+        yield Finding("ok", "LPIPS backbone", str(found))
     else:
         text = "no VGG16 weights (optional): a perceptual loss on the shipped backbone is used instead; "
-        mend = f"put vgg16-397923af.pth in {places[0]}"
+        mend = f"put {VGG_FILE} in {hub}, or vgg16.safetensors in a folder that METALDEFECT_WEIGHTS names"
         yield Finding("note", "LPIPS backbone", text + mend)
 
 
-def lpips_places(environment: Mapping[str, str]) -> list[Path]:
-    """The folders in which torch, or the user, keeps backbone weights."""
-    hub = Path(environment.get("TORCH_HOME") or Path.home() / ".cache" / "torch") / "hub" / "checkpoints"
+def lpips_backbone(environment: Mapping[str, str]) -> Path | None:
+    """The file that `metaldefect.tokenizer.perceptual` reads, looked for without importing torch."""
+    hub = hub_folder(environment) / VGG_FILE
+    if hub.is_file():
+        return hub
     own = environment.get("METALDEFECT_WEIGHTS")
-    return [Path(own), hub] if own else [hub]
+    return next(iter(sorted(Path(own).glob("vgg*.safetensors"))), None) if own else None
+
+
+def hub_folder(environment: Mapping[str, str]) -> Path:
+    """Where torch.hub keeps weights."""
+    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(environment.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
 
 
 CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
@@ -301,18 +322,3 @@ def diagnose(root: Path) -> list[Finding]:
     """All findings about the project in `root`, in a fixed order."""
     prepare_environment(root)
     return [finding for check in CHECKS for finding in check(root)]
-
-
-def main() -> int:
-    """Print the findings; 1 where something fails."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.doctor", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
-    findings = diagnose(parser.parse_args().root.resolve())
-    print("\n".join(str(finding) for finding in findings))
-    failed = sum(finding.level == "FAIL" for finding in findings)
-    print(f"\n{failed} to mend" if failed else "\nready")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m pipeline.get_data`: the real datasets into `data/raw`, from their repositories or a local copy.
+"""`metaldefect get-data`: the real datasets into `data/raw`, from their repositories or a local copy.
 
 The `.dvc` files in `data/raw` name repositories at pinned revisions. What they fetch lies in
 `data/imports` until its numbers of files are verified; then it moves to its place. So `data/raw` never
@@ -7,19 +7,16 @@ holds half a dataset, and is the pipeline's input however it was filled.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import sys
 from collections.abc import Sequence
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import yaml
 from tqdm import tqdm
 
-from metaldefect.errors import UserError, exit_on_user_error
+from metaldefect.errors import UserError
 from metaldefect.ingest.raw_datasets import RAW_DATASETS, RawDataset, missing, take_local_copies, verify
 
 RAW = Path("data/raw")
@@ -126,20 +123,3 @@ def get_data(source: Path | None) -> list[str]:
             "take a local copy with make data FROM=<folder>"
         )
     return lines
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, or 1 after one message."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.get_data", description=__doc__)
-    parser.add_argument("--from", dest="source", type=Path, help="folder of tars or dataset folders")
-    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
-    options = parser.parse_args(arguments)
-    source = options.source.absolute() if options.source else None
-    with exit_on_user_error("get_data"), chdir(options.root):
-        lines = get_data(source)
-    print("\n".join(lines))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

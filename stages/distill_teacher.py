@@ -26,6 +26,7 @@ from metaldefect.efficientad.teacher_weights import (
     shipped_teacher,
 )
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.hardware import device
 from metaldefect.images import stack_resized
 from metaldefect.ingest.natural import load_natural_images, natural_source
 from metaldefect.inspection.layout import GOOD
@@ -44,7 +45,7 @@ def main(params: Params, run: StageRun) -> None:
     """Write `models/teacher` and what it explains of the backbone's features on images it has not seen."""
     section = params.distill_teacher
     images = read_images(section)
-    features = PatchFeatures(load_backbone(section.backbone))
+    features = PatchFeatures(load_backbone(section.backbone)).to(device())
     torch.manual_seed(params.seed)
     random = PatchDescriptionNetwork(section.size).eval()
     history: list[dict[str, float]] = []
@@ -67,7 +68,9 @@ def main(params: Params, run: StageRun) -> None:
         }
 
     def measured(network: PatchDescriptionNetwork) -> dict[str, float]:
-        return evaluate(PdnPredictor(network), held_out, features, *statistics, section.image_size)
+        return evaluate(
+            PdnPredictor(network.to(device())), held_out, features, *statistics, section.image_size
+        )
 
     numbers = measured(teacher)
     metrics: dict[str, Any] = {
@@ -82,7 +85,6 @@ def main(params: Params, run: StageRun) -> None:
     }
     with atomic_directory(OUTPUT) as folder:
         save_teacher(folder / WEIGHTS, teacher, card, torch.float32, statistics)
-        (folder / WEIGHTS).with_suffix(".json").rename(folder / "config.json")
         # Without rows where the weights are the shipped ones
         pd.DataFrame(history, columns=["step", "loss"]).to_csv(folder / "losses.csv", index=False)
     write_json(METRICS, metrics)

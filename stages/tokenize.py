@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, write_json
-from metaldefect.hardware import autocast, device, keep_freed_memory, workers
+from metaldefect.hardware import autocast, device_of, keep_freed_memory, workers
 from metaldefect.images import read_grey, to_tanh_range
 from metaldefect.ingest.loading import rows_of, training_rows
 from metaldefect.ingest.samples import TABLE_NAME, counts_of
@@ -99,11 +99,11 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
 def batch_encoder(model: VQModel) -> Callable[[torch.Tensor], torch.Tensor]:
     """Images to tokens, in bfloat16 where the machine multiplies that faster."""
     keep_freed_memory()
-    on_device = model.to(device())
+    on = device_of(model)
 
     def encode_batch(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), autocast():
-            return on_device.encode(images.to(device())).cpu()
+        with torch.no_grad(), autocast(on):
+            return model.encode(images.to(on)).cpu()
 
     return encode_batch
 

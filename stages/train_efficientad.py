@@ -40,7 +40,9 @@ def main(params: Params, run: StageRun) -> None:
     config = TrainingConfig(seed=params.seed, **section.model_dump(include=names))
     trained = train(teacher, images, config, run.checkpoint_directory)
     with atomic_directory(OUTPUT) as folder:
-        networks = NetworkConfig(teacher.size, section.padding, section.image_size)
+        networks = NetworkConfig(
+            teacher.size, section.padding, section.image_size, count_include_pad=teacher.count_include_pad
+        )
         save_detector(
             folder, trained.model, networks, asdict(config) | {"penalty_source": images.penalty_source}
         )

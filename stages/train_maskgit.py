@@ -30,7 +30,7 @@ def main(params: Params, run: StageRun) -> None:
     keep_freed_memory()
     section, classes = params.train_maskgit, params.data.classes
     train, vocabulary = TokenGrids.training(TOKENS, classes), Vocabulary.load(TOKENS)
-    codebook = load_tokenizer(TOKENIZER).quantize.codebook.detach()
+    codebook = load_tokenizer(TOKENIZER).quantize.codebook.detach().cpu()
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, section.training.snapshots)
     recipe = Recipe.of(section.model_dump(), params.seed)
     model, history = train_recipe(

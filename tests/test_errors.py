@@ -25,7 +25,7 @@ run_stage("report", planted)
 
 COMMAND = """
 import metaldefect.commands.infer
-from metaldefect.cli import main
+from pipeline.cli import main
 from metaldefect.errors import UserError
 
 def planted(*arguments):
@@ -36,15 +36,15 @@ main(["infer", "--model", "models/none", "--synthetic", "1", "--output", "out"])
 """
 
 GET_DATA = """
-import sys
 import pipeline.get_data
 from metaldefect.errors import UserError
+from pipeline.cli import main
 
 def planted(*arguments):
     raise {error}
 
 pipeline.get_data.get_data = planted
-sys.exit(pipeline.get_data.main([]))
+main(["get-data"])
 """
 
 

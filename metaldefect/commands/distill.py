@@ -1,8 +1,7 @@
-"""The command line of `python -m metaldefect.efficientad.distillation`."""
+"""`metaldefect distill`: a teacher for the detector, its card and its loss curve."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -32,11 +31,9 @@ from metaldefect.efficientad.teacher_weights import (
 )
 from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name, set_threads
-from metaldefect.images import U8, read_grey
+from metaldefect.images import IMAGE_SUFFIXES, U8, read_grey
 from metaldefect.ingest.natural import load_natural_images, natural_source
 from metaldefect.ingest.samples import TABLE_NAME, read_table
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def read_metal_images(folders: Sequence[Path], size: int) -> U8:
@@ -63,7 +60,7 @@ def read_metal_images(folders: Sequence[Path], size: int) -> U8:
             )
         )
         if not paths:
-            raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         images += [read_grey(path, size) for path in tqdm(paths, desc=f"read {folder}", unit="image")]
     return np.stack(images) if images else np.empty((0, size, size), np.uint8)
 
@@ -117,35 +114,41 @@ def distil(
     return distilled, numbers
 
 
-def main() -> None:
-    """Distil a teacher and write its weights, its card and its loss curve."""
-    arguments = parse_arguments()
+def run_distillation(
+    config: DistillationConfig,
+    output: Path,
+    natural: Path | None,
+    metal: Sequence[Path],
+    backbone: str = LITE0,
+    taps: Sequence[str] | None = None,
+    base: Path | None = None,
+) -> None:
+    """Distil a teacher and write its weights, its card and its loss curve.
+
+    Args:
+        config: how to train.
+        output: the `.safetensors` file; a killed run goes on from `<output>.checkpoint`.
+        natural: folder of natural images; None takes packaged photographs.
+        metal: folders of metal images.
+        backbone: network whose features the teacher learns.
+        taps: modules of the backbone, fine to coarse; None takes those that are known for it.
+        base: weights to start from.
+    """
     set_threads()
-    config = DistillationConfig(
-        size=arguments.size,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        seconds=60 * arguments.minutes,
-        metal_share=arguments.metal_share,
-        checkpoint_steps=arguments.checkpoint_steps,
-        seed=arguments.seed,
-    )
     side = 2 * config.image_size
-    images = DistillationImages(
-        load_natural_images(arguments.natural, side, None), read_metal_images(arguments.metal, side)
-    )
-    features = PatchFeatures(load_backbone(arguments.backbone, arguments.taps))
-    before = earlier_training(arguments.base, config, arguments.backbone) if arguments.base else {}
-    checkpoint = arguments.output.with_suffix(".checkpoint")
-    distilled, numbers = distil(images, config, features, checkpoint, arguments.base)
+    images = DistillationImages(load_natural_images(natural, side, None), read_metal_images(metal, side))
+    features = PatchFeatures(load_backbone(backbone, taps))
+    before = earlier_training(base, config, backbone) if base else {}
+    checkpoint = output.with_suffix(".checkpoint")
+    distilled, numbers = distil(images, config, features, checkpoint, base)
     card = {
-        "what": f"PDN-{config.size} teacher of EfficientAD, distilled from {arguments.backbone}",
-        "backbone": arguments.backbone,
+        "what": f"PDN-{config.size} teacher of EfficientAD, distilled from {backbone}",
+        "backbone": backbone,
         "taps": list(features.backbone.taps),
         "data": {
-            "natural": natural_source(arguments.natural),
+            "natural": natural_source(natural),
             "natural_images": len(images.natural),
-            "metal": [folder.name for folder in arguments.metal],
+            "metal": [folder.name for folder in metal],
             "metal_images": len(images.metal),
         },
         # Totals of all trainings, where this one went on from the weights of another
@@ -156,33 +159,11 @@ def main() -> None:
         "held_out": numbers,
         "legs": distilled.legs,
         "config": asdict(config),
-        "command": "python -m metaldefect.efficientad.distillation " + shlex.join(sys.argv[1:]),
+        "command": shlex.join(["metaldefect", *sys.argv[1:]]),
         "machine": cpu_name(),
     }
     statistics = (distilled.target_mean, distilled.target_std)
-    save_teacher(arguments.output, distilled.teacher, card, torch.float16, statistics)
-    write_json(arguments.output.with_suffix(".history.json"), distilled.history)
+    save_teacher(output, distilled.teacher, card, torch.float16, statistics)
+    write_json(output.with_suffix(".history.json"), distilled.history)
     checkpoint.unlink(missing_ok=True)
-    print(f"{arguments.output}: {distilled.images_seen} images seen, held out {numbers}")
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m metaldefect.efficientad.distillation", description=__doc__
-    )
-    parser.add_argument(
-        "--natural", type=Path, help="folder of natural images (default: packaged photographs)"
-    )
-    parser.add_argument("--metal", type=Path, nargs="*", default=[], help="folders of metal images")
-    parser.add_argument("--minutes", type=float, required=True, help="computing time, over all resumed runs")
-    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--base", type=Path, help="weights to go on from, another training's --output")
-    parser.add_argument("--size", choices=("S", "M"), default="S")
-    parser.add_argument("--backbone", default=LITE0)
-    parser.add_argument("--taps", nargs="+", help="the backbone's modules to distil, fine to coarse")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--metal-share", type=float, default=0.5)
-    parser.add_argument("--checkpoint-steps", type=int, default=100, help="steps between saved states")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    print(f"{output}: {distilled.images_seen} images seen, held out {numbers}")

@@ -55,7 +55,7 @@ class TrainSettings(Section):
 
     output: Path
     seed: int = Field(default=0, ge=0)
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     model: Literal["S", "M"] = "S"
     teacher: str = "shipped"
     padding: bool = True

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from metaldefect.artifacts import atomic_directory, sha256_file
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
 from metaldefect.errors import UserError
@@ -81,9 +79,8 @@ def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: i
     )
     images = [Canvas(item.name, item.scene, item.image) for item in canvases]
     jobs = plan_insertions(painter.classes, settings.per_class, seed, images, {})
-    generator = torch.Generator().manual_seed(seed + 1)
     drawn = draw_insertions(
-        painter, jobs, config, generator, settings.feather, settings.batch_size, INSERTION_ATTEMPTS
+        painter, jobs, config, seed, settings.feather, settings.batch_size, INSERTION_ATTEMPTS
     )
     with atomic_directory(folder) as partial:
         counts = write_insertions(partial, jobs, drawn)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from metaldefect.efficientad.training import AfterEpoch, Trained, train
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.efficientad.training_sets import training_images
 from metaldefect.errors import UserError
-from metaldefect.hardware import set_threads
+from metaldefect.hardware import set_threads, use_device
 from metaldefect.images import stack_resized
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import DatasetProvider
@@ -39,10 +38,9 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     What a killed training needs to go on lies beside the output, bound to the settings, until it is done.
 
     Raises:
-        UserError: the images, the teacher or the settings are at fault.
+        UserError: the images, the teacher or the settings are at fault, or the machine lacks the accelerator.
     """
-    if settings.accelerator != "auto":
-        os.environ["METALDEFECT_DEVICE"] = settings.accelerator
+    use_device(settings.accelerator)
     set_threads()
     work = work_folder(settings)
     provider = make_provider(settings, work)
@@ -140,7 +138,9 @@ def detector_config(
     settings: TrainSettings, teacher: PatchDescriptionNetwork, calibration: Calibration
 ) -> DetectorConfig:
     """What must be known to use the detector."""
-    networks = NetworkConfig(teacher.size, settings.padding, settings.image_size)
+    networks = NetworkConfig(
+        teacher.size, settings.padding, settings.image_size, count_include_pad=teacher.count_include_pad
+    )
     return calibrated(networks, calibration, settings.threshold_quantile)
 
 

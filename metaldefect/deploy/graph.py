@@ -20,7 +20,7 @@ class InspectionGraph(nn.Module):
     Scaling lives inside the graph, so no program that runs it can scale differently.
 
     Args:
-        model: the trained detector; it is copied, with its teacher's constants folded.
+        model: the trained detector; it is copied to the CPU, with its teacher's constants folded.
     """
 
     def __init__(self, model: EfficientAD) -> None:
@@ -40,11 +40,11 @@ class InspectionGraph(nn.Module):
 
 
 def fold_teacher_constants(model: EfficientAD) -> EfficientAD:
-    """A copy whose teacher's last convolution gives normalised features by itself: exact, and one step less.
+    """A copy on the CPU whose teacher's last convolution gives normalised features by itself, exactly.
 
     The copy's `teacher_mean` is 0 and its `teacher_std` 1.
     """
-    folded = copy.deepcopy(model)
+    folded = copy.deepcopy(model).cpu()
     last = folded.teacher.convolutions[-1]
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None

@@ -65,10 +65,10 @@ class Detector:
         """Judge a grey image `uint8 [H, W]` of any size.
 
         Raises:
-            UserError: it is not a grey 8-bit image.
+            ValueError: it is not a grey 8-bit image.
         """
         if image.ndim != 2 or image.dtype != np.uint8:
-            raise UserError(f"expected uint8 [H, W], got {image.dtype} {list(image.shape)}")
+            raise ValueError(f"expected uint8 [H, W], got {image.dtype} {list(image.shape)}")
         score, anomaly_map = self.detect(resize(image, self.image_size))
         full_map = map_to_size(anomaly_map, (image.shape[0], image.shape[1]))
         return Detection(score, score > self.threshold, full_map)

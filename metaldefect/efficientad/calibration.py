@@ -104,7 +104,7 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tens
 def maps_of(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tensor]]:
     """Both maps of each image, at image size and before scaling, `float32 [1, 1, H, W]` each."""
     device = model.quantiles.device
-    return [model.image_maps(to_imagenet_range(image[None]).to(device)) for image in images]
+    return [model.image_maps(to_imagenet_range(np.array(image[None])).to(device)) for image in images]
 
 
 def share_scores(

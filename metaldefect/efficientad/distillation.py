@@ -23,7 +23,7 @@ from metaldefect.artifacts import atomic_file
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, map_size, weights_digest
 from metaldefect.errors import UserError
-from metaldefect.hardware import autocast, device, keep_freed_memory
+from metaldefect.hardware import autocast, device, device_of, keep_freed_memory
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
 from metaldefect.kernels.switch import cpu_kernels
 
@@ -161,7 +161,7 @@ class PdnPredictor:
     def __call__(self, large: Tensor) -> Tensor:
         """Features `float32 [B, C, H, W]`."""
         small = imagenet_scaled(resized(large, large.shape[-1] // 2))
-        with autocast():
+        with autocast(large.device):
             return self.network(small.contiguous(memory_format=torch.channels_last)).float()
 
 
@@ -192,7 +192,9 @@ class Distiller:
         self.device = device()
         self.features = features.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         torch.manual_seed(config.seed)
-        teacher = PatchDescriptionNetwork(config.size, padding=True)
+        teacher = PatchDescriptionNetwork(
+            config.size, padding=True, count_include_pad=base is None or base[0].count_include_pad
+        )
         for convolution in teacher.convolutions.children():
             assert isinstance(convolution, torch.nn.Conv2d)
             assert convolution.bias is not None
@@ -232,7 +234,7 @@ class Distiller:
         if checkpoint is not None and checkpoint.is_file():
             self.load(checkpoint)
         elif self.base is None:
-            self.mean, self.std = self._statistics()
+            self.mean, self.std = (value.to(self.device) for value in self._statistics())
         self.legs.append(
             {
                 "from_step": self.step,
@@ -330,7 +332,7 @@ class Distiller:
             raise UserError(f"{path} was made with other settings {differing}: delete it to start afresh")
         self.teacher.load_state_dict(state["teacher"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.mean, self.std = state["mean"], state["std"]
+        self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.legs = state.get("legs", [])  # states of before they were kept have none
 
@@ -347,7 +349,7 @@ def evaluate(
     """Held-out loss and explained variance of features predicted from whole images.
 
     Args:
-        predict: `float [B, 3, 2 S, 2 S]` in [0, 1] to `float [B, C, H, W]`.
+        predict: `float [B, 3, 2 S, 2 S]` in [0, 1] to `float [B, C, H, W]`, where the features are computed.
         images: images that training did not see.
         features: the targets.
         mean: the targets' mean per channel, `[1, C, 1, 1]`.
@@ -358,13 +360,14 @@ def evaluate(
         `loss` (mean squared error of normalised targets), `explained_variance` (its mean over the channels:
         1 - residual variance / variance), and the loss on the `natural` and `metal` images alone.
     """
-    size = map_size(image_size, image_size, padding=True)
+    size, on = map_size(image_size, image_size, padding=True), device_of(features)
+    mean, std = mean.to(on), std.to(on)
     predictions, targets = [], []
     result: dict[str, float] = {}
     for name, group in (("natural", images.natural), ("metal", images.metal)):
         errors = []
         for start in range(0, len(group), 16):
-            large = resized(as_colour(group[start : start + 16]), 2 * image_size).to(mean.device)
+            large = resized(as_colour(group[start : start + 16]), 2 * image_size).to(on)
             target = (features(large, size) - mean) / std
             prediction = predict(large)
             errors.append((prediction - target).square().mean(dim=(1, 2, 3)))
@@ -378,9 +381,3 @@ def evaluate(
     result["loss"] = float((target - prediction).square().mean())
     result["explained_variance"] = float((1 - residual / variance).mean())
     return result
-
-
-if __name__ == "__main__":
-    from metaldefect.commands.distill import main
-
-    main()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.calibration import fit_map_quantiles
 from metaldefect.efficientad.torch_model import EfficientAD
-from metaldefect.hardware import autocast
+from metaldefect.hardware import autocast, device_of
 from metaldefect.images import U8, resize, to_imagenet_range
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage
@@ -53,7 +53,7 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
         test: images of the same size.
         defective: whether each test image is.
     """
-    with autocast(), cpu_kernels(model, enabled=is_on_cpu(model)):
+    with autocast(device_of(model)), cpu_kernels(model, enabled=is_on_cpu(model)):
         fit_map_quantiles(model, validation)
         scores = [infer(model, image)[0] for image in test]
     return detection.auroc(scores, list(defective))
@@ -61,9 +61,9 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
 
 @torch.inference_mode()
 def infer(model: EfficientAD, image: U8) -> tuple[float, NDArray[np.float32]]:
-    """Score and map `float32 [H, W]` of one grey image `uint8 [H, W]` at the model's size."""
-    anomaly_map, score = model(to_imagenet_range(np.array(image[None])))
-    return float(score[0]), anomaly_map[0, 0].numpy()
+    """Score and map `float32 [H, W]` of one grey image `uint8 [H, W]`, computed where the model lies."""
+    anomaly_map, score = model(to_imagenet_range(np.array(image[None])).to(device_of(model)))
+    return float(score[0]), anomaly_map[0, 0].cpu().numpy()
 
 
 def score_images(

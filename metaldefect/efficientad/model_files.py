@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from metaldefect.artifacts import read_json, sha256_file, write_json
+from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
 from metaldefect.efficientad.calibration import Calibration
 from metaldefect.efficientad.torch_model import EfficientAD, Size, check_image_size
 from metaldefect.errors import UserError
+from metaldefect.hardware import device
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -28,11 +29,13 @@ class NetworkConfig:
         size: `S` or `M`.
         padding: whether the PDNs are padded.
         image_size: side of the square that images are resized to (antialiased bilinear).
+        count_include_pad: how the PDNs pool at the border: as the teacher was trained to.
     """
 
     size: Size
     padding: bool
     image_size: int
+    count_include_pad: bool = field(default=True, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float)
         calibration.threshold,
         quantile,
         f"{chosen['method']}, {chosen['normals']} images",
+        count_include_pad=config.count_include_pad,
     )
 
 
@@ -81,7 +85,16 @@ def save_detector(
         config: what is needed to use them; a `DetectorConfig` once they are calibrated.
         training: how they were trained.
         calibration: how scales, weights and threshold were chosen; None before calibration.
+
+    Raises:
+        ValueError: the configuration describes other networks than these.
     """
+    for name in ("size", "padding", "count_include_pad"):
+        if getattr(config, name) != getattr(model, name):
+            raise ValueError(
+                f"the networks have {name} = {getattr(model, name)}, their configuration says"
+                f" {getattr(config, name)}"
+            )
     weights = folder / WEIGHTS
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights
@@ -107,7 +120,7 @@ def save_detector(
 
 
 def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[str, Any]]:
-    """Trained networks in evaluation mode, their configuration, and the record of their training.
+    """Trained networks in evaluation mode on `device()`, their configuration and their record.
 
     Raises:
         As `load_detector`.
@@ -117,7 +130,7 @@ def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[
 
 
 def load_detector(folder: Path | str) -> tuple[EfficientAD, DetectorConfig]:
-    """A calibrated detector in evaluation mode and its configuration.
+    """A calibrated detector in evaluation mode on `device()`, and its configuration.
 
     Raises:
         UserError: a file is missing.
@@ -137,6 +150,7 @@ def load(folder: Path, kind: type[Config]) -> tuple[EfficientAD, Config]:
     content = read_json(folder / CONFIG)
     try:
         config = kind(**{field.name: content[field.name] for field in fields(kind)})
+        sha256 = content["sha256"]
     except KeyError as error:
         raise UserError(
             f"{folder / CONFIG} says nothing about {error}: it is not a calibrated detector's"
@@ -145,9 +159,10 @@ def load(folder: Path, kind: type[Config]) -> tuple[EfficientAD, Config]:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{weights} does not exist")
-    model = EfficientAD(config.size, config.padding)
+    model = EfficientAD(config.size, config.padding, config.count_include_pad)
+    check_sha256(weights, sha256)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{weights} does not hold a detector of size {config.size}: {error}") from error
-    return model.eval().requires_grad_(False), config
+    return model.eval().requires_grad_(False).to(device()), config

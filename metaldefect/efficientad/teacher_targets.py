@@ -43,7 +43,7 @@ class PatchFeatures(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Features `float32 [N, channels, *size]` of `images` `float [N, 3, H, W]` in [0, 1]."""
-        with autocast():
+        with autocast(images.device):
             taps = self.backbone(images)
         pooled = [
             functional.interpolate(
@@ -67,7 +67,7 @@ def pooling_kernel(width: int, channels: int) -> Tensor:
 
 
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, `float32 [1, C, 1, 1]`, over batches `[N, C, H, W]`.
+    """Mean and standard deviation per channel of batches `[N, C, H, W]`: `float32 [1, C, 1, 1]`, on the CPU.
 
     Accumulated in float64 around the first batch's mean: E[x^2] - E[x]^2 in float32 loses the variance
     of a channel whose mean is large.
@@ -77,7 +77,7 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """
     shift, sums, squares, count = None, torch.zeros(1), torch.zeros(1), 0
     for batch in batches:
-        values = batch.double()
+        values = batch.cpu().double()
         if shift is None:
             shift = values.mean(dim=(0, 2, 3), keepdim=True)
         centred = values - shift

@@ -12,13 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from metaldefect.artifacts import atomic_file, read_json, sha256_file, write_json
-from metaldefect.efficientad.torch_model import LAYERS, PatchDescriptionNetwork, Size
+from metaldefect.artifacts import atomic_file, check_sha256, read_json, sha256_file, write_json
+from metaldefect.efficientad.torch_model import FEATURES, LAYERS, PatchDescriptionNetwork, Size
 from metaldefect.errors import UserError
 
 # Indices of the convolutions in nelson1425/EfficientAD's nn.Sequential.
 NELSON_INDICES = {"S": (0, 3, 6, 8), "M": (0, 3, 6, 8, 10, 12)}
 STATISTICS = ("target_mean", "target_std")
+# The card's word for how a teacher's average pools treat the padded border
+POOLING = "count_include_pad"
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 
 
@@ -55,18 +57,31 @@ def teacher_keys(size: Size, layout: str) -> dict[str, str]:
     }
 
 
-def import_teacher(state: Mapping[str, Tensor], padding: bool = True) -> PatchDescriptionNetwork:
+def own_keys(size: Size) -> set[str]:
+    """Parameter names of this project's teachers."""
+    return set(teacher_keys(size, "anomalib"))
+
+
+def import_teacher(
+    state: Mapping[str, Tensor], padding: bool = True, count_include_pad: bool = True
+) -> PatchDescriptionNetwork:
     """A teacher from a state dict in this project's, nelson1425's or anomalib's layout.
+
+    Args:
+        state: the parameters.
+        padding: whether to pad; the weights are the same.
+        count_include_pad: how the teacher pooled at the padded border while it was trained; both public
+            implementations count the zeros.
 
     Raises:
         UserError: the keys or the shapes are those of no PDN.
     """
     for size in ("S", "M"):
-        own = {name: name for name in teacher_keys(size, "anomalib")}
+        own = {name: name for name in own_keys(size)}
         for keys in (own, teacher_keys(size, "nelson1425"), teacher_keys(size, "anomalib")):
             if set(keys.values()) != set(state):
                 continue
-            teacher = PatchDescriptionNetwork(size, padding=padding)
+            teacher = PatchDescriptionNetwork(size, FEATURES, padding, count_include_pad)
             expected = {name: tensor.shape for name, tensor in teacher.state_dict().items()}
             wrong = {
                 theirs: tuple(state[theirs].shape)
@@ -83,12 +98,18 @@ def import_teacher(state: Mapping[str, Tensor], padding: bool = True) -> PatchDe
 def load_teacher(path: Path | str, padding: bool = True) -> PatchDescriptionNetwork:
     """A frozen float32 teacher from a `.safetensors` or a `.pth` file.
 
+    A teacher of this project has a card beside it, which says how the teacher pools at the padded border.
+    Those of the public implementations have none and pool as those implementations do.
+
     Raises:
-        UserError: there is no such file; or the file cannot be read or holds no teacher.
+        UserError: there is no such file, or no card beside a teacher of this project; the file cannot be
+            read, holds no teacher, or is not the one that its card describes.
     """
+    state = {name: tensor for name, tensor in read_state(path).items() if name not in STATISTICS}
+    own = any(set(state) == own_keys(size) for size in ("S", "M"))
+    count_include_pad = bool(read_card(path)[POOLING]) if own else True
     try:
-        state = read_state(path)
-        return import_teacher({k: v for k, v in state.items() if k not in STATISTICS}, padding)
+        return import_teacher(state, padding, count_include_pad)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -129,7 +150,9 @@ def save_teacher(
     dtype: torch.dtype = torch.float32,
     targets: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Write the weights as safetensors and, beside them, the card as JSON with their SHA-256 added.
+    """Write the weights as safetensors and, beside them, the card as JSON.
+
+    Added to the card are the weights' SHA-256 and how the teacher pools (`count_include_pad`).
 
     Args:
         path: the `.safetensors` file.
@@ -149,17 +172,19 @@ def save_teacher(
     with atomic_file(path) as temporary:
         save_file(state, temporary)
         temporary.chmod(0o644)  # safetensors makes it private
-    write_json(path.with_suffix(".json"), {**card, "sha256": sha256_file(path)})
+    own = {"sha256": sha256_file(path), POOLING: teacher.count_include_pad}
+    write_json(path.with_suffix(".json"), {**card, **own})
 
 
 def read_card(path: Path | str) -> dict[str, Any]:
     """The card beside a teacher's weights.
 
     Raises:
-        UserError: there is no card; or the weights are not the ones that the card describes.
+        UserError: there is no card, it lacks a key, or the weights are not the ones that it describes.
     """
     path = Path(path)
-    card = read_json(path.with_suffix(".json"))
-    if card.get("sha256") != (actual := sha256_file(path)):
-        raise UserError(f"{path} has SHA-256 {actual}, its card says {card.get('sha256')}: restore the file")
-    return dict(card)
+    card = dict(read_json(path.with_suffix(".json")))
+    if missing := [key for key in ("sha256", POOLING) if key not in card]:
+        raise UserError(f"{path.with_suffix('.json')} says nothing about {' and '.join(missing)}")
+    check_sha256(path, card["sha256"])
+    return card

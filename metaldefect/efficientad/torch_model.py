@@ -57,19 +57,30 @@ LAYERS: dict[str, tuple[Convolution, ...]] = {
 class PatchDescriptionNetwork(HasCpuKernel, nn.Module):
     """A short stack of convolutions; each output pixel describes a 33 x 33 patch of the image.
 
-    Its CPU kernel is `metaldefect.kernels.convolution`, whose numbers are the same but for rounding.
+    Its CPU kernel is `metaldefect.kernels.convolution`, whose numbers are the same but for rounding. Layers:
+    EfficientAD (arXiv 2303.14535), tables 5 and 6; pooling: nelson1425/EfficientAD, common.py.
 
     Args:
         size: `S` or `M`.
         out_channels: 384 for the teacher, 768 for the student.
         padding: keep the map at a quarter of the image (64 at 256 px); without it 56 at 256 px.
+        count_include_pad: whether the average pools divide by 4 at the border too, where some of the 4 values
+            are padded zeros, as both public implementations do. A teacher's features are right only with
+            the pooling that it was trained with. Unpadded networks have no such border.
     """
 
-    def __init__(self, size: Size = "S", out_channels: int = FEATURES, padding: bool = True) -> None:
+    def __init__(
+        self,
+        size: Size = "S",
+        out_channels: int = FEATURES,
+        padding: bool = True,
+        count_include_pad: bool = True,
+    ) -> None:
         super().__init__()
         if size not in LAYERS:
             raise UserError(f"size {size!r}: expected S or M")
-        self.size, self.out_channels, self.padding = size, out_channels, padding
+        self.size, self.out_channels = size, out_channels
+        self.padding, self.count_include_pad = padding, count_include_pad
         self.layers = LAYERS[size]
         convolutions: list[nn.Conv2d] = []
         channels = 3
@@ -80,7 +91,7 @@ class PatchDescriptionNetwork(HasCpuKernel, nn.Module):
             )
             channels = out
         self.convolutions = nn.ModuleList(convolutions)
-        self.pool = nn.AvgPool2d(2, 2, padding=1 if padding else 0, count_include_pad=False)
+        self.pool = nn.AvgPool2d(2, 2, padding=1 if padding else 0, count_include_pad=count_include_pad)
 
     def forward(self, images: Tensor) -> Tensor:
         """`float [N, 3, H, W]`, ImageNet-normalised, to `float [N, out_channels, H', W']`."""
@@ -224,17 +235,32 @@ class EfficientAD(nn.Module):
     Args:
         size: `S` or `M`.
         padding: padded or unpadded PDNs.
+        count_include_pad: how both PDNs pool at the border, which is the teacher's way (see
+            `PatchDescriptionNetwork`).
+
+    Attributes:
+        teacher_mean: mean of the teacher's features per channel, `float32 [1, 384, 1, 1]`.
+        teacher_std: their standard deviation.
+        quantiles: q_a and q_b of the student-teacher map, then of the autoencoder map, `float32 [2, 2]`
+            (paper, section 3.4).
+
+    Example:
+        >>> model = EfficientAD("S").eval()
+        >>> with torch.inference_mode():
+        ...     anomaly_map, score = model(torch.zeros(2, 3, 128, 160))
+        >>> anomaly_map.shape, score.shape
+        (torch.Size([2, 1, 128, 160]), torch.Size([2]))
     """
 
-    def __init__(self, size: Size = "S", padding: bool = True) -> None:
+    def __init__(self, size: Size = "S", padding: bool = True, count_include_pad: bool = True) -> None:
         super().__init__()
-        self.size, self.padding = size, padding
-        self.teacher = PatchDescriptionNetwork(size, FEATURES, padding).requires_grad_(False)
-        self.student = PatchDescriptionNetwork(size, 2 * FEATURES, padding)
+        self.size, self.padding, self.count_include_pad = size, padding, count_include_pad
+        self.teacher = PatchDescriptionNetwork(size, FEATURES, padding, count_include_pad)
+        self.teacher.requires_grad_(False)
+        self.student = PatchDescriptionNetwork(size, 2 * FEATURES, padding, count_include_pad)
         self.autoencoder = Autoencoder(FEATURES, padding)
         for name in ("teacher_mean", "teacher_std"):
             self.register_buffer(name, torch.full((1, FEATURES, 1, 1), float(name == "teacher_std")))
-        # q_a and q_b of the student-teacher map, then of the autoencoder map (paper, equation 5).
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         # Of the student-teacher map and of the autoencoder map; the paper's until a calibration chooses.
         self.register_buffer("map_weights", torch.tensor([0.5, 0.5]))

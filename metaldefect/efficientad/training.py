@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
-from metaldefect.hardware import device, keep_freed_memory, lightning_precision
+from metaldefect.hardware import device, keep_freed_memory, trainer_arguments
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.trainer import progress
 
@@ -57,14 +57,14 @@ def train(
     keep_freed_memory()
     check_image_size(*images.normal.shape[1:])
     torch.manual_seed(config.seed)
-    model = EfficientAD(teacher.size, teacher.padding)
+    model = EfficientAD(teacher.size, teacher.padding, teacher.count_include_pad)
     model.teacher.load_state_dict(teacher.state_dict())
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     with cpu_kernels(model, enabled=device().type == "cpu"):
         features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
         module = EfficientADModule(model, images, features, config)
         fit(module, config, work, after_epoch)
-    return Trained(module.model.cpu().eval(), module.history)
+    return Trained(module.model.to(device()).eval(), module.history)
 
 
 class _AfterEpoch(Callback):
@@ -96,9 +96,7 @@ def fit(
     trainer = lightning.Trainer(
         # Not max_steps: with it Lightning resumes a state of an epoch's end inside that epoch, and ends.
         max_epochs=math.ceil(config.steps / config.checkpoint_steps),
-        accelerator="cpu" if device().type == "cpu" else "auto",
-        devices=1,
-        precision=lightning_precision(),  # type: ignore[arg-type]
+        **trainer_arguments(),
         logger=False,
         callbacks=[checkpoint, progress(config.steps), *([_AfterEpoch(after_epoch)] if after_epoch else [])],
         enable_progress_bar=sys.stderr.isatty(),

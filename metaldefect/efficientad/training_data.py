@@ -115,7 +115,10 @@ class TeacherFeatures:
 
 def content_key(teacher: PatchDescriptionNetwork, images: U8, cached: int) -> str:
     """SHA-256 of all that the cached features depend on."""
-    kind = f"{weights_digest(teacher)} {teacher.size} {teacher.padding} {images.shape} {cached}"
+    kind = (
+        f"{weights_digest(teacher)} {teacher.size} {teacher.padding} {teacher.count_include_pad}"
+        f" {images.shape} {cached}"
+    )
     digest = hashlib.sha256(kind.encode())
     digest.update(np.ascontiguousarray(images).tobytes())
     return digest.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
 
+from metaldefect.artifacts import replace_directory
 from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey
 from metaldefect.ingest.groups import SYMMETRIES, apply_symmetry, hash_pixels, perceptual_hash
@@ -63,10 +63,7 @@ def augment(
     rows = [row for found in map_threads(augment_one, samples, "augment") for row in found]
     augmented = pd.DataFrame(rows)
     write_table(partial / TABLE_NAME, augmented)
-    if output.exists():
-        shutil.rmtree(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(output)
+    replace_directory(partial, output)
     return augmented
 
 

@@ -6,6 +6,8 @@ The same holds for both gradients, which are the transposed steps. Results diffe
 than 1e-4 of their standard deviation in float32, which training does not notice; inference and export use
 the direct sum.
 
+Measured gain (`python -m benchmarks.kernels`, `tokenizer_training_kernels_gain`): not measured yet.
+
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308).
 """
 

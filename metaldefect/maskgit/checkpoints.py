@@ -9,32 +9,41 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from metaldefect.artifacts import atomic_file, read_json, write_json
+from metaldefect.artifacts import atomic_file, sha256_file, write_json
 from metaldefect.errors import UserError
+from metaldefect.hardware import device
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.tokenizer.checkpoints import load_strict
+from metaldefect.tokenizer.checkpoints import load_strict, read_key, read_weights
 
 WEIGHTS = "maskgit.safetensors"
 CONFIG = "config.json"
 
 
 def save_maskgit(model: MaskGIT, directory: Path, extra: Mapping[str, object] | None = None) -> None:
-    """Write `maskgit.safetensors` and `config.json` (with `extra` keys beside the config)."""
+    """Write `maskgit.safetensors` and `config.json`: shape, SHA-256 of the weights, `extra`."""
     directory.mkdir(parents=True, exist_ok=True)
     # The head shares the embedding's memory, which safetensors refuses: stored once
     state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "head.weight"}
     with atomic_file(directory / WEIGHTS) as temporary:
         safetensors.torch.save_file(state, temporary)
-    write_json(directory / CONFIG, {"maskgit": model.config.to_dict(), **(extra or {})})
+    own = {"maskgit": model.config.to_dict(), "sha256": sha256_file(directory / WEIGHTS)}
+    write_json(directory / CONFIG, {**own, **(extra or {})})
 
 
 def load_maskgit(directory: Path) -> MaskGIT:
-    """Load what `save_maskgit` wrote, in eval mode; a key that does not fit is an error naming it."""
-    model = MaskGIT(MaskGITConfig(**read_json(directory / CONFIG)["maskgit"]))
-    state = safetensors.torch.load_file(directory / WEIGHTS)
+    """Load what `save_maskgit` wrote, in eval mode on `device()`.
+
+    Raises:
+        UserError: the directory holds no MaskGIT, the weights are not those that `config.json` was written
+            for, or a key does not fit; it is named.
+    """
+    model = MaskGIT(MaskGITConfig(**read_key(directory / CONFIG, "maskgit")))
+    state = read_weights(directory / WEIGHTS, directory / CONFIG)
+    if "tok_emb.weight" not in state:
+        raise UserError(f"{directory / WEIGHTS} does not fit this model: missing tok_emb.weight")
     load_strict(model, state | {"head.weight": state["tok_emb.weight"]}, str(directory / WEIGHTS))
-    return model.eval()
+    return model.eval().to(device())
 
 
 def start_from_saved(model: MaskGIT, directory: Path) -> None:

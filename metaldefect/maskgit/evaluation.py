@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metaldefect.hardware import autocast
+from metaldefect.hardware import autocast, device_of
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.token_data import TokenGrids
 from metaldefect.metrics.bootstrap import bootstrap_mean
@@ -55,17 +55,19 @@ def held_out_cross_entropy(
     """Masked cross-entropy (nats) per mask ratio, for the true label, a wrong one and none.
 
     Args:
+        model: computes where it lies.
         tokens: `int64 [N, grid, grid]`, `labels`: `int64 [N]`. The same masks serve all three labels,
             so their differences are paired.
 
     Returns:
         `per_ratio`: for each of `MASK_RATIOS` `true`, `wrong`, `null`, `top1`, `top5`; their means; and
-        `per_sample`: `true`, `wrong`, `null` of each grid, means over the ratios, `float32 [N]`.
+        `per_sample`: `true`, `wrong`, `null` of each grid, means over the ratios, `float32 [N]`
+        on the CPU.
     """
-    shape = model.config
+    shape, on = model.config, device_of(model)
     generator = torch.Generator().manual_seed(seed)
-    flat = tokens.flatten(1).long()
-    shift = torch.randint(1, shape.classes, labels.shape, generator=generator)
+    flat, labels = tokens.flatten(1).long().to(on), labels.to(on)
+    shift = torch.randint(1, shape.classes, labels.shape, generator=generator).to(on)
     choices = {
         "true": labels,
         "wrong": (labels + shift) % shape.classes,
@@ -77,21 +79,21 @@ def held_out_cross_entropy(
         noise = torch.rand(flat.shape, generator=generator)
         # A fixed number of hidden positions a sample, so that ratios are exact
         hidden_count = max(1, round(ratio * flat.shape[1]))
-        mask = noise.argsort(dim=1).argsort(dim=1) < hidden_count
+        mask = (noise.argsort(dim=1).argsort(dim=1) < hidden_count).to(on)
         row: dict[str, float] = {}
         for name, given in choices.items():
             losses, ranks = [], []
             for start in range(0, len(flat), batch_size):
                 part = slice(start, start + batch_size)
                 visible = flat[part].masked_fill(mask[part], shape.mask_id)
-                with autocast():
+                with autocast(on):
                     logits = model.head(model.hidden(visible, given[part])[mask[part]])
                 logits = logits.float()[:, : shape.codebook_size]
                 target = flat[part][mask[part]]
                 losses.append(F.cross_entropy(logits, target, reduction="none"))
                 own = logits.gather(1, target[:, None])
                 ranks.append((logits > own).sum(dim=1))
-            of_samples = torch.cat(losses).view(len(flat), hidden_count).mean(dim=1)
+            of_samples = torch.cat(losses).view(len(flat), hidden_count).mean(dim=1).cpu()
             per_sample[name] += of_samples / len(MASK_RATIOS)
             row[name] = float(of_samples.mean())
             if name == "true":

@@ -54,6 +54,10 @@ class MaskGITLightning(Trainee):
         self.soft = soft
         self.average = WeightAverage(model, config.ema_decay)
 
+    def on_fit_start(self) -> None:
+        if self.soft is not None:
+            self.soft = SoftTargets(*(part.to(self.device) for part in self.soft))
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # Embeddings, norms and biases are not decayed: decay is for the matrices of the blocks
         matrices: list[nn.Parameter] = []

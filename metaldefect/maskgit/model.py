@@ -153,7 +153,15 @@ class FinalNorm(nn.Module):
 
 
 class MaskGIT(nn.Module):
-    """Predict the tokens of masked positions from the visible ones and the class."""
+    """Predict the tokens of masked positions from the visible ones and the class.
+
+    Example:
+        >>> config = MaskGITConfig(dim=32, depth=1, heads=2, classes=3, codebook_size=11, grid=4)
+        >>> model = MaskGIT(config).eval()
+        >>> tokens = torch.full((2, 16), config.mask_id)
+        >>> model(tokens, torch.tensor([0, config.null_label])).shape
+        torch.Size([2, 16, 12])
+    """
 
     def __init__(self, config: MaskGITConfig) -> None:
         super().__init__()
@@ -227,7 +235,8 @@ def start_from_codebook(model: MaskGIT, codebook: Tensor, scale: float) -> None:
     if len(codebook) != model.config.codebook_size:
         raise ValueError(f"{len(codebook)} codes for a model of {model.config.codebook_size}")
     projection = torch.randn(codebook.shape[1], model.config.dim)
-    model.tok_emb.weight[: len(codebook)] += scale * codebook @ projection
+    start = scale * codebook.cpu() @ projection
+    model.tok_emb.weight[: len(codebook)] += start.to(model.tok_emb.weight)
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:

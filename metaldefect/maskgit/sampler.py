@@ -1,12 +1,20 @@
-"""Samplers: pure functions from a model and a `torch.Generator` to token grids.
+"""Samplers: pure functions from a model and one `torch.Generator` per grid to token grids.
 
 All of them write each unknown position once, ask the model for logits at the positions they consider and
 nowhere else, and never touch a known token. They differ in which positions a step writes: those next in
 the Halton order, random ones, or those the model is surest of.
+
+A grid depends on the model, its own label, its known tokens and its own generator, not on the grids drawn
+beside it: guidance and noise follow each grid's own number of steps. What is left is rounding. A matrix
+product over another batch may differ in the last digit, and a token changes where its uniform number lies
+within that digit of the border between two tokens; in bfloat16 the last digit is coarse.
+
+Generators are on the CPU; their numbers move to where the labels are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +24,7 @@ from torch import Tensor
 from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.schedule import cumulative_counts, halton_order
+from metaldefect.random_numbers import uniforms
 
 ORDERS = ("halton", "random", "confidence")
 GUIDANCE_SCHEDULES = ("constant", "linear")
@@ -90,7 +99,7 @@ def sample(
     model: TokenModel,
     labels: Tensor,
     config: SamplingConfig,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     known: Tensor | None = None,
     history: list[Tensor] | None = None,
 ) -> Tensor:
@@ -98,21 +107,22 @@ def sample(
 
     Args:
         model: gives logits at asked positions.
-        labels: class of each sample, `int64 [B]` in [0, classes).
+        labels: class of each sample, `int64 [B]` in [0, classes), where the model is.
         config: how to sample.
-        generator: source of all randomness.
+        generators: source of each sample's randomness, on the CPU; see `image_generator`.
         known: `int64 [B, grid, grid]` with `mask_id` where a token is wanted; other tokens are given
             and never rewritten. None draws whole grids.
         history: where given, the grids after each step are appended, `mask_id` where not yet written.
 
     Returns:
-        `int64 [B, grid, grid]`, every token in [0, codebook_size).
+        `int64 [B, grid, grid]` where the labels are, every token in [0, codebook_size).
 
     Raises:
-        ValueError: a label or a known token out of range, a grid of another size.
+        ValueError: a label or a known token out of range, a grid of another size, another number of
+            generators than of labels.
     """
     sampler = {"halton": halton_sample, "random": random_sample, "confidence": confidence_sample}
-    return sampler[config.order](model, labels, config, generator, known, history)
+    return sampler[config.order](model, labels, config, generators, known, history)
 
 
 @torch.no_grad()
@@ -120,18 +130,18 @@ def halton_sample(
     model: TokenModel,
     labels: Tensor,
     config: SamplingConfig,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     known: Tensor | None = None,
     history: list[Tensor] | None = None,
 ) -> Tensor:
     """Draw token grids in the Halton order, which keeps tokens of one step far apart; see `sample`."""
-    tokens = initial_tokens(labels, known, model.config)
+    tokens = initial_tokens(labels, known, model.config, generators)
     size = model.config.grid**2
     order = torch.tensor(halton_order(model.config.grid)).expand(len(tokens), -1)
     if config.roll:
-        shift = torch.randint(0, size, (len(tokens), 1), generator=generator)
+        shift = torch.cat([torch.randint(0, size, (1, 1), generator=generator) for generator in generators])
         order = order.gather(1, (torch.arange(size) + shift) % size)
-    return _write_in_order(model, labels, config, generator, tokens, order, history)
+    return _write_in_order(model, labels, config, generators, tokens, order, history)
 
 
 @torch.no_grad()
@@ -139,14 +149,14 @@ def random_sample(
     model: TokenModel,
     labels: Tensor,
     config: SamplingConfig,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     known: Tensor | None = None,
     history: list[Tensor] | None = None,
 ) -> Tensor:
     """Draw token grids in an order of each sample's own, uniformly random; see `sample`."""
-    tokens = initial_tokens(labels, known, model.config)
-    order = torch.rand(tokens.shape, generator=generator).argsort(dim=1)
-    return _write_in_order(model, labels, config, generator, tokens, order, history)
+    tokens = initial_tokens(labels, known, model.config, generators)
+    order = uniforms(generators, tokens.shape[1]).argsort(dim=1)
+    return _write_in_order(model, labels, config, generators, tokens, order, history)
 
 
 @torch.no_grad()
@@ -154,7 +164,7 @@ def confidence_sample(
     model: TokenModel,
     labels: Tensor,
     config: SamplingConfig,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     known: Tensor | None = None,
     history: list[Tensor] | None = None,
 ) -> Tensor:
@@ -165,31 +175,29 @@ def confidence_sample(
     the token, then for the noise.
     """
     shape = model.config
-    tokens = initial_tokens(labels, known, shape)
-    plans = _step_counts(tokens, shape, config)
-    steps = plans.shape[1]
-    written = torch.zeros(len(tokens), dtype=torch.long)
-    for step in range(steps):
-        uniforms = torch.rand(tokens.shape, generator=generator)
-        noise = -torch.log(-torch.log(torch.rand(tokens.shape, generator=generator).clamp_min(1e-20)))
-        wanted = plans[:, step] - written
-        written = plans[:, step]
-        if int(wanted.max()) == 0:
+    tokens = initial_tokens(labels, known, shape, generators)
+    plan = _Plan.of(tokens, shape, config)
+    for step in range(plan.steps):
+        chances = uniforms(generators, tokens.shape[1]).to(tokens.device)
+        noise = uniforms(generators, tokens.shape[1]).clamp_min(1e-20)
+        noise = -torch.log(-torch.log(noise)).to(tokens.device)
+        before, until = plan.written_before(step), plan.counts[:, step]
+        if torch.equal(before, until):
             continue
         unknown = tokens == shape.mask_id
-        width = int(unknown.sum(dim=1).max())
+        width = int((plan.counts[:, -1] - before).max())
         positions = (~unknown).int().argsort(dim=1, stable=True)[:, :width]
-        logits = guided_logits(model, tokens, labels, positions, config.guidance_at(step, steps))
+        logits = guided_logits(model, tokens, labels, positions, plan.guidance(step))
         p = probabilities(logits[..., : shape.codebook_size], config)
-        drawn = invert_cumulative(p, uniforms.gather(1, positions))
-        left = 1.0 - step / (steps - 1) if steps > 1 else 0.0
+        drawn = invert_cumulative(p, chances.gather(1, positions))
+        noise_scale = config.confidence_noise * plan.share_left(step).to(tokens.device)
         score = p.gather(-1, drawn.unsqueeze(-1)).squeeze(-1).log()
-        score = score + config.confidence_noise * left * noise.gather(1, positions)
+        score = score + noise_scale[:, None] * noise.gather(1, positions)
         # Samples with fewer unknown positions than others in the batch have surplus slots: never chosen
         score = score.masked_fill(~unknown.gather(1, positions), -torch.inf)
         rank = score.argsort(dim=1, descending=True).argsort(dim=1)
-        drawn = torch.where(rank < wanted[:, None], drawn, tokens.gather(1, positions))
-        tokens.scatter_(1, positions, drawn)
+        chosen = rank < (until - before).to(tokens.device)[:, None]
+        tokens.scatter_(1, positions, torch.where(chosen, drawn, tokens.gather(1, positions)))
         if history is not None:
             history.append(tokens.view(-1, shape.grid, shape.grid).clone())
     return tokens.view(-1, shape.grid, shape.grid)
@@ -199,59 +207,91 @@ def _write_in_order(
     model: TokenModel,
     labels: Tensor,
     config: SamplingConfig,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     tokens: Tensor,
     order: Tensor,
     history: list[Tensor] | None,
 ) -> Tensor:
-    """Fill the unknown positions of `tokens` `[B, grid^2]` in the given order of positions."""
+    """Fill the unknown positions of `tokens` `[B, grid^2]` in the given order of positions, a CPU tensor."""
     shape = model.config
+    order = order.to(tokens.device)
     # Unknown positions first, in their order
     first = (tokens.gather(1, order) != shape.mask_id).int().argsort(dim=1, stable=True)
     order = order.gather(1, first)
-    # One uniform number a position, drawn up front: what a position becomes given its logits does not
+    # One uniform number per position, drawn up front: what a position becomes given its logits does not
     # depend on how steps are cut
-    uniforms = torch.rand(tokens.shape, generator=generator)
-    plans = _step_counts(tokens, shape, config)
-    steps = plans.shape[1]
-    written = torch.zeros(len(tokens), dtype=torch.long)
-    for step in range(steps):
-        until = plans[:, step]
-        width = int((until - written).max())
+    chances = uniforms(generators, tokens.shape[1]).to(tokens.device)
+    plan = _Plan.of(tokens, shape, config)
+    for step in range(plan.steps):
+        before, until = plan.written_before(step), plan.counts[:, step]
+        width = int((until - before).max())
         if width == 0:
             continue
-        slots = written[:, None] + torch.arange(width)
-        positions = order.gather(1, slots.clamp(max=shape.grid**2 - 1))
-        logits = guided_logits(model, tokens, labels, positions, config.guidance_at(step, steps))
+        slots = before[:, None] + torch.arange(width)
+        in_turn = (slots < until[:, None]).to(tokens.device)
+        positions = order.gather(1, slots.clamp(max=shape.grid**2 - 1).to(tokens.device))
+        logits = guided_logits(model, tokens, labels, positions, plan.guidance(step))
         p = probabilities(logits[..., : shape.codebook_size], config)
-        drawn = invert_cumulative(p, uniforms.gather(1, positions))
+        drawn = invert_cumulative(p, chances.gather(1, positions))
         # Samples with fewer positions left than others in the batch ignore the surplus
-        drawn = torch.where(slots < until[:, None], drawn, tokens.gather(1, positions))
-        tokens.scatter_(1, positions, drawn)
-        written = until
+        tokens.scatter_(1, positions, torch.where(in_turn, drawn, tokens.gather(1, positions)))
         if history is not None:
             history.append(tokens.view(-1, shape.grid, shape.grid).clone())
     return tokens.view(-1, shape.grid, shape.grid)
 
 
-def _step_counts(tokens: Tensor, shape: MaskGITConfig, config: SamplingConfig) -> Tensor:
-    """How many positions of each sample are written after each step, `int64 [B, steps]`.
+@dataclass(frozen=True)
+class _Plan:
+    """How many positions of each sample are written after each step, on the CPU.
 
-    The schedule runs over the unknown positions, not over the grid. A sample with fewer of them than
-    steps is done early.
+    The schedule runs over a sample's unknown positions, not over the grid. A sample with fewer of them than
+    steps is done early, and its guidance and noise end with it.
     """
-    unknown = (tokens == shape.mask_id).sum(dim=1).tolist()
-    counts = [cumulative_counts(n, max(1, min(config.steps, n))) for n in unknown]
-    steps = max(len(c) for c in counts)
-    return torch.tensor([c + [c[-1]] * (steps - len(c)) for c in counts])
+
+    config: SamplingConfig
+    own_steps: Tensor  # int64 [B]
+    counts: Tensor  # int64 [B, steps], steps the largest of `own_steps`
+
+    @classmethod
+    def of(cls, tokens: Tensor, shape: MaskGITConfig, config: SamplingConfig) -> _Plan:
+        unknown = (tokens == shape.mask_id).sum(dim=1).tolist()
+        counts = [cumulative_counts(n, max(1, min(config.steps, n))) for n in unknown]
+        steps = max(len(c) for c in counts)
+        return cls(
+            config,
+            torch.tensor([len(c) for c in counts]),
+            torch.tensor([c + [c[-1]] * (steps - len(c)) for c in counts]),
+        )
+
+    @property
+    def steps(self) -> int:
+        return self.counts.shape[1]
+
+    def written_before(self, step: int) -> Tensor:
+        """Positions of each sample that earlier steps wrote, `int64 [B]`."""
+        return self.counts[:, step - 1] if step else torch.zeros_like(self.own_steps)
+
+    def guidance(self, step: int) -> Tensor:
+        """w of each sample, `float32 [B]`."""
+        own = self.own_steps.tolist()
+        return torch.tensor([self.config.guidance_at(min(step, steps - 1), steps) for steps in own])
+
+    def share_left(self, step: int) -> Tensor:
+        """From 1 at each sample's first step to 0 at its last, `float32 [B]`."""
+        last = (self.own_steps - 1).clamp_min(1)
+        return torch.where(self.own_steps > 1, 1.0 - step / last, 0.0).clamp_min(0.0)
 
 
-def initial_tokens(labels: Tensor, known: Tensor | None, shape: MaskGITConfig) -> Tensor:
+def initial_tokens(
+    labels: Tensor, known: Tensor | None, shape: MaskGITConfig, generators: Sequence[torch.Generator]
+) -> Tensor:
     """Flat start grids, checked: all masked, or the known tokens."""
     if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= shape.classes:
         raise ValueError(f"labels {labels.tolist()}: expected numbers from 0 to {shape.classes - 1}")
+    if len(generators) != len(labels):
+        raise ValueError(f"{len(generators)} generators for {len(labels)} labels: give one to each image")
     if known is None:
-        return torch.full((len(labels), shape.grid**2), shape.mask_id)
+        return torch.full((len(labels), shape.grid**2), shape.mask_id, device=labels.device)
     if known.shape != (len(labels), shape.grid, shape.grid):
         raise ValueError(
             f"known tokens have shape {list(known.shape)}, expected {[len(labels), shape.grid, shape.grid]}"
@@ -262,15 +302,19 @@ def initial_tokens(labels: Tensor, known: Tensor | None, shape: MaskGITConfig) -
 
 
 def guided_logits(
-    model: TokenModel, tokens: Tensor, labels: Tensor, positions: Tensor, guidance: float
+    model: TokenModel, tokens: Tensor, labels: Tensor, positions: Tensor, guidance: Tensor
 ) -> Tensor:
-    """Classifier-free guidance, (1 + w) conditional - w unconditional; one pass when w is 0."""
-    if guidance == 0:
+    """Classifier-free guidance, (1 + w) conditional - w unconditional; one pass where every w is 0.
+
+    `guidance` is w of each sample, `float32 [B]` on the CPU.
+    """
+    if not guidance.any():
         return model(tokens, labels, positions).float()
     null = torch.full_like(labels, model.config.null_label)
     both = model(tokens.repeat(2, 1), torch.cat([labels, null]), positions.repeat(2, 1)).float()
     conditional, unconditional = both.chunk(2)
-    return (1.0 + guidance) * conditional - guidance * unconditional
+    w = guidance.to(both.device)[:, None, None]
+    return (1.0 + w) * conditional - w * unconditional
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
@@ -282,16 +326,19 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
         p = p / p.sum(dim=-1, keepdim=True)
     if config.top_p < 1.0:
         descending, index = p.sort(dim=-1, descending=True)
-        before = descending.double().cumsum(dim=-1) - descending
+        wide = torch.float32 if p.device.type == "mps" else torch.float64
+        before = descending.to(wide).cumsum(dim=-1) - descending
         descending = descending.masked_fill(before >= config.top_p, 0.0)
         p = torch.zeros_like(p).scatter_(-1, index, descending)
         p = p / p.sum(dim=-1, keepdim=True)
     return p
 
 
-def invert_cumulative(p: Tensor, uniforms: Tensor) -> Tensor:
-    """Tokens `int64 [B, P]`: where the cumulative of `p` `[B, P, V]` passes the uniforms `[B, P]`."""
-    cumulative = p.double().cumsum(dim=-1)
-    threshold = uniforms.double().unsqueeze(-1) * cumulative[..., -1:]
+def invert_cumulative(p: Tensor, chances: Tensor) -> Tensor:
+    """Tokens `int64 [B, P]`: where the cumulative of `p` `[B, P, V]` passes uniform numbers `[B, P]`."""
+    # Apple's GPUs have no float64
+    wide = torch.float32 if p.device.type == "mps" else torch.float64
+    cumulative = p.to(wide).cumsum(dim=-1)
+    threshold = chances.to(wide).unsqueeze(-1) * cumulative[..., -1:]
     index = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
     return index.clamp(max=p.shape[-1] - 1)

@@ -36,7 +36,7 @@ def soft_targets(codebook: Tensor, count: int, temperature: float) -> SoftTarget
     # In parts: 16,384 codes would make a gigabyte of distances
     for start in range(0, len(codebook), 1024):
         distance = torch.cdist(codebook[start : start + 1024].float(), codebook.float()).square()
-        rows = torch.arange(len(distance))
+        rows = torch.arange(len(distance), device=distance.device)
         distance[rows, rows + start] = torch.inf
         nearest = distance.topk(count, dim=1, largest=False)
         neighbours.append(nearest.indices)

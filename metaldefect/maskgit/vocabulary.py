@@ -30,6 +30,7 @@ class Vocabulary:
     @classmethod
     def of(cls, train_codes: NDArray[np.integer], codebook: Tensor) -> Vocabulary:
         """Vocabulary of the codes in `train_codes`; `codebook` is normalised, `float [size, dim]`."""
+        codebook = codebook.cpu()
         codes = torch.from_numpy(np.unique(train_codes).astype(np.int64))
         nearest = (codebook @ codebook[codes].t()).argmax(dim=1)
         nearest[codes] = torch.arange(len(codes))

@@ -16,6 +16,7 @@ from metaldefect.feature_classifier import Features
 from metaldefect.images import U8
 from metaldefect.ingest.loading import load_images, split_rows
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.selection import choose, fit_selector
 
@@ -94,12 +95,13 @@ def draw_classes(
             guidance=candidates.guidance,
             temperature=candidates.temperature,
         )
-    wanted = np.repeat(np.arange(len(painter.classes)), per_class * candidates.per_image)
-    generator = torch.Generator().manual_seed(seed)
+    per_label = per_class * candidates.per_image
+    wanted = np.repeat(np.arange(len(painter.classes)), per_label)
     batches = []
     for start in tqdm(range(0, len(wanted), batch_size), desc="drawing", unit="batch"):
         labels = torch.from_numpy(wanted[start : start + batch_size])
-        batches.append(painter.sample(labels, sampling, generator))
+        numbers = [number % per_label for number in range(start, start + len(labels))]
+        batches.append(painter.sample(labels, numbers, sampling, seed))
     images, names = np.concatenate(batches), np.array(painter.classes)[wanted]
     if not several:
         return DrawnImages(images, names, None)
@@ -119,7 +121,9 @@ def selector_features(painter: Painter, merged: Path, seed: int) -> tuple[Featur
 
 def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
     """Images as the tokenizer gives them back, with the grain that drawn ones get."""
-    generator = torch.Generator().manual_seed(0)
-    starts = tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch")
-    parts = [painter.render(painter.encode(images[i : i + batch_size]), generator) for i in starts]
+    generators = [image_generator(0, "grain", number) for number in range(len(images))]
+    parts = []
+    for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
+        chosen = slice(start, start + batch_size)
+        parts.append(painter.render(painter.encode(images[chosen]), generators[chosen]))
     return np.concatenate(parts)

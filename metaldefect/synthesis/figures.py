@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from metaldefect.figures import image_grid, mask_overlay
 from metaldefect.images import U8, read_grey
 from metaldefect.ingest.loading import split_rows
-from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.insertion_set import InsertedImage
 from metaldefect.synthesis.painter import Painter
 
@@ -59,7 +59,8 @@ def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int 
     """How an image of each class comes about: tokens not yet written are grey."""
     labels = torch.arange(len(painter.classes))
     history: list[torch.Tensor] = []
-    sample(painter.sampled, labels, config, torch.Generator().manual_seed(seed), history=history)
+    generators = painter.generators(labels, [0] * len(labels), seed)
+    painter.draw_tokens(labels, config, generators, history=history)
     chosen = sorted({round(i) for i in np.linspace(0, len(history) - 1, columns)})
     rows: list[list[U8]] = [[] for _ in painter.classes]
     side = painter.image_size // painter.maskgit.config.grid

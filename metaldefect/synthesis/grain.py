@@ -12,6 +12,7 @@ image. So the bands of a drawn image are scaled as those of the measured image w
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -120,15 +121,16 @@ class Grain:
             torch.from_numpy(code_shares(codes, codebook)),
         )
 
-    def draw(self, codes: Tensor, size: int, generator: torch.Generator) -> Floats:
+    def draw(self, codes: Tensor, size: int, generators: Sequence[torch.Generator]) -> Floats:
         """Noise for images of these codes, `float32 [N, size, size]` in grey levels.
 
         Args:
             codes: the tokenizer's codes, `int64 [N, h, w]`.
             size: side of the images in pixels.
-            generator: source of all randomness.
+            generators: source of each image's randomness, on the CPU; see `image_generator`.
         """
-        noise = torch.randn((len(codes), size, size), generator=generator).numpy()
+        codes = codes.cpu()
+        noise = torch.stack([torch.randn((size, size), generator=one) for one in generators]).numpy()
         shares = torch.from_numpy(code_shares(codes.numpy(), len(self.deviation)))
         alike = (shares @ self.shares.t()).argmax(dim=1)
         scale = self.excess[alike] / torch.from_numpy(unit_power()).sqrt()

@@ -106,7 +106,7 @@ def inpaint(
     masks: Sequence[Mask],
     labels: Sequence[str],
     config: SamplingConfig,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     feather_pixels: float,
 ) -> list[Inpainted]:
     """Draw a defect of a class under the mask of each image.
@@ -117,7 +117,7 @@ def inpaint(
         masks: `bool [H, W]` of each image.
         labels: class name of each.
         config: how to sample.
-        generator: source of all randomness.
+        generators: source of each image's randomness; see `image_generator`.
         feather_pixels: width of the blend on either side of the mask's border, in pixels of the given images.
 
     Returns:
@@ -138,7 +138,7 @@ def inpaint(
     cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
     tokens = painter.encode(small)
     hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
-    drawn_tokens = painter.draw_tokens(numbers, config, generator, known=hidden)
+    drawn_tokens = painter.draw_tokens(numbers, config, generators, known=hidden)
     drawn, reconstruction = painter.decode(drawn_tokens), painter.decode(tokens)
     found = []
     for image, mask, d, r in zip(images, masks, drawn, reconstruction, strict=True):

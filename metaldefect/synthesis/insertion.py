@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from metaldefect.errors import UserError
@@ -19,6 +18,7 @@ from metaldefect.images import U8, write_png
 from metaldefect.ingest.splits import position
 from metaldefect.inspection.layout import INSERTIONS, mask_path
 from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.inpainting import Inpainted, Mask, inpaint
 from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, make_mask
 from metaldefect.synthesis.painter import Painter
@@ -124,7 +124,7 @@ def draw_insertions(
     painter: Painter,
     jobs: Sequence[Insertion],
     config: SamplingConfig,
-    generator: torch.Generator,
+    seed: int,
     feather: float,
     batch_size: int,
     attempts: int,
@@ -132,7 +132,8 @@ def draw_insertions(
     """Draw every job; those whose change cannot be seen are drawn again, the most visible try is kept.
 
     A model that has seen the surroundings may well go on with undamaged metal under the mask, so every
-    further try is guided more strongly towards the class.
+    further try is guided more strongly towards the class. What is drawn for a job depends on the seed, its
+    class and its number, not on the other jobs.
     """
     best: dict[int, Inpainted] = {}
     todo = list(range(len(jobs)))
@@ -148,7 +149,7 @@ def draw_insertions(
                 [job.mask[job.window] for job in chosen],
                 [job.label for job in chosen],
                 replace(config, guidance=config.guidance + 2.0 * attempt),
-                generator,
+                [image_generator(seed, "insertion", job.label, job.number, attempt) for job in chosen],
                 feather,
             )
             for i, new in zip(part, found, strict=True):

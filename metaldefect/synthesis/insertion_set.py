@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, write_png
@@ -80,10 +79,7 @@ def write_insertion_set(
         UserError: the canvases show fewer than two scenes, or no insertion can be seen.
     """
     jobs = plan_insertions(painter.classes, config.per_class, seed, canvases, real)
-    generator = torch.Generator().manual_seed(seed + 1)
-    drawn = draw_insertions(
-        painter, jobs, sampling, generator, config.feather, config.batch_size, config.attempts
-    )
+    drawn = draw_insertions(painter, jobs, sampling, seed, config.feather, config.batch_size, config.attempts)
     (folder / CATEGORY).mkdir(parents=True)
     counts = write_insertions(folder / CATEGORY, jobs, drawn)
     if counts["invisible"] == counts["drawn"]:

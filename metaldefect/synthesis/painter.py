@@ -1,7 +1,11 @@
-"""The models that draw: a tokenizer, a MaskGIT and the vocabulary between them."""
+"""The models that draw: a tokenizer, a MaskGIT and the vocabulary between them.
+
+Models compute where they lie. Images, tokens and labels that go in and come out are on the CPU.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +17,14 @@ from torch import Tensor
 
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
-from metaldefect.hardware import autocast, compute_dtype
+from metaldefect.hardware import autocast, autocast_dtype, device_of
 from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, sample
 from metaldefect.maskgit.vocabulary import Vocabulary
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.model import VQModel
@@ -42,8 +47,8 @@ class Painter:
 
     @cached_property
     def sampled(self) -> PackedMaskGIT:
-        """MaskGIT in the form that samplers ask, in the dtype that this machine multiplies fastest."""
-        return PackedMaskGIT(self.maskgit, compute_dtype())
+        """MaskGIT in the form that samplers ask, in the dtype that its device multiplies fastest."""
+        return PackedMaskGIT(self.maskgit, autocast_dtype(device_of(self.maskgit)))
 
     def label(self, name: str) -> int:
         """Number of a class; an unknown name is an error that lists those there are."""
@@ -54,8 +59,10 @@ class Painter:
     @torch.no_grad()
     def encode(self, images: U8) -> Tensor:
         """Grey `uint8 [N, size, size]` to MaskGIT tokens `int64 [N, grid, grid]`."""
-        with autocast():
-            return self.vocabulary.nearest[self.tokenizer.encode(to_tanh_range(images))]
+        on = device_of(self.tokenizer)
+        with autocast(on):
+            codes = self.tokenizer.encode(to_tanh_range(images).to(on))
+        return self.vocabulary.nearest[codes.cpu()]
 
     def decode(self, tokens: Tensor) -> U8:
         """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`, without grain.
@@ -65,11 +72,11 @@ class Painter:
         """
         return to_u8(self.decode_levels(tokens))
 
-    def render(self, tokens: Tensor, generator: torch.Generator) -> U8:
-        """As `decode`, with grain."""
+    def render(self, tokens: Tensor, generators: Sequence[torch.Generator]) -> U8:
+        """As `decode`, with grain: one generator per image."""
         levels = self.decode_levels(tokens)
         if self.grain is not None:
-            levels = levels + self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generator)
+            levels = levels + self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generators)
         return to_u8(levels)
 
     @torch.no_grad()
@@ -85,18 +92,44 @@ class Painter:
                 f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], the vocabulary has {size}: "
                 f"expected [0, {size - 1}]"
             )
-        with autocast():
-            return grey_levels(self.tokenizer.decode(self.vocabulary.codes[tokens]))
+        on = device_of(self.tokenizer)
+        with autocast(on):
+            return grey_levels(self.tokenizer.decode(self.vocabulary.codes[tokens].to(on)))
 
     def draw_tokens(
-        self, labels: Tensor, config: SamplingConfig, generator: torch.Generator, known: Tensor | None = None
+        self,
+        labels: Tensor,
+        config: SamplingConfig,
+        generators: Sequence[torch.Generator],
+        known: Tensor | None = None,
+        history: list[Tensor] | None = None,
     ) -> Tensor:
         """Token grids of the given classes, `int64 [N, grid, grid]`; see `sampler.sample`."""
-        return sample(self.sampled, labels, config, generator, known)
+        on = device_of(self.maskgit)
+        known = None if known is None else known.to(on)
+        tokens = sample(self.sampled, labels.to(on), config, generators, known, history).cpu()
+        if history is not None:
+            history[:] = [grids.cpu() for grids in history]
+        return tokens
 
-    def sample(self, labels: Tensor, config: SamplingConfig, generator: torch.Generator) -> U8:
-        """Whole images of the given classes, `uint8 [N, size, size]`."""
-        return self.render(self.draw_tokens(labels, config, generator), generator)
+    def generators(self, labels: Tensor, numbers: Sequence[int], seed: int) -> list[torch.Generator]:
+        """The generators of images: each depends on (seed, class, number within the class) alone."""
+        names = [self.classes[label] for label in labels.tolist()]
+        return [image_generator(seed, name, number) for name, number in zip(names, numbers, strict=True)]
+
+    def sample(self, labels: Tensor, numbers: Sequence[int], config: SamplingConfig, seed: int) -> U8:
+        """Whole images, `uint8 [N, size, size]`.
+
+        Image k of a class is the same whichever images are drawn beside it; see `sampler` for rounding.
+
+        Args:
+            labels: class of each image, `int64 [N]`.
+            numbers: each image's number within its class.
+            config: how to sample.
+            seed: another one draws other images.
+        """
+        generators = self.generators(labels, numbers, seed)
+        return self.render(self.draw_tokens(labels, config, generators), generators)
 
 
 def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:

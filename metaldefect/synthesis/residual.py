@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from metaldefect.hardware import autocast
+from metaldefect.hardware import autocast, device_of
 from metaldefect.images import U8, grey_levels, to_tanh_range
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.model import VQModel
@@ -18,11 +18,13 @@ def codes_and_levels(
     model: VQModel, images: U8, batch_size: int = 8
 ) -> tuple[torch.Tensor, NDArray[np.float32]]:
     """Codes `int64 [N, h, w]` and unrounded grey levels `float32 [N, H, W]` of the reconstructions."""
+    on = device_of(model)
     codes, levels = [], []
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
-        with autocast():
-            codes.append(model.encode(to_tanh_range(images[start : start + batch_size])))
-            levels.append(grey_levels(model.decode(codes[-1])))
+        with autocast(on):
+            found = model.encode(to_tanh_range(images[start : start + batch_size]).to(on))
+            levels.append(grey_levels(model.decode(found)))
+        codes.append(found.cpu())
     return torch.cat(codes), np.concatenate(levels)
 
 

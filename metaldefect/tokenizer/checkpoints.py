@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from metaldefect.artifacts import atomic_file, read_json, write_json
+from metaldefect.artifacts import atomic_file, check_sha256, read_json, sha256_file, write_json
 from metaldefect.errors import UserError
+from metaldefect.hardware import device
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
 
@@ -22,24 +23,48 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "vq16_small.safetensors"
 
 
 def save_tokenizer(model: VQModel, directory: Path, extra: Mapping[str, object] | None = None) -> None:
-    """Write `tokenizer.safetensors` and `config.json` (with `extra` keys beside the config)."""
+    """Write `tokenizer.safetensors` and `config.json`: shape, SHA-256 of the weights, `extra`."""
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / WEIGHTS) as temporary:
         safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
-    write_json(directory / CONFIG, {"tokenizer": model.config.to_dict(), **(extra or {})})
+    own = {"tokenizer": model.config.to_dict(), "sha256": sha256_file(directory / WEIGHTS)}
+    write_json(directory / CONFIG, {**own, **(extra or {})})
 
 
 def load_tokenizer(directory: Path) -> VQModel:
-    """Load what `save_tokenizer` wrote, in eval mode.
+    """Load what `save_tokenizer` wrote, in eval mode on `device()`.
 
     Raises:
-        UserError: the directory holds no tokenizer; or a key is missing, unexpected or of another shape;
-            all such keys are named.
+        UserError: the directory holds no tokenizer; the weights are not those that `config.json` was written
+            for; or a key is missing, unexpected or of another shape; all such keys are named.
     """
-    model = VQModel(VQConfig.from_dict(read_json(directory / CONFIG)["tokenizer"]))
-    path = directory / WEIGHTS
-    load_strict(model, safetensors.torch.load_file(path), str(path))
-    return model.eval()
+    model = VQModel(VQConfig.from_dict(read_key(directory / CONFIG, "tokenizer")))
+    load_strict(model, read_weights(directory / WEIGHTS, directory / CONFIG), str(directory / WEIGHTS))
+    return model.eval().to(device())
+
+
+def read_key(path: Path, key: str) -> Any:
+    """The value of a key of a JSON file.
+
+    Raises:
+        UserError: there is no such file, or no such key in it.
+    """
+    content = read_json(path)
+    if key not in content:
+        raise UserError(f"{path} says nothing about {key}")
+    return content[key]
+
+
+def read_weights(path: Path, card: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file whose SHA-256 stands in a JSON file.
+
+    Raises:
+        UserError: one of the files is missing, or the weights are not those that the card was written for.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    check_sha256(path, read_key(card, "sha256"))
+    return safetensors.torch.load_file(path)
 
 
 def load_strict(model: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -100,15 +125,16 @@ def load_base(base: str, config: VQConfig) -> VQModel:
     if base == "none":
         return model
     if base == "shipped":
-        card = json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
-        if VQConfig.from_dict(card["tokenizer"]) != config:
+        card = SHIPPED.with_suffix(".json")
+        shape = read_key(card, "tokenizer")
+        if VQConfig.from_dict(shape) != config:
             raise UserError(
-                f"the shipped weights are of shape {card['tokenizer']}, params ask for {config.to_dict()}: "
+                f"the shipped weights are of shape {shape}, params ask for {config.to_dict()}: "
                 "take finetune_vq.tokenizer.base: none, or the shipped shape"
             )
-        load_strict(model, safetensors.torch.load_file(SHIPPED), str(SHIPPED))
+        load_strict(model, read_weights(SHIPPED, card), str(SHIPPED))
     elif Path(base).is_dir():
-        load_strict(model, safetensors.torch.load_file(Path(base) / WEIGHTS), base)
+        load_strict(model, read_weights(Path(base) / WEIGHTS, Path(base) / CONFIG), base)
     else:
         load_strict(model, read_llamagen(Path(base)), base)
     return model

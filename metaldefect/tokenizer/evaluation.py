@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metaldefect.backbones import pooled_features
-from metaldefect.hardware import autocast
+from metaldefect.hardware import autocast, device
 from metaldefect.images import U8, from_tanh_range, to_tanh_range, to_u8
 from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, psnr, ssim
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Grain
 from metaldefect.synthesis.residual import codes_and_levels
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.perceptual import ALTERNATIVE, perceptual_loss
+from metaldefect.tokenizer.perceptual import metric_name, perceptual_loss
 from metaldefect.training.snapshot_files import load_snapshot
 
 History = list[dict[str, float]]
@@ -30,7 +31,7 @@ History = list[dict[str, float]]
 class Distance(NamedTuple):
     """A perceptual distance and the metric that it is published under.
 
-    `key` is `lpips` for LPIPS alone: the stand-in has another scale, so its values go under its own name.
+    `key` is `lpips` for LPIPS alone: the stand-in's values go under its own name.
     """
 
     key: str
@@ -40,7 +41,7 @@ class Distance(NamedTuple):
     def named(cls, name: str) -> Distance:
         """The distance called `name`, or the stand-in where its weights cannot be had."""
         network, made = perceptual_loss(name)
-        return cls(f"{ALTERNATIVE}_distance" if made == ALTERNATIVE else "lpips", network)
+        return cls(metric_name(made), network)
 
 
 class Reconstruction(NamedTuple):
@@ -52,20 +53,22 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(model: VQModel, images: U8, distance: Distance, batch_size: int = 8) -> Reconstruction:
-    """Encode and decode grey `uint8 [N, H, W]`, and score each image; the model ends in eval mode."""
-    model.eval()
+    """Encode, decode and score grey `uint8 [N, H, W]`; the model ends in eval mode on `device()`."""
+    on = device()
+    model.eval().to(on)
+    network = distance.network.to(on)
     found, tokens, rows = [], [], []
     for start in range(0, len(images), batch_size):
         originals = images[start : start + batch_size]
-        batch = to_tanh_range(originals)
-        with torch.no_grad(), autocast():
+        batch = to_tanh_range(originals).to(on)
+        with torch.no_grad(), autocast(on):
             codes = model.encode(batch)
             decoded = model.decode(codes)
         with torch.no_grad():
-            distances = distance.network(decoded.float().clamp(-1, 1), batch.contiguous()).tolist()
+            distances = network(decoded.float().clamp(-1, 1), batch.contiguous()).tolist()
         part = from_tanh_range(decoded)
         found.append(part)
-        tokens.append(codes.numpy())
+        tokens.append(codes.cpu().numpy())
         for image, reference, value in zip(part, originals, distances, strict=True):
             rows.append(image_scores(image, reference) | {distance.key: value})
     return Reconstruction(np.concatenate(found), np.concatenate(tokens), pd.DataFrame(rows))
@@ -115,7 +118,8 @@ def constant_image_scores(images: U8) -> dict[str, float]:
 def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[object]) -> dict[str, float]:
     """rKID of reconstructions that got the grain: how real drawn images can look at best."""
     codes, levels = codes_and_levels(model, images)
-    noise = grain.draw(codes, images.shape[1], torch.Generator().manual_seed(0))
+    generators = [image_generator(0, "grain", number) for number in range(len(images))]
+    noise = grain.draw(codes, images.shape[1], generators)
     real, fake = pooled_features(images), pooled_features(to_u8(levels + noise))
     return half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)
 

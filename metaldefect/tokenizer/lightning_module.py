@@ -63,7 +63,6 @@ class VQLightning(Trainee):
     model: VQModel
     average: WeightAverage
     tokens_seen: Tensor
-    code_counts: Tensor
     code_sums: Tensor
 
     def __init__(self, model: VQModel, config: VQTrainingConfig) -> None:
@@ -74,8 +73,8 @@ class VQLightning(Trainee):
         self.discriminator = PatchDiscriminator(config.discriminator_channels)
         self.average = WeightAverage(model, config.ema_decay)
         self.register_buffer("tokens_seen", torch.zeros(model.config.codebook_size, dtype=torch.long))
-        # Running count and sum of the vectors that each entry quantised, for `codebook_decay`
-        self.register_buffer("code_counts", torch.ones(model.config.codebook_size))
+        # Running sum of the vectors that each entry quantised, for `codebook_decay`. An entry has unit
+        # length, so the count that would make the sum a mean cancels.
         self.register_buffer("code_sums", model.quantize.codebook.detach().clone())
         # Outside the module tree: frozen weights do not belong into checkpoints
         net, self.perceptual_name = perceptual_loss(config.perceptual)
@@ -183,20 +182,25 @@ class VQLightning(Trainee):
     def follow_vectors(self, quantized: Quantized, decay: float) -> None:
         """Move each entry to the running mean of what it quantised (van den Oord et al. 2017, A.1)."""
         tokens = quantized.tokens.flatten()
-        counts = torch.bincount(tokens, minlength=len(self.code_counts))
         sums = torch.zeros_like(self.code_sums).index_add_(0, tokens, quantized.vectors)
-        self.code_counts.lerp_(counts.to(self.code_counts), 1.0 - decay)
         self.code_sums.lerp_(sums, 1.0 - decay)
         self.model.quantize.embedding.weight.copy_(F.normalize(self.code_sums, dim=-1))
 
     @torch.no_grad()
     def initialise_codebook(self, images: Tensor) -> None:
-        """Start the codebook from encoder outputs: by k-means, or by the outputs where they are too few."""
+        """Start the codebook from encoder outputs: by k-means, or by the outputs where they are too few.
+
+        The running sums start there too, with the weight of the batch: from anywhere else they would pull the
+        entries back at the first step.
+        """
         vectors = self.normalised_features(images)
         size = self.model.config.codebook_size
         enough = len(vectors) >= 4 * size
         centres = spherical_kmeans(vectors, size, torch.Generator().manual_seed(0)) if enough else None
-        self.model.quantize.embedding.weight.copy_(pick(vectors, size) if centres is None else centres)
+        codebook = pick(vectors, size) if centres is None else centres
+        self.model.quantize.embedding.weight.copy_(codebook)
+        counts = torch.bincount(self.model.quantize.nearest(vectors), minlength=size)
+        self.code_sums.copy_(codebook * counts.clamp(min=1)[:, None])
 
     def normalised_features(self, images: Tensor) -> Tensor:
         """Encoder outputs on the unit sphere, `float [M, D]`."""
@@ -217,7 +221,6 @@ class VQLightning(Trainee):
             fresh = pick(self.normalised_features(images), len(dead))
             self.model.quantize.embedding.weight[dead] = fresh
             self.average.module.get_parameter("quantize.embedding.weight")[dead] = fresh
-            self.code_counts[dead] = 1.0
             self.code_sums[dead] = fresh
 
 
@@ -235,4 +238,5 @@ def pick(vectors: Tensor, count: int) -> Tensor:
     """`count` of the rows in random order, repeated with a little noise where there are fewer."""
     order = torch.randperm(len(vectors))
     rows = vectors[order.repeat(-(-count // len(vectors)))[:count]]
-    return F.normalize(rows + 0.01 * torch.randn_like(rows), dim=-1)
+    noise = torch.randn(rows.shape).to(rows)  # on the CPU first: the same on every device
+    return F.normalize(rows + 0.01 * noise, dim=-1)

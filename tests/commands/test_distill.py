@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from metaldefect.artifacts import read_json
+from metaldefect.cli import app
 from metaldefect.commands import distill
 from metaldefect.efficientad.teacher_weights import load_target_statistics, load_teacher
 from metaldefect.errors import UserError
@@ -53,8 +54,8 @@ def distil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     # Of the time limit only the first step fits.
     given = ["--metal", "metal", "--minutes", "0.0001", "--batch-size", "2", *arguments]
-    monkeypatch.setattr(sys, "argv", ["distillation", *given])
-    distill.main()
+    monkeypatch.setattr(sys, "argv", ["metaldefect", "distill", *given])
+    app(["distill", *given], standalone_mode=False)
 
 
 def test_going_on_from_weights_adds_up(distil: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
+import openvino
 import pytest
 import torch
 
 from metaldefect.artifacts import read_json, sha256_file
 from metaldefect.deploy.calibration import choose_threshold, with_painted_anomalies
 from metaldefect.deploy.export import ONNX, PRECISIONS, export_onnx, export_openvino, parity, write_metadata
-from metaldefect.deploy.graph import InspectionGraph, fold_teacher_constants
+from metaldefect.deploy.graph import INPUT, InspectionGraph, fold_teacher_constants
 from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
@@ -60,6 +62,20 @@ def test_onnx_and_fp32_compute_what_torch_computes(model: EfficientAD, exported:
     errors = parity(InspectionGraph(model), exported, frames(2))
     assert set(errors) == {"onnx_map", "onnx_score", "fp32_map", "fp32_score", "max_abs_error"}
     assert 0 <= errors["max_abs_error"] < 1e-4
+
+
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_border_pooling_is_exported_as_the_teacher_has_it(count_include_pad: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = InspectionGraph(EfficientAD("S", count_include_pad=count_include_pad).eval())
+    export_onnx(graph, SIZE, tmp_path / ONNX)
+    frame = frames(1)[:, :, :, None]
+    with torch.inference_mode():
+        expected = graph(torch.from_numpy(frame))[0].numpy()
+    session = onnxruntime.InferenceSession(tmp_path / ONNX, providers=["CPUExecutionProvider"])
+    fp32 = openvino.Core().compile_model(tmp_path / ONNX, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(session.run(["anomaly_map"], {INPUT: frame})[0], expected, atol=1e-4)
+    np.testing.assert_allclose(fp32({INPUT: frame})["anomaly_map"], expected, atol=1e-4)
 
 
 def test_parity_sees_another_model(exported: Path) -> None:

@@ -68,12 +68,28 @@ def test_receptive_field_is_33_pixels() -> None:
     assert int(rows[-1] - rows[0]) + 1 == 33
 
 
+@pytest.mark.parametrize(
+    ("count_include_pad", "corner", "edge"),
+    # Of a pool's 4 pixels, 1 at a corner and 2 at an edge of an even map lie inside it
+    [(True, 0.25, 0.5), (False, 1.0, 1.0)],
+)
+def test_pools_divide_by_four_where_padded_zeros_count(
+    count_include_pad: bool, corner: float, edge: float
+) -> None:
+    network = PatchDescriptionNetwork("S", count_include_pad=count_include_pad)
+    ones = network.pool(torch.ones(1, 1, 6, 6))[0, 0]
+    assert ones[0, 0] == ones[3, 3] == corner
+    assert ones[0, 1] == ones[2, 3] == edge
+    assert ones[1, 1] == 1.0
+
+
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("count_include_pad", [True, False])
 def test_cpu_kernels_compute_what_the_plain_network_does(
-    training: bool, monkeypatch: pytest.MonkeyPatch
+    count_include_pad: bool, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    student = PatchDescriptionNetwork("S", 768, padding=True).train(training)
+    student = PatchDescriptionNetwork("S", 768, True, count_include_pad).train(training)
     images = torch.rand(2, 3, 96, 96)
     taken = []
     original = torch_model.convolution
@@ -90,6 +106,13 @@ def test_cpu_kernels_compute_what_the_plain_network_does(
         assert bool(taken) == enabled
     for plain, kernel in zip(*results, strict=True):
         torch.testing.assert_close(kernel, plain, rtol=1e-3, atol=1e-3 * float(plain.detach().abs().max()))
+
+
+def test_teacher_and_student_pool_alike() -> None:
+    for count_include_pad in (True, False):
+        model = EfficientAD("S", count_include_pad=count_include_pad)
+        for network in (model.teacher, model.student):
+            assert network.pool.count_include_pad is count_include_pad
 
 
 def test_forward_scores_the_maximum_of_the_combined_map() -> None:

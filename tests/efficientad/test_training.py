@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad import lightning_model
 from metaldefect.efficientad.calibration import fit_map_quantiles
 from metaldefect.efficientad.evaluation import infer, score_test_images
@@ -18,6 +19,7 @@ from metaldefect.efficientad.training_data import (
     TeacherFeatures,
     TrainingImages,
     augment,
+    content_key,
     sample_order,
 )
 from metaldefect.errors import UserError
@@ -228,10 +230,53 @@ def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
     assert infer(loaded, validation()[0])[0] == infer(model, validation()[0])[0]
 
 
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_a_detector_pools_as_its_teacher_also_after_loading(tmp_path: Path, count_include_pad: bool) -> None:
+    torch.manual_seed(0)
+    frozen = PatchDescriptionNetwork("S", count_include_pad=count_include_pad).requires_grad_(False).eval()
+    few = replace(CONFIG, steps=1, checkpoint_steps=1)
+    trained = train(frozen, images(), few, tmp_path / "work").model.eval()
+    config = DetectorConfig("S", True, 128, 0.25, 0.9, "", count_include_pad=count_include_pad)
+    save_detector(tmp_path, trained, config, {})
+    loaded, found = load_detector(tmp_path)
+    assert found.count_include_pad is count_include_pad
+    for network in (trained.teacher, trained.student, loaded.teacher, loaded.student):
+        assert network.pool.count_include_pad is count_include_pad
+    assert infer(loaded, validation()[0])[0] == pytest.approx(infer(trained, validation()[0])[0], rel=1e-4)
+
+
+def test_cached_features_are_of_one_pooling() -> None:
+    networks = [PatchDescriptionNetwork("S", count_include_pad=counts) for counts in (True, False)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    keys = {content_key(network, images().normal, 1) for network in networks}
+    assert len(keys) == 2
+
+
+def test_a_configuration_of_other_networks_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the networks have count_include_pad = False, .* says True"):
+        save_detector(
+            tmp_path,
+            EfficientAD("S", count_include_pad=False),
+            DetectorConfig("S", True, 128, 0.1, 0.9, ""),
+            {},
+        )
+
+
 def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
-    save_detector(tmp_path, EfficientAD("S"), DetectorConfig("M", True, 128, 0.1, 0.9, ""), {})
+    save_detector(tmp_path, EfficientAD("S"), DetectorConfig("S", True, 128, 0.1, 0.9, ""), {})
+    write_json(tmp_path / "config.json", read_json(tmp_path / "config.json") | {"size": "M"})
     with pytest.raises(UserError, match=r"model\.safetensors does not hold a detector of size M"):
         load_detector(tmp_path)
+
+
+def test_weights_of_another_detector_are_noticed(tmp_path: Path) -> None:
+    config = DetectorConfig("S", True, 128, 0.1, 0.9, "")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_detector(tmp_path / name, EfficientAD("S"), config, {})
+    (tmp_path / "a/model.safetensors").rename(tmp_path / "b/model.safetensors")
+    with pytest.raises(UserError, match=r"b/model\.safetensors has SHA-256 \w+, its card says"):
+        load_detector(tmp_path / "b")
 
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:

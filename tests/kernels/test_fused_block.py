@@ -13,6 +13,7 @@ from metaldefect.maskgit.model import Block, MaskGIT, Mixing
 from metaldefect.maskgit.packed_model import PackedMaskGIT, has_onednn_linear, linear
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.soft_targets import SoftTargets, soft_targets
+from metaldefect.random_numbers import image_generator
 
 # Five heads do not divide 32: projections are 30 wide, as upstream's 510 of 512
 SHAPE = MaskGITConfig(dim=32, depth=3, heads=5, classes=3, codebook_size=11, grid=4)
@@ -150,6 +151,23 @@ def test_packed_model_gives_the_logits_of_the_model(conditioning: str, mixing: i
         torch.testing.assert_close(packed(tokens, labels, positions), chosen, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("conditioning", "mixing"), [("adaln", 3), ("sum", 0)])
+def test_packed_model_does_not_see_later_changes_of_the_model(
+    conditioning: str, mixing: int, dtype: torch.dtype
+) -> None:
+    model = randomised(MaskGIT(replace(SHAPE, conditioning=conditioning, mixing=mixing))).eval()
+    packed = PackedMaskGIT(model, dtype)
+    tokens, labels = torch.randint(0, 12, (2, 16)), torch.tensor([0, 3])
+    before = packed(tokens, labels)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.add_(1.0)
+    # Other labels in between: modulations are made anew, and must come from the copies too
+    packed(tokens, torch.tensor([1, 1]))
+    assert torch.equal(packed(tokens, labels), before)
+
+
 def test_packed_model_in_bfloat16_is_near_and_in_float32_draws_the_same_tokens() -> None:
     model = randomised(MaskGIT(SHAPE)).eval()
     tokens, labels = torch.randint(0, 12, (2, 16)), torch.tensor([0, 3])
@@ -159,7 +177,10 @@ def test_packed_model_in_bfloat16_is_near_and_in_float32_draws_the_same_tokens()
     assert 0 < float((rough - full).abs().mean()) < 0.05 * float(full.std())
     drawn = [
         halton_sample(
-            sampled, torch.tensor([0, 1, 2]), SamplingConfig(steps=5), torch.Generator().manual_seed(3)
+            sampled,
+            torch.tensor([0, 1, 2]),
+            SamplingConfig(steps=5),
+            [image_generator(3, number) for number in range(3)],
         )
         for sampled in (model, PackedMaskGIT(model))
     ]

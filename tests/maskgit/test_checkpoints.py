@@ -55,6 +55,10 @@ def test_save_and_load(tmp_path) -> None:
     tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
     assert torch.equal(loaded(tokens, labels), model(tokens, labels))
     assert F.mse_loss(loaded.head.weight, loaded.tok_emb.weight) == 0
+    save_maskgit(randomised(TINY, seed=1), tmp_path / "other")
+    (tmp_path / "other/maskgit.safetensors").replace(tmp_path / "maskgit.safetensors")
+    with pytest.raises(UserError, match=r"maskgit\.safetensors has SHA-256 \w+, its card says"):
+        load_maskgit(tmp_path)
 
 
 def test_a_training_goes_on_from_all_weights_of_a_saved_model(tmp_path) -> None:

@@ -11,6 +11,7 @@ from metaldefect.maskgit.config import MaskGITConfig, named_config
 from metaldefect.maskgit.model import Attention, MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
 from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
+from metaldefect.random_numbers import image_generator, uniforms
 from tests.tiny_models import TINY, randomised
 
 
@@ -90,7 +91,7 @@ def test_cumulative_schedule_is_the_published_one() -> None:
     ]  # fmt: skip
     assert cumulative_counts(3, 3) == [1, 2, 3]
     assert cumulative_counts(5, 1) == [5]
-    with pytest.raises(UserError, match="steps = 0"):
+    with pytest.raises(ValueError, match="steps = 0"):
         cumulative_counts(5, 0)
 
 
@@ -138,6 +139,10 @@ def test_summed_class_embedding_needs_no_modulation() -> None:
         MaskGITConfig(32, 2, 2, 3, 11, 4, conditioning="film")
 
 
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    return [image_generator(seed, number) for number in range(count)]
+
+
 def slow_halton(model: MaskGIT, label: int, steps: int, guidance: float, shift: int, uniforms: np.ndarray):
     """The published algorithm in plain Python: all-position logits, two passes, one position at a time."""
     shape = model.config
@@ -169,13 +174,13 @@ def test_sampler_gives_the_tokens_of_the_plain_algorithm(guidance: float) -> Non
     model = randomised(TINY)
     labels = torch.tensor([0, 2, 1])
     config = SamplingConfig(steps=6, guidance=guidance)
-    drawn = halton_sample(model, labels, config, torch.Generator().manual_seed(5))
-    generator = torch.Generator().manual_seed(5)
-    shifts = torch.randint(0, 16, (3, 1), generator=generator)
-    uniforms = torch.rand((3, 16), generator=generator)
+    drawn = halton_sample(model, labels, config, generators(5, 3))
+    again = generators(5, 3)
+    shifts = [torch.randint(0, 16, (1,), generator=one) for one in again]
+    chances = uniforms(again, 16)
     # The sampler draws a position's uniform by its place, not by its turn
     for i, label in enumerate(labels.tolist()):
-        plain = slow_halton(model, label, 6, guidance, int(shifts[i]), uniforms[i].numpy())
+        plain = slow_halton(model, label, 6, guidance, int(shifts[i]), chances[i].numpy())
         assert torch.equal(drawn[i], plain)
 
 
@@ -186,9 +191,7 @@ def test_known_tokens_are_never_rewritten_and_holes_are_filled() -> None:
     holes[0, 1:3, 1:3] = True
     holes[1, 0, 0] = True
     start = known.masked_fill(holes, TINY.mask_id)
-    drawn = halton_sample(
-        model, torch.tensor([0, 1]), SamplingConfig(steps=3), torch.Generator().manual_seed(0), known=start
-    )
+    drawn = halton_sample(model, torch.tensor([0, 1]), SamplingConfig(steps=3), generators(0, 2), known=start)
     assert torch.equal(drawn[~holes], known[~holes])
     assert int(drawn.max()) < TINY.codebook_size
 
@@ -197,9 +200,7 @@ def test_same_seed_same_tokens_and_classes_differ() -> None:
     model = randomised(TINY)
 
     def draw(label: int, seed: int) -> torch.Tensor:
-        return halton_sample(
-            model, torch.full((4,), label), SamplingConfig(steps=4), torch.Generator().manual_seed(seed)
-        )
+        return halton_sample(model, torch.full((4,), label), SamplingConfig(steps=4), generators(seed, 4))
 
     assert torch.equal(draw(0, 1), draw(0, 1))
     assert not torch.equal(draw(0, 1), draw(0, 2))
@@ -208,12 +209,12 @@ def test_same_seed_same_tokens_and_classes_differ() -> None:
 
 def test_bad_sampler_input() -> None:
     model = randomised(TINY)
-    generator = torch.Generator()
+    own = generators(0, 1)
     with pytest.raises(ValueError, match=r"labels \[3\]: expected numbers from 0 to 2"):
-        halton_sample(model, torch.tensor([3]), SamplingConfig(), generator)
+        halton_sample(model, torch.tensor([3]), SamplingConfig(), own)
     with pytest.raises(ValueError, match=r"shape \[1, 3, 3\], expected \[1, 4, 4\]"):
-        halton_sample(model, torch.tensor([0]), SamplingConfig(), generator, torch.zeros(1, 3, 3).long())
+        halton_sample(model, torch.tensor([0]), SamplingConfig(), own, torch.zeros(1, 3, 3).long())
     with pytest.raises(ValueError, match=r"must lie in \[0, 11\]"):
-        halton_sample(model, torch.tensor([0]), SamplingConfig(), generator, torch.full((1, 4, 4), 12))
+        halton_sample(model, torch.tensor([0]), SamplingConfig(), own, torch.full((1, 4, 4), 12))
     with pytest.raises(UserError, match="temperature"):
         SamplingConfig(temperature=0)

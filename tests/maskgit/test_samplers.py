@@ -20,6 +20,7 @@ from metaldefect.maskgit.sampler import (
     random_sample,
     sample,
 )
+from metaldefect.random_numbers import image_generator, uniforms
 
 SHAPE = MaskGITConfig(dim=32, depth=2, heads=2, classes=3, codebook_size=11, grid=4)
 
@@ -31,6 +32,10 @@ def model() -> MaskGIT:
     for parameter in model.parameters():
         parameter.data.normal_(std=0.3)
     return model.eval()
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    return [image_generator(seed, number) for number in range(count)]
 
 
 class Spy:
@@ -96,16 +101,11 @@ def slow_confidence(model, known, label, config, row, generator_draws):
 def test_confidence_sampler_is_the_plain_algorithm_for_grids_and_for_holes(model: MaskGIT) -> None:
     config = SamplingConfig(steps=5, order="confidence", guidance=1.5, guidance_schedule="linear")
     known = torch.full((3, 16), SHAPE.mask_id)
-    # As many holes in each sample, or they would end at different steps and have other ramps
     known[1, :6] = torch.randint(0, 11, (6,), generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 2, 1])
-    drawn = confidence_sample(
-        model, labels, config, torch.Generator().manual_seed(7), known=known.view(3, 4, 4)
-    )
-    generator = torch.Generator().manual_seed(7)
-    draws = [
-        (torch.rand((3, 16), generator=generator), torch.rand((3, 16), generator=generator)) for _ in range(5)
-    ]
+    drawn = confidence_sample(model, labels, config, generators(7, 3), known=known.view(3, 4, 4))
+    again = generators(7, 3)
+    draws = [(uniforms(again, 16), uniforms(again, 16)) for _ in range(5)]
     for row, label in enumerate(labels.tolist()):
         plain = slow_confidence(model, known[row].tolist(), label, config, row, draws)
         assert drawn[row].flatten().tolist() == plain
@@ -114,17 +114,17 @@ def test_confidence_sampler_is_the_plain_algorithm_for_grids_and_for_holes(model
 def test_random_sampler_is_the_plain_algorithm(model: MaskGIT) -> None:
     config = SamplingConfig(steps=4, order="random", guidance=2.0)
     labels = torch.tensor([1, 0])
-    drawn = random_sample(model, labels, config, torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(3)
-    order = torch.rand((2, 16), generator=generator).argsort(dim=1).tolist()
-    uniforms = torch.rand((2, 16), generator=generator)
+    drawn = random_sample(model, labels, config, generators(3, 2))
+    again = generators(3, 2)
+    order = uniforms(again, 16).argsort(dim=1).tolist()
+    chances = uniforms(again, 16)
     for row, label in enumerate(labels.tolist()):
         tokens, done = [SHAPE.mask_id] * 16, 0
         for step in range(4):
             until = written_after(step, 4, 16)
             logits = plain_logits(model, tokens, label, 2.0)
             for position in order[row][done:until]:
-                tokens[position] = pick(softmax(logits[position]), float(uniforms[row, position]))
+                tokens[position] = pick(softmax(logits[position]), float(chances[row, position]))
             done = until
         assert drawn[row].flatten().tolist() == tokens
 
@@ -140,7 +140,7 @@ def test_known_tokens_stay_and_nothing_is_asked_but_unknown_positions(model: Mas
     spy = Spy(model)
     history: list[torch.Tensor] = []
     config = SamplingConfig(steps=3, order=order, guidance=0.0)
-    drawn = sample(spy, torch.tensor([0, 1]), config, generator, start, history)
+    drawn = sample(spy, torch.tensor([0, 1]), config, generators(0, 2), start, history)
     assert torch.equal(drawn[~holes], known[~holes])
     assert int(drawn.max()) < SHAPE.codebook_size
     # The first sample's slots are all unknown positions (the second has fewer and ignores its surplus)
@@ -158,7 +158,7 @@ def test_known_tokens_stay_and_nothing_is_asked_but_unknown_positions(model: Mas
 def test_any_number_of_steps(model: MaskGIT, order: str, steps: int) -> None:
     spy = Spy(model)
     config = SamplingConfig(steps=steps, order=order, guidance=0.0)
-    drawn = sample(spy, torch.tensor([0]), config, torch.Generator().manual_seed(0))
+    drawn = sample(spy, torch.tensor([0]), config, generators(0, 1))
     assert int(drawn.max()) < SHAPE.codebook_size
     assert len(spy.asked) == min(steps, 16)
 
@@ -172,7 +172,7 @@ def test_linear_guidance_ramps_from_nothing() -> None:
 def test_guidance_mixes_two_passes(model: MaskGIT) -> None:
     tokens, labels = torch.full((1, 16), SHAPE.mask_id), torch.tensor([1])
     positions = torch.tensor([[2, 9]])
-    mixed = guided_logits(model, tokens, labels, positions, 1.5).detach().numpy()
+    mixed = guided_logits(model, tokens, labels, positions, torch.tensor([1.5])).detach().numpy()
     plain = plain_logits(model, tokens[0].tolist(), 1, 1.5)
     np.testing.assert_allclose(mixed[0, :, :11], plain[[2, 9]], rtol=1e-4, atol=1e-4)
 
@@ -218,3 +218,39 @@ def test_draws_follow_the_probabilities() -> None:
 def test_bad_settings_are_named(wrong: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         SamplingConfig(**wrong)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+@pytest.mark.parametrize("holes", [False, True], ids=["whole grids", "grids with holes"])
+def test_a_grid_does_not_depend_on_how_batches_are_cut(
+    model: MaskGIT, order: str, schedule: str, holes: bool
+) -> None:
+    count = 6
+    labels = torch.arange(count) % 3
+    known = torch.full((count, 4, 4), SHAPE.mask_id)
+    if holes:
+        # From 1 to 6 unknown positions, fewer than the steps or more
+        given = torch.randint(0, 11, (count, 16), generator=torch.Generator().manual_seed(2))
+        unknown = torch.arange(16)[None] <= torch.arange(count)[:, None]
+        known = given.masked_fill(unknown, SHAPE.mask_id).view(count, 4, 4)
+    config = SamplingConfig(steps=4, order=order, guidance=1.5, guidance_schedule=schedule)
+
+    def draw(cuts: list[list[int]]) -> dict[int, list[int]]:
+        found = {}
+        for cut in cuts:
+            own = [image_generator(5, number) for number in cut]
+            for number, grid in zip(cut, sample(model, labels[cut], config, own, known[cut]), strict=True):
+                found[number] = grid.flatten().tolist()
+        return found
+
+    whole = draw([[0, 1, 2, 3, 4, 5]])
+    for cuts in ([[0, 1, 2, 3], [4, 5]], [[5, 0], [3], [4, 1, 2]], [[i] for i in range(count)]):
+        assert draw(cuts) == whole
+    if not holes:
+        assert len({tuple(grid) for grid in whole.values()}) == count
+
+
+def test_each_image_needs_its_generator(model: MaskGIT) -> None:
+    with pytest.raises(ValueError, match="1 generators for 2 labels"):
+        sample(model, torch.tensor([0, 1]), SamplingConfig(), generators(0, 1))

@@ -1,17 +1,23 @@
-"""`python -m pipeline.doctor`: each finding on a folder, or a value, that calls for it."""
+"""`metaldefect doctor`: each finding on a folder, or a value, that calls for it."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from metaldefect.errors import UserError
+from metaldefect.tokenizer.perceptual import provide_backbone
 from pipeline import doctor
 
 
@@ -118,21 +124,69 @@ def test_weights_are_looked_for_where_the_user_says(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     levels = {finding.name: finding.level for finding in doctor.check_weights(tmp_path)}
     assert levels == {"shipped weights": "FAIL", "LPIPS backbone": "note"}
-    (tmp_path / "vgg16-397923af.pth").touch()
+    (tmp_path / "vgg16.safetensors").touch()
     (tmp_path / "metaldefect" / "weights").mkdir(parents=True)
     (tmp_path / "metaldefect" / "weights" / "teacher.safetensors").touch()
     assert lines(doctor.check_weights(tmp_path)) == [
         "ok   shipped weights: teacher.safetensors",
-        f"ok   LPIPS backbone: {tmp_path / 'vgg16-397923af.pth'}",
+        f"ok   LPIPS backbone: {tmp_path / 'vgg16.safetensors'}",
     ]
+
+
+@pytest.mark.parametrize("place", ["hub", "own"])
+def test_the_vgg_file_that_doctor_recommends_is_one_that_the_code_reads(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own, hub = tmp_path / "own", tmp_path / "torch/hub/checkpoints"
+    monkeypatch.setenv("METALDEFECT_WEIGHTS", str(own))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (note,) = (line for line in lines(doctor.check_weights(tmp_path)) if "LPIPS" in line)
+    advice = re.search(r"put (\S+) in (\S+), or (\S+) in a folder", note)
+    assert advice is not None
+    assert Path(advice[2]) == hub
+    file = hub / advice[1] if place == "hub" else own / advice[3]
+    file.parent.mkdir(parents=True)
+    save_file({"features.0.weight": torch.zeros(1)}, file)
+
+    with monkeypatch.context() as offline:
+        offline.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("downloads"))
+        assert provide_backbone("vgg") is None
+    assert any(line.startswith("ok   LPIPS backbone: ") for line in lines(doctor.check_weights(tmp_path)))
+
+
+def test_a_prefect_server_that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+    (finding,) = lines(doctor.check_prefect(tmp_path))
+    assert finding.startswith("FAIL Prefect server: ")
+    assert f"PREFECT_API_URL=http://127.0.0.1:{port}/api does not answer" in finding
+
+
+def test_a_prefect_server_that_answers_is_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/api/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.handle_request).start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+        (finding,) = lines(doctor.check_prefect(tmp_path))
+    assert finding.startswith("ok   Prefect server: ")
 
 
 def test_command_exits_with_1_on_a_failure_and_never_imports_torch(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     script = (
-        "import sys; from pipeline import doctor; sys.argv = ['doctor', '--root', sys.argv[1]]; "
-        "code = doctor.main(); assert 'torch' not in sys.modules; sys.exit(code)"
+        "import sys; from pipeline.cli import app; "
+        "code = app(['doctor', '--root', sys.argv[1]], standalone_mode=False); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True

@@ -18,6 +18,7 @@ from metaldefect.errors import UserError
 from metaldefect.ingest import raw_datasets
 from metaldefect.ingest.raw_datasets import RAW_DATASETS, RawDataset
 from pipeline import get_data
+from pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = sorted((ROOT / "data/raw").glob("*.dvc"))
@@ -146,14 +147,14 @@ def test_local_copies(project, upstream, tmp_path, capsys):
     for k in range(2):
         (copies / f"{k}.jpg").write_bytes(b"x")
     (tmp_path / "copies/holiday").mkdir()
-    assert get_data.main(["--root", str(project), "--from", str(tmp_path / "copies")]) == 0
+    app(["get-data", "--root", str(project), "--from", str(tmp_path / "copies")], standalone_mode=False)
     assert files(project / "data/raw") == WHOLE
     assert "left alone: holiday holds none of the datasets" in capsys.readouterr().out
 
 
 def test_outside_a_project(tmp_path):
-    with pytest.raises(SystemExit, match=r"data/raw holds no \.dvc files: run from the project's folder"):
-        get_data.main(["--root", str(tmp_path)])
+    with pytest.raises(UserError, match=r"data/raw holds no \.dvc files: run from the project's folder"):
+        app(["get-data", "--root", str(tmp_path)], standalone_mode=False)
 
 
 def reproduce(project: Path) -> str:

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from scipy.ndimage import gaussian_filter
 
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import BANDS, GRAIN, SCALES, Grain, bands, code_shares, unit_power
 
 
@@ -26,6 +27,10 @@ def test_unit_power_is_that_of_white_noise() -> None:
     np.testing.assert_allclose(measured[:9], unit_power()[:9], rtol=0.05)
 
 
+def draw(grain: Grain, codes: torch.Tensor, size: int, seed: int) -> np.ndarray:
+    return grain.draw(codes, size, [image_generator(seed, number) for number in range(len(codes))])
+
+
 def two_codes(shape: tuple[int, int]) -> np.ndarray:
     """Code 0 on the left half, 1 on the right."""
     codes = np.zeros(shape, np.int64)
@@ -41,13 +46,13 @@ def test_drawn_grain_is_as_strong_as_the_residual_of_each_code() -> None:
     images = np.clip(np.rint(reconstructions + deviations * rng.normal(size=(6, 128, 128))), 0, 255)
     grain = Grain.fit(images.astype(np.uint8), reconstructions, codes, 4)
     assert grain.deviation.shape == (4, BANDS)
-    drawn = grain.draw(torch.from_numpy(codes), 128, torch.Generator().manual_seed(0))
+    drawn = draw(grain, torch.from_numpy(codes), 128, 0)
     # Away from the border: coarse bands of one code reach into the other
     left, right = drawn[:, :, :32], drawn[:, :, 96:]
     assert float(left.std()) == pytest.approx(5.0, rel=0.15)
     assert float(right.std()) == pytest.approx(20.0, rel=0.15)
     # A code that was never seen has the mean of all
-    unseen = grain.draw(torch.full((1, 8, 8), 3), 128, torch.Generator().manual_seed(0))
+    unseen = draw(grain, torch.full((1, 8, 8), 3), 128, 0)
     assert 5.0 < float(unseen.std()) < 20.0
 
 
@@ -57,7 +62,7 @@ def test_grain_keeps_the_direction_of_the_residual() -> None:
     images = np.clip(128 + 30 * stripes / stripes.std(), 0, 255).astype(np.uint8)
     codes = np.zeros((4, 8, 8), np.int64)
     grain = Grain.fit(images, np.full(images.shape, 128, np.float32), codes, 1)
-    drawn = grain.draw(torch.from_numpy(codes), 128, torch.Generator().manual_seed(0))
+    drawn = draw(grain, torch.from_numpy(codes), 128, 0)
     along = float((drawn[:, :, 1:] * drawn[:, :, :-1]).mean())
     across = float((drawn[:, 1:] * drawn[:, :-1]).mean())
     assert along > 3 * abs(across)
@@ -71,7 +76,7 @@ def test_grain_is_as_strong_as_in_the_measured_image_with_the_most_like_codes() 
     deviations = np.array([24.0, 24.0, 24.0, 6.0, 6.0, 6.0])[:, None, None]
     images = np.clip(np.rint(128 + deviations * rng.normal(size=(6, 128, 128))), 0, 255).astype(np.uint8)
     grain = Grain.fit(images, np.full(images.shape, 128, np.float32), codes, 3)
-    drawn = grain.draw(torch.from_numpy(codes[[0, 5]]), 128, torch.Generator().manual_seed(0))
+    drawn = draw(grain, torch.from_numpy(codes[[0, 5]]), 128, 0)
     # Code 0 alone has the mean power of both
     rough, smooth = drawn[:, 64:, 64:].std(axis=(1, 2))
     assert float(rough) == pytest.approx(24.0, rel=0.15)
@@ -88,22 +93,22 @@ def test_grain_depends_on_the_generator_alone_and_survives_the_disk(tmp_path: Pa
     shares = code_shares(np.random.default_rng(4).integers(5, size=(3, 4, 4)), 5)
     grain = Grain(torch.rand(5, BANDS) * 10, torch.rand(3, BANDS) + 0.5, torch.from_numpy(shares))
     codes = torch.randint(5, (2, 4, 4))
-    first = grain.draw(codes, 64, torch.Generator().manual_seed(7))
+    first = draw(grain, codes, 64, 7)
     assert Grain.load(tmp_path) is None
     grain.save(tmp_path)
     again = Grain.load(tmp_path)
     assert again is not None
-    np.testing.assert_array_equal(again.draw(codes, 64, torch.Generator().manual_seed(7)), first)
-    assert not np.array_equal(grain.draw(codes, 64, torch.Generator().manual_seed(8)), first)
+    np.testing.assert_array_equal(draw(again, codes, 64, 7), first)
+    assert not np.array_equal(draw(grain, codes, 64, 8), first)
 
 
 def test_grain_of_an_earlier_version_draws_by_codes_alone(tmp_path: Path) -> None:
     safetensors.torch.save_file({"deviation": torch.full((5, BANDS), 7.0)}, tmp_path / GRAIN)
     grain = Grain.load(tmp_path)
     assert grain is not None
-    drawn = grain.draw(torch.randint(5, (4, 8, 8)), 128, torch.Generator().manual_seed(0))
+    drawn = draw(grain, torch.randint(5, (4, 8, 8)), 128, 0)
     expected = Grain(torch.full((5, BANDS), 7.0), torch.ones(1, BANDS), torch.ones(1, 5))
-    again = expected.draw(torch.zeros(4, 8, 8, dtype=torch.int64), 128, torch.Generator().manual_seed(0))
+    again = draw(expected, torch.zeros(4, 8, 8, dtype=torch.int64), 128, 0)
     np.testing.assert_array_equal(drawn, again)
 
 
@@ -111,3 +116,11 @@ def test_no_images_is_an_error() -> None:
     nothing = np.zeros((0, 64, 64))
     with pytest.raises(ValueError, match="no images"):
         Grain.fit(nothing.astype(np.uint8), nothing.astype(np.float32), np.zeros((0, 4, 4), np.int64), 4)
+
+
+def test_grain_of_an_image_does_not_depend_on_the_images_beside_it() -> None:
+    codes = torch.randint(5, (3, 4, 4), generator=torch.Generator().manual_seed(0))
+    grain = Grain(torch.rand(5, BANDS) * 10, torch.ones(1, BANDS), torch.ones(1, 5))
+    together = draw(grain, codes, 32, 7)
+    alone = grain.draw(codes[2:], 32, [image_generator(7, 2)])
+    np.testing.assert_allclose(alone[0], together[2], atol=1e-5)

@@ -11,6 +11,7 @@ from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
+from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import BANDS, Grain
 from metaldefect.synthesis.inpainting import (
     cells_under,
@@ -19,6 +20,7 @@ from metaldefect.synthesis.inpainting import (
     inpaint,
     visible_change,
 )
+from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions
 from metaldefect.synthesis.mask_makers import blob, make_mask, moved, stroke
 from metaldefect.synthesis.painter import Painter
 from metaldefect.tokenizer.config import VQConfig
@@ -40,8 +42,12 @@ def painter() -> Painter:
 
 
 def run(painter: Painter, image: np.ndarray, mask: np.ndarray, label: str = "patches") -> np.ndarray:
-    generator = torch.Generator().manual_seed(0)
-    return inpaint(painter, [image], [mask], [label], SamplingConfig(steps=3), generator, 4.0)[0].image
+    generators = [image_generator(0)]
+    return inpaint(painter, [image], [mask], [label], SamplingConfig(steps=3), generators, 4.0)[0].image
+
+
+def two_generators() -> list[torch.Generator]:
+    return [image_generator(1, number) for number in range(2)]
 
 
 def test_outside_the_feather_not_a_byte_changes(painter: Painter) -> None:
@@ -103,12 +109,11 @@ def test_unchanged_tokens_change_no_pixel_however_rough_the_tokenizer() -> None:
 
 def test_rendered_images_are_decoded_ones_with_grain(painter: Painter) -> None:
     tokens = torch.randint(20, (2, 8, 8), generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    assert np.array_equal(painter.render(tokens, generator), painter.decode(tokens))
+    assert np.array_equal(painter.render(tokens, two_generators()), painter.decode(tokens))
     grain = Grain(torch.full((32, BANDS), 5.0), torch.ones(1, BANDS), torch.ones(1, 32))
     grainy = replace(painter, grain=grain)
-    rendered = grainy.render(tokens, torch.Generator().manual_seed(1))
-    assert np.array_equal(rendered, grainy.render(tokens, torch.Generator().manual_seed(1)))
+    rendered = grainy.render(tokens, two_generators())
+    assert np.array_equal(rendered, grainy.render(tokens, two_generators()))
     difference = rendered.astype(float) - painter.decode(tokens)
     assert difference.std() > 5.0
     assert abs(difference.mean()) < 3.0
@@ -194,8 +199,8 @@ def test_parts_of_an_insertion(painter: Painter) -> None:
     image = rng.integers(0, 256, (64, 64)).astype(np.uint8)
     mask = np.zeros((64, 64), bool)
     mask[20:36, 24:40] = True
-    config, generator = SamplingConfig(steps=3), torch.Generator().manual_seed(0)
-    (found,) = inpaint(painter, [image], [mask], ["patches"], config, generator, 4.0)
+    config = SamplingConfig(steps=3)
+    (found,) = inpaint(painter, [image], [mask], ["patches"], config, [image_generator(0)], 4.0)
     assert np.array_equal(found.image, run(painter, image, mask))
     assert np.array_equal(found.pasted[~mask], image[~mask])
     assert not np.array_equal(found.pasted[mask], found.image[mask])
@@ -212,3 +217,26 @@ def test_tokens_outside_the_vocabulary_are_named(painter: Painter) -> None:
 def test_a_full_vocabulary_is_the_codebook() -> None:
     vocabulary = Vocabulary.full(4)
     assert vocabulary.codes.tolist() == vocabulary.nearest.tolist() == [0, 1, 2, 3]
+
+
+def test_image_k_of_a_class_depends_on_seed_class_and_k_alone(painter: Painter) -> None:
+    grain = Grain(torch.full((32, BANDS), 5.0), torch.ones(1, BANDS), torch.ones(1, 32))
+    grainy, config = replace(painter, grain=grain), SamplingConfig(steps=3)
+    together = grainy.sample(torch.tensor([0, 0, 1, 1]), [0, 1, 0, 1], config, seed=3)
+    (alone,) = grainy.sample(torch.tensor([1]), [1], config, seed=3)
+    assert np.abs(alone.astype(int) - together[3]).max() <= 1
+    (other,) = grainy.sample(torch.tensor([1]), [1], config, seed=4)
+    for different in (*together[:3], other):
+        assert np.abs(alone.astype(int) - different).max() > 10
+
+
+def test_an_insertion_does_not_depend_on_the_insertions_beside_it(painter: Painter) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    jobs = plan_insertions(painter.classes, 2, 0, [Canvas("a", "a", image), Canvas("b", "b", image.T)], {})
+    config = SamplingConfig(steps=3)
+    whole = draw_insertions(painter, jobs, config, 7, 4.0, batch_size=4, attempts=2)
+    cut = draw_insertions(painter, jobs[::-1], config, 7, 4.0, batch_size=3, attempts=2)[::-1]
+    for one, other in zip(whole, cut, strict=True):
+        assert np.abs(one.image.astype(int) - other.image).max() <= 1
+    (again,) = draw_insertions(painter, jobs[:1], config, 8, 4.0, batch_size=1, attempts=2)
+    assert np.abs(again.image.astype(int) - whole[0].image).max() > 10

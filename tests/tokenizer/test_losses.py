@@ -1,5 +1,7 @@
 """Losses against numpy, the discriminator's published keys, and training that resumes bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,38 @@ def test_entries_follow_the_running_mean_of_their_vectors() -> None:
         total = 0.9 * start + 0.1 * vectors[tokens == entry].sum(axis=0)
         expected.append(total / np.linalg.norm(total))
     np.testing.assert_allclose(module.model.quantize.codebook.detach().numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+@pytest.mark.parametrize("codebook_size", [16, 256])
+def test_a_codebook_that_starts_from_data_stays_there(
+    images: torch.Tensor, tmp_path, monkeypatch: pytest.MonkeyPatch, steps: int, codebook_size: int
+) -> None:
+    """Both with enough vectors for k-means (16 entries) and with too few (256)."""
+    start: list[torch.Tensor] = []
+    original = VQLightning.initialise_codebook
+
+    def initialise(module: VQLightning, batch: torch.Tensor) -> None:
+        original(module, batch)
+        start.append(module.model.quantize.codebook.detach().clone())
+
+    monkeypatch.setattr(VQLightning, "initialise_codebook", initialise)
+    torch.manual_seed(1)
+    config = VQTrainingConfig(
+        steps=steps,
+        warmup_steps=1,
+        perceptual="efficientnet_lite0",
+        codebook_decay=0.99,
+        data_initialised_codebook=True,
+        discriminator_channels=8,
+    )
+    module = VQLightning(VQModel(replace(TINY, codebook_size=codebook_size)), config)
+    fit(module, images, steps=steps, batch_size=2, epoch_steps=steps, seed=3, checkpoint_directory=tmp_path)
+    used = module.model.encode(to_model_input(images)).unique()
+    cosine = (module.model.quantize.codebook.detach() * start[0]).sum(dim=1)[used]
+    assert len(used) > 4
+    assert float(cosine.min()) > 0.95
+    assert float(cosine.mean()) > 0.99
 
 
 def test_discriminator_has_the_published_keys() -> None:

@@ -200,6 +200,12 @@ def test_save_and_load(tmp_path) -> None:
     save_tokenizer(model, tmp_path, {"image_size": 32})
     loaded = load_tokenizer(tmp_path)
     assert loaded.config == TINY
+    (tmp_path / "other").mkdir()
+    save_tokenizer(VQModel(TINY), tmp_path / "other")
+    (tmp_path / "other/tokenizer.safetensors").replace(tmp_path / "tokenizer.safetensors")
+    for load in (lambda: load_tokenizer(tmp_path), lambda: load_base(str(tmp_path), TINY)):
+        with pytest.raises(UserError, match=r"tokenizer\.safetensors has SHA-256 \w+, its card says"):
+            load()
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
 
 

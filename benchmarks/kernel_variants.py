@@ -1,0 +1,249 @@
+"""The formulations that `benchmarks.kernels` times: whole steps in plain PyTorch, compiled, and by hand.
+
+A formulation is a function of the round's number that does one step and returns its loss (training) or the
+tokens (sampling). All formulations of a part start from the same weights and see the same batches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.efficientad import training_batches
+from benchmarks.maskgit import GUIDANCE, random_model
+from metaldefect.efficientad.lightning_model import training_losses
+from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.hardware import autocast, autocast_dtype
+from metaldefect.images import U8
+from metaldefect.kernels.switch import cpu_kernels
+from metaldefect.maskgit.config import MaskGITConfig
+from metaldefect.maskgit.loss import masked_cross_entropy
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.packed_model import PackedMaskGIT
+from metaldefect.maskgit.sampler import SamplingConfig, TokenModel, halton_sample
+from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.random_numbers import image_generator
+from metaldefect.tokenizer.config import named_config
+from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, to_model_input
+from metaldefect.tokenizer.losses import hinge_discriminator_loss
+from metaldefect.tokenizer.model import VQModel
+
+Step = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One formulation. `hand_written`: whether it uses code of `metaldefect/kernels` or a packed model."""
+
+    name: str
+    step: Step
+    compiled: bool = False
+    hand_written: bool = False
+
+
+def gradient_step(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], loss: Tensor, clip: float | None
+) -> None:
+    """Backward, clip, step."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(list(parameters), clip)
+    optimizer.step()
+
+
+def maskgit_training(size: str, codes: int, grid: int, batch: int, compiled: bool) -> list[Variant]:
+    """MaskGIT's training step without dropout: cross-entropy over masked positions, AdamW, clipping."""
+    start = random_model(size, codes, grid)
+    shape = start.config
+    torch.manual_seed(0)
+    tokens = torch.randint(0, shape.codebook_size, (batch, grid**2))
+    labels = torch.randint(0, shape.classes, (batch,))
+
+    def variant(
+        name: str, loss_of: Callable[[MaskGIT], Callable[[Tensor], Tensor]], kernels: bool = False
+    ) -> Variant:
+        model = copy.deepcopy(start).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        loss_function = loss_of(model)
+
+        def step(number: int) -> Tensor:
+            torch.manual_seed(number)
+            mask = training_mask(batch, grid, 0.0)
+            with cpu_kernels(model, enabled=kernels):
+                with autocast():
+                    loss = loss_function(mask)
+                gradient_step(optimizer, model.parameters(), loss, clip=1.0)
+            return loss.detach()
+
+        return Variant(name, step, compiled="compiled" in name, hand_written=kernels)
+
+    def all_positions(model: MaskGIT) -> Callable[[Tensor], Tensor]:
+        def loss(mask: Tensor) -> Tensor:
+            logits = model(tokens.masked_fill(mask, shape.mask_id), labels).flatten(0, 1)
+            each = F.cross_entropy(logits, tokens.flatten(), reduction="none")
+            return (each * mask.flatten()).sum() / mask.sum()
+
+        return loss
+
+    def masked_head(
+        hidden_of: Callable[[Tensor, Tensor], Tensor], head: nn.Linear
+    ) -> Callable[[Tensor], Tensor]:
+        def loss(mask: Tensor) -> Tensor:
+            hidden = hidden_of(tokens.masked_fill(mask, shape.mask_id), labels)
+            return masked_cross_entropy(hidden, head, tokens, mask)[0]
+
+        return loss
+
+    variants = [
+        variant("plain", all_positions),
+        variant("masked_head", lambda model: masked_head(model.hidden, model.head)),
+        variant("fused", lambda model: masked_head(model.hidden, model.head), kernels=True),
+    ]
+    if compiled:
+        variants += [
+            variant("compiled", lambda model: torch.compile(all_positions(model))),
+            variant(
+                "compiled_masked_head", lambda model: masked_head(torch.compile(model.hidden), model.head)
+            ),
+        ]
+    return variants
+
+
+class CompiledMaskGIT:
+    """MaskGIT for samplers with the transformer compiled; the head stays eager, for its positions vary."""
+
+    def __init__(self, model: MaskGIT) -> None:
+        self.model = model
+        self.hidden = torch.compile(model.hidden)
+
+    @property
+    def config(self) -> MaskGITConfig:
+        """The model's shape."""
+        return self.model.config
+
+    def __call__(self, tokens: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
+        """As `MaskGIT.forward`."""
+        x = self.hidden(tokens, labels)
+        if positions is not None:
+            x = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        return self.model.head(x)
+
+
+def maskgit_sampling(
+    size: str, codes: int, grid: int, images: int, steps: int, compiled: bool
+) -> list[Variant]:
+    """Halton sampling with guidance, each in the machine's compute dtype; the packed model in float32 too."""
+    model = random_model(size, codes, grid).eval()
+    labels = torch.arange(images) % model.config.classes
+    config = SamplingConfig(steps=steps, guidance=GUIDANCE, roll=False)
+
+    def variant(
+        name: str, sampled: TokenModel, context: Callable[[], AbstractContextManager[Any]]
+    ) -> Variant:
+        def step(number: int) -> Tensor:
+            with context():
+                generators = [image_generator(number, image) for image in range(images)]
+                return halton_sample(sampled, labels, config, generators)
+
+        return Variant(name, step, compiled=name == "compiled", hand_written="packed" in name)
+
+    variants = [
+        variant("plain", model, autocast),
+        variant("packed", PackedMaskGIT(model, autocast_dtype()), nullcontext),
+    ]
+    if autocast_dtype() is not torch.float32:
+        variants.append(variant("packed_float32", PackedMaskGIT(model), nullcontext))
+    if compiled:
+        variants.append(variant("compiled", CompiledMaskGIT(model), autocast))
+    return variants
+
+
+def tokenizer_training(name: str, images: U8, batch: int, compiled: bool) -> list[Variant]:
+    """The tokenizer's step with all its losses and the discriminator's, as `VQLightning` has it."""
+    torch.manual_seed(0)
+    start = VQLightning(VQModel(named_config(name)).train(), VQTrainingConfig(steps=1000))
+    stack = torch.from_numpy(images)
+
+    def variant(label: str, kernels: bool = False, compile_model: bool = False) -> Variant:
+        module = copy.deepcopy(start)
+        forward = torch.compile(module.model) if compile_model else module.model
+        parameters = list(module.model.parameters())
+        generator = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.95))
+        discriminator = torch.optim.Adam(module.discriminator.parameters(), lr=1e-4, betas=(0.9, 0.95))
+
+        def step(number: int) -> Tensor:
+            first = number * batch % len(stack)
+            with autocast(), cpu_kernels(module, enabled=kernels):
+                pixels = to_model_input(stack[first : first + batch])
+                module.discriminator.requires_grad_(False)
+                output = forward(pixels)
+                loss, parts = module.generator_loss(pixels, output, True)
+                gradient_step(generator, parameters, loss, clip=1.0)
+                module.discriminator.requires_grad_(True)
+                real = module.discriminator(pixels).float()
+                fake = module.discriminator(output.images.detach()).float()
+                d_loss = hinge_discriminator_loss(real, fake)
+                gradient_step(discriminator, module.discriminator.parameters(), d_loss, clip=1.0)
+            # The total is a surrogate with the right gradient: its parts are what can be compared
+            return torch.stack([parts[key].float() for key in ("l1", "perceptual", "edge", "codebook")]).sum()
+
+        return Variant(label, step, compiled=compile_model, hand_written=kernels)
+
+    variants = [variant("plain"), variant("kernels", kernels=True)]
+    return [*variants, variant("compiled", compile_model=True)] if compiled else variants
+
+
+def efficientad_training(
+    size: int, rounds: int, quantile: float, folder: Path, compiled: bool
+) -> list[Variant]:
+    """EfficientAD's step; `convolution` has `convolution.py`'s kernels without those of `winograd.py`."""
+    features, batches = training_batches(size, rounds, folder)
+    torch.manual_seed(0)
+    start = EfficientAD("S")
+    start.teacher.load_state_dict(features.teacher.state_dict())
+    start.teacher_mean.copy_(features.mean)
+    start.teacher_std.copy_(features.std)
+    start = start.to(memory_format=torch.channels_last)
+
+    def variant(
+        name: str, kernels: bool = False, winograd: bool = True, compile_model: bool = False
+    ) -> Variant:
+        model = copy.deepcopy(start)
+        if compile_model:
+            for network, method in ((model.student, "trunk"), (model.teacher, "forward"),
+                                    (model.autoencoder, "forward")):  # fmt: skip
+                setattr(network, method, torch.compile(getattr(network, method)))
+        parameters = [*model.student.parameters(), *model.autoencoder.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=1e-4, weight_decay=1e-5, fused=True)
+
+        def step(number: int) -> Tensor:
+            torch.manual_seed(number)
+            with ExitStack() as stack:
+                stack.enter_context(cpu_kernels(model, enabled=kernels))
+                if not winograd:
+                    stack.enter_context(
+                        patch("metaldefect.kernels.winograd.worthwhile", lambda *_, **__: False)
+                    )
+                with autocast():
+                    loss = training_losses(model, batches[number % rounds], quantile)[0]
+                gradient_step(optimizer, parameters, loss, clip=None)
+            return loss.detach()
+
+        return Variant(name, step, compiled=compile_model, hand_written=kernels)
+
+    variants = [
+        variant("plain"),
+        variant("kernels", kernels=True),
+        variant("convolution", kernels=True, winograd=False),
+    ]
+    return [*variants, variant("compiled", compile_model=True)] if compiled else variants

@@ -1,0 +1,179 @@
+"""`python -m benchmarks.kernels`: do the hand-written CPU kernels pay, over plain PyTorch and torch.compile?
+
+Four whole steps: MaskGIT's training (69M parameters, batch 8, no dropout), MaskGIT's sampling, the
+tokenizer's training, EfficientAD's training. Each is timed in plain PyTorch, compiled (after a warm-up that
+compiles, whose seconds are stated), and with the kernels, in interleaved rounds on the same batches. The
+verdict: a kernel stays where the whole step is 1.2 times as fast or faster than plain and compiled.
+Writes `benchmarks/results/kernels.json`; the last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.kernel_variants import (
+    Variant,
+    efficientad_training,
+    maskgit_sampling,
+    maskgit_training,
+    tokenizer_training,
+)
+from benchmarks.maskgit import peak_rss_mb
+from benchmarks.results import add_results_argument, publish
+from metaldefect.efficientad.loss import HARD_QUANTILE
+from metaldefect.hardware import autocast_dtype, keep_freed_memory, set_threads
+from metaldefect.procedural.defects import DEFECT_CLASSES
+from metaldefect.procedural.images import generate_defect_image
+
+WORTHWHILE = 1.2
+
+
+def timed(variant: Variant, number: int) -> tuple[float, torch.Tensor]:
+    """(seconds, what the step returned)."""
+    started = time.perf_counter()
+    returned = variant.step(number)
+    return time.perf_counter() - started, returned
+
+
+def measure(part: str, variants: list[Variant], rounds: int) -> dict[str, dict[str, Any]]:
+    """Seconds and results of every variant: a first step each, which warms up, then `rounds` in turns.
+
+    Which variant goes first changes from round to round.
+    """
+    found: dict[str, dict[str, Any]] = {
+        v.name: {"seconds": [], "returned": [], "compiled": v.compiled, "hand_written": v.hand_written}
+        for v in variants
+    }
+    for number in tqdm(range(rounds + 1), desc=part, unit="round"):
+        first = number % len(variants)
+        for variant in variants[first:] + variants[:first]:
+            seconds, returned = timed(variant, number)
+            row = found[variant.name]
+            row["returned"].append(returned)
+            if number:
+                row["seconds"].append(seconds)
+            else:
+                row["first_step_s"] = seconds
+    return found
+
+
+def difference(returned: list[torch.Tensor], plain: list[torch.Tensor]) -> float:
+    """Largest relative difference of losses; for tokens the share that differs."""
+    pairs = list(zip(returned, plain, strict=True))
+    if returned[0].is_floating_point():
+        return max(float((ours - theirs).abs() / theirs.abs()) for ours, theirs in pairs)
+    return float(np.mean([float((ours != theirs).float().mean()) for ours, theirs in pairs]))
+
+
+def summarise(part: str, found: dict[str, dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """(figures, details) of a part: medians, speed-ups over plain, compile times, differences, verdict."""
+    medians = {name: float(np.median(row["seconds"])) for name, row in found.items()}
+    plain = found["plain"]["returned"]
+    figures: dict[str, float] = {}
+    for name, row in found.items():
+        figures[f"{part}_{name}_s"] = medians[name]
+        if name == "plain":
+            continue
+        figures[f"{part}_{name}_speedup"] = medians["plain"] / medians[name]
+        figures[f"{part}_{name}_difference"] = difference(row["returned"], plain)
+        if row["compiled"]:
+            figures[f"{part}_{name}_compile_s"] = row["first_step_s"] - medians[name]
+    others = min(value for name, value in medians.items() if not found[name]["hand_written"])
+    verdict = {}
+    for name, row in found.items():
+        if row["hand_written"]:
+            gain = others / medians[name]
+            figures[f"{part}_{name}_gain"] = gain
+            verdict[name] = "keep" if gain >= WORTHWHILE else "delete"
+    seconds = {name: row["seconds"] for name, row in found.items()}
+    returned = {n: [float(r.float().mean()) for r in row["returned"]] for n, row in found.items()}
+    return figures, {"seconds": seconds, "mean_returned": returned, "verdict": verdict}
+
+
+def procedural_images(count: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Grey images of all defect classes, `uint8 [count, size, size]`."""
+    labels = list(DEFECT_CLASSES)
+    return np.stack(
+        [
+            generate_defect_image(labels[i % len(labels)], np.random.default_rng(i), size)[0]
+            for i in range(count)
+        ]
+    )
+
+
+def parts(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[], list[Variant]]]:
+    """Name of each part -> what makes its variants (when its turn comes: together they fill the memory)."""
+    compiled = not args.no_compile
+    model = (args.size, args.codes, args.grid)
+    return {
+        "maskgit_training": lambda: maskgit_training(*model, args.batch, compiled),
+        "maskgit_sampling": lambda: maskgit_sampling(*model, args.images, args.sampling_steps, compiled),
+        "tokenizer_training": lambda: tokenizer_training(
+            args.tokenizer,
+            procedural_images(args.tokenizer_batch * (args.rounds + 1), args.image_size),
+            args.tokenizer_batch,
+            compiled,
+        ),
+        "efficientad_training": lambda: efficientad_training(
+            args.image_size, args.rounds + 1, args.hard_quantile, folder, compiled
+        ),
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    add = parser.add_argument
+    names = ["maskgit_training", "maskgit_sampling", "tokenizer_training", "efficientad_training"]
+    add("--parts", nargs="+", choices=names, default=names, help="default: all")
+    add("--rounds", type=int, default=7, help="timed steps of each formulation (default: %(default)s)")
+    add("--no-compile", action="store_true", help="leave torch.compile out (it needs a C++ compiler)")
+    add("--size", default="small", help="of MaskGIT (default: %(default)s, 69M parameters)")
+    add("--codes", type=int, default=16_384, help="of MaskGIT's vocabulary (default: %(default)s)")
+    add("--grid", type=int, default=16, help="tokens along a side (default: %(default)s)")
+    add("--batch", type=int, default=8, help="of MaskGIT's training (default: %(default)s)")
+    add("--images", type=int, default=4, help="drawn at once in sampling (default: %(default)s)")
+    add("--sampling-steps", type=int, default=8, help="default: %(default)s")
+    add("--tokenizer", default="vq16_small", help="named size (default: %(default)s)")
+    add("--tokenizer-batch", type=int, default=4, help="default: %(default)s")
+    add("--image-size", type=int, default=256, help="of tokenizer and EfficientAD (default: %(default)s)")
+    add("--hard-quantile", type=float, default=HARD_QUANTILE, help="of EfficientAD (default: %(default)s)")
+    add_results_argument(parser, "kernels")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    set_threads()
+    kept = keep_freed_memory()  # as every training of this project does, for all formulations alike
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        made = parts(args, Path(folder))
+        for part in args.parts:
+            found, about = summarise(part, measure(part, made[part](), args.rounds))
+            figures |= found
+            details[part] = about
+            torch.compiler.reset()
+            gc.collect()
+    details |= {
+        "keeps_freed_memory": kept,
+        "dtype": str(autocast_dtype()).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "settings": {k: v for k, v in vars(args).items() if k not in ("results", "parts")},
+    }
+    publish(args.results, "kernels", figures | {"peak_rss_mb": peak_rss_mb()}, details)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Results of benchmarks: one file per command, written by that command alone.
+
+`benchmarks/results/<name>.json` holds what was typed, where, when and at which commit, and flat `figures`.
+`publish` writes it; `read` and `is_stale` serve the tables of README and docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.errors import UserError
+from metaldefect.hardware import cpu_name
+
+RESULTS = Path("benchmarks/results")
+PIPELINE = ("metaldefect", "stages", "conf")
+# What each benchmark measures: a result is stale where one of these has changed since its commit.
+MEASURES: dict[str, tuple[str, ...]] = {
+    "ablation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "conf"),
+    "data": ("metaldefect/ingest", "metaldefect/procedural"),
+    "efficientad_speed": ("metaldefect/efficientad", "metaldefect/kernels", "metaldefect/hardware.py"),
+    "efficientad_synthetic": ("metaldefect/efficientad", "metaldefect/procedural"),
+    "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
+    "grain": ("metaldefect/synthesis/grain.py", "metaldefect/metrics"),
+    "kernels": (
+        "metaldefect/kernels", "metaldefect/maskgit", "metaldefect/tokenizer", "metaldefect/efficientad",
+    ),
+    "maskgit_speed": ("metaldefect/kernels", "metaldefect/maskgit", "metaldefect/hardware.py"),
+    "patch_limits": ("metaldefect/metrics/reconstruction.py",),
+    "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),
+    "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
+    "tokenizer_128": ("metaldefect/tokenizer", "metaldefect/metrics/reconstruction.py"),
+    "tokenizer_256": ("metaldefect/tokenizer", "metaldefect/metrics/reconstruction.py"),
+    "tokenizer_speed": ("metaldefect/kernels", "metaldefect/tokenizer", "metaldefect/hardware.py"),
+}  # fmt: skip
+
+
+class Interval(BaseModel):
+    """A figure with its 95 % interval."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}")
+        return self
+
+
+Figure = int | FiniteFloat | Interval
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Result(BaseModel):
+    """What one run of one command measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: Annotated[str, Field(pattern=r"^python -m ")]
+    machine: Annotated[str, Field(min_length=1)]
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")]
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d")]
+    figures: Annotated[dict[Name, Figure], Field(min_length=1)]
+    details: dict[str, Any]
+
+
+def path_of(name: str) -> Path:
+    """The file of a benchmark's result, relative to the project's root."""
+    return RESULTS / f"{name}.json"
+
+
+def command_line(module: str) -> str:
+    """What was typed, without the machine's folders: an absolute path is shortened to its last part."""
+    words = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.partition("=")
+        if equals and Path(value).is_absolute():
+            word = f"{option}={Path(value).name}"
+        words.append(Path(word).name if Path(word).is_absolute() else word)
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *words])
+
+
+def git(*words: str, root: Path = Path()) -> subprocess.CompletedProcess[str]:
+    """A git command's outcome; the caller looks at the return code."""
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+
+
+def commit_and_date(root: Path = Path()) -> tuple[str, str]:
+    """HEAD and the present time.
+
+    Raises:
+        UserError: not in a git repository, where a result could not be attributed.
+    """
+    head = git("rev-parse", "HEAD", root=root)
+    if head.returncode:
+        raise UserError(f"a result needs the commit that it measures: {head.stderr.strip()}")
+    return head.stdout.strip(), datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write(path: Path, result: Result) -> None:
+    """Write a result atomically."""
+    write_json(path, result.model_dump(mode="json"))
+
+
+def read(path: Path) -> Result:
+    """Read and check a result.
+
+    Raises:
+        UserError: the file holds anything but a result; the message names the file and the fields.
+    """
+    try:
+        return Result.model_validate(read_json(path))
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{path} is not a result: {found}") from error
+
+
+def add_results_argument(parser: argparse.ArgumentParser, name: str) -> None:
+    """`--results FILE`, by default the file in `benchmarks/results` that README and docs read."""
+    parser.add_argument(
+        "--results", type=Path, default=path_of(name), metavar="FILE", help="default: %(default)s"
+    )
+
+
+def publish(path: Path, module: str, figures: Mapping[str, Any], details: Mapping[str, Any]) -> Result:
+    """Write this run's result, print it as one line of JSON, and return it.
+
+    Args:
+        path: the file.
+        module: name in `benchmarks`, for the command.
+        figures: name -> number, or `{value, low, high}`.
+        details: everything else that the run found, as it is.
+    """
+    commit, date = commit_and_date()
+    result = Result(
+        command=command_line(module),
+        machine=cpu_name(),
+        commit=commit,
+        date=date,
+        figures=dict(figures),
+        details=dict(details),
+    )
+    write(path, result)
+    print(json.dumps(result.model_dump(mode="json", exclude={"details"})))
+    return result
+
+
+def measured_paths(name: str) -> tuple[str, ...]:
+    """What the result of this name measures; anything not listed is a run of the pipeline."""
+    return MEASURES.get(name, PIPELINE)
+
+
+def is_stale(result: Result, paths: Iterable[str], root: Path = Path()) -> bool:
+    """Whether the measured code differs from what it was at the result's commit.
+
+    Compares contents and not dates, so that a table made before a commit is still right after it. A commit
+    that this repository does not know counts as stale.
+
+    Args:
+        result: with its commit.
+        paths: files and folders relative to the repository's root.
+        root: of the repository.
+    """
+    return git("diff", "--quiet", result.commit, "--", *paths, root=root).returncode != 0
+
+
+def with_interval(value: Mapping[str, Any]) -> dict[str, float]:
+    """`{mean, low, high, ...}` as a figure `{value, low, high}`."""
+    return {"value": value["mean"], "low": value["low"], "high": value["high"]}

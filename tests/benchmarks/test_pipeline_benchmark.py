@@ -1,0 +1,102 @@
+"""The pipeline's stopwatch: what it collects, and that a missing figure is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pipeline import FIGURES, collect, fresh_clone, run_profile
+from benchmarks.results import Interval
+from metaldefect.errors import UserError
+
+METRICS = {
+    "evaluate_vq": {
+        "after": {name: {"mean": 0.5, "low": 0.25, "high": 0.75} for name in
+                  ("ssim", "edge_iou", "edge_iou_1px", "lpips")},
+        "gain": {name: {"mean": 0.5, "low": 0.25, "high": 0.75, "relative": 1.0} for name in
+                 ("ssim", "edge_iou")},
+    },
+    "evaluate_maskgit": {
+        "masked_ce": 4.5, "ce_wrong_minus_true": 0.5, "interval_95": {"ce_wrong_minus_true": [0.25, 0.75]},
+    },
+    "evaluate_synthesis": {
+        "class_agreement": {"mean": 0.5, "low": 0.25, "high": 0.75, "per_class": {"a": 0.5}},
+        "cas": {"ratio": 0.5, "interval_95": {"ratio": [0.25, 0.75]}},
+        "kid": {"ratio": 1.5},
+        "seams": {"inserted_to_canvas": 1.0},
+    },
+    "evaluate_efficientad": {
+        "image_auroc": 1.0, "au_pro": 0.5, "f1_at_threshold": 0.5, "false_alarm_rate": 0.0,
+        "interval_95": {"image_auroc": [0.75, 1.0]},
+    },
+    "evaluate_openvino": {"parity": {"max_abs_error": 1e-6}},
+    "latency": {precision: {"p50_ms": 15.0} for precision in ("fp32", "fp16", "int8")},
+}  # fmt: skip
+
+
+def write_metrics(root: Path, metrics: dict[str, object]) -> None:
+    (root / "metrics").mkdir()
+    for name, content in metrics.items():
+        (root / "metrics" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_figures_come_with_their_intervals_wherever_these_stand(tmp_path: Path) -> None:
+    write_metrics(tmp_path, METRICS)
+    figures, metrics = collect(tmp_path)
+    assert list(figures) == list(FIGURES)
+    interval = Interval(value=0.5, low=0.25, high=0.75)
+    for name in ("ssim", "ssim_gain", "ce_wrong_minus_true", "class_agreement", "cas_ratio"):
+        assert figures[name] == interval, name
+    assert figures["image_auroc"] == Interval(value=1.0, low=0.75, high=1.0)
+    assert figures["kid_ratio"] == 1.5
+    assert figures["false_alarm_rate"] == 0.0
+    assert metrics["evaluate_synthesis"]["class_agreement"]["per_class"] == {"a": 0.5}
+
+
+def test_every_missing_figure_is_listed(tmp_path: Path) -> None:
+    broken = {name: dict(content) for name, content in METRICS.items() if name != "latency"}
+    del broken["evaluate_efficientad"]["au_pro"]
+    write_metrics(tmp_path, broken)
+    with pytest.raises(UserError, match="did not measure") as error:
+        collect(tmp_path)
+    message = str(error.value)
+    assert "au_pro (metrics/evaluate_efficientad.json: au_pro)" in message
+    assert "latency_int8_ms (metrics/latency.json: int8.p50_ms)" in message
+    assert "ssim" not in message
+
+
+def test_a_profile_runs_in_a_fresh_clone_of_what_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    (folder / "data/raw").mkdir(parents=True)
+    (folder / "data/raw/photographs").write_text("raw")
+    (folder / ".gitignore").write_text("data/\n")
+    (folder / "Makefile").write_text(
+        ".venv/.installed: Makefile\n\tfalse\nrepro: .venv/.installed\n"
+        "\techo $(PROFILE) $$(cat data/raw/photographs) $$PYTHONPATH > out && sleep 1\n"
+    )
+    monkeypatch.chdir(folder)
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "one"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+    (folder / "uncommitted").touch()
+    with fresh_clone() as clone:
+        run = run_profile(clone, "real")
+        assert (clone / "out").read_text().split() == ["real", "raw", str(clone)]
+        assert not (clone / "uncommitted").exists()
+        status = subprocess.run(
+            ["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True
+        )
+        assert status.stdout == "?? out\n", "the environment's link is no change of the clone"
+    assert not clone.exists()
+    assert 1 <= run.seconds < 60
+    assert run.peak_rss_mb > 0
+
+
+def test_a_failed_run_is_an_error_and_gives_no_result(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("repro:\n\tfalse\n")
+    with pytest.raises(SystemExit, match="repro PROFILE=tiny failed"):
+        run_profile(tmp_path, "tiny")

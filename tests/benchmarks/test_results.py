@@ -1,0 +1,174 @@
+"""Result files: what they hold, who may write them, and when they are stale."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from benchmarks.readme import STALE, rendered, table
+from benchmarks.results import Interval, Result, command_line, is_stale, measured_paths, publish, read, write
+from metaldefect.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def result(**changes: object) -> Result:
+    content: dict[str, object] = {
+        "command": "python -m benchmarks.data",
+        "machine": "a machine, 2 cores",
+        "commit": COMMIT,
+        "date": "2026-01-31T12:00:00+00:00",
+        "figures": {"ssim": {"value": 0.75, "low": 0.5, "high": 0.875}, "groups": 1938},
+        "details": {"steps": 3},
+    }
+    return Result.model_validate(content | changes)
+
+
+def git(root: Path, *words: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(
+        ["git", *identity, *words], cwd=root, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """One commit with a measured file and another one."""
+    git(tmp_path, "init", "--quiet")
+    for name in ("measured", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code.py").write_text("x = 1\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "one")
+    return tmp_path
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "some/data.json"
+    write(path, result())
+    assert read(path) == result()
+    assert set(json.loads(path.read_text())) == {"command", "machine", "commit", "date", "figures", "details"}
+    assert [file.name for file in path.parent.iterdir()] == ["data.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"figures": {}}, "figures"),
+        ({"figures": {"ssim": "good"}}, r"figures\.ssim"),
+        ({"figures": {"ssim": {"value": 0.5, "low": 0.75, "high": 0.25}}}, "low = 0.75 is above high = 0.25"),
+        ({"figures": {"finetune_vq": {"after": {"ssim": 0.5}}}}, r"figures\.finetune_vq"),
+        ({"figures": {"Not flat.name": 1}}, "figures"),
+        ({"commit": "main"}, "commit"),
+        ({"runs": 3}, "runs"),
+    ],
+)
+def test_what_is_not_a_result_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, object], complaint: str
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(result().model_dump(mode="json") | changes))
+    with pytest.raises(UserError, match=rf"data\.json is not a result: .*{complaint}"):
+        read(path)
+
+
+def test_a_figure_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        result(figures={"ssim": float("nan")})
+
+
+def test_a_result_is_stale_when_the_code_it_measures_differs(repository: Path) -> None:
+    measured = result(commit=git(repository, "rev-parse", "HEAD"))
+    (repository / "other/code.py").write_text("x = 2\n")
+    git(repository, "commit", "--quiet", "-am", "two")
+    assert not is_stale(measured, ["measured"], repository)
+    (repository / "measured/code.py").write_text("x = 2\n")
+    assert is_stale(measured, ["measured"], repository), "before the commit, so that README changes with it"
+    git(repository, "commit", "--quiet", "-am", "three")
+    assert is_stale(measured, ["measured"], repository)
+    assert is_stale(result(), ["measured"], repository), "nobody knows the code of an unknown commit"
+
+
+def test_publish_writes_the_commit_and_prints_one_line_of_json_last(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["x", "--raw", "/somewhere/raw", "--work=/somewhere/w", "--steps", "3"])
+    publish(Path("out.json"), "data", {"groups": 3}, {"long": [1, 2]})
+    found = read(repository / "out.json")
+    assert found.commit == git(repository, "rev-parse", "HEAD")
+    assert found.command == "python -m benchmarks.data --raw raw --work=w --steps 3"
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["figures"] == {"groups": 3}
+    assert "details" not in line
+
+
+def test_without_a_repository_nothing_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(UserError, match="needs the commit"):
+        publish(Path("out.json"), "data", {"groups": 3}, {})
+    assert not Path("out.json").exists()
+
+
+def test_command_line_without_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x"])
+    assert command_line("data") == "python -m benchmarks.data"
+
+
+def test_a_table_has_one_run_its_command_machine_commit_and_date() -> None:
+    text = table(result(), stale=False)
+    assert text.splitlines()[0] == (
+        "`python -m benchmarks.data` on a machine, 2 cores, commit `0123456`, 2026-01-31."
+    )
+    assert "| reconstruction SSIM | 0.7500 (0.5000 to 0.8750) |" in text
+    assert "| groups | 1,938 |" in text
+    assert STALE not in text
+    assert STALE in table(result(), stale=True)
+
+
+def test_parts_of_a_page_are_made_from_the_result_of_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    write(tmp_path / "data.json", result())
+    page = "a\n<!-- data-run -->\nold\n<!-- /data-run -->\nb\n<!-- real-run -->\n<!-- /real-run -->\n"
+    text = rendered(page)
+    assert "old" not in text
+    assert "groups | 1,938" in text
+    assert "<!-- real-run -->\nNot measured yet.\n<!-- /real-run -->" in text
+    with pytest.raises(UserError, match="<!-- plot -->: expected `dag` or `<result>-run`"):
+        rendered("<!-- plot -->\n<!-- /plot -->")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda p: p.stem)
+def test_committed_results_are_results_of_a_benchmark(path: Path) -> None:
+    found = read(path)
+    assert all(isinstance(figure, int | float | Interval) for figure in found.figures.values())
+    assert all((ROOT / measured).exists() for measured in measured_paths(path.stem))
+
+
+def test_what_is_measured_exists() -> None:
+    missing = [p for paths in results.MEASURES.values() for p in paths if not (ROOT / p).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()),
+)
+def test_every_benchmark_has_help(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"benchmarks.{module}").main()
+    assert end.value.code == 0
+    assert f"usage: python -m benchmarks.{module}" in capsys.readouterr().out

@@ -1,0 +1,125 @@
+"""The command line itself: help, exit codes, completion, and options that are the settings' keys."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import typing
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from metaldefect import cli as commands
+from metaldefect.cli import app as library
+from metaldefect.commands.settings import TrainSettings
+from metaldefect.tokenizer.pretrain import PretrainSettings
+from pipeline.cli import app
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["train", "infer", "distill", "pretrain-tokenizer", "get-data", "doctor"]
+
+
+def metaldefect(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"} | variables
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+def test_help_takes_less_than_a_second_of_computing() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = metaldefect("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert [name for name in COMMANDS if name not in done.stdout] == []
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1
+
+
+def test_help_imports_no_heavy_library() -> None:
+    script = (
+        "import sys; from pipeline.cli import app; app(['train', '--help'], standalone_mode=False); "
+        "sys.exit(' '.join({'torch', 'lightning', 'openvino', 'dvc', 'mlflow'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text(name: str) -> None:
+    context = typer.Context(get_command(app))
+    command = get_command(app).get_command(context, name)  # type: ignore[attr-defined]
+    assert command.help
+    assert [option.name for option in command.params if not option.help] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --config x.yaml --stepz 3", "No such option: --stepz"),
+        ("train --config x.yaml --model L", "'L' is not one of"),
+        ("train", "Missing option '--config'"),
+        ("infer --model m --output o", "give either --image or --synthetic"),
+        ("infer --model m --output o --image i --synthetic 1", "give either --image or --synthetic"),
+        ("infer --model m --output i/o --image i", "--output i/o lies inside --image i"),
+        (
+            "infer --model m --output o --synthetic 0",
+            "--synthetic': Input should be greater",
+        ),
+        ("polish", "No such command 'polish'"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_and_names_what_is_wrong(
+    command: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 160)
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_users_mistake_ends_with_1_and_one_line(tmp_path: Path) -> None:
+    done = metaldefect("train", "--config", str(tmp_path / "none.yaml"))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line == f"metaldefect: {tmp_path / 'none.yaml'} does not exist: copy conf/efficientad.yaml"
+
+
+def test_an_unknown_key_of_the_settings_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text("source: synthetic\nsteps: 1\noutput: out\nstepz: 3\n")
+    done = metaldefect("train", "--config", str(config))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "stepz: Extra inputs are not permitted" in done.stderr
+
+
+def test_the_shell_completes_commands() -> None:
+    done = metaldefect(_METALDEFECT_COMPLETE="complete_bash", COMP_WORDS="metaldefect do", COMP_CWORD="1")
+    assert done.stdout.split() == ["doctor"]
+
+
+def test_options_of_train_are_keys_of_the_settings() -> None:
+    hints = typing.get_type_hints(commands.train)
+    options = hints.keys() - {"config", "return"}
+    assert options <= TrainSettings.model_fields.keys()
+    for name in options:
+        accepted = set(typing.get_args(hints[name])) - {type(None)}
+        declared = TrainSettings.model_fields[name].annotation
+        expected = set(typing.get_args(declared)) - {type(None)} or {declared}
+        if typing.get_origin(declared) is typing.Literal:
+            expected = {declared}
+        assert accepted == expected, name
+
+
+def test_pretraining_has_one_set_of_defaults() -> None:
+    (entry,) = (entry for entry in library.registered_commands if entry.name == "pretrain-tokenizer")
+    assert entry.callback is not None
+    defaults = {name: made.default for name, made in signature(entry.callback).parameters.items()}
+    for name, value in vars(PretrainSettings()).items():
+        assert defaults[name] == value
