@@ -30,6 +30,7 @@ NOISY_LOGGERS = (
     "nncf",
     "onnxscript",
     "torch.onnx",
+    "torch.utils.cpp_extension",
     "matplotlib",
     "py.warnings",
 )
