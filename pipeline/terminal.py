@@ -30,6 +30,7 @@ NOISY_LOGGERS = (
     "nncf",
     "onnxscript",
     "torch.onnx",
+    "torch.utils.cpp_extension",
     "matplotlib",
     "py.warnings",
 )
@@ -43,6 +44,8 @@ def quiet() -> None:
     if os.environ.get("METALDEFECT_VERBOSE"):
         return
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    # MLflow sets its logger's level while it is imported
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category)
     for module in NOISY_WARNINGS:

@@ -59,7 +59,7 @@ class TokenGrids(NamedTuple):
         if len(tokens) != len(table):
             raise UserError(f"{folder}: {len(tokens)} token grids, {len(table)} rows in {TABLE_NAME}")
         numbers = {name: number for number, name in enumerate(classes)}
-        return cls(tokens, np.asarray(table["label"].map(numbers), np.int64), table)
+        return cls(tokens, np.array(table["label"].map(numbers), np.int64), table)
 
     def spread(self, limit: int) -> TokenGrids:
         """At most `limit` grids, spread evenly over them."""

@@ -74,13 +74,12 @@ def test_the_run_beats_the_trivial_answers(project: Project) -> None:
     assert after["mse"]["mean"] < 0.75 * constant["mse"]
     tokens = metrics("evaluate_maskgit")
     assert tokens["masked_ce"] < tokens["unigram"] - 0.1
-    assert metrics("evaluate_efficientad")["image_auroc"] > 0.65  # chance: 0.5
 
 
 def test_the_terminal_shows_no_noise_of_other_packages(project: Project) -> None:
     noise = (
         "Warning", "deprecat", "CUDA", "GPU available", "TPU available", "HPU available", "litlogger",
-        "LOCAL_RANK", "pkg_resources", "alembic", "INFO  [", "Context impl", "[torch.onnx]",
+        "LOCAL_RANK", "pkg_resources", "alembic", "INFO  [", "INFO mlflow", "Context impl", "[torch.onnx]",
     )  # fmt: skip
     found = [line for line in project.output.splitlines() if any(word in line for word in noise)]
     assert found == []
