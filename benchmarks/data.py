@@ -11,19 +11,24 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.results import add_results_argument, publish
 from metaldefect.ingest.augment import augment
 from metaldefect.ingest.examine import DatasetSpec, examine_dataset
 from metaldefect.ingest.groups import near_duplicate_pairs
 from metaldefect.ingest.merge import InspectionSpec, MergeOptions, MergeResult, merge_datasets
+from metaldefect.ingest.samples import TABLE_NAME, read_table
 from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
+from metaldefect.procedural.images import generate_normal_image
 
+T = TypeVar("T")
 CLASSES = ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"]
 X_SDD_LABELS = {
     "iron sheet ash": "patches",
@@ -34,6 +39,9 @@ X_SDD_IGNORED = ["finishing roll printing", "oxide scale of temperature system",
 PREFIXES = {"In": "inclusion", "Pa": "patches", "Sc": "scratches"}
 # NEU-DET files that hold the same pixels as another one.
 REPEATS = {"patches_105": "patches_101"}
+GROWTH = 4
+LOADED_SIZE = 256
+DETECTOR_SIZE, DETECTOR_IMAGES = 128, 100
 SAMPLE = SampleCounts(neu_det=120, sd_saliency_900=90, x_sdd=40, normal=20, defective=2)
 
 
@@ -66,8 +74,15 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
     grouping_seconds = time.perf_counter() - start
 
     # in a process of its own: the merge's memory is not augment's
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        augmented, augment_seconds, augment_peak = executor.submit(measure_augment, folder).result()
+    augmented, augment_seconds, augment_peak = in_own_process(measure_augment, folder)
+    peaks = {
+        name: [in_own_process(function, folder, factor) for factor in (1, GROWTH)]
+        for name, function in (
+            ("tokenizer_loader", peak_of_tokenizer_loader),
+            ("detector_loader", peak_of_detector_loader),
+            ("merge", peak_of_merge),
+        )
+    }
     return {
         "data": "real" if raw else "procedural",
         "merge_images_per_s": round(len(merged.table) / merge_seconds, 1),
@@ -76,8 +91,57 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
         "peak_rss_mb": peak_rss_mb(),
         "augment_peak_rss_mb": augment_peak,
         "augmented": augmented,
+        "peak_rss_mb_at_1x_and_4x_images": peaks,
         **grouping(merged),
     }
+
+
+def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
+    """The function's result from a process of its own, whose peak memory is this function's alone."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()
+
+
+def peak_of_tokenizer_loader(folder: Path, factor: int) -> float:
+    """Peak memory, in MiB, of one pass over `factor` times the augmented images in training's batches."""
+    from metaldefect.training.data import ImageFiles, Prefetched, SampledBatches
+
+    table = read_table(folder / "augmented" / TABLE_NAME)
+    paths = [folder / "augmented" / path for path in table["path"]] * factor
+    batches = SampledBatches(ImageFiles(paths, LOADED_SIZE), batch_size=8, seed=0)
+    batches.content()["data"].digest()
+    for _ in Prefetched(batches, 0, len(paths) // 8):
+        pass
+    return peak_rss_mb()
+
+
+def peak_of_detector_loader(folder: Path, factor: int) -> float:
+    """Peak memory, in MiB, of one pass over `factor` times 100 images with cached teacher features."""
+    from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+    from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
+    from metaldefect.training.data import LazyImages, Prefetched
+
+    readers = [partial(generate_normal_image, number, DETECTOR_SIZE) for number in range(DETECTOR_IMAGES)]
+    images = TrainingImages(LazyImages(readers * factor, (DETECTOR_SIZE, DETECTOR_SIZE)), None, "none")
+    teacher = PatchDescriptionNetwork("S").eval()
+    features = TeacherFeatures(teacher, images.normal, folder / f"features-{factor}.bin")
+    for _ in Prefetched(TrainingBatches(images, features, 1, 0), 0, len(images.normal)):
+        pass
+    return peak_rss_mb()
+
+
+def peak_of_merge(folder: Path, factor: int) -> float:
+    """Peak memory, in MiB, of merging `factor` times 120 procedural images; 9 KiB per image are kept."""
+    sample = folder / f"sample-{factor}"
+    counts = SampleCounts(
+        **dict.fromkeys(("neu_det", "sd_saliency_900", "x_sdd"), 40 * factor), normal=20, defective=2
+    )
+    write_sample_datasets(sample, counts, seed=0)
+    options = MergeOptions(CLASSES, image_size=200, validation=0.1, test=0.1, seed=42)
+    inspection = InspectionSpec("mvtec_ad", sample / "inspection")
+    target = folder / f"merged-{factor}"
+    merge_datasets(datasets(sample), inspection, target, folder / f"reports-{factor}", options)
+    return peak_rss_mb()
 
 
 def measure_augment(folder: Path) -> tuple[int, float, float]:

@@ -24,10 +24,10 @@ from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
-from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
+from metaldefect.efficientad.training_data import Batch, TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.hardware import autocast, keep_freed_memory, set_threads
-from metaldefect.images import U8
 from metaldefect.kernels.switch import cpu_kernels
+from metaldefect.training.data import Images
 
 
 def plain_features(network: PatchDescriptionNetwork, images: Tensor) -> Tensor:
@@ -117,11 +117,11 @@ def training_batches(size: int, steps: int, folder: Path) -> tuple[TeacherFeatur
     images = TrainingImages(noise, rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8), "noise")
     torch.manual_seed(1)
     features = TeacherFeatures(EfficientAD("S").teacher.eval(), noise, folder / "features.npy")
-    dataset = StepDataset(images, features, 1, 0, 0, steps)
-    return features, [dataset[step] for step in range(steps)]
+    batches = TrainingBatches(images, features, 1, 0)
+    return features, [batches.batch(step) for step in range(steps)]
 
 
-def inference_pace(model: EfficientAD, images: U8, count: int) -> float:
+def inference_pace(model: EfficientAD, images: Images, count: int) -> float:
     """Images a second in float32, one at a time, after a warm-up."""
     infer(model, images[0])
     started = time.perf_counter()
@@ -130,7 +130,7 @@ def inference_pace(model: EfficientAD, images: U8, count: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-def scoring_pace(model: EfficientAD, images: U8, count: int) -> float:
+def scoring_pace(model: EfficientAD, images: Images, count: int) -> float:
     """`inference_pace` with the convolutions that a test set is scored with."""
     with cpu_kernels(model, enabled=True):
         return inference_pace(model, images, count)

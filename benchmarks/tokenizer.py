@@ -36,6 +36,7 @@ from metaldefect.tokenizer.checkpoints import load_base
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, pick
 from metaldefect.tokenizer.model import Conv3x3, VQModel
+from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from pipeline.params import load_params
 
@@ -87,9 +88,8 @@ def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
     times = StepTimes()
     fit(
         module,
-        torch.from_numpy(images),  # type: ignore[arg-type]
+        SampledBatches(torch.from_numpy(images), batch, 0),
         steps=steps,
-        batch_size=batch,
         epoch_steps=steps,
         seed=0,
         checkpoint_directory=None,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.backbones import load_backbone
-from metaldefect.efficientad.distillation import (
-    DistillationConfig,
-    DistillationImages,
-    Distiller,
-    PdnPredictor,
-    evaluate,
-)
+from metaldefect.efficientad.distillation import DistillationConfig, distil, evaluate
+from metaldefect.efficientad.distillation_data import DistillationImages, distillation_images
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import (
     load_target_statistics,
@@ -26,11 +24,11 @@ from metaldefect.efficientad.teacher_weights import (
     shipped_teacher,
 )
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
-from metaldefect.hardware import device
-from metaldefect.images import stack_resized
-from metaldefect.ingest.natural import load_natural_images, natural_source
-from metaldefect.inspection.layout import GOOD
+from metaldefect.images import U8, resize
+from metaldefect.ingest.natural import natural_photographs, natural_source
 from metaldefect.inspection.provider import RealDatasetProvider
+from metaldefect.procedural.images import generate_normal_image
+from metaldefect.training.data import LazyImages
 from pipeline.params import DistillTeacher, Params
 from pipeline.run import StageRun, run_stage
 
@@ -39,49 +37,50 @@ OUTPUT = Path("models/teacher")
 WEIGHTS = "teacher.safetensors"
 METRICS = Path("metrics/distill_teacher.json")
 METAL_IMAGES = 64
+UNSEEN_SEED = 0xD157111  # of metal that is drawn to measure shipped weights on
 
 
 def main(params: Params, run: StageRun) -> None:
     """Write `models/teacher` and what it explains of the backbone's features on images it has not seen."""
     section = params.distill_teacher
-    images = read_images(section)
-    features = PatchFeatures(load_backbone(section.backbone)).to(device())
-    torch.manual_seed(params.seed)
-    random = PatchDescriptionNetwork(section.size).eval()
+    features = PatchFeatures(load_backbone(section.backbone))
     history: list[dict[str, float]] = []
     if section.source == "shipped":
         path = shipped_teacher(section.size)
-        card, held_out = read_card(path), images
+        card = read_card(path)
         teacher, statistics = load_teacher(path), load_target_statistics(path)
+        unseen, source = unseen_by_shipped(section, card)
     else:
-        training, held_out = images.split()
-        distilled = Distiller(training, features, configuration(section, params.seed)).fit(
-            run.checkpoint_directory / "state.ckpt"
-        )
+        images, source = training_images(section)
+        training, unseen = images.split()
+        distilled = distil(training, features, configuration(section, params.seed), run.checkpoint_directory)
         teacher, history = distilled.teacher, distilled.history
         statistics = (distilled.target_mean, distilled.target_std)
         card = {
             "backbone": section.backbone,
             "images_seen": distilled.images_seen,
             "steps": distilled.steps,
-            "data": {"natural": source_of(section), "metal": str(INSPECTION)},
+            "data": source,
         }
+    torch.manual_seed(params.seed)
+    random = PatchDescriptionNetwork(section.size).eval()
 
     def measured(network: PatchDescriptionNetwork) -> dict[str, float]:
-        return evaluate(
-            PdnPredictor(network.to(device())), held_out, features, *statistics, section.image_size
-        )
+        return evaluate(network, unseen, features, statistics, section.image_size)
 
     numbers = measured(teacher)
+    if not numbers:
+        print("no image is unseen: the teacher's loss on unseen images is not known")
+    held_out = {"held_out_loss": numbers.pop("loss")} if numbers else {}
     metrics: dict[str, Any] = {
-        "held_out_loss": numbers.pop("loss"),
+        **held_out,
         **numbers,
         "random_pdn": measured(random),
         "source": section.source,
         "backbone": card["backbone"],
         "images_seen": card["images_seen"],
-        "natural_source": source_of(section),
-        "held_out_images": {"natural": len(held_out.natural), "metal": len(held_out.metal)},
+        "held_out": source,
+        "held_out_images": {"natural": len(unseen.natural), "metal": len(unseen.metal)},
     }
     with atomic_directory(OUTPUT) as folder:
         save_teacher(folder / WEIGHTS, teacher, card, torch.float32, statistics)
@@ -92,29 +91,52 @@ def main(params: Params, run: StageRun) -> None:
     run.log_history([{"step": row["step"], "distillation_loss": row["loss"]} for row in history])
 
 
-def read_images(section: DistillTeacher) -> DistillationImages:
-    """Natural images and normal metal, at the backbone's size.
-
-    A distillation learns from training normals. Shipped weights are measured on test normals: what they
-    learnt from may include images like the training ones.
-    """
+def training_images(section: DistillTeacher) -> tuple[DistillationImages, dict[str, str]]:
+    """Natural images and normal metal of the training split, at the backbone's size; and what they are."""
     side = 2 * section.image_size
     folder = Path(section.natural) if section.natural else None
-    provider = RealDatasetProvider(INSPECTION)
-    if section.source == "distill":
-        normal = provider.train()
-    else:
-        test = provider.test()
-        normal = test[: min(test.labels.count(GOOD), METAL_IMAGES)]
-    return DistillationImages(
-        load_natural_images(folder, side, section.natural_images),
-        stack_resized((item.image for item in normal), side),
-    )
+    natural = natural_photographs(folder, side, section.natural_images)
+    normals = RealDatasetProvider(INSPECTION).train()
+
+    def read(index: int) -> U8:
+        return resize(normals[index].image, side)
+
+    metal = LazyImages([partial(read, index) for index in range(len(normals))], (side, side))
+    source = {"natural": natural_source(folder), "metal": str(INSPECTION)}
+    return distillation_images(natural, metal, side), source
 
 
-def source_of(section: DistillTeacher) -> str:
-    """What the natural images are."""
-    return natural_source(Path(section.natural) if section.natural else None)
+def unseen_by_shipped(
+    section: DistillTeacher, card: Mapping[str, Any]
+) -> tuple[DistillationImages, dict[str, str]]:
+    """Images that the shipped weights cannot have learnt from, and what they are.
+
+    Their card says what they learnt from. Any folder of this project may hold the same photographs, so metal
+    is drawn anew with numbers that no sample set uses, and natural images are those inside the packages,
+    where the card does not name them.
+    """
+    side = 2 * section.image_size
+    natural = natural_photographs(None, side, section.natural_images)
+    source = {
+        "natural": natural_source(None),
+        "metal": f"{METAL_IMAGES} procedural normal images that no training saw",
+    }
+    if "scikit-image" in learnt_from(card):
+        natural, source["natural"] = [], "none: all natural images here were seen in training"
+    readers = [partial(draw_unseen, number, side) for number in range(METAL_IMAGES)]
+    metal = LazyImages(readers, (side, side))
+    return distillation_images(natural, metal, side), source
+
+
+def learnt_from(card: Mapping[str, Any]) -> str:
+    """The natural images that weights saw, those of the weights that they began from included."""
+    earlier = f"; {learnt_from(card['base'])}" if "base" in card else ""
+    return f"{card['data']['natural']}{earlier}"
+
+
+def draw_unseen(number: int, side: int) -> U8:
+    """A normal procedural image."""
+    return generate_normal_image(np.random.default_rng((UNSEEN_SEED, number)), side)
 
 
 def configuration(section: DistillTeacher, seed: int) -> DistillationConfig:

@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.ingest.loading import load_images, training_rows
+from metaldefect.ingest.loading import training_rows
 from metaldefect.synthesis.residual import residual_grain
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.patch_start import start_from_images
+from metaldefect.training.data import ImageFiles, SampledBatches
 from metaldefect.training.snapshot_files import FOLDER
 from metaldefect.training.snapshots import Snapshots
 from metaldefect.training.trainer import fit
@@ -39,19 +40,18 @@ def main(params: Params, run: StageRun) -> None:
     config.grid(size)
     model = load_base(section.tokenizer.base, config)
     rows = training_rows(AUGMENTED)
-    images = load_images(AUGMENTED, rows, size, "training images")
+    images = ImageFiles([AUGMENTED / path for path in rows["path"]], size)
 
     torch.manual_seed(params.seed)
     order = np.random.default_rng(params.seed).permutation(len(images))
     if section.tokenizer.base == "none" and config.patch_path:
-        start_from_images(model, images[order[:START_IMAGES]], params.seed)
+        start_from_images(model, images.stack(order[:START_IMAGES]), params.seed)
     module = VQLightning(model, training_config(params))
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, training.snapshots)
     history = fit(
         module,
-        torch.from_numpy(images),  # type: ignore[arg-type]
+        SampledBatches(images, training.batch_size, params.seed),
         steps=training.steps,
-        batch_size=training.batch_size,
         epoch_steps=training.checkpoint_steps,
         seed=params.seed,
         checkpoint_directory=run.checkpoint_directory,
@@ -69,7 +69,7 @@ def main(params: Params, run: StageRun) -> None:
     with atomic_directory(OUTPUT) as directory:
         about = {"image_size": size, "batch_size": training.batch_size, **metrics}
         save_tokenizer(model, directory, about)
-        residual_grain(model, images[np.sort(order[:GRAIN_IMAGES])]).save(directory)
+        residual_grain(model, images.stack(np.sort(order[:GRAIN_IMAGES]))).save(directory)
         shutil.copytree(snapshots.folder, directory / FOLDER)
         pd.DataFrame(history).to_csv(directory / "losses.csv", index=False, float_format="%.6g")
     write_json(f"metrics/{STAGE}.json", metrics)

@@ -47,7 +47,7 @@ def data_figures() -> dict[str, dict[str, Figure]]:
     history = [
         {"step": float(s), "loss": float(x)} for s, x in zip(table["step"], table["loss"], strict=True)
     ]
-    losses = loss_figure(history, teacher["held_out_loss"], teacher["random_pdn"]["loss"])
+    losses = loss_figure(history, teacher.get("held_out_loss"), teacher["random_pdn"].get("loss"))
     return {
         "sample": sample_figures(Path("data/sample")),
         "merge": merge_figures(Path("data/merged")),

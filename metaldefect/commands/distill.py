@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from metaldefect.artifacts import write_json
 from metaldefect.backbones import LITE0, load_backbone
 from metaldefect.efficientad.distillation import (
     DistillationConfig,
-    DistillationImages,
     Distilled,
-    Distiller,
+    distil,
     evaluate,
 )
+from metaldefect.efficientad.distillation_data import DistillationImages, distillation_images
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import (
     load_target_statistics,
@@ -31,13 +31,14 @@ from metaldefect.efficientad.teacher_weights import (
 )
 from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name, set_threads
-from metaldefect.images import IMAGE_SUFFIXES, U8, read_grey
-from metaldefect.ingest.natural import load_natural_images, natural_source
+from metaldefect.images import IMAGE_SUFFIXES, read_grey
+from metaldefect.ingest.natural import natural_photographs, natural_source
 from metaldefect.ingest.samples import TABLE_NAME, read_table
+from metaldefect.training.data import LazyImages
 
 
-def read_metal_images(folders: Sequence[Path], size: int) -> U8:
-    """Every image under the folders, sorted by path, as grey `uint8 [N, size, size]`.
+def metal_images(folders: Sequence[Path], size: int) -> LazyImages:
+    """Every image under the folders, sorted by path, as grey `uint8 [N, size, size]`; read when asked for.
 
     Files of a `ground_truth` folder are masks and are left out, as are PNGs beside a JPEG of the same stem
     (magnetic tiles keep their masks so). Of a merged dataset (a folder with `samples.parquet`) the training
@@ -46,7 +47,7 @@ def read_metal_images(folders: Sequence[Path], size: int) -> U8:
     Raises:
         UserError: a folder does not exist or holds no image.
     """
-    images = []
+    found: list[Path] = []
     for folder in folders:
         paths = (
             training_split(folder)
@@ -61,8 +62,8 @@ def read_metal_images(folders: Sequence[Path], size: int) -> U8:
         )
         if not paths:
             raise UserError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        images += [read_grey(path, size) for path in tqdm(paths, desc=f"read {folder}", unit="image")]
-    return np.stack(images) if images else np.empty((0, size, size), np.uint8)
+        found += paths
+    return LazyImages([partial(read_grey, path, size) for path in found], (size, size))
 
 
 def earlier_training(base: Path, config: DistillationConfig, backbone: str) -> dict[str, Any]:
@@ -87,30 +88,32 @@ def training_split(folder: Path) -> list[Path]:
     return sorted(folder / path for path in table.loc[table["split"] == "train", "path"])
 
 
-def distil(
+def distil_and_measure(
     images: DistillationImages,
     config: DistillationConfig,
     features: PatchFeatures,
-    checkpoint: Path | None,
+    checkpoint_directory: Path | None,
     base: Path | None = None,
 ) -> tuple[Distilled, dict[str, Any]]:
-    """Train on all but the held-out images; returns the teacher and its held-out numbers.
+    """Train on all but the held-out photographs and scenes.
 
     Args:
         images: natural and metal.
         config: how to train.
         features: the targets.
-        checkpoint: file of the state to write and take up.
+        checkpoint_directory: of the state to write and take up.
         base: weights to start from, with the statistics of their targets.
+
+    Returns:
+        The teacher, and its numbers on the held-out images: how many there are of each kind, and no loss
+        of a kind of which none is unseen.
     """
-    training, held_out = images.split()
+    training, unseen = images.split()
     start = (load_teacher(base), load_target_statistics(base)) if base is not None else None
-    distiller = Distiller(training, features, config, start)
-    distilled = distiller.fit(checkpoint)
-    numbers: dict[str, Any] = evaluate(
-        distiller.predict, held_out, features, distilled.target_mean, distilled.target_std, config.image_size
-    )
-    numbers |= {"held_out_natural": len(held_out.natural), "held_out_metal": len(held_out.metal)}
+    distilled = distil(training, features, config, checkpoint_directory, start)
+    statistics = (distilled.target_mean, distilled.target_std)
+    numbers: dict[str, Any] = evaluate(distilled.teacher, unseen, features, statistics, config.image_size)
+    numbers |= {"held_out_natural": len(unseen.natural), "held_out_metal": len(unseen.metal)}
     return distilled, numbers
 
 
@@ -127,7 +130,7 @@ def run_distillation(
 
     Args:
         config: how to train.
-        output: the `.safetensors` file; a killed run goes on from `<output>.checkpoint`.
+        output: the `.safetensors` file; a killed run goes on from `.<output>.training`.
         natural: folder of natural images; None takes packaged photographs.
         metal: folders of metal images.
         backbone: network whose features the teacher learns.
@@ -136,11 +139,11 @@ def run_distillation(
     """
     set_threads()
     side = 2 * config.image_size
-    images = DistillationImages(load_natural_images(natural, side, None), read_metal_images(metal, side))
+    images = distillation_images(natural_photographs(natural, side, None), metal_images(metal, side), side)
     features = PatchFeatures(load_backbone(backbone, taps))
     before = earlier_training(base, config, backbone) if base else {}
-    checkpoint = output.with_suffix(".checkpoint")
-    distilled, numbers = distil(images, config, features, checkpoint, base)
+    state = output.with_name(f".{output.name}.training")
+    distilled, numbers = distil_and_measure(images, config, features, state, base)
     card = {
         "what": f"PDN-{config.size} teacher of EfficientAD, distilled from {backbone}",
         "backbone": backbone,
@@ -165,5 +168,8 @@ def run_distillation(
     statistics = (distilled.target_mean, distilled.target_std)
     save_teacher(output, distilled.teacher, card, torch.float16, statistics)
     write_json(output.with_suffix(".history.json"), distilled.history)
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(state, ignore_errors=True)
+    for kind in ("natural", "metal"):
+        if not numbers[f"held_out_{kind}"]:
+            print(f"no {kind} image is unseen: there is no loss on {kind} images")
     print(f"{output}: {distilled.images_seen} images seen, held out {numbers}")

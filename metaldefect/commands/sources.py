@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaldefect.artifacts import atomic_directory, sha256_file
+from metaldefect.artifacts import atomic_directory
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
 from metaldefect.errors import UserError
 from metaldefect.ingest.inspection import build_inspection
@@ -19,6 +19,7 @@ from metaldefect.inspection.synthetic import SyntheticCounts, SyntheticDatasetPr
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter, load_painter
+from metaldefect.training.resume import kept_folder
 
 INSERTION_ATTEMPTS = 3
 
@@ -42,9 +43,16 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
     real = RealDatasetProvider(root)
     if settings.source == "real":
         return real
-    inserted = work / f"inserted-{sha256_file(root / SCENES)[:12]}"
-    if not inserted.is_dir():
-        insert_into(real.canvases(), settings.generated, settings.seed, inserted)
+    generated, canvases = settings.generated, real.canvases()
+    parts = {
+        "settings": generated.model_dump(mode="json") | {"seed": settings.seed},
+        "tokenizer": generated.tokenizer,
+        "maskgit": generated.maskgit,
+        "canvases": {item.name: [item.scene, item.image] for item in canvases},
+    }
+    inserted = kept_folder(
+        work / "inserted", parts, lambda folder: insert_into(canvases, generated, settings.seed, folder)
+    )
     return GeneratedDatasetProvider(root, inserted)
 
 
@@ -82,8 +90,7 @@ def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: i
     drawn = draw_insertions(
         painter, jobs, config, seed, settings.feather, settings.batch_size, INSERTION_ATTEMPTS
     )
-    with atomic_directory(folder) as partial:
-        counts = write_insertions(partial, jobs, drawn)
+    counts = write_insertions(folder, jobs, drawn)
     print(f"insertions: {counts['drawn']} drawn, {counts['invisible']} of them left out as invisible")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ METRICS = "metrics.json"
 def run_training(settings: TrainSettings) -> dict[str, Any]:
     """Train, test and write `settings.output`; returns the metrics.
 
-    What a killed training needs to go on lies beside the output, bound to the settings, until it is done.
+    What a killed training needs to go on lies beside the output, until it is done.
 
     Raises:
         UserError: the images, the teacher or the settings are at fault, or the machine lacks the accelerator.
@@ -69,15 +68,13 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         write_json(folder / METRICS, metrics)
         write_json(folder / "losses.json", trained.history)
         save_figures({settings.source: scored}, calibration.threshold, folder / "figures")
-    for stale in settings.output.parent.glob(f".{settings.output.name}.training-*"):
-        shutil.rmtree(stale)
+    shutil.rmtree(work)
     return metrics
 
 
 def work_folder(settings: TrainSettings) -> Path:
-    """Where a training with exactly these settings keeps its state."""
-    digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
-    return settings.output.with_name(f".{settings.output.name}.training-{digest}")
+    """Where a training keeps its state; what it was made from stands in the state itself."""
+    return settings.output.with_name(f".{settings.output.name}.training")
 
 
 def check_test_images(provider: DatasetProvider) -> None:

@@ -51,18 +51,19 @@ def pro_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
     return figure
 
 
-def loss_figure(history: Sequence[dict[str, float]], held_out: float, random: float) -> Figure:
-    """Loss against steps, and the held-out losses; without a history, these alone."""
+def loss_figure(history: Sequence[dict[str, float]], held_out: float | None, random: float | None) -> Figure:
+    """Loss against steps, and the held-out losses where there are some; without a history, these alone."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    if not history:
+    if not history and held_out is not None and random is not None:
         bars = axes.bar(["teacher", "random network"], [held_out, random], color=["tab:green", "0.6"])
         axes.bar_label(bars, fmt="%.3f")
         axes.set(ylabel="mean squared error", title="Loss of the shipped teacher on images of this run")
         axes.margins(y=0.15)
         return figure
     axes.plot([row["step"] for row in history], [row["loss"] for row in history], label="training")
-    axes.axhline(held_out, color="tab:green", linestyle="--", label=f"held out {held_out:.3f}")
-    axes.axhline(random, color="0.6", linestyle=":", label=f"random network {random:.3f}")
+    if held_out is not None and random is not None:
+        axes.axhline(held_out, color="tab:green", linestyle="--", label=f"held out {held_out:.3f}")
+        axes.axhline(random, color="0.6", linestyle=":", label=f"random network {random:.3f}")
     axes.set(xlabel="step", ylabel="mean squared error", title="Distillation of the teacher", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,23 +1,20 @@
-"""EfficientAD's training as a Lightning module: the losses, the optimiser, the epochs it resumes at."""
+"""EfficientAD's training as a Lightning module: the losses and the optimiser."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
-from metaldefect.efficientad.training_data import Batch, StepDataset, TeacherFeatures, TrainingImages
-from metaldefect.errors import UserError
+from metaldefect.efficientad.training_data import Batch, TeacherFeatures
+from metaldefect.training.module import Trainee
 
 DECAY_AT = 0.95
-HISTORY_INTERVAL = 10
+RECORD_STEPS = 10  # steps per row of the loss curve
 # Under it gradients are at so many positions that picking them costs more than working on all.
 SPARSE_FROM = 0.99
 
@@ -87,48 +84,31 @@ def training_losses(
     return torch.stack(list(parts.values())).sum(), parts
 
 
-class EfficientADModule(lightning.LightningModule):
+class EfficientADModule(Trainee):
     """Trains the student and the autoencoder of a model whose teacher is set.
-
-    A checkpoint at the end of an epoch holds everything: what comes after it is a pure function of the
-    seed and the step, so a resumed training ends in the same bits as one that was never stopped.
 
     Args:
         model: the networks; `teacher_mean` and `teacher_std` are set from `features`.
-        images: what to train on.
         features: the teacher's features of the training images.
         config: how to train.
     """
 
-    def __init__(
-        self, model: EfficientAD, images: TrainingImages, features: TeacherFeatures, config: TrainingConfig
-    ) -> None:
+    model: EfficientAD
+
+    def __init__(self, model: EfficientAD, features: TeacherFeatures, config: TrainingConfig) -> None:
         super().__init__()
-        self.model, self.images, self.features, self.config = model, images, features, config
-        self.history: list[dict[str, float]] = []
+        self.model, self.config = model, config
         model.teacher_mean.copy_(features.mean)
         model.teacher_std.copy_(features.std)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """The steps of the current epoch (Lightning asks for a new loader at each)."""
-        first = self.current_epoch * self.config.checkpoint_steps
-        steps = min(self.config.checkpoint_steps, self.config.steps - first)
-        dataset = StepDataset(
-            self.images, self.features, self.config.batch_size, self.config.seed, first, steps
-        )
-        return DataLoader(dataset, batch_size=None, num_workers=0)
+    def content(self) -> dict[str, Any]:
+        """The settings and the teacher."""
+        return {"settings": self.config, "teacher": self.model.teacher}
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """One step's total loss; every tenth step's parts go to the history."""
-        # Dropout by the step and not by the epoch: making a data iterator draws from the generator too,
-        # and a resumed training makes them at other times.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
+        """One step's total loss."""
         total, parts = training_losses(self.model, batch, self.config.hard_quantile)
-        step = self.global_step + 1
-        if step % HISTORY_INTERVAL == 0 or step == self.config.steps:
-            row = {name: float(value.detach()) for name, value in parts.items()}
-            self.history.append({"step": float(step), "loss": float(total.detach()), **row})
-            self.log("loss", total.detach(), prog_bar=True, logger=False)
+        self.log_dict({"loss": total.detach()} | {name: value.detach() for name, value in parts.items()})
         return total
 
     def configure_optimizers(self) -> Any:
@@ -141,27 +121,3 @@ class EfficientADModule(lightning.LightningModule):
             optimizer, max(1, int(DECAY_AT * self.config.steps)), gamma=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the loss curve and the configuration with the state."""
-        checkpoint["history"] = self.history
-        checkpoint["image_size"] = list(self.images.normal.shape[1:])
-        checkpoint["config"] = asdict(self.config)
-
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take up the loss curve.
-
-        Raises:
-            UserError: the state is of images of another size, or of another configuration.
-        """
-        size = list(self.images.normal.shape[1:])
-        if checkpoint["image_size"] != size:
-            raise UserError(
-                f"the checkpoint is of images of {checkpoint['image_size']} px, these have {size}"
-            )
-        if checkpoint["config"] != asdict(self.config):
-            raise UserError(
-                f"the checkpoint is of a training with {checkpoint['config']},"
-                f" this one has {asdict(self.config)}"
-            )
-        self.history = list(checkpoint["history"])

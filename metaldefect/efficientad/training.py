@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
-from metaldefect.efficientad.lightning_model import EfficientADModule, TrainingConfig
+from metaldefect.efficientad.lightning_model import RECORD_STEPS, EfficientADModule, TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
-from metaldefect.efficientad.training_data import TeacherFeatures, TrainingImages
-from metaldefect.hardware import device, keep_freed_memory, trainer_arguments
+from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
+from metaldefect.hardware import device, keep_freed_memory
 from metaldefect.kernels.switch import cpu_kernels
-from metaldefect.training.trainer import progress
+from metaldefect.training.trainer import fit
 
-STATE = "state.ckpt"
 # Takes the model, in evaluation mode, and the number of steps it has been trained for.
 AfterEpoch = Callable[[EfficientAD, int], None]
 
@@ -62,48 +57,26 @@ def train(
     model = model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     with cpu_kernels(model, enabled=device().type == "cpu"):
         features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
-        module = EfficientADModule(model, images, features, config)
-        fit(module, config, work, after_epoch)
-    return Trained(module.model.to(device()).eval(), module.history)
+        module = EfficientADModule(model, features, config)
+        history = fit(
+            module,
+            TrainingBatches(images, features, config.batch_size, config.seed),
+            steps=config.steps,
+            epoch_steps=config.checkpoint_steps,
+            seed=config.seed,
+            checkpoint_directory=work,
+            record_steps=RECORD_STEPS,
+            watchers=[_AfterEpoch(after_epoch)] if after_epoch else [],
+        )
+    return Trained(module.model.to(device()).eval(), history)
 
 
 class _AfterEpoch(Callback):
     def __init__(self, call: AfterEpoch) -> None:
         self.call = call
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, EfficientADModule)
         module.model.eval()
-        self.call(module.model, trainer.global_step)
+        self.call(module.model, module.step)
         module.model.train()
-
-
-def fit(
-    module: EfficientADModule, config: TrainingConfig, work: Path, after_epoch: AfterEpoch | None = None
-) -> None:
-    """Run Lightning, from the state in `work` where there is one."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    checkpoint = ModelCheckpoint(
-        dirpath=work,
-        filename=Path(STATE).stem,
-        save_on_train_epoch_end=True,
-        every_n_epochs=1,
-        enable_version_counter=False,
-    )
-    trainer = lightning.Trainer(
-        # Not max_steps: with it Lightning resumes a state of an epoch's end inside that epoch, and ends.
-        max_epochs=math.ceil(config.steps / config.checkpoint_steps),
-        **trainer_arguments(),
-        logger=False,
-        callbacks=[checkpoint, progress(config.steps), *([_AfterEpoch(after_epoch)] if after_epoch else [])],
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        deterministic="warn",
-    )
-    state = work / STATE
-    # "last" would silently start afresh where the file is missing: name it or say None.
-    trainer.fit(module, ckpt_path=state if state.is_file() else None, weights_only=True)

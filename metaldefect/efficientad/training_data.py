@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
-from metaldefect.artifacts import read_json, write_json
+from metaldefect.artifacts import atomic_file, read_json, write_json
 from metaldefect.efficientad.teacher_targets import channel_statistics
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size, weights_digest
-from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8, to_imagenet_range
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size
+from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, to_imagenet_range
+from metaldefect.training.data import Images
+from metaldefect.training.resume import resume_key
 
 PENALTY_GREY_SHARE = 0.3
 MAX_CACHE_BYTES = 4 * 1024**3
@@ -29,13 +29,13 @@ class TrainingImages:
     """Images to train on.
 
     Attributes:
-        normal: grey `uint8 [N, H, W]`.
-        penalty: natural colour images `uint8 [M, H, W, 3]`, or None to train without the penalty.
+        normal: grey, `uint8 [N, H, W]`.
+        penalty: natural, in colour, `uint8 [M, H, W, 3]`; None to train without the penalty.
         penalty_source: what they are, for the record.
     """
 
-    normal: U8
-    penalty: U8 | None
+    normal: Images
+    penalty: Images | None
     penalty_source: str
 
     def __post_init__(self) -> None:
@@ -43,85 +43,79 @@ class TrainingImages:
             raise ValueError("no normal images to train on")
 
 
-def centre_crop(images: U8, height: int, width: int) -> U8:
-    """The middle `[N, height, width, ...]` of images at least as large."""
-    top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
-    return np.ascontiguousarray(images[:, top : top + height, left : left + width])
-
-
 class TeacherFeatures:
     """The teacher's normalised features of the un-augmented training images, computed once.
 
-    They never change during training. Kept in half precision in a memory-mapped file, with the channel
-    statistics in a JSON file beside it; images beyond the size limit are computed when asked for. Files
-    of the same teacher and images are taken up.
+    They never change during training. Kept in half precision in a file, which is read one image at a time
+    (a memory map would count as this process's memory), with the channel statistics in a JSON file beside it.
+    Images beyond the size limit are computed when asked for. Files of the same teacher and images are taken
+    up.
 
     Args:
         teacher: the frozen network.
-        images: grey `uint8 [N, H, W]`.
-        path: the file to map.
+        images: grey, `uint8 [N, H, W]`.
+        path: the file.
         max_bytes: largest size of the file.
     """
 
     def __init__(
         self,
         teacher: PatchDescriptionNetwork,
-        images: U8,
+        images: Images,
         path: Path,
         max_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
-        self.teacher, self.images = teacher, images
+        self.teacher, self.images, self.path = teacher, images, path
         # Channels last, as the networks compute.
-        shape = (*map_size(images.shape[1], images.shape[2], teacher.padding), teacher.out_channels)
-        self.cached = min(len(images), max_bytes // (2 * int(np.prod(shape))))
-        self.cache: NDArray[np.float16] | None = None
-        record, key = path.with_suffix(".json"), content_key(teacher, images, self.cached)
+        height, width = images.shape[1:3]
+        self.shape = (*map_size(height, width, teacher.padding), teacher.out_channels)
+        self.numbers = int(np.prod(self.shape))
+        self.cached = min(len(images), max_bytes // (2 * self.numbers))
+        record = path.with_suffix(".json")
+        kind = {
+            "size": teacher.size,
+            "padding": teacher.padding,
+            "count_include_pad": teacher.count_include_pad,
+            "cached": self.cached,
+        }
+        key = resume_key({"teacher": teacher, "kind": kind, "images": images})
         known = read_json(record) if record.is_file() else {}
         if known.get("key") == key and (path.is_file() or not self.cached):
-            self.cache = np.load(path, mmap_mode="r") if self.cached else None
             self.mean, self.std = (torch.tensor(known[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
             return
         record.unlink(missing_ok=True)  # the file that it vouches for is about to change
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.cached:
-            self.cache = np.lib.format.open_memmap(
-                path, mode="w+", dtype=np.float16, shape=(self.cached, *shape)
-            )
-        self.mean, self.std = channel_statistics(
-            self._compute(index)
-            for index in tqdm(range(len(images)), desc="teacher features", unit="image", leave=False)
-        )
+        self.mean, self.std = self._compute_all()
         statistics = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
         write_json(record, {"key": key, **statistics})
+
+    def _compute_all(self) -> tuple[Tensor, Tensor]:
+        """Write the file and return the channels' mean and deviation."""
+        with atomic_file(self.path) as temporary, temporary.open("wb") as stream:
+
+            def features() -> Iterator[Tensor]:
+                for index in tqdm(
+                    range(len(self.images)), desc="teacher features", unit="image", leave=False
+                ):
+                    found = self._compute(index)
+                    if index < self.cached:
+                        stream.write(found[0].permute(1, 2, 0).half().contiguous().numpy().tobytes())
+                    yield found
+
+            return channel_statistics(features())
 
     @torch.inference_mode()
     def _compute(self, index: int) -> Tensor:
         device = next(self.teacher.parameters()).device
-        features = self.teacher(to_imagenet_range(self.images[index : index + 1]).to(device)).cpu()
-        if self.cache is not None and index < self.cached:
-            self.cache[index] = features[0].permute(1, 2, 0).half().numpy()
-        return features
+        return self.teacher(to_imagenet_range(self.images[index][None]).to(device)).float().cpu()
+
+    def _read(self, index: int) -> Tensor:
+        kept = np.fromfile(self.path, np.float16, self.numbers, offset=2 * self.numbers * index)
+        return torch.from_numpy(kept.reshape(self.shape).astype(np.float32)).permute(2, 0, 1)[None]
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
         """Normalised features `float32 [B, C, H', W']` of the images at `indices`, channels last."""
-        maps = [
-            torch.from_numpy(self.cache[index].astype(np.float32)).permute(2, 0, 1)[None]
-            if self.cache is not None and index < self.cached
-            else self._compute(index)
-            for index in indices
-        ]
+        maps = [self._read(index) if index < self.cached else self._compute(index) for index in indices]
         return (torch.cat(maps) - self.mean) / self.std
-
-
-def content_key(teacher: PatchDescriptionNetwork, images: U8, cached: int) -> str:
-    """SHA-256 of all that the cached features depend on."""
-    kind = (
-        f"{weights_digest(teacher)} {teacher.size} {teacher.padding} {teacher.count_include_pad}"
-        f" {images.shape} {cached}"
-    )
-    digest = hashlib.sha256(kind.encode())
-    digest.update(np.ascontiguousarray(images).tobytes())
-    return digest.hexdigest()
 
 
 @dataclass
@@ -134,45 +128,40 @@ class Batch:
     features: Tensor
 
 
-class StepDataset(Dataset[Batch]):
-    """The batches of an epoch; each is a pure function of (seed, step), whatever came before it.
+class TrainingBatches:
+    """The batch of each step; a pure function of (seed, step).
 
     Args:
         images: what to draw from.
         features: the teacher's, of `images.normal`.
-        batch_size: images a step.
+        batch_size: images per step.
         seed: of order, augmentation and penalty images.
-        first_step: the epoch's first step.
-        steps: the epoch's number of steps.
     """
 
-    def __init__(
-        self,
-        images: TrainingImages,
-        features: TeacherFeatures,
-        batch_size: int,
-        seed: int,
-        first_step: int,
-        steps: int,
-    ) -> None:
+    def __init__(self, images: TrainingImages, features: TeacherFeatures, batch_size: int, seed: int) -> None:
         self.images, self.features = images, features
         self.batch_size, self.seed = batch_size, seed
-        self.first_step, self.steps = first_step, steps
 
-    def __len__(self) -> int:
-        return self.steps
+    def content(self) -> dict[str, Any]:
+        """The images, and how they are drawn."""
+        return {
+            "images": self.images.normal,
+            "natural_images": self.images.penalty,
+            "sampling": {"batch_size": self.batch_size, "seed": self.seed},
+        }
 
-    def __getitem__(self, index: int) -> Batch:
-        step = self.first_step + index
+    def batch(self, step: int) -> Batch:
+        """What a step sees."""
         rng = np.random.default_rng((self.seed, step))
         chosen = sample_order(len(self.images.normal), self.seed, step * self.batch_size, self.batch_size)
-        normal = self.images.normal[chosen]
+        normal = np.stack([self.images.normal[index] for index in chosen])
         unit = torch.from_numpy(normal).float().div_(255.0)[:, None].expand(-1, 3, -1, -1)
         augmented = torch.cat([augment(image[None], rng) for image in unit])
         penalty = None
         if self.images.penalty is not None:
-            drawn = self.images.penalty[rng.integers(len(self.images.penalty), size=self.batch_size)]
-            natural = torch.from_numpy(drawn).float().div_(255.0).permute(0, 3, 1, 2)
+            drawn = rng.integers(len(self.images.penalty), size=self.batch_size)
+            photographs = np.stack([self.images.penalty[int(index)] for index in drawn])
+            natural = torch.from_numpy(photographs).float().div_(255.0).permute(0, 3, 1, 2)
             penalty = torch.cat([maybe_grey(image[None], rng) for image in natural])
         return Batch(
             normalised(unit),

@@ -6,12 +6,14 @@ packages scikit-image and scikit-learn serve: no download, the same pictures on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from metaldefect.errors import UserError
 from metaldefect.images import U8, read_rgb, resize
@@ -41,10 +43,24 @@ PACKAGED = {
 
 # Crops a photograph: their side as a share of the photograph's short side, and how many along each axis.
 CROPS = ((1.0, 1), (0.6, 2), (0.42, 3))
+CROPS_EACH = sum(positions**2 for _, positions in CROPS)
 
 
-def load_natural_images(folder: Path | None, size: int, limit: int | None) -> U8:
-    """Load square colour images, `uint8 [N, size, size, 3]`.
+@dataclass(frozen=True)
+class Natural:
+    """A natural image that is read when it is asked for.
+
+    Attributes:
+        photograph: the file that it is part of: crops of one photograph have the same.
+        read: reads it, `uint8 [size, size, 3]`.
+    """
+
+    photograph: str
+    read: Callable[[], U8]
+
+
+def natural_photographs(folder: Path | None, size: int, limit: int | None) -> list[Natural]:
+    """Square colour images of side `size`, not read yet.
 
     Args:
         folder: searched for JPEG and PNG files at any depth, in sorted order, one centre crop each;
@@ -55,23 +71,25 @@ def load_natural_images(folder: Path | None, size: int, limit: int | None) -> U8
     Raises:
         UserError: `folder` does not exist, or no packaged photograph is installed; or `folder` holds no
             image, or `limit` is below 1.
-        UnreadableImageError: a file cannot be decoded.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit of natural images is {limit}: at least 1 is needed")
     if folder is None:
-        crops = [crop for path in packaged_photographs() for crop in crops_of(read_rgb(path), size)]
-        return np.stack([crops[index] for index in spread(len(crops), limit)])
-    paths = image_files(folder)
-    chosen = [paths[index] for index in spread(len(paths), limit)]
-    progress = tqdm(
-        chosen, desc=f"natural images from {folder.name}", unit="image", disable=len(chosen) < 100
-    )
-    return np.stack([centre_crop(read_rgb(path), size) for path in progress])
+        found = [
+            Natural(path.name, partial(read_crop, path, number, size))
+            for path in packaged_photographs()
+            for number in range(CROPS_EACH)
+        ]
+    else:
+        found = [
+            Natural(str(path.relative_to(folder)), partial(read_centre, path, size))
+            for path in image_files(folder)
+        ]
+    return [found[index] for index in spread(len(found), limit)]
 
 
 def natural_source(folder: Path | None) -> str:
-    """Name what `load_natural_images` reads: the folder, or the packages with their versions."""
+    """Name what `natural_photographs` reads: the folder, or the packages with their versions."""
     if folder is not None:
         return f"{len(image_files(folder))} images in the folder {folder.name}"
     count = len(packaged_photographs())
@@ -100,16 +118,33 @@ def packaged_photographs() -> list[Path]:
     return present
 
 
-def crops_of(photograph: U8, size: int) -> list[U8]:
-    """Square crops of `uint8 [H, W, 3]` at three magnifications, spread over the photograph."""
+@lru_cache(maxsize=2)
+def last_read(path: Path) -> U8:
+    """The photograph; crops are mostly asked for in order, so the last ones stay."""
+    return read_rgb(path)
+
+
+def read_crop(path: Path, number: int, size: int) -> U8:
+    """One of the fourteen crops of a photograph in a file."""
+    return crop_of(last_read(path), number, size)
+
+
+def crop_of(photograph: U8, number: int, size: int) -> U8:
+    """One of fourteen square crops of `uint8 [H, W, 3]`, at one of three magnifications."""
     height, width = photograph.shape[:2]
-    crops = []
-    for share, positions in CROPS:
-        side = round(share * min(height, width))
-        for top in np.linspace(0, height - side, positions).round().astype(int):
-            for left in np.linspace(0, width - side, positions).round().astype(int):
-                crops.append(resize(photograph[top : top + side, left : left + side], size))
-    return crops
+    places = [(share, row, column, n) for share, n in CROPS for row in range(n) for column in range(n)]
+    share, row, column, positions = places[number]
+    side = round(share * min(height, width))
+    top, left = (
+        int(np.linspace(0, length - side, positions).round()[place])
+        for length, place in ((height, row), (width, column))
+    )
+    return resize(photograph[top : top + side, left : left + side], size)
+
+
+def read_centre(path: Path, size: int) -> U8:
+    """The centre of a photograph."""
+    return centre_crop(read_rgb(path), size)
 
 
 def centre_crop(image: U8, size: int) -> U8:

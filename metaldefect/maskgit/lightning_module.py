@@ -15,7 +15,7 @@ from metaldefect.maskgit.soft_targets import SoftTargets
 from metaldefect.maskgit.training_masks import training_mask
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.module import Trainee
-from metaldefect.training.trainer import warmup_cosine
+from metaldefect.training.schedule import warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class MaskGITLightning(Trainee):
 
     model: MaskGIT
     average: WeightAverage
+    max_gradient_norm = 1.0
 
     def __init__(
         self, model: MaskGIT, config: MaskGITTrainingConfig, soft: SoftTargets | None = None
@@ -74,19 +75,15 @@ class MaskGITLightning(Trainee):
             betas=(0.9, 0.99),
             fused=True,
         )
-        steps, warmup = self.config.steps, self.config.warmup_steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, steps, warmup)
-        )
+        scheduler = warmup_cosine(optimizer, self.config.steps, self.config.warmup_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        # Lightning's own clipping refuses fused optimizers, which unscale half-precision gradients
-        # themselves; bfloat16 has no scale
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+    def content(self) -> dict[str, Any]:
+        """The settings, and which codes look alike."""
+        return {"settings": self.config, "soft_targets": self.soft}
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         tokens, labels = batch[0].flatten(1).long(), batch[1].long()
@@ -106,5 +103,5 @@ class MaskGITLightning(Trainee):
             soft_weight=self.config.soft_weight,
             soft=self.soft,
         )
-        self.log_dict({"loss": loss.detach(), **parts}, prog_bar=True)
+        self.log_dict({"loss": loss.detach(), **parts})
         return loss

@@ -19,8 +19,8 @@ from metaldefect.maskgit.soft_targets import soft_targets
 from metaldefect.maskgit.token_data import TokenGrids, start_weights
 from metaldefect.maskgit.training import Schedule, train
 from metaldefect.maskgit.vocabulary import Vocabulary
+from metaldefect.training.callbacks import History
 from metaldefect.training.snapshots import Snapshots
-from metaldefect.training.trainer import History
 
 # Keys of a training section that are about batches and files, not about the loss
 SCHEDULING = {

@@ -13,8 +13,10 @@ from metaldefect.errors import UserError
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
+from metaldefect.training.callbacks import History
+from metaldefect.training.data import SampledBatches
 from metaldefect.training.snapshots import Snapshots, SnapshotWriter
-from metaldefect.training.trainer import History, fit
+from metaldefect.training.trainer import fit
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,15 @@ def train(
     for name, steps in (("unconditional", first), ("conditional", config.steps - first)):
         conditional = name == "conditional"
         module = MaskGITLightning(model, replace(config, steps=steps, conditional=conditional), soft)
+        # Another seed, or the second stage would see the first one's batches again
+        seed = schedule.seed + (0 if conditional else 7919)
         rows = fit(
             module,
-            data,
+            SampledBatches(data, schedule.batch_size, seed, schedule.weights if conditional else None),
             steps=steps,
-            batch_size=schedule.batch_size,
             epoch_steps=schedule.checkpoint_steps,
-            # Another seed, or the second stage would see the first one's batches again
-            seed=schedule.seed + (0 if conditional else 7919),
+            seed=seed,
             checkpoint_directory=checkpoint_directory and checkpoint_directory / name,
-            weights=schedule.weights if conditional else None,
             snapshots=snapshots and SnapshotWriter(snapshots, config.steps, done),
         )
         history += [row | {"step": row["step"] + done} for row in rows]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from metaldefect.tokenizer.discriminator import PatchDiscriminator
 from metaldefect.tokenizer.losses import (
@@ -23,7 +24,7 @@ from metaldefect.tokenizer.perceptual import perceptual_loss
 from metaldefect.tokenizer.quantizer import Quantized
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.module import Trainee
-from metaldefect.training.trainer import warmup_cosine
+from metaldefect.training.schedule import warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class VQLightning(Trainee):
 
     model: VQModel
     average: WeightAverage
+    max_gradient_norm = 1.0
     tokens_seen: Tensor
     code_sums: Tensor
 
@@ -87,12 +89,17 @@ class VQLightning(Trainee):
             return list(self.model.parameters())
         return [*self.model.decoder.parameters(), *self.model.post_quant_conv.parameters()]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        rate = self.config.learning_rate
-        return [
-            torch.optim.Adam(self.trained_parameters(), lr=rate, betas=(0.9, 0.95)),
-            torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=(0.9, 0.95)),
+    def content(self) -> dict[str, Any]:
+        """The settings, and the network behind the perceptual loss."""
+        return {"settings": self.config, "perceptual_loss": self._perceptual[0]}
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:
+        config = self.config
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
+            for parameters in (self.trained_parameters(), list(self.discriminator.parameters()))
         ]
+        return optimizers, [warmup_cosine(one, config.steps, config.warmup_steps) for one in optimizers]
 
     def on_fit_start(self) -> None:
         self._perceptual[0].to(self.device)
@@ -105,10 +112,6 @@ class VQLightning(Trainee):
         adversarial = self.config.adversarial_weight > 0 and step >= self.config.discriminator_start
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        for optimizer in optimizers:
-            factor = warmup_cosine(step, self.config.steps, self.config.warmup_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * factor
         self.discriminator.requires_grad_(False)
         reconstruction = self.model(images)
         loss, parts = self.generator_loss(images, reconstruction, adversarial)
@@ -127,7 +130,12 @@ class VQLightning(Trainee):
         self.tokens_seen += torch.bincount(
             reconstruction.quantized.tokens.flatten(), minlength=self.model.config.codebook_size
         )
-        self.log_dict(parts, prog_bar=True)
+        schedulers = self.lr_schedulers()
+        assert isinstance(schedulers, list)
+        for scheduler in schedulers:
+            assert isinstance(scheduler, LRScheduler)
+            scheduler.step()
+        self.log_dict(parts)
 
     def generator_loss(
         self, images: Tensor, output: Any, adversarial: bool
@@ -175,7 +183,7 @@ class VQLightning(Trainee):
         """Backward, clip to norm 1, step."""
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.limit_gradients(parameters)
         optimizer.step()
 
     @torch.no_grad()

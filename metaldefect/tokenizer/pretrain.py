@@ -9,66 +9,104 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch.utils.data import Dataset
-from tqdm import tqdm
+from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, sha256_file, write_json
 from metaldefect.hardware import cpu_name
 from metaldefect.images import U8
-from metaldefect.ingest.natural import load_natural_images, natural_source
+from metaldefect.ingest.natural import Natural, natural_photographs, natural_source
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import generate_defect_image, generate_normal_image
-from metaldefect.tokenizer.config import named_config
+from metaldefect.tokenizer.config import VQConfig, named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import start_from_images
+from metaldefect.training.callbacks import History
+from metaldefect.training.data import LazyImages, SampledBatches
 from metaldefect.training.trainer import fit
 
 START_IMAGES = 1000  # images behind the closed-form start
+EPOCH_STEPS = 50
 
 
-class RandomViews(Dataset[torch.Tensor]):
-    """Grey images seen through a random crop, contrast and one of the eight symmetries of the square.
+def random_view(image: U8, generator: torch.Generator) -> Tensor:
+    """`uint8 [S, S]` through a random crop, contrast and one of the eight symmetries of the square."""
 
-    Numbers come from torch's generator, which training seeds by epoch, so a resumed run sees the same views.
-    """
+    def uniform() -> float:
+        return float(torch.rand((), generator=generator))
 
-    def __init__(self, images: U8) -> None:
-        self.images = torch.from_numpy(images)
+    def integer(below: int) -> int:
+        return int(torch.randint(0, below, (), generator=generator))
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        image = self.images[index]
-        size = image.shape[-1]
-        side = int(size * (0.6 + 0.4 * float(torch.rand(()))))
-        top, left = (int(torch.randint(0, size - side + 1, ())) for _ in range(2))
-        crop = image[top : top + side, left : left + side][None, None].float()
-        crop = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0, 0]
-        gain = 0.6 + 0.6 * float(torch.rand(()))
-        offset = 40.0 * (float(torch.rand(())) - 0.5)
-        crop = ((crop - crop.mean()) * gain + crop.mean() + offset).clamp(0, 255).round().to(torch.uint8)
-        crop = torch.rot90(crop, int(torch.randint(0, 4, ())))
-        return crop.flip(0) if torch.rand(()) < 0.5 else crop
+    size = image.shape[-1]
+    side = int(size * (0.6 + 0.4 * uniform()))
+    top, left = integer(size - side + 1), integer(size - side + 1)
+    crop = torch.from_numpy(image)[top : top + side, left : left + side][None, None].float()
+    crop = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0, 0]
+    gain, offset = 0.6 + 0.6 * uniform(), 40.0 * (uniform() - 0.5)
+    crop = ((crop - crop.mean()) * gain + crop.mean() + offset).clamp(0, 255).round().to(torch.uint8)
+    crop = torch.rot90(crop, integer(4))
+    return crop.flip(0) if uniform() < 0.5 else crop
 
 
-def pretraining_images(natural: Path | None, metal: int, size: int, seed: int) -> tuple[U8, list[float]]:
+def pretraining_images(
+    natural: Path | None, metal: int, size: int, seed: int
+) -> tuple[LazyImages, list[float]]:
     """Grey natural photographs and `metal` procedural images, with weights that give both half the draws."""
-    photographs = np.rint(load_natural_images(natural, size, None).mean(axis=-1)).astype(np.uint8)
-    made = np.empty((metal, size, size), np.uint8)
-    for i in tqdm(range(metal), desc="procedural metal", unit="image"):
-        rng = np.random.default_rng([seed, i])
-        label = [*DEFECT_CLASSES, None][i % (len(DEFECT_CLASSES) + 1)]
-        made[i] = generate_defect_image(label, rng, size)[0] if label else generate_normal_image(rng, size)
+    photographs = natural_photographs(natural, size, None)
+    readers: list[Callable[[], U8]] = [partial(read_natural, one) for one in photographs]
+    readers += [partial(draw_metal, number, size, seed) for number in range(metal)]
     weights = [1.0 / len(photographs)] * len(photographs) + [1.0 / metal] * metal
-    return np.concatenate([photographs, made]), weights
+    return LazyImages(readers, (size, size)), weights
+
+
+def read_natural(natural: Natural) -> U8:
+    """A natural image in grey, the mean of its channels."""
+    return np.rint(natural.read().mean(axis=-1)).astype(np.uint8)
+
+
+def draw_metal(number: int, size: int, seed: int) -> U8:
+    """One of a series of procedural images: each class in turn, then one without defect."""
+    rng = np.random.default_rng([seed, number])
+    label = [*DEFECT_CLASSES, None][number % (len(DEFECT_CLASSES) + 1)]
+    return generate_defect_image(label, rng, size)[0] if label else generate_normal_image(rng, size)
+
+
+def train_base(
+    images: LazyImages,
+    weights: list[float],
+    config: VQConfig,
+    training: VQTrainingConfig,
+    batch_size: int,
+    seed: int,
+    checkpoint_directory: Path | None,
+) -> tuple[VQLightning, History]:
+    """Train a new tokenizer; its averaged weights are in the module's model."""
+    torch.manual_seed(seed)
+    model = VQModel(config)
+    if config.patch_path:
+        shares = torch.tensor(weights)
+        chosen = torch.multinomial(shares, START_IMAGES, replacement=True)
+        start_from_images(model, images.stack(chosen.tolist()), seed)
+    module = VQLightning(model, training)
+    history = fit(
+        module,
+        SampledBatches(images, batch_size, seed, weights, random_view),
+        steps=training.steps,
+        epoch_steps=EPOCH_STEPS,
+        seed=seed,
+        checkpoint_directory=checkpoint_directory,
+    )
+    module.average.copy_to(module.model)
+    return module, history
 
 
 @dataclass(frozen=True)
@@ -103,7 +141,6 @@ def pretrain(settings: PretrainSettings, checkpoints: Path, output: Path) -> Non
         checkpoints: folder of the state that a killed run resumes.
         output: the `.safetensors` file; the card is the `.json` beside it.
     """
-    torch.manual_seed(settings.seed)
     images, weights = pretraining_images(settings.natural, settings.metal, settings.size, settings.seed)
     config = named_config(settings.tokenizer)
     training = VQTrainingConfig(
@@ -117,23 +154,9 @@ def pretrain(settings: PretrainSettings, checkpoints: Path, output: Path) -> Non
         codebook_decay=0.99 if config.patch_path else None,
         data_initialised_codebook=not config.patch_path,
     )
-    model = VQModel(config)
-    if config.patch_path:
-        shares = torch.tensor(weights)
-        chosen = torch.multinomial(shares, START_IMAGES, replacement=True).numpy()
-        start_from_images(model, images[chosen], settings.seed)
-    module = VQLightning(model, training)
-    history = fit(
-        module,
-        RandomViews(images),
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        epoch_steps=50,
-        seed=settings.seed,
-        checkpoint_directory=checkpoints,
-        weights=weights,
+    module, history = train_base(
+        images, weights, config, training, settings.batch_size, settings.seed, checkpoints
     )
-    module.average.copy_to(module.model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(output) as temporary:
         half = {k: v.half().contiguous() for k, v in module.model.state_dict().items()}

@@ -1,264 +1,181 @@
-"""Training that resumes bit for bit: what all Lightning runs of this project share.
+"""The one trainer: every training of this project is a call of `fit`.
 
-Training is cut into epochs of a fixed number of steps. The batches of an epoch and the random numbers
-drawn in it are functions of (seed, epoch) alone, and a checkpoint is written at each epoch's end, so
-a run that was killed goes on from there to the same weights that it would have reached undisturbed.
+Training is cut into epochs of a fixed number of steps. The batch of a step and the random numbers drawn in
+it are functions of (seed, step) alone, and a checkpoint is written at each epoch's end. So a run that was
+killed goes on from there to the same weights that it would have reached undisturbed.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from torch.utils.data import DataLoader, Dataset, Sampler
+from lightning.pytorch.callbacks import Callback
 
 from metaldefect.hardware import device, keep_freed_memory, trainer_arguments
 from metaldefect.kernels.switch import cpu_kernels
+from metaldefect.training.callbacks import (
+    Checkpoint,
+    ComputingTime,
+    EndOfStep,
+    History,
+    Progress,
+    Recorder,
+    Reseed,
+)
+from metaldefect.training.data import Batches, Prefetched
 from metaldefect.training.module import Trainee
+from metaldefect.training.resume import resume_key, state_to_take_up
 from metaldefect.training.snapshots import Snapshots, SnapshotWriter
 
 LAST = "last.ckpt"
-History = list[dict[str, float]]
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Batches of sample numbers for one epoch, drawn by (seed, epoch).
-
-    Without `weights` each sample comes once before any comes again; with them, samples are drawn
-    with replacement by weight. The number of steps and the batch size are exact.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        steps: int,
-        seed: int,
-        epoch: int,
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        if size < 1:
-            raise ValueError("the training set is empty")
-        self.size, self.batch_size, self.steps = size, batch_size, steps
-        self.seed, self.epoch, self.weights = seed, epoch, weights
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        wanted = self.steps * self.batch_size
-        if self.weights is not None:
-            weights = torch.as_tensor(self.weights, dtype=torch.double)
-            order = torch.multinomial(weights, wanted, replacement=True, generator=generator)
-        else:
-            rounds = math.ceil(wanted / self.size)
-            order = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])
-        yield from order[:wanted].view(self.steps, self.batch_size).tolist()
-
-
-class _EndOfStep(Callback):
-    """Counts the step and updates the average, before any other callback looks at either."""
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        assert isinstance(module, Trainee)
-        module.step += 1
-        if module.average is not None:
-            module.average.update_parameters(module.model)
+NOISE = (
+    ".*does not have many workers.*",
+    ".*reload_dataloaders_every_n_epochs.*",
+    ".*`train_dataloader` returned an object of type.*",
+    ".*modules in eval mode.*",
+    # Of a training that is taken up when it had ended
+    ".*across ranks is zero.*",
+    # The discriminator starts later than its schedule
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+)
 
 
 class _EpochData(pl.LightningDataModule):
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        batch_size: int,
-        epoch_steps: int,
-        seed: int,
-        weights: Sequence[float] | None,
-    ) -> None:
+    """The steps of the current epoch; Lightning asks anew at each."""
+
+    def __init__(self, module: Trainee, batches: Batches, epoch_steps: int, steps: int | None) -> None:
         super().__init__()
-        self.dataset, self.batch_size, self.epoch_steps = dataset, batch_size, epoch_steps
-        self.seed, self.weights = seed, weights
+        self.module, self.batches, self.epoch_steps, self.steps = module, batches, epoch_steps, steps
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        batches = EpochBatches(
-            len(self.dataset),  # type: ignore[arg-type]
-            self.batch_size,
-            self.epoch_steps,
-            self.seed,
-            self.trainer.current_epoch,
-            self.weights,
-        )
-        return DataLoader(self.dataset, batch_sampler=batches)
+    def train_dataloader(self) -> Prefetched:
+        left = self.epoch_steps if self.steps is None else max(0, self.steps - self.module.step)
+        return Prefetched(self.batches, self.module.step, min(self.epoch_steps, left))
 
 
-class _Reseed(Callback):
-    """Random numbers of a step (masks, dropout) depend on (seed, epoch, step), not on what came before.
-
-    By the step and not by the epoch alone: making a data iterator draws from the generator too, and a
-    resumed training makes them at other times.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int
-    ) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch) * 1_000_003 + index)
-
-
-class _Recorder(Callback):
-    """Means of everything the module logs, an epoch a row; travels with the checkpoint."""
-
-    def __init__(self, epoch_steps: int) -> None:
-        self.epoch_steps = epoch_steps
-        self.rows: History = []
-        self.sums: dict[str, list[float]] = {}
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        for key, value in trainer.callback_metrics.items():
-            number = float(value)
-            if not math.isfinite(number):
-                step = trainer.current_epoch * self.epoch_steps + index
-                raise FloatingPointError(
-                    f"{key} became {number} at step {step}: training stopped, the last good "
-                    "checkpoint is kept; lower the learning rate, or set METALDEFECT_PRECISION=float32"
-                )
-            self.sums.setdefault(key, []).append(number)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        row = {"step": float((trainer.current_epoch + 1) * self.epoch_steps)}
-        self.rows.append(row | {key: sum(v) / len(v) for key, v in sorted(self.sums.items())})
-        self.sums = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = list(state["rows"])
-
-
-class _EpochLines(Callback):
-    """One line of progress an epoch, for logs."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.started = time.monotonic()
-        self.done = 0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        self.done += 1
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        step = (trainer.current_epoch + 1) * int(trainer.num_training_batches)
-        pace = (time.monotonic() - self.started) / self.done
-        metrics = "  ".join(f"{key} {float(value):.4g}" for key, value in trainer.callback_metrics.items())
-        left = max(0.0, (self.steps - step) * pace)
-        print(f"step {step}/{self.steps}  {metrics}  {pace:.2f} s/step, {left:.0f} s left", flush=True)
-
-
-def progress(steps: int) -> Callback:
-    """A bar that redraws itself for a person, a line an epoch for a log."""
-    return TQDMProgressBar() if sys.stderr.isatty() else _EpochLines(steps)
-
-
-class EpochCheckpoint(ModelCheckpoint):
-    """One checkpoint, rewritten at each epoch's end, after the record of the epoch is complete."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(dirpath=directory, filename="last", enable_version_counter=False, save_top_k=1)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.dirpath is not None:
-            partial = Path(self.dirpath) / f".{LAST}.part"
-            trainer.save_checkpoint(partial)
-            partial.replace(Path(self.dirpath) / LAST)
+def make_trainer(callbacks: Sequence[Callback], max_epochs: int) -> pl.Trainer:
+    """Lightning's trainer as this project uses it, on the device and in the precision of `hardware`."""
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow
+    return pl.Trainer(
+        max_epochs=max_epochs,
+        **trainer_arguments(),
+        callbacks=list(callbacks),
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=1,
+        deterministic="warn",
+    )
 
 
 def fit(
     module: Trainee,
-    dataset: Dataset[Any],
+    batches: Batches,
     *,
-    steps: int,
-    batch_size: int,
+    steps: int | None,
     epoch_steps: int,
     seed: int,
     checkpoint_directory: Path | None,
-    weights: Sequence[float] | None = None,
+    record_steps: int | None = None,
     watchers: Sequence[Callback] = (),
     snapshots: Snapshots | SnapshotWriter | None = None,
+    clock: ComputingTime | None = None,
 ) -> History:
-    """Train `module` for `steps` steps (rounded up to whole epochs) and return the means per epoch.
+    """Train `module` for exactly `steps` steps and return the means of what it logged.
 
-    Goes on from `checkpoint_directory` where an earlier run left a checkpoint. `watchers` are called at each
-    epoch's end before the checkpoint is written, which carries their state. `snapshots` of the averaged
-    weights are written on the way; a `SnapshotWriter` where this training is one stage of several.
+    Goes on from the checkpoint in `checkpoint_directory` where all that shaped it is as it was: settings,
+    start weights, data and whatever else the module and the batches name in `content()`. Where something
+    changed, training starts anew and says what.
+
+    Args:
+        module: its `training_step` logs every value that is to be recorded.
+        batches: the batch of each step.
+        steps: None: until the `clock` runs out.
+        epoch_steps: steps between two checkpoints.
+        seed: of the random numbers drawn in steps.
+        checkpoint_directory: None keeps no checkpoint.
+        record_steps: steps per row of the result; None: `epoch_steps`.
+        watchers: called at each epoch's end before the checkpoint is written, which carries their state.
+        snapshots: of the averaged weights; a `SnapshotWriter` where this training is one stage of several.
+        clock: counts the computing time, and limits it.
 
     Raises:
-        FloatingPointError: a logged value is not finite; the last good checkpoint is kept.
+        FloatingPointError: a logged value or a gradient is not finite; the last good checkpoint is kept.
+        ValueError: neither `steps` nor the clock limits the training.
     """
+    if steps is None and (clock is None or clock.limit is None):
+        raise ValueError("a training needs a number of steps or a time limit")
     if steps == 0:
         return []
     keep_freed_memory()
-    epoch_steps = min(epoch_steps, steps)
-    recorder = _Recorder(epoch_steps)
-    callbacks: list[Callback] = [_Reseed(seed), _EndOfStep(), recorder, *watchers]
+    recorder = Recorder(record_steps or epoch_steps, steps)
+    callbacks: list[Callback] = [Reseed(seed), EndOfStep(), recorder, *watchers]
+    if clock is not None:
+        callbacks.append(clock)
     if snapshots is not None:
-        writer = snapshots if isinstance(snapshots, SnapshotWriter) else SnapshotWriter(snapshots, steps)
-        callbacks.append(writer)
-    resume = None
+        callbacks.append(snapshot_writer(snapshots, steps))
+    callbacks.append(Progress(steps, clock))
+    last, state = None, None
     if checkpoint_directory is not None:
-        checkpoint_directory.mkdir(parents=True, exist_ok=True)
-        callbacks.append(EpochCheckpoint(checkpoint_directory))
         last = checkpoint_directory / LAST
-        resume = last if last.is_file() else None
-        if resume:
-            print(f"going on from {resume}", flush=True)
-    callbacks.append(progress(steps))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = pl.Trainer(
-        max_epochs=math.ceil(steps / epoch_steps),
-        **trainer_arguments(),
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_checkpointing=checkpoint_directory is not None,
-        enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        log_every_n_steps=1,
-    )
-    data = _EpochData(dataset, batch_size, epoch_steps, seed, weights)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-        with cpu_kernels(module, enabled=device().type == "cpu"):
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        key = resume_key(
+            {
+                "epoch_steps": epoch_steps,
+                "seed": seed,
+                "start_weights": module.state_dict(),
+                **module.content(),
+                **batches.content(),
+            }
+        )
+        state = state_to_take_up(last, key)
+        callbacks.append(Checkpoint(last, key))
+    data = _EpochData(module, batches, epoch_steps, steps)
+    with quiet_lightning(), cpu_kernels(module, enabled=device().type == "cpu"):
+        trainer = make_trainer(callbacks, last_epoch(state, steps, epoch_steps, clock))
+        trainer.fit(module, datamodule=data, ckpt_path=last if state is not None else None, weights_only=True)
     return recorder.rows
 
 
-def warmup_cosine(step: int, steps: int, warmup: int, floor: float = 0.05) -> float:
-    """Learning-rate factor: linear from 0 over `warmup` steps, then a cosine down to `floor` at `steps`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+def snapshot_writer(snapshots: Snapshots | SnapshotWriter, steps: int | None) -> SnapshotWriter:
+    """The callback that writes the snapshots of a training of one stage, or the one that is given."""
+    if isinstance(snapshots, SnapshotWriter):
+        return snapshots
+    if steps is None:
+        raise ValueError("snapshots cannot be spaced over a training without a number of steps")
+    return SnapshotWriter(snapshots, steps)
+
+
+def last_epoch(
+    state: Mapping[str, Any] | None, steps: int | None, epoch_steps: int, clock: ComputingTime | None
+) -> int:
+    """Number of epochs, those before `state` included, after which a training ends; -1: the clock ends it."""
+    epochs, done = (state["epoch"] + 1, state["step"]) if state is not None else (0, 0)
+    if clock is not None and clock.limit is not None and state is not None:
+        spent = state["callbacks"].get(clock.state_key, {}).get("seconds", 0.0)
+        if spent >= clock.limit:
+            return epochs
+    return -1 if steps is None else epochs + math.ceil(max(0, steps - done) / epoch_steps)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's remarks on choices that are meant."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(level)

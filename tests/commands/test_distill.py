@@ -30,14 +30,14 @@ def test_of_a_merged_dataset_only_the_training_split_is_read(tmp_path: Path) -> 
     table = pd.DataFrame({name: [None] * 4 for name in COLUMNS})
     table["path"], table["split"] = names, ["train", "test", "validation", "train"]
     write_table(tmp_path / TABLE_NAME, table)
-    images = distill.read_metal_images([tmp_path], 16)
-    assert images[:, 0, 0].tolist() == [0, 30]
+    images = distill.metal_images([tmp_path], 16)
+    assert [image[0, 0] for image in images] == [0, 30]
 
 
 def test_masks_are_no_metal(tmp_path: Path) -> None:
     write_images(tmp_path / "test", ["0.png", "1.jpg", "1.png"])
     write_images(tmp_path / "ground_truth", ["0.png"])
-    assert len(distill.read_metal_images([tmp_path], 16)) == 2
+    assert len(distill.metal_images([tmp_path], 16)) == 2
 
 
 @pytest.fixture

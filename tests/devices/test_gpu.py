@@ -30,6 +30,7 @@ from metaldefect.synthesis.inpainting import inpaint
 from metaldefect.synthesis.painter import Painter, Vocabulary
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from tests.tiny_models import CLASSES, TINY_TOKENIZER, randomised
 
@@ -58,7 +59,7 @@ def test_tokenizer_maskgit_and_drawing(gpu: torch.device, tmp_path: Path) -> Non
         VQModel(TINY_TOKENIZER), VQTrainingConfig(steps=4, perceptual="efficientnet_lite0", warmup_steps=1)
     )
     history = fit(
-        tokenizer, torch.from_numpy(images), steps=4, batch_size=4,
+        tokenizer, SampledBatches(torch.from_numpy(images), 4, 0), steps=4,
         epoch_steps=2, seed=0, checkpoint_directory=tmp_path / "vq",
     )  # fmt: skip
     assert np.isfinite([value for row in history for value in row.values()]).all()
@@ -71,7 +72,7 @@ def test_tokenizer_maskgit_and_drawing(gpu: torch.device, tmp_path: Path) -> Non
     soft = soft_targets(model.quantize.codebook.detach(), 2, 1.0)
     module = MaskGITLightning(maskgit, MaskGITTrainingConfig(steps=4, warmup_steps=1, soft_weight=0.1), soft)
     history = fit(
-        module, TensorDataset(tokens, labels), steps=4, batch_size=4, epoch_steps=2, seed=0,
+        module, SampledBatches(TensorDataset(tokens, labels), 4, 0), steps=4, epoch_steps=2, seed=0,
         checkpoint_directory=tmp_path / "maskgit",
     )  # fmt: skip
     assert np.isfinite([value for row in history for value in row.values()]).all()

@@ -13,12 +13,20 @@ from torch.nn import functional
 from metaldefect.backbones import Backbone
 from metaldefect.efficientad.distillation import (
     DistillationConfig,
+    DistillationModule,
+    distil,
+    evaluate,
+)
+from metaldefect.efficientad.distillation_data import (
+    CropBatches,
     DistillationImages,
-    Distiller,
-    crops,
+    distillation_images,
+    scenes,
 )
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics, pooling_kernel
-from metaldefect.errors import UserError
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.ingest.natural import natural_photographs
+from metaldefect.training.trainer import LAST
 
 
 class TinyBackbone(torch.nn.Module):
@@ -43,6 +51,8 @@ def tiny_images() -> DistillationImages:
     return DistillationImages(
         rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8),
         rng.integers(0, 256, (4, 64, 64), dtype=np.uint8),
+        range(4),
+        range(4),
     )
 
 
@@ -68,40 +78,96 @@ def test_channel_statistics_keep_a_small_variance_beside_a_large_mean() -> None:
 
 
 def test_crops_are_a_function_of_seed_and_step() -> None:
-    images = tiny_images()
-    first = crops(images, CONFIG, 3)
+    batches = CropBatches(tiny_images(), 32, 2, 0.5, 0.5, seed=0)
+    first = batches.batch(3)
     assert first.shape == (2, 3, 64, 64)
-    assert torch.equal(first, crops(images, CONFIG, 3))
-    assert not torch.equal(first, crops(images, CONFIG, 4))
+    assert torch.equal(first, batches.batch(3))
+    assert not torch.equal(first, batches.batch(4))
 
 
-def test_held_out_images_are_every_twentieth() -> None:
-    numbers = np.arange(45, dtype=np.uint8)[:, None, None]
-    training, held_out = DistillationImages(np.empty((0, 1, 1, 3), np.uint8), numbers).split()
-    assert held_out.metal.ravel().tolist() == [0, 20, 40]
-    assert len(training.metal) == 42
+def test_every_twentieth_group_is_held_out_with_all_its_images() -> None:
+    crops = [number // 3 for number in range(135)]  # three crops of each of 45 photographs
+    numbers = np.arange(135, dtype=np.uint8)[:, None, None]
+    nothing = np.empty((0, 1, 1, 3), np.uint8)
+    training, held_out = DistillationImages(nothing, numbers, [], crops).split()
+    assert [int(image[0, 0]) for image in held_out.metal] == [0, 1, 2, 60, 61, 62, 120, 121, 122]
+    assert len(training.metal) == 126
+    assert not set(training.metal_groups) & set(held_out.metal_groups)
+    assert len(training.natural) == len(held_out.natural) == 0
+
+
+def test_a_single_photograph_trains_and_none_is_unseen() -> None:
+    images = DistillationImages(tiny_images().natural, tiny_images().metal, ["astronaut"] * 4, [0] * 4)
+    training, held_out = images.split()
+    assert (len(training.natural), len(training.metal)) == (4, 4)
+    statistics = (torch.zeros(1, 384, 1, 1), torch.ones(1, 384, 1, 1))
+    teacher = PatchDescriptionNetwork("S").eval()
+    assert evaluate(teacher, held_out, tiny_features(), statistics, 32) == {}
+
+
+def test_turned_and_recoded_copies_are_one_scene() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (
+        np.kron(rng.integers(0, 256, (16, 16)), np.ones((4, 4))).astype(np.uint8) for _ in range(2)
+    )
+    found = scenes(np.stack([first, second, np.rot90(first), (first * 0.9 + 10).astype(np.uint8)]))
+    assert found == [0, 1, 0, 0]
+
+
+def test_crops_of_one_packaged_photograph_are_never_on_both_sides() -> None:
+    natural = natural_photographs(None, 64, 64)
+    metal = np.zeros((0, 64, 64), np.uint8)
+    training, held_out = distillation_images(natural, metal, 64).split()
+    assert len(held_out.natural) > 0
+    assert not set(training.natural_groups) & set(held_out.natural_groups)
+
+
+def test_loss_and_explained_variance_are_those_of_all_maps_at_once() -> None:
+    images = tiny_images()
+    teacher, features = PatchDescriptionNetwork("S").eval(), tiny_features()
+    statistics = (torch.full((1, 384, 1, 1), 0.1), torch.full((1, 384, 1, 1), 0.5))
+    found = evaluate(teacher, images, features, statistics, 32)
+    predictions, targets = [], []
+    for group in (images.natural.transpose(0, 3, 1, 2), np.repeat(images.metal[:, None], 3, axis=1)):
+        large = torch.from_numpy(np.ascontiguousarray(group)).float() / 255
+        small = functional.interpolate(large, (32, 32), mode="bilinear", antialias=True)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        with torch.inference_mode():
+            predictions.append(teacher((small - mean) / std).numpy())
+            targets.append((features(large, predictions[-1].shape[-2:]).numpy() - 0.1) / 0.5)
+    prediction, target = np.concatenate(predictions), np.concatenate(targets)
+    residual = target - prediction
+    assert found["loss"] == pytest.approx((residual**2).mean(), rel=1e-3)
+    assert found["loss_metal"] == pytest.approx((residual[4:] ** 2).mean(), rel=1e-3)
+    ratio = residual.var(axis=(0, 2, 3)) / target.var(axis=(0, 2, 3))
+    assert found["explained_variance"] == pytest.approx((1 - ratio).mean(), rel=1e-3)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
 
 
 def test_a_resumed_distillation_ends_in_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
-    whole = Distiller(tiny_images(), tiny_features(), CONFIG).fit(tmp_path / "whole.ckpt")
+    whole = distil(tiny_images(), tiny_features(), CONFIG, tmp_path / "whole")
+    original = DistillationModule.training_step
 
-    stopped = Distiller(tiny_images(), tiny_features(), CONFIG)
-    original = stopped._train_step
+    def killed(module: DistillationModule, batch: torch.Tensor, index: int) -> torch.Tensor:
+        if module.step == 3:
+            raise Killed
+        return original(module, batch, index)
 
-    def killed(progress: float) -> torch.Tensor:
-        if stopped.step == 3:
-            raise KeyboardInterrupt
-        return original(progress)
-
-    monkeypatch.setattr(stopped, "_train_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        stopped.fit(tmp_path / "state.ckpt")
-    resumed = Distiller(tiny_images(), tiny_features(), CONFIG).fit(tmp_path / "state.ckpt")
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationModule, "training_step", killed)
+        with pytest.raises(Killed):
+            distil(tiny_images(), tiny_features(), CONFIG, tmp_path / "stopped")
+    resumed = distil(tiny_images(), tiny_features(), CONFIG, tmp_path / "stopped")
     for name, tensor in whole.teacher.state_dict().items():
         assert torch.equal(resumed.teacher.state_dict()[name], tensor), name
+    assert torch.equal(resumed.target_mean, whole.target_mean)
+    assert resumed.history == whole.history
     assert resumed.images_seen == 8
     assert [leg["from_step"] for leg in whole.legs] == [0]
     assert [leg["from_step"] for leg in resumed.legs] == [0, resumed.steps - 2]
@@ -111,8 +177,8 @@ def test_a_resumed_distillation_ends_in_the_same_weights(
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.efficientad.test_distillation import Distiller, medium, tiny_features, tiny_images
-Distiller(tiny_images(), tiny_features(), medium()).fit(Path(sys.argv[1]))
+from tests.efficientad.test_distillation import distil, medium, tiny_features, tiny_images
+distil(tiny_images(), tiny_features(), medium(), Path(sys.argv[1]))
 """
 
 
@@ -124,8 +190,8 @@ def test_a_distillation_of_pdn_m_survives_being_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
-    state = tmp_path / "state.ckpt"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(state)], cwd=Path(__file__).parents[2])
+    state = tmp_path / LAST
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 120
     while not state.is_file():
         assert process.poll() is None, "the distillation ended before it could be killed"
@@ -134,30 +200,18 @@ def test_a_distillation_of_pdn_m_survives_being_killed(
     process.kill()
     process.wait()
     assert torch.load(state, weights_only=True)["step"] < 12
-    resumed = Distiller(tiny_images(), tiny_features(), medium()).fit(state)
-    whole = Distiller(tiny_images(), tiny_features(), medium()).fit()
+    resumed = distil(tiny_images(), tiny_features(), medium(), tmp_path)
+    whole = distil(tiny_images(), tiny_features(), medium(), None)
     for name, tensor in whole.teacher.state_dict().items():
         torch.testing.assert_close(resumed.teacher.state_dict()[name], tensor, msg=name)
     assert resumed.images_seen == 24
 
 
 def test_the_time_limit_counts_processor_time_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    distiller = Distiller(tiny_images(), tiny_features(), replace(CONFIG, steps=None, seconds=5.0))
     reading = itertools.count(step=2 * torch.get_num_threads())
     monkeypatch.setattr(time, "process_time", lambda: next(reading))
-    distilled = distiller.fit()
+    config = replace(CONFIG, steps=None, seconds=5.0)
+    distilled = distil(tiny_images(), tiny_features(), config, None)
     # Two seconds a step on every thread: the third step ends beyond the limit.
     assert distilled.steps == 3
     assert distilled.seconds == 6.0
-
-
-def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
-    distiller = Distiller(tiny_images(), tiny_features(), CONFIG)
-    distiller.save(tmp_path / "state.ckpt")
-    other = Distiller(tiny_images(), tiny_features(), replace(CONFIG, batch_size=3))
-    with pytest.raises(UserError, match=r"batch_size.*\(2, 3\).*delete it to start afresh"):
-        other.load(tmp_path / "state.ckpt")
-    base = (distiller.teacher, (torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
-    from_weights = Distiller(tiny_images(), tiny_features(), CONFIG, base)
-    with pytest.raises(UserError, match=r"other settings \{'base': \(None, "):
-        from_weights.load(tmp_path / "state.ckpt")

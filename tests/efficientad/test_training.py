@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,11 @@ from metaldefect.efficientad.evaluation import infer, score_test_images
 from metaldefect.efficientad.lightning_model import TrainingConfig, training_losses
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
-from metaldefect.efficientad.training import STATE, Trained, train
+from metaldefect.efficientad.training import Trained, train
 from metaldefect.efficientad.training_data import (
     Batch,
-    StepDataset,
     TeacherFeatures,
+    TrainingBatches,
     TrainingImages,
     augment,
     content_key,
@@ -26,6 +26,7 @@ from metaldefect.errors import UserError
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels import winograd
 from metaldefect.kernels.switch import cpu_kernels
+from metaldefect.training.trainer import LAST
 
 CONFIG = TrainingConfig(steps=4, checkpoint_steps=2, seed=3)
 
@@ -71,7 +72,7 @@ def test_training_killed_in_an_epoch_ends_in_the_same_bits(
     with pytest.raises(MemoryError):
         run(tmp_path / "stopped")
     monkeypatch.setattr(lightning_model, "training_losses", original)
-    assert (tmp_path / "stopped" / STATE).is_file()
+    assert (tmp_path / "stopped" / LAST).is_file()
     resumed = run(tmp_path / "stopped")
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
@@ -157,16 +158,17 @@ def test_every_pass_shows_every_image_once() -> None:
     assert sample_order(5, seed=1, start=7, length=4) == order[7:11]
 
 
-def test_a_step_does_not_depend_on_where_its_epoch_began(tmp_path: Path) -> None:
+def test_a_step_does_not_depend_on_the_steps_before_it(tmp_path: Path) -> None:
     features = TeacherFeatures(teacher(), images().normal, tmp_path / "features.npy")
-    early = StepDataset(images(), features, 2, 9, 0, 4)[3]
-    late = StepDataset(images(), features, 2, 9, 2, 2)[1]
-    assert early.penalty is not None
-    assert late.penalty is not None
-    assert torch.equal(early.augmented, late.augmented)
-    assert torch.equal(early.penalty, late.penalty)
-    assert torch.equal(early.features, late.features)
-    assert not torch.equal(early.images, early.augmented)
+    late, early = (TrainingBatches(images(), features, 2, 9) for _ in range(2))
+    late.batch(0)
+    first, second = early.batch(3), late.batch(3)
+    assert first.penalty is not None
+    assert second.penalty is not None
+    assert torch.equal(first.augmented, second.augmented)
+    assert torch.equal(first.penalty, second.penalty)
+    assert torch.equal(first.features, second.features)
+    assert not torch.equal(first.images, first.augmented)
 
 
 def test_map_quantiles_are_those_of_the_pixels_at_image_size() -> None:
@@ -277,13 +279,3 @@ def test_weights_of_another_detector_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "a/model.safetensors").rename(tmp_path / "b/model.safetensors")
     with pytest.raises(UserError, match=r"b/model\.safetensors has SHA-256 \w+, its card says"):
         load_detector(tmp_path / "b")
-
-
-def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
-    features = TeacherFeatures(teacher(), images().normal, tmp_path / "features.npy")
-    module = lightning_model.EfficientADModule(EfficientAD("S"), images(), features, CONFIG)
-    with pytest.raises(UserError, match=r"images of \[256, 256\] px, these have \[128, 128\]"):
-        module.on_load_checkpoint({"image_size": [256, 256], "history": [], "config": asdict(CONFIG)})
-    other = {"image_size": [128, 128], "history": [], "config": asdict(replace(CONFIG, steps=9))}
-    with pytest.raises(UserError, match=r"training with .*'steps': 9.*this one has .*'steps': 4"):
-        module.on_load_checkpoint(other)

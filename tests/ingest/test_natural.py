@@ -12,12 +12,17 @@ from PIL import Image
 from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError
 from metaldefect.ingest.natural import (
-    crops_of,
-    load_natural_images,
+    CROPS_EACH,
+    crop_of,
+    natural_photographs,
     natural_source,
     packaged_photographs,
     spread,
 )
+
+
+def load_natural_images(folder: Path | None, size: int, limit: int | None) -> np.ndarray:
+    return np.stack([one.read() for one in natural_photographs(folder, size, limit)])
 
 
 @pytest.fixture
@@ -73,7 +78,7 @@ def test_a_limit_on_packaged_photographs_still_sees_every_photograph() -> None:
 def test_crops_at_three_magnifications() -> None:
     photograph = np.zeros((100, 200, 3), np.uint8)
     photograph[:, :, 0] = np.arange(200)
-    crops = crops_of(photograph, 10)
+    crops = [crop_of(photograph, number, 10) for number in range(CROPS_EACH)]
     assert len(crops) == 1 + 4 + 9
     # a 100-pixel square at the left, 60-pixel ones at both ends, 42-pixel ones at both ends and between
     assert [crop[0, 0, 0] // 10 for crop in (crops[0], crops[1], crops[2])] == [0, 0, 14]

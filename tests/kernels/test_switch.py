@@ -9,6 +9,7 @@ from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import Block, MaskGIT
+from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 
 SHAPE = MaskGITConfig(dim=32, depth=2, heads=2, classes=2, codebook_size=11, grid=4)
@@ -29,7 +30,7 @@ class Recorder(MaskGITLightning):
 def test_the_trainer_uses_the_kernels_on_a_cpu_and_leaves_the_plain_layers() -> None:
     module = Recorder()
     data = TensorDataset(torch.randint(0, 11, (4, 4, 4)), torch.zeros(4, dtype=torch.long))
-    fit(module, data, steps=2, batch_size=2, epoch_steps=2, seed=0, checkpoint_directory=None)
+    fit(module, SampledBatches(data, 2, 0), steps=2, epoch_steps=2, seed=0, checkpoint_directory=None)
     assert module.seen == [True] * 4
     assert not any(layer.cpu_kernel for layer in module.model.modules() if isinstance(layer, Block))
 

@@ -15,6 +15,7 @@ from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import soft_targets
 from metaldefect.maskgit.training import Schedule, train
 from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from tests.tiny_models import TINY, randomised
 
@@ -52,9 +53,13 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path) -> None:
         model = MaskGIT(TINY)
         module = MaskGITLightning(model, MaskGITTrainingConfig(steps=12, warmup_steps=2))
         fit(
-            module, data, steps=steps, batch_size=4, epoch_steps=4, seed=3, checkpoint_directory=directory,
-            weights=[1.0] * 20,
-        )  # fmt: skip
+            module,
+            SampledBatches(data, 4, 3, [1.0] * 20),
+            steps=steps,
+            epoch_steps=4,
+            seed=3,
+            checkpoint_directory=directory,
+        )
         return module.state_dict()
 
     straight = trained(12, tmp_path / "a")
@@ -113,7 +118,7 @@ def test_the_first_stage_learns_nothing_about_classes() -> None:
     before = model.cls_emb.weight.detach().clone()
     module = MaskGITLightning(model, MaskGITTrainingConfig(steps=4, warmup_steps=1, conditional=False))
     data = TensorDataset(tokens, labels)
-    fit(module, data, steps=4, batch_size=4, epoch_steps=4, seed=0, checkpoint_directory=None)
+    fit(module, SampledBatches(data, 4, 0), steps=4, epoch_steps=4, seed=0, checkpoint_directory=None)
     assert torch.equal(model.cls_emb.weight[:3], before[:3])
     assert not torch.equal(model.cls_emb.weight[3], before[3])
 

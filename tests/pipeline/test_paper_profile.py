@@ -23,6 +23,7 @@ from metaldefect.maskgit.recipe import Recipe
 from metaldefect.tokenizer.config import named_config as tokenizer_config
 from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from pipeline.params import Params, parse_params
 
@@ -64,7 +65,9 @@ def test_tokenizer(paper: Params) -> None:
     rng = np.random.default_rng(0)
     size = section.tokenizer.image_size
     image = torch.from_numpy(rng.integers(0, 256, (1, size, size)).astype(np.uint8))
-    history = fit(module, image, steps=1, batch_size=1, epoch_steps=1, seed=0, checkpoint_directory=None)
+    history = fit(
+        module, SampledBatches(image, 1, 0), steps=1, epoch_steps=1, seed=0, checkpoint_directory=None
+    )
     assert {"l1", "perceptual", "edge", "codebook", "adversarial", "discriminator"} <= set(history[0])
     assert changed(before, model.decoder.conv_out.weight.detach())
 
@@ -78,7 +81,9 @@ def test_maskgit(paper: Params) -> None:
     module = MaskGITLightning(model, replace(recipe.loss, warmup_steps=1))
     before = model.head.bias.detach().clone()
     data = TensorDataset(torch.randint(0, 16_384, (2, 16, 16)), torch.tensor([0, 5]))
-    history = fit(module, data, steps=1, batch_size=2, epoch_steps=1, seed=0, checkpoint_directory=None)
+    history = fit(
+        module, SampledBatches(data, 2, 0), steps=1, epoch_steps=1, seed=0, checkpoint_directory=None
+    )
     assert 9.0 < history[0]["masked_ce"] < 11.0
     assert changed(before, model.head.bias.detach())
 

@@ -19,6 +19,7 @@ from metaldefect.tokenizer.losses import (
     ssim_loss,
 )
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 
 TINY = VQConfig(
@@ -176,7 +177,14 @@ def trained(images: torch.Tensor, steps: int, directory, mode: str = "full") -> 
         mode=mode,  # type: ignore[arg-type]
     )
     module = VQLightning(VQModel(TINY), config)
-    fit(module, images, steps=steps, batch_size=2, epoch_steps=2, seed=3, checkpoint_directory=directory)
+    fit(
+        module,
+        SampledBatches(images, 2, 3),
+        steps=steps,
+        epoch_steps=2,
+        seed=3,
+        checkpoint_directory=directory,
+    )
     return module
 
 
@@ -218,9 +226,8 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint(image
     with pytest.raises(FloatingPointError, match="at step 0"):
         fit(
             module,
-            images,
+            SampledBatches(images, 2, 3),
             steps=2,
-            batch_size=2,
             epoch_steps=2,
             seed=3,
             checkpoint_directory=tmp_path / "new",

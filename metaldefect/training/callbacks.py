@@ -1,0 +1,202 @@
+"""What the trainer does around the steps of every training."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+from metaldefect.artifacts import atomic_file
+from metaldefect.training.module import Trainee, not_finite
+
+History = list[dict[str, float]]
+
+
+class Reseed(Callback):
+    """Random numbers of a step (masks, dropout) depend on (seed, step), not on what came before.
+
+    Reseed at every step: creating a loader's iterator consumes random numbers, and a resumed run creates it
+    at a different point.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int
+    ) -> None:
+        assert isinstance(module, Trainee)
+        torch.manual_seed(self.seed * 1_000_003 + module.step)
+
+
+class EndOfStep(Callback):
+    """Counts the step and updates the average, before any other callback looks at either."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        assert isinstance(module, Trainee)
+        module.step += 1
+        if module.average is not None:
+            module.average.update_parameters(module.model)
+
+
+class Recorder(Callback):
+    """Means of everything the module logs over `interval` steps, one row each; travels with the checkpoint.
+
+    Stops a training whose logged values are not finite.
+    """
+
+    def __init__(self, interval: int, steps: int | None) -> None:
+        self.interval, self.steps = interval, steps
+        self.rows: History = []
+        self.values: dict[str, list[float]] = {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        assert isinstance(module, Trainee)
+        logged = trainer.callback_metrics
+        # One transfer from the device for all of them
+        numbers = torch.stack([value.detach().float() for value in logged.values()]).tolist()
+        for name, number in zip(logged, numbers, strict=True):
+            if not math.isfinite(number):
+                raise FloatingPointError(not_finite(name, number, module.step - 1))
+            self.values.setdefault(name, []).append(number)
+        if module.step % self.interval == 0 or module.step == self.steps:
+            means = {name: sum(found) / len(found) for name, found in sorted(self.values.items())}
+            self.rows.append({"step": float(module.step), **means})
+            self.values = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "values": self.values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows, self.values = list(state["rows"]), dict(state["values"])
+
+
+class ComputingTime(Callback):
+    """Counts the computing time of a training over all its resumed runs, and stops it at a limit.
+
+    Computing time is processor time over the number of threads: a process that is paused, or shares the
+    machine, is not cut short.
+
+    Attributes:
+        limit: seconds after which training stops; None: never.
+        seconds: so far.
+        legs: the runs that the training took: where each began, its limit and its threads. A longer limit
+            flattens a schedule that follows the time, and a second of two threads is more than one of one.
+    """
+
+    def __init__(self, limit: float | None) -> None:
+        self.limit, self.seconds = limit, 0.0
+        self.legs: list[dict[str, float | None]] = []
+        self._mark = 0.0
+
+    @property
+    def share(self) -> float:
+        """The share of the limit that is spent; 0 without a limit."""
+        return self.seconds / self.limit if self.limit else 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Trainee)
+        self._mark = computing_time()
+        self.legs.append(
+            {
+                "from_step": module.step,
+                "from_seconds": self.seconds,
+                "seconds": self.limit,
+                "threads": torch.get_num_threads(),
+            }
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        now = computing_time()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+        if self.share >= 1:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "legs": self.legs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds, self.legs = state["seconds"], list(state["legs"])
+
+
+def computing_time() -> float:
+    """Seconds that this process has computed for: its processor time over its threads."""
+    return time.process_time() / torch.get_num_threads()
+
+
+class Progress(Callback):
+    """Steps done, the latest values and the time left: a bar on a terminal, one line per epoch in a log."""
+
+    def __init__(self, steps: int | None, clock: ComputingTime | None) -> None:
+        self.steps, self.clock = steps, clock
+        self.bar: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Trainee)
+        self.started, self.first = time.monotonic(), module.step
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=self.steps, initial=module.step, desc="training", unit="step")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str(values_of(trainer.callback_metrics), refresh=False)
+            self.bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Trainee)
+        if self.bar is not None or module.step == self.first:
+            return
+        pace = (time.monotonic() - self.started) / (module.step - self.first)
+        done = f"step {module.step}" + (f"/{self.steps}" if self.steps else "")
+        left = (self.steps - module.step) * pace if self.steps else math.inf
+        if self.clock is not None and self.clock.limit:
+            left = min(left, max(0.0, self.clock.limit - self.clock.seconds))
+        print(
+            f"{done}  {values_of(trainer.callback_metrics)}  {pace:.2f} s/step, {left:.0f} s left", flush=True
+        )
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def values_of(logged: Mapping[str, Any]) -> str:
+    """Logged values for people."""
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in logged.items())
+
+
+class Checkpoint(Callback):
+    """One file with everything to go on from, replaced at each epoch's end, when all other records are whole.
+
+    Args:
+        path: the file.
+        key: what shaped the state, see `resume_key`.
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, str]) -> None:
+        self.path, self.key = path, dict(key)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        with atomic_file(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["resume_key"] = self.key

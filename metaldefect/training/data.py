@@ -1,0 +1,200 @@
+"""Training data: images read when a step needs them, and batches that depend on the step alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from metaldefect.artifacts import sha256_file
+from metaldefect.errors import UserError
+from metaldefect.hardware import workers
+from metaldefect.images import U8, read_grey
+
+KEPT_BYTES = 64 * 1024**2
+AHEAD = 2  # batches that are prepared while the device computes
+
+View = Callable[[Any, torch.Generator], Any]
+
+
+class Images(Protocol):
+    """Images of one size, by number: an array `uint8 [N, H, W]` or `[N, H, W, 3]`, or `LazyImages`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the array's."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> U8: ...
+
+
+class LazyImages(Dataset[U8]):
+    """Images that are read or drawn when they are asked for.
+
+    The first of them stay in memory once they have been read, up to `kept_bytes`: memory does not grow with
+    the number of images, and small sets are read once.
+
+    Args:
+        readers: one function per image; each gives the same `uint8` array of shape `shape` at every call.
+        shape: of one image.
+        kept_bytes: most memory that images may stay in; 0 keeps none.
+    """
+
+    def __init__(
+        self, readers: Sequence[Callable[[], U8]], shape: tuple[int, ...], kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self.readers = readers
+        self.shape = (len(readers), *shape)
+        self._keep = kept_bytes // int(np.prod(shape))
+        self._kept: dict[int, U8] = {}
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def __getitem__(self, index: int) -> U8:
+        found = self._kept.get(index)
+        if found is None:
+            found = np.array(self.readers[index]())
+            if found.shape != self.shape[1:]:
+                raise ValueError(f"image {index} has shape {found.shape}, expected {self.shape[1:]}")
+            if index < self._keep:
+                self._kept[index] = found
+        return found
+
+    def stack(self, indices: Iterable[int]) -> U8:
+        """Some of the images as an array."""
+        return np.stack([self[int(index)] for index in indices])
+
+    def digest(self) -> str:
+        """SHA-256 of all pixels."""
+        digest = hashlib.sha256(str(self.shape).encode())
+        for index in range(len(self)):
+            digest.update(np.ascontiguousarray(self[index]).data)
+        return digest.hexdigest()
+
+
+class ImageFiles(LazyImages):
+    """Grey images `uint8 [N, size, size]` of files, read at every use."""
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        super().__init__([partial(read_grey, path, size) for path in paths], (size, size), kept_bytes=0)
+        self.paths = paths
+
+    def digest(self) -> str:
+        """SHA-256 of the files' bytes, which is quicker than decoding them."""
+        digest = hashlib.sha256(str(self.shape).encode())
+        with ThreadPoolExecutor(workers()) as pool:
+            for one in pool.map(sha256_file, self.paths):
+                digest.update(one.encode())
+        return digest.hexdigest()
+
+
+class Batches(Protocol):
+    """Batches of a training. Each is a pure function of the step, so a resumed run sees the same ones."""
+
+    def batch(self, step: int) -> Any:
+        """The batch of a step; called in threads."""
+
+    def content(self) -> Mapping[str, Any]:
+        """What decides on the batches, by name (see `resume_key`)."""
+
+
+class SampledBatches:
+    """Batches of the items of a dataset.
+
+    Without `weights`, every item comes once before any comes again. With them, each batch is drawn with
+    replacement by weight.
+
+    Args:
+        dataset: items by number.
+        batch_size: items per step.
+        seed: of the order and of the views.
+        weights: one per item, or None.
+        view: an augmentation of one item; takes the random numbers of its step.
+
+    Raises:
+        UserError: there is no item.
+        ValueError: there is not one weight per item.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any] | Tensor,
+        batch_size: int,
+        seed: int,
+        weights: Sequence[float] | None = None,
+        view: View | None = None,
+    ) -> None:
+        self.size = len(dataset)  # type: ignore[arg-type]
+        if self.size < 1:
+            raise UserError("the training set is empty")
+        if weights is not None and len(weights) != self.size:
+            raise ValueError(f"{len(weights)} sampling weights for {self.size} training items")
+        self.dataset, self.batch_size, self.seed, self.view = dataset, batch_size, seed, view
+        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.double)
+        self._pass = lru_cache(maxsize=4)(self._shuffled)
+
+    def batch(self, step: int) -> Any:
+        """The items of a step, stacked."""
+        items = [self.dataset[index] for index in self.numbers(step)]
+        if self.view is not None:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1_000_003)
+            items = [self.view(item, generator) for item in items]
+        return default_collate(items)
+
+    def numbers(self, step: int) -> list[int]:
+        """Which items a step takes."""
+        if self.weights is not None:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            drawn = torch.multinomial(self.weights, self.batch_size, replacement=True, generator=generator)
+            return drawn.tolist()
+        first = step * self.batch_size
+        places = (divmod(place, self.size) for place in range(first, first + self.batch_size))
+        return [self._pass(number)[offset] for number, offset in places]
+
+    def _shuffled(self, number: int) -> list[int]:
+        """The order of one pass over all items."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return torch.randperm(self.size, generator=generator).tolist()
+
+    def content(self) -> dict[str, Any]:
+        """Items, how they are drawn, and the seed."""
+        items: Any = self.dataset
+        if isinstance(items, TensorDataset):
+            items = items.tensors
+        sampling = {"batch_size": self.batch_size, "seed": self.seed, "weights": self.weights}
+        return {"data": items, "sampling": sampling}
+
+
+class Prefetched:
+    """The batches of steps `first` to `first + count`, prepared in threads while the device computes."""
+
+    def __init__(self, batches: Batches, first: int, count: int) -> None:
+        self.batches, self.first, self.count = batches, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        steps = iter(range(self.first, self.first + self.count))
+        pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
+        try:
+            pending = deque(pool.submit(self.batches.batch, step) for step in islice(steps, AHEAD))
+            while pending:
+                batch = pending.popleft().result()
+                following = next(steps, None)
+                if following is not None:
+                    pending.append(pool.submit(self.batches.batch, following))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
