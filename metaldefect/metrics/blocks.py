@@ -1,4 +1,4 @@
-"""How visible the grid of token cells is in drawn images: 1.0 is no grid."""
+"""How visible the grid of token cells is in generated images: 1.0 means invisible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metaldefect.metrics.bootstrap import Groups, ratio_interval
 
 Values = NDArray[np.float64]
 
-# Images whose steps are in memory at once.
+# Images whose steps are held in memory at the same time.
 BATCH = 64
 
 
@@ -24,10 +24,10 @@ class CellSteps(NamedTuple):
 
 
 def cell_steps(images: U8, cell: int) -> CellSteps:
-    """Steps across the borders of token cells and inside them, horizontal and vertical ones together.
+    """Return the mean steps across the borders of token cells and inside the cells.
 
-    A step is the absolute difference, in grey levels, of two pixels that are neighbours in a row or in a
-    column. It lies across a border where the second pixel is the first of its cell.
+    A step is the absolute difference, in grey levels, between two neighbouring pixels of a row or column.
+    It crosses a border if the second pixel is the first of its cell.
 
     Args:
         images: grey `uint8 [N, H, W]`, N at least 1.
@@ -37,7 +37,7 @@ def cell_steps(images: U8, cell: int) -> CellSteps:
         Means per image, `float64 [N]` each.
 
     Raises:
-        ValueError: another shape or type, no image, or a cell that leaves no border or no inside.
+        ValueError: wrong shape or dtype, no images, or a cell size that leaves no border or no inside.
     """
     if images.ndim != 3 or images.dtype != np.uint8 or not len(images):
         raise ValueError(f"expected uint8 [N, H, W] with N > 0, got {images.dtype} {list(images.shape)}")
@@ -49,7 +49,7 @@ def cell_steps(images: U8, cell: int) -> CellSteps:
 
 
 def steps_of(images: U8, cell: int) -> CellSteps:
-    """`cell_steps` of one batch."""
+    """`cell_steps` for one batch."""
     across, inside = np.zeros(len(images)), np.zeros(len(images))
     borders = insides = 0
     for axis in (1, 2):
@@ -67,16 +67,15 @@ def steps_of(images: U8, cell: int) -> CellSteps:
 def block_ratio(images: U8, cell: int) -> float:
     """Mean step across the borders of token cells over the mean step inside them.
 
-    1.0 where the grid cannot be seen; larger where neighbouring cells differ in brightness. Both means are
-    over all images, so smooth ones weigh little. NEU-DET's photographs at 256 pixels have 0.99 for cells
-    of 16.
+    1.0 if the grid is invisible; larger if neighbouring cells differ in brightness. Both means run over all
+    images, so smooth images weigh little. NEU-DET's photographs at 256 pixels score 0.99 for cells of 16.
 
     Args:
         images: grey `uint8 [N, H, W]`.
         cell: side of a token's cell in pixels.
 
     Raises:
-        ValueError: as of `cell_steps`; or all cells are flat, so that there is nothing to compare with.
+        ValueError: as in `cell_steps`, or every cell is flat.
     """
     steps = cell_steps(images, cell)
     inside = float(steps.inside.mean())
@@ -86,19 +85,19 @@ def block_ratio(images: U8, cell: int) -> float:
 
 
 def block_ratio_interval(images: U8, cell: int, groups: Groups | None = None) -> dict[str, float]:
-    """`block_ratio` with a 95 % bootstrap interval, whole groups of images redrawn.
+    """`block_ratio` with a 95 % bootstrap interval that resamples whole groups of images.
 
     Args:
         images: grey `uint8 [N, H, W]`.
         cell: side of a token's cell in pixels.
-        groups: group or scene of each image (reconstructions have that of their originals); None for
-            independent images, such as drawn ones.
+        groups: group or scene of each image (a reconstruction has its original's); None if the images are
+            independent, as generated ones are.
 
     Returns:
         `mean` (the ratio), `low`, `high`.
 
     Raises:
-        ValueError: as of `block_ratio`, or fewer than two groups.
+        ValueError: as in `block_ratio`, or fewer than two groups.
     """
     low, high = ratio_interval(*cell_steps(images, cell), groups)
     return {"mean": block_ratio(images, cell), "low": low, "high": high}

@@ -1,10 +1,10 @@
-"""Intervals of published numbers, all of 95 % and all over independent units: whole groups of images.
+"""95 % intervals of published numbers, over independent units: whole groups of images.
 
-Images of one near-duplicate group or scene hang together, so a resample takes or leaves them as one.
-`scipy.stats.bootstrap` draws: of groups it needs their sums and counts alone, since a mean over drawn
-groups is the sum of their sums over the sum of their counts. What it cannot do stays here: crossing two
-kinds of units (`seed_and_group_interval` in `usefulness`) and statistics of pairs, which repeated samples
-would bias (`half_sample_interval`, and `kid_estimates` in `generation`).
+Images of one near-duplicate group or scene are correlated, so a resample takes all of them or none.
+`scipy.stats.bootstrap` resamples each group's sum and count: the mean over drawn groups is the sum of their
+sums over the sum of their counts. Our own code covers what scipy cannot do: crossing two kinds of units
+(`seed_and_group_interval` in `usefulness`) and statistics of pairs, which repeated samples would bias
+(`half_sample_interval`, and `kid_estimates` in `generation`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Groups = Sequence[object] | NDArray[Any]
 
 RESAMPLES = 1000
-# Resamples that scipy holds at once: bounds its memory to 100 x groups numbers.
+# Resamples that scipy holds at a time: limits its memory to 100 x groups numbers.
 BATCH = 100
 
 
@@ -50,14 +50,14 @@ def bootstrap_mean(
 def ratio_interval(
     top: ArrayLike, bottom: ArrayLike, groups: Groups | None = None, resamples: int = RESAMPLES
 ) -> list[float]:
-    """95 % interval `[low, high]` of the ratio of two means over the same images, whole groups redrawn.
+    """95 % interval `[low, high]` of the ratio of two means over the same images, resampling whole groups.
 
     Args:
         top: one number per image, bottom: one number of the same image, 0 or more.
         groups: group of each image. None: each image is a group.
 
     Raises:
-        ValueError: fewer than two groups, or all of `bottom` is 0.
+        ValueError: fewer than two groups, or `bottom` is 0 everywhere.
     """
     tops, bottoms = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
     keys = group_numbers(groups, len(tops))
@@ -114,13 +114,13 @@ def half_sample_interval(
     resamples: int = 100,
     seed: int = 0,
 ) -> dict[str, float]:
-    """A statistic with a 95 % interval from halves of the groups, drawn without replacement.
+    """A statistic with a 95 % interval from random halves of the groups, drawn without replacement.
 
     For statistics of pairs, such as KID, which the bootstrap's repeated samples would bias. The spread over
-    random halves estimates the standard error of the whole (delete-half jackknife, Shao & Wu 1989).
+    the halves estimates the standard error of the whole (delete-half jackknife, Shao & Wu 1989).
 
     Args:
-        statistic: of the samples with these numbers, `int64 [n]`.
+        statistic: takes the indices of samples, `int64 [n]`.
         groups: group of each sample; at least two groups.
 
     Returns:
@@ -142,7 +142,7 @@ def half_sample_interval(
 
 
 def group_numbers(groups: Groups | None, count: int) -> NDArray[np.int64]:
-    """Groups as numbers from 0, `int64 [count]`; None makes each value a group.
+    """Number the groups from 0, `int64 [count]`; None puts each value in its own group.
 
     Raises:
         ValueError: groups and values differ in number, or there are fewer than two groups.
@@ -158,7 +158,7 @@ def group_numbers(groups: Groups | None, count: int) -> NDArray[np.int64]:
 
 
 def ratio_of_sums(top: Floats, bottom: Floats, axis: int = -1) -> Floats:
-    """Sums along an axis over sums along it; NaN where the lower one is 0."""
+    """Ratio of the sums along an axis; NaN where the lower sum is 0."""
     below = bottom.sum(axis=axis)
     return top.sum(axis=axis) / np.where(below == 0, np.nan, below)
 
@@ -173,10 +173,10 @@ def percentile_interval(
 ) -> tuple[float, float]:
     """2.5th and 97.5th percentile of a statistic over bootstrap resamples.
 
-    A resample in which the statistic has no value (NaN: a ratio to 0) is left out.
+    Leaves out resamples in which the statistic is NaN (a ratio to 0).
     """
     with warnings.catch_warnings():
-        # About NaN among the resamples, and in scipy's own interval, which is not used for that reason
+        # scipy warns about NaN among the resamples and in its own interval, which we therefore do not use
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
             samples, statistic, n_resamples=resamples, batch=BATCH, vectorized=True, paired=paired,

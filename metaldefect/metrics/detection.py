@@ -1,7 +1,7 @@
-"""Measures of anomaly detection, for images and for pixels: pure functions of scores and truths.
+"""Image-level and pixel-level anomaly detection metrics: pure functions of scores and ground truth.
 
-Maps and masks come as sequences, because images of one test set may differ in size. A mask is a boolean
-array of its map's shape.
+Maps and masks come as sequences because images of one test set may differ in size. A mask is a boolean
+array with the shape of its map.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the receiver operating characteristic, in [0, 1].
 
     Raises:
-        ValueError: the labels are all of one kind.
+        ValueError: all labels are equal.
     """
     scores, labels = checked(scores, labels)
     return float(roc_auc_score(labels, scores))
@@ -48,7 +48,7 @@ def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def f1_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """F1 of calling scores above `threshold` anomalous; 0 where nothing is found."""
+    """F1 when scores above `threshold` count as anomalous; 0 if there are no hits."""
     scores, labels = checked(scores, labels)
     found = scores > threshold
     hits = float(np.sum(found & labels))
@@ -56,16 +56,16 @@ def f1_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
 
 
 def balanced_accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
-    """Mean of the detection rate and the rate of normal images passed; scores above `threshold` are found."""
+    """Mean of true-positive and true-negative rate when scores above `threshold` count as anomalous."""
     scores, labels = checked(scores, labels)
     found = scores > threshold
     return float((found[labels].mean() + (~found[~labels]).mean()) / 2)
 
 
 def balanced_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
-    """The threshold with the largest balanced accuracy, whatever the number of images of each kind.
+    """Return the threshold with the largest balanced accuracy, which ignores class imbalance.
 
-    It lies half-way between two neighbouring scores; of equally good ones the middle one is taken.
+    It lies half-way between two neighbouring scores; of equally good thresholds, the middle one wins.
     """
     scores, labels = checked(scores, labels)
     values = np.unique(scores)
@@ -78,10 +78,10 @@ def balanced_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], Bools]:
-    """Both as arrays of one length, with both kinds of labels present.
+    """Return both as arrays after checking them.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the lengths differ, or all labels are equal.
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     if scores.shape != labels.shape or scores.ndim != 1:
@@ -94,11 +94,11 @@ def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], 
 def pixel_auroc(maps: Sequence[Floats], masks: Sequence[Bools]) -> float:
     """AUROC over all pixels of all images.
 
-    The share of pairs of a defect's pixel and another whose order is right, half of the equal ones
-    included: sorting one kind and looking the other up takes a fraction of sorting both with their labels.
+    Computed as the share of (defect pixel, other pixel) pairs in the right order, ties counting half:
+    sorting one kind and looking up the other is much faster than sorting both with their labels.
 
     Raises:
-        ValueError: the pixels are all of one kind.
+        ValueError: all pixels have the same label.
     """
     check_maps(maps, masks)
     outside, inside = (np.sort(values) for values in by_truth(maps, masks))
@@ -111,16 +111,16 @@ def pixel_auroc(maps: Sequence[Floats], masks: Sequence[Bools]) -> float:
 
 
 def by_truth(maps: Sequence[Floats], masks: Sequence[Bools]) -> tuple[Floats, Floats]:
-    """(all values outside the masks, all values inside)."""
+    """Return (all values outside the masks, all values inside)."""
     pairs = list(zip(maps, masks, strict=True))
     return np.concatenate([m[~mask] for m, mask in pairs]), np.concatenate([m[mask] for m, mask in pairs])
 
 
 def check_maps(maps: Sequence[Floats], masks: Sequence[Bools]) -> None:
-    """Refuse maps whose masks are of another size.
+    """Check that each map has the size of its mask.
 
     Raises:
-        ValueError: names the first such pair.
+        ValueError: names the first pair that differs.
     """
     if len(maps) != len(masks):
         raise ValueError(f"{len(maps)} anomaly maps for {len(masks)} masks")
@@ -132,20 +132,20 @@ def check_maps(maps: Sequence[Floats], masks: Sequence[Bools]) -> None:
 def pro_curve(
     maps: Sequence[Floats], masks: Sequence[Bools]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False-positive rate against per-region overlap over every threshold that the maps have.
+    """Return false-positive rate and per-region overlap over every threshold that the maps contain.
 
-    A region is an 8-connected component of a mask. The overlap is the mean over the regions of the share
-    of a region that is found; the rate is over all pixels outside the regions, those of defect-free images
-    included. Source: the MVTec AD evaluation code's definition (Bergmann et al., IJCV 2021).
+    A region is an 8-connected component of a mask. The overlap is the mean, over regions, of the share of
+    the region that is found; the rate is over all pixels outside regions, including those of defect-free
+    images. Source: definition of the MVTec AD evaluation code (Bergmann et al., IJCV 2021).
 
-    The overlap changes at the values inside regions alone, and these are few: the curve's corners lie just
-    above and at each of them, and the other pixels need only be sorted, not put in order with their truth.
+    The overlap changes only at values inside regions, and these are few. So the curve's corners lie just
+    above and at each of them, and the other pixels need sorting only, without their labels.
 
     Returns:
         Two arrays from (0, 0) to (1, 1), the corners of the curve.
 
     Raises:
-        ValueError: there is no region, or no pixel outside one.
+        ValueError: there are no regions, or no pixels outside them.
     """
     check_maps(maps, masks)
     gains, regions = [], 0
@@ -168,7 +168,7 @@ def pro_curve(
 
 
 def area_to_limit(fpr: ArrayLike, rate: ArrayLike, limit: float) -> float:
-    """Trapezoidal area under a curve from 0 to `limit`, interpolated there, divided by `limit`."""
+    """Trapezoidal area under a curve from 0 to `limit` (interpolated there), divided by `limit`."""
     x, y = np.asarray(fpr, np.float64), np.asarray(rate, np.float64)
     inside = x <= limit
     at_limit = np.interp(limit, x, y)
@@ -177,7 +177,7 @@ def area_to_limit(fpr: ArrayLike, rate: ArrayLike, limit: float) -> float:
 
 
 def au_pro(maps: Sequence[Floats], masks: Sequence[Bools], limit: float = FPR_LIMIT) -> float:
-    """Area under `pro_curve` up to a false-positive rate of `limit`, as a share of that area, in [0, 1]."""
+    """Area under `pro_curve` up to a false-positive rate of `limit`, divided by `limit`, in [0, 1]."""
     return area_to_limit(*pro_curve(maps, masks), limit)
 
 
@@ -189,14 +189,14 @@ def bootstrap_interval(
     seed: int = 0,
     samples: int = BOOTSTRAP_SAMPLES,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of (scores, labels), groups resampled within each label.
+    """95 % percentile interval of a statistic of (scores, labels), resampling groups within each label.
 
     Args:
         statistic: of (scores, labels).
         scores: one number per image.
         labels: whether each image is anomalous.
-        groups: group of each image; whole groups are drawn, since images of one group (exposures of one
-            piece of metal) are not independent. None: each image is a group.
+        groups: group of each image. Whole groups are resampled, since images of one group (exposures of
+            one piece of metal) are not independent. None: each image is a group.
         seed: of the resampling.
         samples: number of resamples.
     """
@@ -211,10 +211,10 @@ def bootstrap_interval(
 
 
 def members_of_groups(chosen: Bools, groups: Sequence[object] | None) -> list[NDArray[np.intp]]:
-    """The numbers of the chosen images, group by group, in the order in which the groups first occur.
+    """Return the indices of the chosen images, one array per group, in the order groups first occur.
 
     Raises:
-        ValueError: not every image has its group.
+        ValueError: the number of groups differs from the number of images.
     """
     keys: Sequence[object] = range(len(chosen)) if groups is None else groups
     if len(keys) != len(chosen):
@@ -226,7 +226,7 @@ def members_of_groups(chosen: Bools, groups: Sequence[object] | None) -> list[ND
 
 
 def resample(members: Sequence[NDArray[np.intp]], rng: np.random.Generator) -> NDArray[np.intp]:
-    """The images of as many groups as there are, drawn with replacement."""
+    """Draw as many groups as there are, with replacement, and return the indices of their images."""
     return np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
 
 
@@ -244,13 +244,13 @@ def pixel_intervals(
     seed: int = 0,
     samples: int = BOOTSTRAP_SAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of `pixel_auroc` and `au_pro`, groups resampled within good and defective.
+    """95 % percentile intervals of `pixel_auroc` and `au_pro`, resampling groups within good and defective.
 
-    `groups` as for `bootstrap_interval`.
+    `groups` as in `bootstrap_interval`.
 
-    Sorting all pixels a thousand times would take hours. Each image's counts are taken once at 500
-    thresholds (quantiles of the pixels outside the regions, denser towards the top), and a resample is a
-    weighted sum of them.
+    Sorting all pixels a thousand times would take hours. Instead, count each image's pixels once at 500
+    thresholds (quantiles of the pixels outside regions, denser towards the top); a resample is then a
+    weighted sum of these counts.
     """
     check_maps(maps, masks)
     outside, inside = (np.sort(values) for values in by_truth(maps, masks))
@@ -283,10 +283,10 @@ def pixel_intervals(
 
 
 def at_rank(ascending: Floats, shares: Floats) -> Floats:
-    """The values that stand at these shares of the way through ascending ones."""
+    """Return the values at these shares of the way through ascending ones."""
     return ascending[np.round(shares * (len(ascending) - 1)).astype(int)]
 
 
 def at_or_above(values: Floats, thresholds: Floats) -> NDArray[np.float64]:
-    """How many values are at or above each of the ascending thresholds."""
+    """Count the values at or above each of the ascending thresholds."""
     return len(values) - np.searchsorted(np.sort(values, axis=None), thresholds, side="left").astype(float)

@@ -1,6 +1,6 @@
-"""Which way each published number gets better: the one table that reports and comparisons look in.
+"""Whether higher or lower is better for each published metric: the one table for reports and comparisons.
 
-A new metric is entered here under the name that it has in the metrics files.
+Enter a new metric here under the name it has in the metrics files.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ NEAR_ONE = (
 
 
 def table(**names: Iterable[str]) -> dict[str, Better]:
-    """One mapping of the lists above.
+    """Merge the lists above into one mapping.
 
     Raises:
-        ValueError: a name stands in two of them, or twice in one.
+        ValueError: a name occurs twice.
     """
     found: dict[str, Better] = {}
     for kind, listed in names.items():
@@ -67,9 +67,9 @@ DIRECTIONS = table(HIGHER=HIGHER, LOWER=LOWER, NEAR_ONE=NEAR_ONE)
 
 
 def direction(key: str) -> Better | None:
-    """Where the best value of a dotted key lies; None for counts, settings and yardsticks.
+    """Return where the best value of a dotted key lies; None for counts, settings and yardsticks.
 
-    The last part of the key that is a metric's name decides, so statistics of a metric go its way:
+    The last part of the key that is a metric's name decides, so a metric's statistics share its direction:
 
     >>> direction("after.rkid.mean"), direction("gain.lpips.relative"), direction("cas.ratio")
     (<Better.LOWER: 'lower'>, <Better.LOWER: 'lower'>, <Better.HIGHER: 'higher'>)
@@ -80,10 +80,10 @@ def direction(key: str) -> Better | None:
 
 
 def improvement(key: str, before: float, after: float) -> float | None:
-    """How much better `after` is than `before`, in the metric's unit; negative where it is worse.
+    """Return how much better `after` is than `before`, in the metric's unit; negative if it is worse.
 
     Returns:
-        None where the table has no direction for the key. Near one, what counts is the distance to 1.
+        None if the table has no direction for the key. For near-one metrics, the distance to 1 counts.
 
     >>> improvement("rkid", 0.5, 0.25), improvement("block_ratio", 1.5, 0.75), improvement("total", 1, 2)
     (0.25, 0.25, None)

@@ -1,4 +1,4 @@
-"""Features of image files, read batch by batch: memory does not grow with the number of images."""
+"""Features of image files, computed chunk by chunk so that memory does not grow with the number of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metaldefect.backbones import LITE0_FEATURES, pooled_features
 from metaldefect.hardware import workers
 from metaldefect.images import read_grey
 
-# Images in memory at once: at 256 pixels 16 MiB, enough that loading the network costs nothing beside them.
+# Images in memory at a time: 16 MiB at 256 pixels, and enough to make the cost of loading the network small.
 CHUNK = 256
 
 
@@ -24,8 +24,8 @@ def features_of_files(paths: Sequence[Path], size: int, description: str = "feat
 
     Args:
         paths: image files.
-        size: side in pixels to which each is resized first, the size at which the pipeline sees them.
-        description: of the progress bar.
+        size: side in pixels to which each image is resized first: the size the pipeline works at.
+        description: label of the progress bar.
 
     Raises:
         UnreadableImageError: a file cannot be decoded; the message names it.

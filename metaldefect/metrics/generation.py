@@ -1,7 +1,7 @@
-"""How good drawn images are: KID, class agreement, memorisation (together with all else: generation_suite).
+"""Quality of generated images: KID, class agreement, memorisation (`generation_suite` runs all metrics).
 
-All work on feature vectors. The pipeline's extractor is EfficientNet-Lite0 (1,280 pooled features):
-its numbers compare with each other, not with the Inception numbers of the literature.
+All take feature vectors. The pipeline extracts them with EfficientNet-Lite0 (1,280 pooled features), so its
+numbers compare with each other but not with the Inception numbers of the literature.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from metaldefect.metrics.manifold import CHUNK_MIB
 def kid(real: ArrayLike, fake: ArrayLike) -> float:
     """Kernel inception distance: unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski 2018).
 
-    Around 0, and at times below, for samples of one distribution; lower is better. It is torchmetrics'
-    `poly_mmd` on sides of any size: theirs divides both by the size of the first.
+    Around 0, sometimes below, for samples of one distribution; lower is better. Same as torchmetrics'
+    `poly_mmd`, except that the sides may differ in size: `poly_mmd` divides both by the size of the first.
 
     Args:
-        real: `float [M, D]`, fake: `float [N, D]`, two samples each at least.
+        real: `float [M, D]`, fake: `float [N, D]`, at least two samples each.
 
     Raises:
         ValueError: fewer than two samples on a side.
@@ -44,7 +44,7 @@ def kid(real: ArrayLike, fake: ArrayLike) -> float:
 def polynomial_kernels(
     x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(x.y / d + 1)^3 of all pairs: within `[M, D]`, within `[N, D]`, and between them."""
+    """(x.y / d + 1)^3 of all pairs: within `real`, within `fake`, and between them."""
     pairs = ((x, x), (y, y), (x, y))
     kxx, kyy, kxy = (polynomial_kernel(a, b, degree=3, coef0=1.0) for a, b in pairs)
     return kxx, kyy, kxy
@@ -64,22 +64,22 @@ def kid_estimates(
 ) -> NDArray[np.float64]:
     """KID of weighted samples, and of bootstrap resamples of their groups.
 
-    The estimator of `kid` with pairs weighted by the product of their samples' weights. Pairs of one group
-    do not count, as a sample with itself does not in `kid`: they are more alike than independent samples
-    are. A resample gives a sample its weight times how often its group was drawn, and stays unbiased.
-    scipy's bootstrap repeats samples and so cannot leave these pairs out; torchmetrics has no weights.
+    The estimator of `kid`, with each pair weighted by the product of its samples' weights. Pairs within a
+    group do not count, just as `kid` does not pair a sample with itself: they are more alike than
+    independent samples. A resample multiplies a sample's weight by how often its group was drawn, and stays
+    unbiased. scipy's bootstrap repeats samples and cannot leave these pairs out; torchmetrics has no weights.
 
     Args:
         real: `float [M, D]`, fake: `float [N, D]`; weights and groups: one per sample.
         paired: both sides show the same groups (originals and their reconstructions). A resample then
-            draws them once for both sides, and an image is not compared with its own reconstruction.
+            draws them once for both sides, and no image is compared with its own reconstruction.
 
     Returns:
-        `float64 [1 + resamples]`, the estimate first; NaN for a resample of a single group. The real
-        side's resamples depend on `seed` alone, so estimates against the same real samples are paired.
+        `float64 [1 + resamples]`, the estimate first; NaN for a resample of a single group. Resamples of
+        the real side depend only on `seed`, so estimates against the same real samples are paired.
 
     Raises:
-        ValueError: a side has one group only, or `paired` sides have different groups.
+        ValueError: a side has only one group, or `paired` sides have different groups.
     """
     kxx, kyy, kxy = polynomial_kernels(np.asarray(real, np.float64), np.asarray(fake, np.float64))
     real_names, x = np.unique(real_groups, return_inverse=True)
@@ -109,7 +109,7 @@ def mean_of_pairs(
     left_groups: NDArray[np.int64] | None = None,
     right_groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Weighted mean of a kernel `[M, N]` over pairs of different groups, one per row of weights, `[R]`.
+    """Weighted mean of a kernel `[M, N]` over pairs of different groups, `[R]`, one per row of weights.
 
     Args:
         left: weights `[R, M]`, right: weights `[R, N]`.
@@ -126,13 +126,13 @@ def mean_of_pairs(
 def class_agreement(
     model: Pipeline, features: Features, labels: NDArray[np.str_], groups: Groups | None = None
 ) -> dict[str, object]:
-    """Share of samples that a classifier gives the class they were drawn for, in [0, 1].
+    """Share of samples that a classifier assigns to the class they were generated for, in [0, 1].
 
     Args:
         model: fitted on real images.
-        features: `float32 [N, D]`, labels: what was asked for, `str [N]`.
-        groups: group or scene of each sample: reconstructions have that of their originals. None for
-            drawn images, which are independent.
+        features: `float32 [N, D]`, labels: the requested classes, `str [N]`.
+        groups: group or scene of each sample; a reconstruction has its original's. None for generated
+            images, which are independent.
 
     Returns:
         `mean`, its 95 % interval `low` and `high`, and the mean `per_class`.
@@ -145,25 +145,25 @@ def class_agreement(
 def memorisation_hits(
     train: Features, test: Features, fake: Features, train_groups: NDArray[Any]
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Are drawn images copies? Nearest-train distances against those of unseen real images.
+    """Find generated images that are near-copies of training images, and the same for unseen real images.
 
-    The yardstick is how near different photographs come to each other. An image's own group is left out of
-    it: a set holds one photograph in two encodings, and the distance between these twins would make a
-    threshold that nothing but a bit-exact copy falls below.
+    The threshold is how close different photographs come to each other. An image's own group does not count
+    towards it: datasets contain one photograph in two encodings, and the distance between such twins would
+    make a threshold that only a bit-exact copy passes.
     A heavily compressed or blurred copy can lie farther from its original than two photographs of one class
-    lie from each other; such copies are not found.
+    lie from each other; this metric misses such copies.
 
     Args:
-        train: `float32 [M, D]`, test: unseen real ones `[K, D]`, fake: drawn ones `[N, D]`.
+        train: `float32 [M, D]`, test: unseen real images `[K, D]`, fake: generated images `[N, D]`.
         train_groups: near-duplicate group or scene of each training image, `[M]`, at least two groups.
 
     Returns:
         The threshold, a Euclidean distance: the 1st percentile, over training images, of the distance to
-        the nearest image of another group. Then `float64 [N]` and `[K]`: 1 for each drawn and each unseen
-        real image that lies nearer to a training image than that.
+        the nearest image of another group. Then `float64 [N]` and `[K]`: 1 for each generated and each
+        unseen real image that lies nearer to a training image than the threshold.
 
     Raises:
-        ValueError: all training images are of one group.
+        ValueError: all training images belong to one group.
     """
     keys = np.unique(train_groups, return_inverse=True)[1]
     if keys.max() == 0:
@@ -179,12 +179,12 @@ def nearest_distances(
     point_groups: NDArray[np.int64] | None = None,
     other_groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Euclidean distance of each point to the nearest of the others, `float64 [N]`, in bounded memory.
+    """Euclidean distance from each point to the nearest of the others, `float64 [N]`, in bounded memory.
 
     Args:
         points: `[N, D]`, others: `[M, D]`.
-        point_groups: group of each point, other_groups: of each other. Where both are given, others of a
-            point's own group do not count.
+        point_groups: group of each point, other_groups: of each other point. If both are given, others in
+            the point's own group do not count.
     """
 
     def nearest(distances: NDArray[np.floating], start: int) -> NDArray[np.floating]:

@@ -1,7 +1,7 @@
-"""The evaluation of drawn images as one function of features: every metric, its yardsticks, its intervals.
+"""Evaluate generated images from their features in one call: all metrics, yardsticks and intervals.
 
-Yardsticks: unseen real images against training ones (what nothing can beat), and unseen real images
-through the tokenizer (what no MaskGIT on this tokenizer can beat).
+Yardsticks: unseen real images against training images (the best any generator can reach), and unseen real
+images through the tokenizer (the best that a MaskGIT on this tokenizer can reach).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Labels = NDArray[np.str_]
 
 
 class Labelled(NamedTuple):
-    """Features of images with their classes and groups: scenes, or own numbers where images are independent.
+    """Features of images with their classes and groups: scenes, or one group per image if independent.
 
-    Intervals redraw whole groups, and the memorisation threshold leaves an image's own group out.
+    Intervals resample whole groups, and the memorisation threshold ignores an image's own group.
     """
 
     features: Features  # [N, D]
@@ -38,7 +38,7 @@ class Labelled(NamedTuple):
 
     @classmethod
     def ungrouped(cls, features: Features, labels: Labels) -> Labelled:
-        """Each image a group of its own."""
+        """Put each image in its own group."""
         return cls(features, labels, np.arange(len(features)))
 
 
@@ -50,19 +50,19 @@ def evaluate(
     seed: int,
     candidates: Labelled | None = None,
 ) -> dict[str, Any]:
-    """All metrics of drawn images that cost seconds.
+    """Compute all metrics of generated images that take only seconds.
 
     Args:
-        train: real training images, test: real held-out ones.
-        through: the held-out ones through the tokenizer, in their order.
-        fake: drawn images.
+        train: real training images, test: real held-out images.
+        through: the held-out images through the tokenizer, in the same order.
+        fake: generated images.
         seed: of the classifiers.
-        candidates: all drawn images, where `fake` was chosen from more.
+        candidates: all generated images, if `fake` was selected from more.
 
     Returns:
-        `kid`, `manifold`, `precision`, `recall`, `class_agreement` (and `class_agreement_candidates` of those
-        that `fake` was chosen from), `classifier_accuracy_on_real`, `cas`, `diversity`, `memorisation`;
-        intervals as `interval_95` beside the numbers, or as low and high.
+        `kid`, `manifold`, `precision`, `recall`, `class_agreement` (and `class_agreement_candidates` if
+        `fake` was selected from more), `classifier_accuracy_on_real`, `cas`, `diversity`, `memorisation`;
+        intervals as `interval_95` beside the numbers, or as `low` and `high`.
     """
     judge = classifier(train.features, train.labels, seed)
     student = classifier(fake.features, fake.labels, seed)
@@ -104,9 +104,9 @@ def evaluate(
 def kid_with_yardsticks(
     train: Labelled, test: Labelled, through: Features, fake: Labelled, seed: int
 ) -> dict[str, Any]:
-    """KID to the held-out images of drawn, reconstructed and training ones, and drawn to reconstructed.
+    """KID to held-out images (of generated, reconstructed, training ones), and of generated to reconstructed.
 
-    Every class counts the same on both sides: drawn images come in equal numbers, real ones do not.
+    Weighted so that every class counts the same on both sides: real classes differ in size.
     """
     sides = {
         "synthetic": fake,
@@ -127,18 +127,18 @@ def kid_with_yardsticks(
 
 
 def manifold_means(real: Labelled, other: Labelled) -> dict[str, Any]:
-    """Precision, recall, density and coverage with intervals by group."""
+    """Precision, recall, density and coverage, with intervals that resample groups."""
     scores = manifold_scores(real.features, other.features)
     sides = {"precision": other, "recall": real, "density": other, "coverage": real}
     return {name: bootstrap_mean(getattr(scores, name), list(side.groups)) for name, side in sides.items()}
 
 
 def diversity(real: Labelled, fake: Labelled) -> dict[str, dict[str, float]]:
-    """How much images of a class differ: mean Euclidean feature distance between two of them.
+    """Mean Euclidean feature distance between two images of a class.
 
     Returns:
-        By class `synthetic`, `real`, and their `ratio`; a ratio far below 1 is a collapse. Classes with fewer
-        than two images on a side are left out.
+        Per class `synthetic`, `real` and their `ratio`; a ratio far below 1 means collapse. Leaves out
+        classes with fewer than two images on a side.
     """
     found = {}
     for name in np.unique(fake.labels):
@@ -150,11 +150,11 @@ def diversity(real: Labelled, fake: Labelled) -> dict[str, dict[str, float]]:
 
 
 def memorisation(train: Labelled, test: Labelled, fake: Labelled) -> dict[str, Any]:
-    """Shares of drawn and of held-out images that lie nearer to a training image than others do.
+    """Shares of generated and of held-out images that lie nearer to a training image than other photographs.
 
     Returns:
         `threshold` (feature distance, see `memorisation_hits`), `fake_below` and `test_below` in [0, 1]
-        with `interval_95`. Drawn images are no copies where `fake_below` is not above `test_below`.
+        with `interval_95`. No sign of copying if `fake_below` is not above `test_below`.
     """
     threshold, of_fake, of_test = memorisation_hits(
         train.features, test.features, fake.features, train.groups
@@ -172,9 +172,9 @@ def memorisation(train: Labelled, test: Labelled, fake: Labelled) -> dict[str, A
 
 
 def nearest_neighbours(train: Features, fake: Features, count: int = 3) -> NDArray[np.int64]:
-    """Indices of the training images nearest to each drawn one, nearest first, `int64 [N, count]`.
+    """Indices of the training images nearest to each generated image, nearest first, `int64 [N, count]`.
 
     Args:
-        train: `float32 [M, D]`, at least `count`; fake: `float32 [N, D]`.
+        train: `float32 [M, D]`, M at least `count`; fake: `float32 [N, D]`.
     """
     return NearestNeighbors(n_neighbors=count).fit(train).kneighbors(fake, return_distance=False)

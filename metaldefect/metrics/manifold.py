@@ -1,7 +1,7 @@
-"""Precision, recall, density and coverage: is what is drawn real, and is all that is real drawn?
+"""Precision, recall, density and coverage: are generated images realistic, and do they cover the real ones?
 
-Each metric is the mean of one number per sample. The functions return these numbers, so that the caller can
-put an interval around the mean.
+Each metric is the mean of one number per sample. The functions return these numbers so that the caller can
+compute an interval of the mean.
 """
 
 from __future__ import annotations
@@ -15,29 +15,28 @@ from sklearn.metrics import pairwise_distances_chunked
 Features = NDArray[np.float32]
 Values = NDArray[np.float64]
 
-# Distances that are in memory at once, MiB.
+# Distances in memory at a time, MiB.
 CHUNK_MIB = 64
 
 
 class ManifoldScores(NamedTuple):
     """Per-sample values; the metric is their mean."""
 
-    precision: Values  # [fake]: 1 within some real sample's ball
-    recall: Values  # [real]: 1 within some fake sample's ball
-    density: Values  # [fake]: real balls it is in, over k; around 1 for samples of the real distribution
-    coverage: Values  # [real]: 1 if a fake sample is in its ball
+    precision: Values  # [fake]: 1 if inside some real sample's ball
+    recall: Values  # [real]: 1 if inside some fake sample's ball
+    density: Values  # [fake]: number of real balls around it, over k; about 1 for the real distribution
+    coverage: Values  # [real]: 1 if its ball contains a fake sample
 
 
 def manifold_scores(real: Features, fake: Features, k: int = 5) -> ManifoldScores:
     """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    All are higher for better images; density and coverage reach about 1 for samples of the real
-    distribution. A sample's ball reaches to its k-th nearest neighbour among its own kind, not counting
-    itself.
+    Higher is better for all; density and coverage are about 1 for samples of the real distribution. A
+    sample's ball reaches to its k-th nearest neighbour of the same kind, not counting itself.
 
     Args:
         real: `float [M, D]`, fake: `float [N, D]`, each with more than k samples.
-        k: neighbours (Naeem et al. take 5, Kynkaanniemi et al. 3).
+        k: neighbours (Naeem et al. use 5, Kynkaanniemi et al. 3).
 
     Raises:
         ValueError: too few samples.
@@ -62,7 +61,7 @@ def manifold_scores(real: Features, fake: Features, k: int = 5) -> ManifoldScore
 
 
 def radii(points: NDArray[np.float64], k: int) -> Values:
-    """Euclidean distance of each point to its k-th nearest neighbour, itself not counted, `float64 [N]`."""
+    """Euclidean distance of each point to its k-th nearest neighbour, not counting itself, `float64 [N]`."""
 
     def kth(distances: NDArray[np.float64], start: int) -> Values:
         return np.partition(distances, k, axis=1)[:, k]

@@ -1,4 +1,4 @@
-"""How well a tokenizer gives images back: SSIM, PSNR, Edge IoU, codebook use."""
+"""How well a tokenizer reconstructs images: SSIM, PSNR, Edge IoU, codebook use."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from metaldefect.images import U8
 
-# Edge IoU is defined by these: Canny on grey levels in [0, 1]
+# These define Edge IoU: Canny on grey levels in [0, 1]
 CANNY_SIGMA = 1.0
 CANNY_LOW = 0.05
 CANNY_HIGH = 0.15
 
 
-# What stands for the PSNR of equal images, dB, so that means stay finite
+# PSNR of equal images, dB: finite, so that means stay finite
 PSNR_OF_EQUALS = 100.0
 
 
 def ssim(image: U8, reference: U8) -> float:
     """Structural similarity of two grey `uint8 [H, W]` images, -1 to 1 (equal).
 
-    As Wang et al. 2004 define it (Gaussian window, sigma 1.5), by scikit-image. torchmetrics agrees to 2e-3
-    and takes 4.9 times as long.
+    Defined as in Wang et al. 2004 (Gaussian window, sigma 1.5), computed by scikit-image. torchmetrics
+    agrees to 2e-3 but takes 4.9 times as long.
     """
     return float(
         structural_similarity(
@@ -46,10 +46,10 @@ def edges(image: U8) -> NDArray[np.bool_]:
 
 
 def edge_iou(image: U8, reference: U8, tolerance: int = 0) -> float:
-    """Intersection over union of two grey `uint8 [H, W]` images' Canny edges, 0 to 1; 1 where none has any.
+    """Intersection over union of two grey `uint8 [H, W]` images' Canny edges, 0 to 1; 1 if neither has edges.
 
-    With `tolerance` t an edge pixel counts as common if the other image has one within t pixels
-    (8-neighbourhood); the union is what is common plus what is not, averaged over both directions.
+    With `tolerance` t, an edge pixel is common if the other image has one within t pixels
+    (8-neighbourhood); the union is common plus non-common pixels, averaged over both directions.
     """
     a, b = edges(image), edges(reference)
     if not a.any() and not b.any():
@@ -65,14 +65,14 @@ def edge_iou(image: U8, reference: U8, tolerance: int = 0) -> float:
 
 
 def codebook_use(tokens: NDArray[np.integer], codebook_size: int) -> dict[str, float]:
-    """How much of a codebook these tokens use.
+    """How much of a codebook the given tokens use.
 
     Args:
         tokens: codes of any shape, 0 to `codebook_size` - 1; at least one.
 
     Returns:
-        `used`: share of the codes that occur, 0 to 1. `perplexity`: exp of the entropy of their
-        frequencies, 1 to `codebook_size`.
+        `used`: share of codes that occur, 0 to 1. `perplexity`: exp of the entropy of the code frequencies,
+        1 to `codebook_size`.
     """
     counts = np.bincount(tokens.ravel(), minlength=codebook_size)
     return {"used": float((counts > 0).mean()), "perplexity": float(np.exp(stats.entropy(counts)))}

@@ -15,7 +15,7 @@ def border_gradient(image: U8, mask: NDArray[np.bool_], width: int = 1) -> float
     Args:
         image: `uint8 [H, W]`.
         mask: `bool [H, W]`, with some but not all pixels set.
-        width: how far from the border counts on each side, pixels.
+        width: distance from the border, in pixels on each side, up to which pixels count.
 
     Raises:
         ValueError: the mask has no border.

@@ -1,4 +1,4 @@
-"""What drawn images are good for: classifiers trained on them, alone or beside real ones."""
+"""How useful generated images are: accuracy of classifiers trained on them, alone or with real images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Labels = NDArray[np.str_]
 
 
 def weighted_classifier(features: Features, labels: Labels, weights: NDArray[np.float64]) -> Pipeline:
-    """Logistic regression on standardised features, samples weighted; weight 1 is a sample's usual one."""
+    """Logistic regression on standardised features with sample weights; 1 is a sample's normal weight."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
     return model.fit(features, labels, logisticregression__sample_weight=weights)
 
 
 def class_weights(labels: Labels) -> NDArray[np.float64]:
-    """Weights under which each class counts 1 in sum."""
+    """Sample weights that add up to 1 in each class."""
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return 1.0 / counts[inverse]
 
@@ -37,19 +37,19 @@ def gain_hits(
     seeds: Sequence[int],
     synthetic_weight: float = 1.0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Which test images are classified rightly, by training on real images alone and with drawn ones.
+    """Return which test images are classified correctly after training on real images, without and with fake.
 
-    Real images weigh 1 on average in both trainings. Were weights shared out among more images, drawn ones
-    would take from the real ones' against the penalty on coefficients, which is another classifier.
+    Real images weigh 1 on average in both trainings. Splitting a fixed total weight among more images would
+    shrink the real images' weight against the coefficient penalty and so change the classifier.
 
     Args:
-        train: real images to choose from, fake: drawn ones, test: real ones.
-        per_class: real images of each class, drawn by each seed; None takes all.
-        seeds: one pair of classifiers each.
-        synthetic_weight: what a class's drawn images count together, its real ones counting 1.
+        train: real images to choose from, fake: generated images, test: real images.
+        per_class: real images per class, drawn with each seed; None takes all.
+        seeds: one pair of classifiers per seed.
+        synthetic_weight: total weight of a class's generated images, if its real images total 1.
 
     Returns:
-        Hits, 0 or 1, of real alone and of real with drawn ones, `[seeds, test]` each.
+        Hits, 0 or 1, `[seeds, test]` each: real alone, and real with generated images.
     """
     alone, both = [], []
     for seed in seeds:
@@ -58,7 +58,7 @@ def gain_hits(
             [rng.permutation(np.flatnonzero(train[1] == name))[:per_class] for name in np.unique(train[1])]
         )
         features, labels = train[0][chosen], train[1][chosen]
-        unit = len(chosen) / len(np.unique(labels))  # by which weights that sum to 1 a class have the mean 1
+        unit = len(chosen) / len(np.unique(labels))  # scales weights that sum to 1 per class to a mean of 1
         weights = unit * class_weights(labels)
         alone.append(weighted_classifier(features, labels, weights).predict(test[0]) == test[1])
         joined = weighted_classifier(
@@ -73,7 +73,7 @@ def gain_hits(
 def seed_and_group_interval(
     values: NDArray[np.float64], groups: Groups, *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:
-    """Mean of `values` with a 95 % bootstrap interval over seeds and groups, each redrawn on its own.
+    """Mean of `values` with a 95 % bootstrap interval that resamples seeds and groups independently.
 
     Args:
         values: `[seeds, images]`.
@@ -107,10 +107,10 @@ def gain(
     seeds: Sequence[int],
     synthetic_weight: float = 1.0,
 ) -> dict[str, Any]:
-    """Accuracy with real images alone, with drawn ones beside them, and the difference.
+    """Accuracy with real images alone, with generated images added, and the difference.
 
     Args:
-        test_groups: group or scene of each test image; the rest as of `gain_hits`.
+        test_groups: group or scene of each test image; other arguments as in `gain_hits`.
 
     Returns:
         `real`, `real_and_synthetic`, and `gain` (the difference), each with `mean`, `low`, `high` over
@@ -132,10 +132,10 @@ def chosen_weight(
     seeds: Sequence[int],
     weights: Sequence[float],
 ) -> float:
-    """The synthetic weight with the largest gain on validation images; of equal ones the first.
+    """Return the synthetic weight with the largest gain on validation images; the first if several tie.
 
     Args:
-        as of `gain_hits`; `weights` are tried in their order.
+        weights: tried in this order; other arguments as in `gain_hits`.
     """
 
     def gained(weight: float) -> float:
