@@ -1,4 +1,4 @@
-"""Drawing whole images per class: several candidates for each, of which a classifier keeps one."""
+"""Draw whole images per class: several candidates for each image, from which a classifier selects."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.selection import choose, fit_selector
 
-SELECTOR_IMAGES = 100  # training images of a class from which the selector of candidates learns
+SELECTOR_IMAGES = 100  # training images per class that the candidate selector learns from
 CANDIDATES = "candidates.npz"
 Labels = NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class CandidateConfig:
-    """How candidates are drawn: weak guidance leaves variety to choose from.
+    """How candidates are drawn: weak guidance keeps variety to choose from.
 
     Attributes:
-        per_image: candidates for each image that is kept; 1 draws no more than are kept, as `sampling` says.
-        steps, guidance, temperature: in place of those of `sampling`.
+        per_image: candidates per kept image; 1 draws exactly the images to keep, with `sampling` unchanged.
+        steps, guidance, temperature: replace those of `sampling`.
     """
 
     per_image: int
@@ -47,12 +47,12 @@ class Candidates(NamedTuple):
     labels: Labels  # [N]
 
     def save(self, folder: Path) -> None:
-        """Write `candidates.npz`, the features in half precision."""
+        """Write `candidates.npz` with the features in half precision."""
         np.savez(folder / CANDIDATES, features=self.features.astype(np.float16), labels=self.labels)
 
     @classmethod
     def load(cls, folder: Path) -> Candidates | None:
-        """Read what `save` wrote; None where there was nothing to choose from."""
+        """Read what `save` wrote; None if there is no such file."""
         if not (folder / CANDIDATES).is_file():
             return None
         with np.load(folder / CANDIDATES) as content:
@@ -60,7 +60,7 @@ class Candidates(NamedTuple):
 
 
 class DrawnImages(NamedTuple):
-    """Whole images with their classes, and the candidates where there were more to choose from."""
+    """Whole images with their classes, and all candidates if there were more to choose from."""
 
     images: U8  # [N, size, size]
     labels: Labels  # [N]
@@ -79,13 +79,13 @@ def draw_classes(
     """Draw `per_class` images of each class, class by class.
 
     Args:
-        painter: what draws.
-        merged: folder of the merged dataset; its training images teach the selector.
-        per_class: images to keep of each class.
+        painter: models that draw the images.
+        merged: folder of the merged dataset; the selector learns from its training images.
+        per_class: images to keep per class.
         sampling: how to sample.
-        candidates: how many to choose among, and what differs in drawing them.
-        batch_size: images drawn at once.
-        seed: of drawing and choosing.
+        candidates: how many candidates to draw, and their sampling overrides.
+        batch_size: images drawn per batch.
+        seed: of drawing and selecting.
     """
     several = candidates.per_image > 1
     if several:
@@ -112,7 +112,7 @@ def draw_classes(
 
 
 def selector_features(painter: Painter, merged: Path, seed: int) -> tuple[Features, Labels]:
-    """Features and classes of training images through the tokenizer, `SELECTOR_IMAGES` per class at most."""
+    """Features and classes of training images through the tokenizer, at most `SELECTOR_IMAGES` per class."""
     train = split_rows(merged, "train").sample(frac=1.0, random_state=seed)
     rows = train.groupby("label").head(SELECTOR_IMAGES).sort_index()
     images = load_images(merged, rows, painter.image_size, "training images")
@@ -120,7 +120,7 @@ def selector_features(painter: Painter, merged: Path, seed: int) -> tuple[Featur
 
 
 def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
-    """Images as the tokenizer gives them back, with the grain that drawn ones get."""
+    """Images after a round trip through the tokenizer, with the same grain as generated images."""
     generators = [image_generator(0, "grain", number) for number in range(len(images))]
     parts = []
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):

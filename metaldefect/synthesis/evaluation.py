@@ -1,4 +1,4 @@
-"""How good drawn images and insertions are, beside real images of the merged dataset."""
+"""Evaluate generated images and insertions against real images of the merged dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXTRACTOR = "efficientnet_lite0 pooled features (ImageNet)"
 
 
 class RealSides(NamedTuple):
-    """Features of the real images that drawn ones are compared with."""
+    """Features of the real images that generated ones are compared with."""
 
     train: Labelled
     held_out: Labelled
@@ -40,12 +40,12 @@ def real_images(merged: Path, split: str, size: int) -> Labelled:
 
 
 def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
-    """Those of the merged set.
+    """Features of the merged dataset's training images and of one held-out split.
 
     Args:
-        painter: whose tokenizer the held-out images go through.
-        merged: its folder.
-        split: `validation` where something is chosen by the result, `test` to publish it.
+        painter: its tokenizer reconstructs the held-out images.
+        merged: folder of the merged dataset.
+        split: `validation` to choose by the result, `test` to publish it.
     """
     rows = split_rows(merged, split)
     images = load_images(merged, rows, painter.image_size, f"real {split}")
@@ -57,7 +57,7 @@ def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
 
 
 def drawn_images(folder: Path, size: int) -> Labelled:
-    """Features of the whole images that were drawn into a folder."""
+    """Features of the whole generated images in a folder."""
     table = pd.read_parquet(folder / "samples.parquet")
     images = load_images(folder, table, size, "drawn images")
     return Labelled.ungrouped(pooled_features(images), table["label"].to_numpy(str))
@@ -68,18 +68,18 @@ def seam_metrics(
 ) -> dict[str, Any]:
     """Gradients along the borders of insertion masks, with (`inserted`) and without compositing (`pasted`).
 
-    They stand beside the same borders in the untouched canvases (`..._to_canvas`) and beside the borders of
-    real defects: of the merged set (`..._to_real`) and of the inspection set (`..._to_real_inspection`). A
-    defect's border may be as sharp as that of a real one.
+    Compared with the same borders in the untouched canvases (`..._to_canvas`) and with the borders of real
+    defects in the merged set (`..._to_real`) and the inspection set (`..._to_real_inspection`). An inserted
+    defect's border may be as sharp as a real one's.
 
     Args:
-        insertions: visible ones.
-        real: border gradients of the merged set's defects; empty where no image has a mask.
-        inspection: those of the inspection set; empty where it has no masks.
+        insertions: visible insertions.
+        real: border gradients of the merged set's defects; empty if no image has a mask.
+        inspection: border gradients of the inspection set's defects; empty if it has no masks.
 
     Returns:
-        The metrics, their intervals as `interval_95`, and under `left_out` each metric that could not be
-        measured with the reason.
+        The metrics, their intervals as `interval_95`, and under `left_out` the reason for each metric that
+        could not be measured.
     """
     gradients: dict[str, list[float]] = {"inserted": [], "pasted": [], "canvas": []}
     for item in insertions:
@@ -116,7 +116,7 @@ def seam_metrics(
 def real_border_gradients(merged: Path, limit: int) -> list[float]:
     """Gradients along the borders of up to `limit` real defects, spread over classes and photographs.
 
-    Empty where no image has a mask.
+    Empty if no image has a mask.
     """
     table = rows_of(merged)
     chosen = spread_over_classes(table[table["mask_path"].notna()], limit)
@@ -129,7 +129,7 @@ def real_border_gradients(merged: Path, limit: int) -> list[float]:
 
 
 def inspection_border_gradients(inspection: Path, limit: int) -> list[float]:
-    """Gradients along the borders of the inspection set's real defects; empty where it has no masks."""
+    """Gradients along the borders of the inspection set's real defects; empty if it has no masks."""
     values = []
     masks = sorted((inspection / "ground_truth").rglob("*.png"))
     for path in masks[:: max(1, len(masks) // limit)]:

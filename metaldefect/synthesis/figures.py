@@ -1,4 +1,4 @@
-"""Figures of drawn images: beside real ones, beside their nearest neighbours, and how they come about."""
+"""Figures of generated images: next to real ones, next to their nearest neighbours, and while unmasking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metaldefect.synthesis.painter import Painter
 
 
 def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int, count: int = 5) -> Figure:
-    """Real training images and drawn ones of each class, one row under the other."""
+    """Real training images and generated ones of each class, in alternating rows."""
     train = split_rows(merged, "train")
     rows, names = [], []
     for label in dict.fromkeys(drawn["label"]):
@@ -34,13 +34,13 @@ def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int
 def neighbours(
     merged: Path, synthetic: Path, drawn: pd.DataFrame, nearest: NDArray[np.int64], size: int
 ) -> Figure:
-    """A drawn image of each class and the training images nearest to it.
+    """One generated image per class and the training images nearest to it.
 
     Args:
         merged: folder of the merged dataset.
-        synthetic: folder of the drawn images.
-        drawn: their table.
-        nearest: for each row of it numbers of training rows, nearest first, `int64 [N, count]`.
+        synthetic: folder of the generated images.
+        drawn: table of the generated images.
+        nearest: indices of training rows for each row of `drawn`, nearest first, `int64 [N, count]`.
         size: side of the images.
     """
     train = split_rows(merged, "train")
@@ -56,7 +56,7 @@ def neighbours(
 
 
 def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int = 8) -> Figure:
-    """How an image of each class comes about: tokens not yet written are grey."""
+    """Steps of unmasking one image per class; unknown tokens are grey."""
     labels = torch.arange(len(painter.classes))
     history: list[torch.Tensor] = []
     generators = painter.generators(labels, [0] * len(labels), seed)
@@ -74,7 +74,7 @@ def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int 
 
 
 def inserted_defects(insertions: Iterable[InsertedImage]) -> Figure | None:
-    """Canvas, mask and result of the first visible insertion of each class; None where there is none."""
+    """Canvas, mask and result of the first visible insertion of each class; None if there are none."""
     first: dict[str, InsertedImage] = {}
     for item in insertions:
         first.setdefault(item.label, item)

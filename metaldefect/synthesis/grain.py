@@ -1,12 +1,12 @@
-"""The texture that a tokenizer leaves out, drawn anew: noise with the statistics of its residual.
+"""Adds the texture that a tokenizer leaves out: noise with the statistics of its residual.
 
 Decoded tokens are close to the mean of all images with these tokens, so they are smooth where metal is
-rough. What is missing is `image - reconstruction`. Its power in bands of scale and direction is measured
-per code on training images; a drawn image gets noise of that power. (Film grain synthesis in video
+rough. The missing part is `image - reconstruction`. We measure its power in bands of scale and direction,
+per code, on training images; a generated image gets noise of that power. (Film grain synthesis in video
 codecs does the same: Norkin and Birkbeck 2018, "Film grain synthesis for AV1 video codec".)
 
-Images of the same codes are not equally rough: a sheet's finish and a camera's focus are the same all over an
-image. So the bands of a drawn image are scaled as those of the measured image whose codes are most like its.
+Images with the same codes can differ in roughness: a sheet's finish and a camera's focus affect the whole
+image. So each generated image takes its band scales from the measured image with the most similar codes.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from metaldefect.artifacts import atomic_file
 from metaldefect.images import U8
 
 GRAIN = "grain.safetensors"
-# Standard deviations of the Gaussians between which the octaves lie, in pixels
+# Standard deviations, in pixels, of the Gaussians that bound the octaves
 SCALES = (0.0, 0.7, 1.4, 2.8, 5.6, 11.2)
 BANDS = 3 * (len(SCALES) - 1)
-# A code's own power counts as much as the mean of all codes where it was seen this often
+# A code's own power and the mean of all codes weigh the same if the code was seen this often
 PRIOR_CELLS = 2.0
-# Power, in squared grey levels, next to which none is none
+# Power, in squared grey levels, below which a band counts as empty
 TINY = 1e-3
 
 Floats = NDArray[np.float32]
 
 
 def bands(images: Floats) -> Floats:
-    """Split `[N, H, W]` into `[BANDS, N, H, W]` that sum to it, less what is coarser than all scales.
+    """Split `[N, H, W]` into `[BANDS, N, H, W]`, which sum to it except for detail coarser than all scales.
 
-    Each octave gives three: detail across rows, across columns, and across both.
+    Each octave gives three bands: detail across rows, across columns, and across both.
     """
     found = []
     fine = images
@@ -66,18 +66,18 @@ def unit_power() -> Floats:
 
 
 def code_shares(codes: NDArray[np.integer], codebook: int) -> Floats:
-    """Square roots of the shares of codes, `[N, codebook]`: products are Bhattacharyya coefficients."""
+    """Square roots of the code shares, `[N, codebook]`; their dot products are Bhattacharyya coefficients."""
     counts = np.stack([np.bincount(cells.ravel(), minlength=codebook) for cells in codes])
     return np.sqrt(counts / codes[0].size).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Grain:
-    """What is known of the residual.
+    """Statistics of the residual.
 
     `deviation`: its standard deviation per code and band, `float32 [codebook, BANDS]` in grey levels.
-    `excess`: of each measured image and band, by what factor its deviation exceeds what its codes say,
-    `float32 [images, BANDS]`; `shares`: of the same images, `code_shares`, `float32 [images, codebook]`.
+    `excess`: each measured image's deviation relative to what its codes predict, per band,
+    `float32 [images, BANDS]`. `shares`: `code_shares` of the same images, `float32 [images, codebook]`.
     """
 
     deviation: Tensor
@@ -86,13 +86,13 @@ class Grain:
 
     @classmethod
     def fit(cls, images: U8, reconstructions: Floats, codes: NDArray[np.integer], codebook: int) -> Grain:
-        """Measure it.
+        """Measure the residual of these images.
 
         Args:
             images: `uint8 [N, H, W]`.
-            reconstructions: the same through the tokenizer, `float32 [N, H, W]` in grey levels.
+            reconstructions: the images through the tokenizer, `float32 [N, H, W]` in grey levels.
             codes: the tokenizer's codes of the images, `[N, h, w]`.
-            codebook: how many codes there are.
+            codebook: number of codes.
 
         Raises:
             ValueError: no images.
@@ -122,7 +122,7 @@ class Grain:
         )
 
     def draw(self, codes: Tensor, size: int, generators: Sequence[torch.Generator]) -> Floats:
-        """Noise for images of these codes, `float32 [N, size, size]` in grey levels.
+        """Draw noise for images with these codes, `float32 [N, size, size]` in grey levels.
 
         Args:
             codes: the tokenizer's codes, `int64 [N, h, w]`.
@@ -135,7 +135,7 @@ class Grain:
         alike = (shares @ self.shares.t()).argmax(dim=1)
         scale = self.excess[alike] / torch.from_numpy(unit_power()).sqrt()
         gains = self.deviation[codes].permute(0, 3, 1, 2) * scale[:, :, None, None]
-        # Without steps at the borders of cells
+        # Smooth, to avoid steps at the borders of cells
         smooth = F.interpolate(gains, (size, size), mode="bilinear", align_corners=False).numpy()
         return np.einsum("nbhw,bnhw->nhw", smooth, bands(noise))
 
@@ -147,12 +147,12 @@ class Grain:
 
     @classmethod
     def load(cls, directory: Path) -> Grain | None:
-        """Read what `save` wrote; None where there is none."""
+        """Read what `save` wrote; None if there is no such file."""
         path = directory / GRAIN
         if not path.is_file():
             return None
         tensors = safetensors.torch.load_file(path)
-        if "excess" not in tensors:  # from before images were told apart
+        if "excess" not in tensors:  # written before grain was measured per image
             codebook = len(tensors["deviation"])
             tensors |= {"excess": torch.ones(1, BANDS), "shares": torch.ones(1, codebook)}
         return cls(**tensors)

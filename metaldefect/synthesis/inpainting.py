@@ -1,4 +1,4 @@
-"""Defects drawn into given images: tokens under a mask are sampled, the rest of the image stays."""
+"""Draw defects into given images: sample the tokens under a mask and keep the rest of the image."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from metaldefect.synthesis.painter import Painter
 
 Mask = NDArray[np.bool_]
 
-# Pixels around a mask whose grey levels the drawn region is matched to
+# Width in pixels of the ring around a mask to which the drawn region's grey levels are matched
 RING = 6
 
-# Grey levels by which a blurred difference must differ from 0 to be called visible
+# Smallest blurred difference, in grey levels, that counts as visible
 VISIBLE = 10.0
 
 
 class Inpainted(NamedTuple):
-    """A defect drawn into an image, each `[H, W]`."""
+    """An image with a defect drawn into it, each field `[H, W]`."""
 
     image: U8  # composited
-    pasted: U8  # the decoded tokens under the mask as they are: what compositing is measured against
-    changed: Mask  # where the image now looks different
+    pasted: U8  # the decoded tokens under the mask without compositing, for comparison
+    changed: Mask  # where the image visibly changed
 
 
 def visible_change(before: U8, after: U8, threshold: float = VISIBLE) -> Mask:
-    """Where two images of one size look different: not in their grain, but in a blur of 1.5 pixels.
+    """Return where two images of one size look different: not in their grain but after a blur of 1.5 pixels.
 
-    Gaps of a few pixels are closed, specks of fewer than 8 pixels left out. This is the exact mask of an
-    inserted defect: a brush is only where one might have been drawn.
+    Closes gaps of a few pixels and drops specks of fewer than 8 pixels. This is the exact mask of an inserted
+    defect; the brush only marks where one could have been drawn.
     """
     difference = ndimage.gaussian_filter(after.astype(np.float32) - before.astype(np.float32), 1.5)
     changed = ndimage.binary_closing(np.abs(difference) > threshold, iterations=2)
@@ -46,7 +46,7 @@ def visible_change(before: U8, after: U8, threshold: float = VISIBLE) -> Mask:
 
 
 def check_mask(mask: Mask, image: U8) -> None:
-    """A mask must have the image's size and cover some but not all of it."""
+    """Check that a mask has the image's size and covers some but not all of it."""
     if mask.shape != image.shape:
         raise UserError(f"the mask has shape {mask.shape}, the image {image.shape}")
     if not mask.any():
@@ -62,10 +62,10 @@ def cells_under(mask: Mask, grid: int) -> NDArray[np.bool_]:
 
 
 def feather(mask: Mask, width: float) -> NDArray[np.float32]:
-    """Blend weight: 0 from `width` pixels outside the mask on, 1 from as many inside.
+    """Blend weight: 0 at `width` pixels outside the mask and beyond, 1 at `width` pixels inside and deeper.
 
-    A mask that is nowhere so deep has its 1 where it is deepest. Half of the blend lies inside because a
-    defect drawn up to the mask's border and cut off there shows the border.
+    In masks that are nowhere so deep, the weight reaches 1 at the deepest point. Half of the blend lies
+    inside, because a defect drawn up to the mask's border and cut off there would show the border.
     """
     outside, inside = ndimage.distance_transform_edt(~mask), ndimage.distance_transform_edt(mask)
     ramp = np.clip((width - outside + inside) / (width + min(width, inside.max())), 0.0, 1.0)
@@ -73,18 +73,18 @@ def feather(mask: Mask, width: float) -> NDArray[np.float32]:
 
 
 def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float) -> U8:
-    """Blend `drawn` into `image` under the feathered mask; farther than `width` no byte changes.
+    """Blend `drawn` into `image` under the feathered mask; no byte changes farther than `width` from it.
 
-    What is blended in is the image plus the difference of the two decoded images: where the tokens did not
-    change, nothing does, and the image's own grain, which the tokenizer cannot keep, stays under the
-    defect. The difference is moved to 0 on a ring around the mask, spread inward smoothly.
+    Blends in the image plus the difference of the two decoded images. So nothing changes where the tokens
+    did not, and the image's grain, which the tokenizer cannot keep, stays under the defect. The difference
+    is shifted to 0 on a ring around the mask; the shift continues smoothly inward.
 
     Args:
         image: the original, `uint8 [H, W]`.
-        drawn: the decoded tokens, same shape.
+        drawn: the decoded new tokens, same shape.
         reconstruction: the original through the tokenizer, same shape.
         mask: `bool [H, W]`.
-        width: feather in pixels, on either side of the mask's border.
+        width: feather in pixels on either side of the mask's border.
     """
     alpha = feather(mask, width)
     original = image.astype(np.float32)
@@ -93,7 +93,7 @@ def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float
     change = drawn.astype(np.float32) - reconstruction
     around = np.where(ring, change, 0.0).astype(np.float32)
     level = ndimage.gaussian_filter(around, 12.0) / weight
-    # Far inside a large mask the blurred ring vanishes; there the ring's mean is all that is known
+    # Far inside a large mask the blurred ring vanishes; use the ring's mean there
     mean = float(change[ring].mean()) if ring.any() else 0.0
     trust = np.clip(weight / 0.02, 0.0, 1.0)
     level = trust * level + (1.0 - trust) * mean
@@ -113,27 +113,27 @@ def inpaint(
 
     Args:
         painter: tokenizer and MaskGIT.
-        images: grey `uint8 [H, W]` each, of any size; drawn at the painter's size, in one batch.
-        masks: `bool [H, W]` of each image.
-        labels: class name of each.
+        images: grey `uint8 [H, W]` each, any size; drawn at the painter's size, in one batch.
+        masks: `bool [H, W]`, one per image.
+        labels: class name of each image's defect.
         config: how to sample.
         generators: source of each image's randomness; see `image_generator`.
-        feather_pixels: width of the blend on either side of the mask's border, in pixels of the given images.
+        feather_pixels: width of the blend on either side of the mask's border, in pixels of the input images.
 
     Returns:
-        Of each image the result, `uint8 [H, W]`, whose pixels farther than the feather from the mask keep
-        their bytes; the same without compositing; and where a change is visible.
+        For each image the result, `uint8 [H, W]`, unchanged farther than the feather from the mask; the same
+        without compositing; and where a change is visible.
 
     Raises:
-        UserError: unknown class, a mask of another size, an empty mask, a mask of everything.
+        UserError: unknown class, a mask of the wrong size, an empty mask, or a mask of the whole image.
     """
     numbers = torch.tensor([painter.label(name) for name in labels])
     for image, mask in zip(images, masks, strict=True):
         check_mask(mask, image)
     size, grid = painter.image_size, painter.maskgit.config.grid
     small = np.stack([resize(image, size) for image in images])
-    # A cell is redrawn if any pixel of it is under the mask; a feather's width more keeps the blend
-    # zone inside what was drawn
+    # Redraw every cell with a pixel within a feather's width of the mask, so that the whole blend zone lies
+    # inside what was drawn
     wide = [ndimage.binary_dilation(mask, iterations=max(1, round(feather_pixels))) for mask in masks]
     cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
     tokens = painter.encode(small)
@@ -149,7 +149,7 @@ def inpaint(
 
 
 def resize_mask(mask: Mask, size: int) -> Mask:
-    """Resize a mask to a square of side `size`, keeping thin parts: any touched pixel counts."""
+    """Resize a mask to a square of side `size`; any touched pixel counts, so thin parts survive."""
     if mask.shape == (size, size):
         return mask
     grown = ndimage.maximum_filter(mask, size=max(1, mask.shape[0] // size))

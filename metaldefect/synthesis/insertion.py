@@ -1,4 +1,4 @@
-"""Defects inserted into normal images: where each goes, drawing them, and the folder they make."""
+"""Insert defects into normal images: plan where each goes, draw it, and write the folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPLITS = ("validation", "test")
 
 
 class Canvas(NamedTuple):
-    """A normal image to insert defects in; canvases of one scene show one piece of metal."""
+    """A normal image to insert defects in; canvases of one scene show the same piece of metal."""
 
     name: str
     scene: str
@@ -35,18 +35,18 @@ class Canvas(NamedTuple):
 
 
 class Insertion(NamedTuple):
-    """Where a defect goes: a canvas, the square of it that is worked on, and the mask."""
+    """Plan of one defect: the canvas, the square window to work on, and the mask."""
 
     label: str
     number: int  # within its class
-    split: str  # `validation`: to choose by; `test`: to be tested on
+    split: str  # `validation`: to choose by; `test`: to test on
     canvas: Canvas
     window: tuple[slice, slice]
     mask: Mask  # bool, the canvas's size
 
 
 def divide_canvases(canvases: Sequence[Canvas], seed: int) -> dict[str, list[Canvas]]:
-    """Canvases for the defects to choose by (`validation`) and for those to test on, half of the scenes each.
+    """Split the canvases into `validation` (to choose by) and `test`, half of the scenes each.
 
     Raises:
         UserError: the canvases show fewer than two scenes.
@@ -71,17 +71,17 @@ def plan_insertions(
     canvases: Sequence[Canvas],
     real: Mapping[str, Sequence[Mask]],
 ) -> list[Insertion]:
-    """Where `per_class` defects of each class go, every other one to test on.
+    """Plan where `per_class` defects of each class go; every other one is for testing.
 
     Args:
-        classes: of the painter.
-        per_class: defects of each class.
+        classes: the painter's classes.
+        per_class: defects per class.
         seed: of places and masks.
-        canvases: normal images that the detector's other splits do not have.
-        real: known masks by class; a class without any gets made ones.
+        canvases: normal images that the detector's other splits do not use.
+        real: known masks by class; a class without any gets procedural ones.
 
     Raises:
-        UserError: as `divide_canvases`.
+        UserError: as in `divide_canvases`.
     """
     divided = divide_canvases(canvases, seed)
     jobs = []
@@ -95,7 +95,7 @@ def plan_insertions(
 def plan_insertion(
     label: str, number: int, seed: int, split: str, canvases: Sequence[Canvas], real: Sequence[Mask]
 ) -> Insertion:
-    """Choose a canvas, a square of it and a mask inside that square; a function of the first three alone."""
+    """Choose a canvas, a square window and a mask inside it; depends only on the first three arguments."""
     rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
     canvas = canvases[int(rng.integers(len(canvases)))]
     window = square_window(rng, canvas.image.shape)
@@ -105,19 +105,19 @@ def plan_insertion(
 
 
 def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """A random square of the image's shorter side: the tokenizer draws squares, and stretching shows."""
+    """A random square with the image's shorter side: the tokenizer draws squares, and stretching shows."""
     side = min(shape)
     top, left = (int(rng.integers(0, length - side + 1)) for length in shape)
     return slice(top, top + side), slice(left, left + side)
 
 
 class Drawn(NamedTuple):
-    """What became of an insertion; all of the canvas's size."""
+    """Result of an insertion; all arrays have the canvas's size."""
 
     image: U8
-    pasted: U8  # the same without compositing, for the measure of seams
+    pasted: U8  # without compositing, to measure seams against
     mask: Mask  # where the image visibly changed
-    visible: bool  # False: no defect, only a few pixels differ
+    visible: bool  # False: only a few pixels changed, which is no defect
 
 
 def draw_insertions(
@@ -129,11 +129,11 @@ def draw_insertions(
     batch_size: int,
     attempts: int,
 ) -> list[Drawn]:
-    """Draw every job; those whose change cannot be seen are drawn again, the most visible try is kept.
+    """Draw every job; redraw those with no visible change and keep the most visible attempt.
 
-    A model that has seen the surroundings may well go on with undamaged metal under the mask, so every
-    further try is guided more strongly towards the class. What is drawn for a job depends on the seed, its
-    class and its number, not on the other jobs.
+    A model that sees the surroundings often continues undamaged metal under the mask, so each further
+    attempt uses stronger guidance towards the class. The result of a job depends on the seed, its class and
+    its number, not on the other jobs.
     """
     best: dict[int, Inpainted] = {}
     todo = list(range(len(jobs)))
@@ -162,12 +162,12 @@ def draw_insertions(
 
 
 def visible(job: Insertion, found: Inpainted) -> bool:
-    """Whether a person would see that something was drawn: a tenth of the brush, and not a mere speck."""
+    """Whether a person would see the defect: it covers a tenth of the brush and is more than a speck."""
     return bool(found.changed.sum() >= max(SMALLEST_PIXELS, 0.1 * job.mask.sum()))
 
 
 def placed(job: Insertion, found: Inpainted) -> Drawn:
-    """The drawn square back in its canvas."""
+    """Put the drawn square back into its canvas."""
     image, pasted = job.canvas.image.copy(), job.canvas.image.copy()
     mask = np.zeros(image.shape, bool)
     image[job.window], pasted[job.window], mask[job.window] = found.image, found.pasted, found.changed
@@ -177,12 +177,12 @@ def placed(job: Insertion, found: Inpainted) -> Drawn:
 def write_insertions(root: Path, jobs: Sequence[Insertion], drawn: Sequence[Drawn]) -> dict[str, Any]:
     """Write the visible insertions, `<split>/<label>/` and `ground_truth/<label>/`, and `insertions.csv`.
 
-    An insertion that cannot be seen is no defect: it has neither image nor mask, only a row without paths.
+    An insertion that cannot be seen is not a defect: it gets no image and no mask, only a row without paths.
 
     Args:
         root: an existing folder.
-        jobs: what was planned.
-        drawn: what became of each.
+        jobs: the planned insertions.
+        drawn: the result of each job.
 
     Returns:
         How many were `drawn`, are `invisible`, and serve `validation` and `test`.

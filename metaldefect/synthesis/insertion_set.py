@@ -1,4 +1,4 @@
-"""A folder of inserted defects, and beside it what measuring their seams needs."""
+"""A folder of inserted defects, plus the parts needed to measure their seams."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class InsertionConfig(NamedTuple):
     """How defects are inserted.
 
     Attributes:
-        per_class: defects of each class.
-        attempts: how often one that cannot be seen is drawn.
-        feather: pixels of blend on either side of a mask's border.
-        batch_size: defects drawn at once.
+        per_class: defects per class.
+        attempts: how many times to draw a defect that cannot be seen.
+        feather: width in pixels of the blend on either side of a mask's border.
+        batch_size: defects drawn per batch.
     """
 
     per_class: int
@@ -39,12 +39,12 @@ class InsertionConfig(NamedTuple):
 
 
 class InsertedImage(NamedTuple):
-    """One visible insertion, read back; all images have the canvas's size."""
+    """One visible insertion, read from disk; all arrays have the canvas's size."""
 
     label: str
     canvas: U8  # before
     image: U8  # after
-    pasted: U8  # the same without compositing
+    pasted: U8  # after, without compositing
     mask: Mask  # where the image visibly changed
     brush: Mask  # where it was allowed to change
 
@@ -60,16 +60,16 @@ def write_insertion_set(
 ) -> dict[str, Any]:
     """Insert defects of each class into normal images.
 
-    Writes `inserted/` (see `write_insertions`) and `insertions/`: canvas, brush and uncomposited version of
-    each visible one.
+    Writes `inserted/` (see `write_insertions`), and in `insertions/` the canvas, brush and uncomposited
+    version of each visible one.
 
     Args:
-        painter: what draws.
-        canvases: normal images that the detector's other splits do not have.
-        real: masks of real defects by class, whose shapes are used again.
+        painter: models that draw the defects.
+        canvases: normal images that the detector's other splits do not use.
+        real: masks of real defects by class, whose shapes are reused.
         folder: an existing folder.
         sampling: how to sample.
-        config: how many, how often, how soft.
+        config: how many defects, attempts and pixels of feather.
         seed: of places, masks and drawing.
 
     Returns:
@@ -97,7 +97,7 @@ def write_insertion_set(
 
 
 def read_insertions(folder: Path) -> Iterator[InsertedImage]:
-    """The visible insertions of a folder that `write_insertion_set` made, in the order of their table."""
+    """Iterate over the visible insertions that `write_insertion_set` wrote, in the order of their table."""
     category = folder / CATEGORY
     with (category / INSERTIONS).open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["path"]]
@@ -114,7 +114,7 @@ def read_insertions(folder: Path) -> Iterator[InsertedImage]:
 
 
 def training_masks(merged: Path) -> dict[str, list[Mask]]:
-    """Known masks of training images by class, without empty and full ones."""
+    """Known masks of training images by class, except empty and full ones."""
     train = split_rows(merged, "train")
     known = train[train["mask_path"].notna()]
     masks: dict[str, list[Mask]] = {}

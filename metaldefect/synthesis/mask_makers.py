@@ -1,4 +1,4 @@
-"""Masks for new defects: real ones moved about, strokes and blobs."""
+"""Masks for new defects: transformed real ones, strokes and blobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALLEST_PIXELS = 40
 
 
 def stroke(rng: np.random.Generator, size: int) -> Mask:
-    """A bent line of 2 to 5 % of the side in width."""
+    """A bent line, 2 to 5 % of the side wide."""
     length = rng.uniform(0.3, 0.8) * size
     angle = rng.uniform(0, np.pi)
     centre = rng.uniform(0.3, 0.7, 2) * size
@@ -32,7 +32,7 @@ def stroke(rng: np.random.Generator, size: int) -> Mask:
 
 
 def blob(rng: np.random.Generator, size: int) -> Mask:
-    """A round-ish region with a wavy border, 8 to 20 % of the side in radius."""
+    """A roundish region with a wavy border, radius 8 to 20 % of the side."""
     radius = rng.uniform(0.08, 0.2) * size
     centre = rng.uniform(0.25, 0.75, 2) * size
     rows, columns = np.mgrid[:size, :size]
@@ -43,7 +43,7 @@ def blob(rng: np.random.Generator, size: int) -> Mask:
 
 
 def moved(mask: Mask, rng: np.random.Generator, size: int) -> Mask:
-    """A real defect's mask, turned by one of the eight symmetries, resized and put somewhere else."""
+    """A real defect's mask after one of the eight symmetries of the square, resized, at a random place."""
     turned = np.rot90(mask, int(rng.integers(4)))
     if rng.random() < 0.5:
         turned = turned[::-1]
@@ -60,10 +60,10 @@ def moved(mask: Mask, rng: np.random.Generator, size: int) -> Mask:
 
 
 def make_mask(rng: np.random.Generator, size: int, real_masks: Sequence[Mask]) -> Mask:
-    """A mask `bool [size, size]` for a new defect: a real one of the class where there are any.
+    """A mask `bool [size, size]` for a new defect: a real one of the class if there are any.
 
-    Real ones are taken four times in five, else a stroke or a blob. Masks that came out smaller than
-    40 pixels or larger than a quarter of the image are drawn again.
+    Uses a real mask four times in five, else a stroke or a blob. Redraws masks smaller than 40 pixels or
+    larger than a quarter of the image.
     """
     for _ in range(100):
         if real_masks and rng.random() < 0.8:

@@ -1,6 +1,6 @@
-"""The models that draw: a tokenizer, a MaskGIT and the vocabulary between them.
+"""The models that draw images: a tokenizer, a MaskGIT and the vocabulary between them.
 
-Models compute where they lie. Images, tokens and labels that go in and come out are on the CPU.
+Models compute on their own device. Input and output images, tokens and labels are on the CPU.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from metaldefect.tokenizer.model import VQModel
 
 @dataclass(frozen=True)
 class Painter:
-    """Images to tokens of MaskGIT's vocabulary, and classes to images.
+    """Encodes images as tokens of MaskGIT's vocabulary, and draws images of a class.
 
-    `grain` is the texture that decoding leaves out, added to whole images that are drawn; None leaves
-    them smooth.
+    `grain` is the texture that decoding leaves out, added to whole generated images; None leaves them
+    smooth.
     """
 
     tokenizer: VQModel
@@ -47,11 +47,11 @@ class Painter:
 
     @cached_property
     def sampled(self) -> PackedMaskGIT:
-        """MaskGIT in the form that samplers ask, in the dtype that its device multiplies fastest."""
+        """MaskGIT packed for sampling, in the dtype that its device multiplies fastest."""
         return PackedMaskGIT(self.maskgit, autocast_dtype(device_of(self.maskgit)))
 
     def label(self, name: str) -> int:
-        """Number of a class; an unknown name is an error that lists those there are."""
+        """Number of a class; for an unknown name, raises a UserError that lists the classes."""
         if name not in self.classes:
             raise UserError(f"unknown class {name!r}: there are {', '.join(self.classes)}")
         return self.classes.index(name)
@@ -73,7 +73,7 @@ class Painter:
         return to_u8(self.decode_levels(tokens))
 
     def render(self, tokens: Tensor, generators: Sequence[torch.Generator]) -> U8:
-        """As `decode`, with grain: one generator per image."""
+        """`decode`, with grain; one generator per image."""
         levels = self.decode_levels(tokens)
         if self.grain is not None:
             levels = levels + self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generators)
@@ -113,27 +113,28 @@ class Painter:
         return tokens
 
     def generators(self, labels: Tensor, numbers: Sequence[int], seed: int) -> list[torch.Generator]:
-        """The generators of images: each depends on (seed, class, number within the class) alone."""
+        """One generator per image; each depends only on (seed, class, number within the class)."""
         names = [self.classes[label] for label in labels.tolist()]
         return [image_generator(seed, name, number) for name, number in zip(names, numbers, strict=True)]
 
     def sample(self, labels: Tensor, numbers: Sequence[int], config: SamplingConfig, seed: int) -> U8:
-        """Whole images, `uint8 [N, size, size]`.
+        """Draw whole images, `uint8 [N, size, size]`.
 
-        Image k of a class is the same whichever images are drawn beside it; see `sampler` for rounding.
+        Image k of a class does not depend on the other images of the batch, except for rounding (see
+        `sampler`).
 
         Args:
             labels: class of each image, `int64 [N]`.
             numbers: each image's number within its class.
             config: how to sample.
-            seed: another one draws other images.
+            seed: of the images.
         """
         generators = self.generators(labels, numbers, seed)
         return self.render(self.draw_tokens(labels, config, generators), generators)
 
 
 def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
-    """Load the models that `finetune_vq` and `train_maskgit` made."""
+    """Load the models that `finetune_vq` and `train_maskgit` wrote."""
     config = read_json(maskgit_directory / CONFIG)
     return Painter(
         load_tokenizer(tokenizer_directory),

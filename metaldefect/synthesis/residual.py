@@ -1,4 +1,4 @@
-"""What a tokenizer leaves out of images: codes, grey levels, and the grain measured from them."""
+"""What a tokenizer leaves out of images: codes, unrounded reconstructions, and the grain fitted to both."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def codes_and_levels(
 
 
 def residual_grain(model: VQModel, images: U8) -> Grain:
-    """The grain of these images: statistics of what the tokenizer leaves out of them."""
+    """Fit the grain to these images: statistics of what the tokenizer leaves out of them."""
     codes, levels = codes_and_levels(model, images)
     return Grain.fit(images, levels, codes.numpy(), model.config.codebook_size)

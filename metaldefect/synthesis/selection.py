@@ -1,9 +1,9 @@
-"""Choose among several candidates per image: a classifier keeps those of the class that was asked for.
+"""Select among several candidates per image: a classifier keeps those it assigns to the requested class.
 
-Rejection by a classifier, as Razavi, van den Oord and Vinyals (VQ-VAE-2, 2019) do it: guidance makes samples
-more alike the stronger it is, so weak guidance and a choice afterwards leave more variety at equal fidelity.
-The classifier learns from training images as the tokenizer gives them back, because drawn images look like
-these. The result is judged by another one, which learns from real images.
+Rejection by a classifier follows Razavi, van den Oord and Vinyals (VQ-VAE-2, 2019): stronger guidance makes
+samples more alike, so weak guidance followed by selection keeps more variety at equal fidelity. The
+classifier learns from training images after the tokenizer's round trip, because generated images look like
+these. Another classifier, trained on real images, evaluates the result.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Labels = NDArray[np.str_]
 
 
 def accept(selector: Pipeline, features: Features, labels: Labels) -> NDArray[np.bool_]:
-    """Which images the selector takes for the class that they were drawn for, `bool [N]`.
+    """Which images the selector assigns to their requested class, `bool [N]`.
 
     Args:
         selector: a fitted classifier.
-        features: `float32 [N, D]`, labels: what they were drawn for, `str [N]`.
+        features: `float32 [N, D]`, labels: the requested classes, `str [N]`.
     """
     return np.asarray(selector.predict(features) == labels)
 
@@ -32,19 +32,19 @@ def choose(
 ) -> NDArray[np.int64]:
     """Indices of the candidates to keep, `int64 [classes * per_class]`, classes in order of appearance.
 
-    Accepted candidates are drawn at random, not by how sure the selector is: the surest are the most alike.
-    Where too few are accepted, the rest are those to which the selector gives the highest probability of
-    their class.
+    Draws accepted candidates at random rather than by confidence: those with the highest confidence are the
+    most alike. If too few are accepted, fills up with those to which the selector gives the highest
+    probability of their class.
 
     Args:
         selector: a fitted classifier.
         features: of the candidates, `[N, D]`.
-        labels: what they were drawn for, `[N]`.
-        per_class: how many to keep of each class.
-        seed: of the choice.
+        labels: the requested classes, `[N]`.
+        per_class: candidates to keep per class.
+        seed: of the random choice.
 
     Raises:
-        ValueError: a class has fewer candidates than are to be kept, or the selector does not know it.
+        ValueError: a class has fewer than `per_class` candidates, or the selector does not know it.
     """
     names = list(dict.fromkeys(labels.tolist()))
     if unknown := sorted(set(names) - set(selector.classes_)):
@@ -58,12 +58,12 @@ def choose(
         places = np.flatnonzero(labels == name)
         if len(places) < per_class:
             raise ValueError(f"{len(places)} candidates of {name!r}, {per_class} are to be kept")
-        # Accepted ones first, in random order; then the rest, the likeliest first
+        # Accepted ones first, in random order; then the rest, most probable first
         order = np.where(hit[places], 1.0 + rng.random(len(places)), probability[places, columns[name]])
         kept.append(np.sort(places[np.argsort(-order, kind="stable")[:per_class]]))
     return np.concatenate(kept)
 
 
 def fit_selector(features: Features, labels: Labels, seed: int) -> Pipeline:
-    """The classifier that chooses, from features of training images through the tokenizer."""
+    """Fit the selecting classifier to features of training images through the tokenizer."""
     return classifier(features, labels, seed)
