@@ -1,4 +1,4 @@
-"""A convolution whose gradients cost less on a CPU than `nn.Conv2d`'s; the numbers are the same.
+"""A convolution whose gradients are cheaper on a CPU than `nn.Conv2d`'s; the results are the same.
 
 Measured gain (`python -m benchmarks.kernels`, `efficientad_training_kernels_gain`): not measured yet.
 """
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from metaldefect.kernels import winograd
 
-# With so few input channels oneDNN's weight gradient leaves the vector units idle.
+# With at most this many input channels, oneDNN's weight gradient leaves the vector units idle.
 FEW_CHANNELS = 4
 
 
@@ -26,20 +26,20 @@ def convolution(
     sparse_gradient: bool = False,
     fewest_channels: int = winograd.FEWEST_CHANNELS,
 ) -> Tensor:
-    """`functional.conv2d` with stride 1, to be used where gradients of weight and bias are wanted.
+    """`functional.conv2d` with stride 1, for training: weight and bias gradients are faster.
 
-    oneDNN is slow at the bias's gradient and at the weight's gradient of the first layer, which are matrix
-    products here, and at weight gradients of padded convolutions, which are padded before here. Computes
-    in autocast's type; in float32 large convolutions and their gradients are Winograd's.
+    oneDNN is slow at the bias gradient and at the first layer's weight gradient, which are matrix products
+    here, and at weight gradients of padded convolutions, which get explicit padding here. Computes in
+    autocast's dtype; in float32, large convolutions and their gradients use Winograd's algorithm.
 
     Args:
         images: `float [N, C, H, W]`.
         weight: `float [O, C, K, K]`.
         bias: `float [O]`.
         padding: zeros on each side.
-        sparse_gradient: the output's gradient is zero at most positions, as the hard feature loss has it:
-            work on the others only.
-        fewest_channels: with fewer, inputs or outputs, Winograd's convolution is not taken.
+        sparse_gradient: the output's gradient is zero at most positions, as with the hard feature loss:
+            compute only the others.
+        fewest_channels: with fewer input or output channels, do not use Winograd's algorithm.
     """
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -95,7 +95,7 @@ class _Convolution(torch.autograd.Function):
 def aten_gradients(
     gradient: Tensor, images: Tensor, weight: Tensor, padding: int, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
-    """torch's own gradients of images and weight; those not wanted are undefined."""
+    """torch's own gradients of images and weight; undefined if not requested."""
     stride, dilation, sides = [1, 1], [1, 1], [padding, padding]
     result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient, images, weight, None, stride, sides, dilation, False, [0, 0], 1, [*wanted, False]
@@ -106,20 +106,20 @@ def aten_gradients(
 def patch_view(images: Tensor, kernel: int, padding: int) -> Tensor:
     """The patch under the kernel at every position: a view `[N, H', W', K, K, C]` of the padded images.
 
-    Channels last, as they lie in memory: patches are copied in long runs.
+    Channels last, the memory order, so that patches are copied in long runs.
     """
     padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1).contiguous()
     return padded.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(0, 1, 2, 4, 5, 3)
 
 
 def from_patches(values: Tensor, weight: Tensor) -> Tensor:
-    """`[O, K * K * C]` in the order of `patch_view` as `[O, C, K, K]`."""
+    """Reshape `[O, K * K * C]`, in the order of `patch_view`, to `[O, C, K, K]`."""
     outputs, channels, kernel = weight.shape[:3]
     return values.view(outputs, kernel, kernel, channels).permute(0, 3, 1, 2)
 
 
 def sparse_gradients(images: Tensor, weight: Tensor, padding: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of images and weight from those positions alone that have a gradient.
+    """Gradients of images and weight, computed only from positions with a nonzero output gradient.
 
     Args:
         images: `[N, C, H, W]`.

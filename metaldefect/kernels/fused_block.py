@@ -1,9 +1,9 @@
-"""A transformer block's forward and backward pass written out, for training on a CPU.
+"""A transformer block with a hand-written forward and backward pass, for training on a CPU.
 
-The same mathematics as `model.Block`, arranged so that little but matrix products is left: weights are
-cast once a step, the projections that read the same input are one product, nothing is copied between
-float32 and the compute dtype more than once, and attention is three batched products (PyTorch's fused CPU
-kernel takes 2.5 times as long in bfloat16). The residual stream and all sums stay in float32.
+The same mathematics as `model.Block`, arranged so that little but matrix products remains: weights are cast
+once per step, projections that read the same input are one product, each tensor is copied between float32
+and the compute dtype at most once, and attention is three batched products (PyTorch's fused CPU kernel takes
+2.5 times as long in bfloat16). The residual stream and all sums stay in float32.
 
 Measured gain (`python -m benchmarks.kernels`, `maskgit_training_fused_gain`): not measured yet.
 """
@@ -22,7 +22,7 @@ EPS = 1e-5
 
 
 class BlockWeights(NamedTuple):
-    """A block's own parameters, in the order in which `FusedBlock` takes them and returns gradients."""
+    """A block's parameters, in the order in which `FusedBlock` takes them and returns gradients."""
 
     norm1: Tensor
     norm2: Tensor
@@ -42,7 +42,7 @@ def inverse_rms(x: Tensor) -> Tensor:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The dtype for sums: float32 for half precision, else the same."""
+    """The dtype for sums: float32 for half precision, else unchanged."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -92,7 +92,7 @@ class FusedBlock(torch.autograd.Function):
         coefficient1 = weights.norm1 * (1.0 + scale1)
         attended = torch.addcmul(shift1, x * inverse1, coefficient1).to(dtype)
         qkv = F.linear(attended, qkv_weight).view(batch, length, 3, width)
-        # Softmax's 1 / sqrt(head_dim) goes into the queries' factor
+        # Softmax's 1 / sqrt(head_dim) is folded into the queries' factor
         qk_inverse = inverse_rms(qkv[:, :, :2])
         qk_scale = qk_inverse.new_tensor([(width // heads) ** -0.5, 1.0]).view(1, 1, 2, 1)
         query, key, value = split_heads(qkv, qk_inverse * qk_scale, heads)
@@ -221,7 +221,7 @@ def merge_heads(x: Tensor, batch: int) -> Tensor:
 
 
 def dropout_mask(like: Tensor, dropout: float) -> Tensor | None:
-    """0 with probability `dropout`, else 1 / (1 - dropout); None where there is no dropout."""
+    """0 with probability `dropout`, else 1 / (1 - dropout); None without dropout."""
     if not dropout:
         return None
     return torch.empty_like(like).bernoulli_(1.0 - dropout).div_(1.0 - dropout)
@@ -242,20 +242,20 @@ def weight_gradient(output_gradient: Tensor, inputs: Tensor, dtype: torch.dtype)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What matrix products are computed in: autocast's dtype where it is on, else the input's."""
+    """Dtype of matrix products: autocast's if it is enabled, else the input's."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def fused_block(x: Tensor, modulation: Tensor, weights: BlockWeights, heads: int, dropout: float) -> Tensor:
-    """A block's output `[B, T, d]`.
+    """Compute a block's output `[B, T, d]`.
 
     Args:
         x: `float32` (or float64) `[B, T, d]`.
         modulation: `[B, 6, d]`: shift, scale and gate of attention, then of feed-forward.
         weights: the block's parameters.
-        heads: of attention.
-        dropout: on both branches, before their gates.
+        heads: attention heads.
+        dropout: applied to both branches, before their gates.
     """
     dtype = compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):

@@ -9,9 +9,9 @@ from torch import nn
 
 
 class HasCpuKernel:
-    """Mix-in of layers that have a hand-written CPU kernel beside their plain formulation.
+    """Mix-in for layers with a hand-written CPU kernel next to their plain formulation.
 
-    A layer computes the plain formulation until `cpu_kernels` says otherwise; neither `train()` nor
+    A layer computes the plain formulation unless `cpu_kernels` enables the kernel; neither `train()` nor
     gradient mode changes that.
     """
 
@@ -19,16 +19,16 @@ class HasCpuKernel:
 
 
 def is_on_cpu(model: nn.Module) -> bool:
-    """Whether the model's weights are in the CPU's memory."""
+    """Whether the model's weights are on the CPU."""
     return next(model.parameters()).device.type == "cpu"
 
 
 @contextmanager
 def cpu_kernels(model: nn.Module, enabled: bool) -> Iterator[None]:
-    """Let the layers of `model` use their CPU kernels (or not) within the block, then as before.
+    """Enable or disable the CPU kernels of the layers of `model` within the `with` block.
 
-    Results agree with the plain formulation but for rounding. The backward pass belongs into the block too:
-    layers that are computed again for it must be computed the same way.
+    Results agree with the plain formulation up to rounding. Run the backward pass in the same block:
+    activation checkpointing recomputes layers there and must do so in the same way.
 
     Example:
         >>> from metaldefect.maskgit.config import MaskGITConfig

@@ -1,9 +1,9 @@
-"""Convolutions by Winograd's minimal filtering, for CPUs that multiply nothing faster than float32.
+"""Convolutions by Winograd's minimal filtering, for CPUs whose fastest multiplications are float32.
 
-A tile of 8 x 8 inputs costs 64 multiplications a channel pair: for 6 x 6 outputs under a 3 x 3 kernel, where
-the direct sum has 324, or for 5 x 5 outputs under a 4 x 4 kernel, where it has 400. The rest is additions.
-The same holds for both gradients, which are the transposed steps. Results differ from the direct sum by less
-than 1e-4 of their standard deviation in float32, which training does not notice; inference and export use
+A tile of 8 x 8 inputs takes 64 multiplications per channel pair. It yields 6 x 6 outputs of a 3 x 3 kernel,
+where the direct sum takes 324, or 5 x 5 outputs of a 4 x 4 kernel, where it takes 400. The rest is additions.
+The same holds for both gradients, which are the transposed steps. In float32, results differ from the direct
+sum by less than 1e-4 of their standard deviation, which does not affect training; inference and export use
 the direct sum.
 
 Measured gain (`python -m benchmarks.kernels`, `tokenizer_training_kernels_gain`): not measured yet.
@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Values of an input tile along an axis. Its outputs are 6 under a kernel of 3 and 5 under a kernel of 4.
+# Inputs of a tile along an axis. It has 6 outputs with a kernel of 3 and 5 with a kernel of 4.
 SIDE = 8
 KERNELS = (3, 4)
-# Below these the transforms cost more than the multiplications they save.
+# Below these, the transforms cost more than the multiplications they save.
 FEWEST_CHANNELS, FEWEST_TILES = 128, 32
-# A chunk's transformed tiles stay in the processor's cache between their two matrix products.
+# Chunk size: its transformed tiles stay in the processor's cache between their two matrix products.
 CHUNK = 160
 # Small numbers keep the transforms' rounding errors small; infinity is the last point.
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
@@ -35,12 +35,12 @@ POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 
 @dataclass(frozen=True)
 class Transforms:
-    """The three linear maps along one axis; tiles take them along both. P = 8 inputs, K weights, T outputs.
+    """The three linear maps along one axis, applied along both. P = 8 inputs, K weights, T outputs.
 
     Attributes:
-        images: `float32 [P, P]`, input tile to products' space.
-        weights: `float32 [P, K]`, kernel to products' space.
-        outputs: `float32 [T, P]`, products to outputs.
+        images: `float32 [P, P]`, input tile to product space.
+        weights: `float32 [P, K]`, kernel to product space.
+        outputs: `float32 [T, P]`, product space to outputs.
     """
 
     images: Tensor
@@ -50,19 +50,19 @@ class Transforms:
 
 @cache
 def transforms(kernel: int) -> Transforms:
-    """Cook and Toom's construction, transposed (arXiv 1509.09308, section 4).
+    """Build the maps by the transposed Toom-Cook construction (arXiv 1509.09308, section 4).
 
-    A product of polynomials of degrees T - 1 and K - 1 is found from its values at P points; transposed,
-    the same three maps give T outputs of a sliding dot product with K weights.
+    The values at P points determine a product of polynomials of degrees T - 1 and K - 1; transposed, the same
+    three maps give T outputs of a sliding dot product with K weights.
     """
 
     def values(coefficients: int) -> np.ndarray:
-        """Polynomials' values at the points: Vandermonde rows, and the leading coefficient for infinity."""
+        """Values of polynomials at the points: Vandermonde rows; for infinity, the leading coefficient."""
         rows = np.vander(np.array(POINTS), coefficients, increasing=True)
         return np.vstack([rows, np.eye(coefficients)[-1:]])
 
     images, weights = np.linalg.inv(values(SIDE)).T, values(kernel)
-    # What is taken from one factor's rows is given to the other's: no transformed tile is large.
+    # Dividing one factor's rows and multiplying the other's keeps transformed tiles small.
     scale = np.abs(images).max(axis=1, keepdims=True)
 
     matrices = (images / scale, weights * scale, values(outputs_of(kernel)).T)
@@ -70,20 +70,20 @@ def transforms(kernel: int) -> Transforms:
 
 
 def along_both_axes(matrix: Tensor, tiles: Tensor) -> Tensor:
-    """`matrix [A, B]` applied to the rows and the columns of tiles `[B, B, ...]`, as `[A A, X]`."""
+    """Apply `matrix [A, B]` to the rows and columns of tiles `[B, B, ...]`; returns `[A A, X]`."""
     after, before = matrix.shape
     rows = (matrix @ tiles.reshape(before, -1)).view(after, before, -1)
     return torch.bmm(matrix.expand(after, after, before), rows).view(after * after, -1)
 
 
 def worthwhile(images: Tensor, weight: Tensor, padding: int, fewest_channels: int = FEWEST_CHANNELS) -> bool:
-    """Whether a convolution with stride 1 is faster so than directly (and possible at all).
+    """Whether a stride-1 convolution can use Winograd's algorithm and is faster with it.
 
     Args:
         images: `[N, C, H, W]`.
         weight: `[O, C, K, K]`.
         padding: zeros on each side.
-        fewest_channels: with fewer, inputs or outputs, it is not.
+        fewest_channels: False with fewer input or output channels.
     """
     outputs, channels, kernel = weight.shape[:3]
     return (
@@ -96,18 +96,18 @@ def worthwhile(images: Tensor, weight: Tensor, padding: int, fewest_channels: in
 
 
 def grid(pixels: int, kernel: int, padding: int) -> int:
-    """Tiles that cover the outputs along one axis."""
+    """Number of tiles that cover the outputs along one axis."""
     return -(-(pixels + 2 * padding - kernel + 1) // outputs_of(kernel))
 
 
 def outputs_of(kernel: int) -> int:
-    """Outputs of a tile along an axis."""
+    """Outputs per tile along an axis."""
     return SIDE - kernel + 1
 
 
 @dataclass(frozen=True)
 class _Tiles:
-    """Where the tiles of images lie, and how they are cut out."""
+    """Layout of the tiles in images, and how to cut them out."""
 
     height: int
     width: int
@@ -127,15 +127,15 @@ class _Tiles:
         return grid(self.width, self.kernel, self.padding)
 
     def chunks(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """(image, first row of tiles, row after the last) of pieces that fit the cache."""
+        """(image, first row of tiles, row after the last) of pieces that fit into the cache."""
         pieces = -(-self.rows * self.columns // CHUNK)
-        rows = -(-self.rows // pieces)  # all pieces about alike
+        rows = -(-self.rows // pieces)  # makes all pieces about equally large
         for image in range(count):
             for first in range(0, self.rows, rows):
                 yield image, first, min(self.rows, first + rows)
 
     def padded(self, images: Tensor) -> Tensor:
-        """`[N, C, H, W]` as `[N, H', W', C]` with zeros around, the last tiles complete."""
+        """Pad `[N, C, H, W]` with zeros to `[N, H', W', C]`, so that the last tiles are complete."""
         bottom = self.rows * self.outputs + self.kernel - 1 - self.height - self.padding
         right = self.columns * self.outputs + self.kernel - 1 - self.width - self.padding
         sides = (0, 0, self.padding, right, self.padding, bottom)
@@ -149,10 +149,10 @@ class _Tiles:
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    """`functional.conv2d` with stride 1, where `worthwhile` says so.
+    """`functional.conv2d` with stride 1, for convolutions that are `worthwhile`.
 
     Args:
-        images: `float32 [N, C, H, W]`, best channels last.
+        images: `float32 [N, C, H, W]`, preferably channels last.
         weight: `float32 [O, C, K, K]`.
         bias: `float32 [O]`.
         padding: zeros on each side.
@@ -166,7 +166,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tens
     filters = along_both_axes(maps.weights, weight.permute(2, 3, 1, 0)).view(-1, channels, outputs)
     source = tiles.padded(images)
     height, width = (side + 2 * padding - kernel + 1 for side in images.shape[2:])
-    # Of the very size: autograd's functions may not return views.
+    # Exactly this size: autograd functions may not return views.
     result = torch.empty((len(images), outputs, height, width), memory_format=torch.channels_last)
     pixels = result.permute(0, 2, 3, 1)
     for image, first, last in tiles.chunks(len(images)):
@@ -187,7 +187,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tens
 def gradients(
     gradient: Tensor, images: Tensor, weight: Tensor, padding: int, images_wanted: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients of the images (None where not wanted) and of the weight: `convolve`'s steps transposed.
+    """Gradients of the images (None if not requested) and of the weight: `convolve`'s steps transposed.
 
     Args:
         gradient: of the output, `float32 [N, O, H', W']`.
@@ -205,7 +205,7 @@ def gradients(
     source = tiles.padded(images)
     filter_gradient = weight.new_zeros(places, channels, outputs)
     filters = along_both_axes(maps.weights, weight.permute(2, 3, 0, 1)).view(-1, outputs, channels)
-    # One tile more than there are: the last ones reach over the edge.
+    # One extra tile, because the last tiles reach over the edge.
     total = images.new_zeros(
         len(images) if images_wanted else 0, (tiles.rows + 1) * step, (tiles.columns + 1) * step, channels
     )
@@ -233,9 +233,9 @@ def _tiles(images: Tensor, weight: Tensor, padding: int) -> _Tiles:
 
 
 def _add_overlapping(total: Tensor, tiles: Tensor, top: int, step: int) -> None:
-    """Add tiles `[rows, P, columns, P, C]`, a step from one another, into `total` `[H, W, C]` below `top`.
+    """Add tiles `[rows, P, columns, P, C]`, `step` apart, into `total` `[H, W, C]` below `top`.
 
-    A tile is at most two steps wide: its first step and the rest fall into one cell of the grid each.
+    A tile is at most two steps wide, so its first step and the rest each fall into one cell of the grid.
     """
     rows, side, columns = tiles.shape[:3]
     for down in (0, step):
