@@ -1,1 +1,1 @@
-"""VQ tokenizer: images to a grid of codebook entries and back, in LlamaGen's VQ-16 format."""
+"""VQ tokenizer: encodes images as a grid of codebook entries and decodes them, in LlamaGen's VQ-16 format."""

@@ -1,4 +1,4 @@
-"""Loading and saving tokenizers: our safetensors + JSON, and LlamaGen's checkpoints."""
+"""Load and save tokenizers: our safetensors + JSON, and LlamaGen's checkpoints."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def load_tokenizer(directory: Path) -> VQModel:
     """Load what `save_tokenizer` wrote, in eval mode on `device()`.
 
     Raises:
-        UserError: the directory holds no tokenizer; the weights are not those that `config.json` was written
-            for; or a key is missing, unexpected or of another shape; all such keys are named.
+        UserError: the directory holds no tokenizer; the weights' SHA-256 differs from `config.json`; or keys
+            are missing, unexpected or of the wrong shape; the message names them.
     """
     model = VQModel(VQConfig.from_dict(read_key(directory / CONFIG, "tokenizer")))
     load_strict(model, read_weights(directory / WEIGHTS, directory / CONFIG), str(directory / WEIGHTS))
@@ -44,10 +44,10 @@ def load_tokenizer(directory: Path) -> VQModel:
 
 
 def read_key(path: Path, key: str) -> Any:
-    """The value of a key of a JSON file.
+    """Return the value of one key of a JSON file.
 
     Raises:
-        UserError: there is no such file, or no such key in it.
+        UserError: the file does not exist or lacks the key.
     """
     content = read_json(path)
     if key not in content:
@@ -56,10 +56,10 @@ def read_key(path: Path, key: str) -> Any:
 
 
 def read_weights(path: Path, card: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file whose SHA-256 stands in a JSON file.
+    """Read a safetensors file after checking its SHA-256 against the one in a JSON file.
 
     Raises:
-        UserError: one of the files is missing, or the weights are not those that the card was written for.
+        UserError: a file is missing, or the SHA-256 differs.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -68,7 +68,7 @@ def read_weights(path: Path, card: Path) -> dict[str, Tensor]:
 
 
 def load_strict(model: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load a state dict of any float dtype; every key that does not fit is named in one error."""
+    """Load a state dict of any float dtype; one UserError names all keys that do not fit."""
     own = model.state_dict()
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in own]
@@ -84,12 +84,12 @@ def load_strict(model: torch.nn.Module, state: Mapping[str, Tensor], origin: str
 
 
 def read_llamagen(path: Path) -> dict[str, Tensor]:
-    """State dict of a LlamaGen checkpoint, inference or trainer form, read with weights_only.
+    """Read the state dict of a LlamaGen checkpoint, inference or trainer form, with weights_only.
 
-    The trainer form carries its command line as an `argparse.Namespace`, the one extra type allowed.
+    The trainer form contains its command line as an `argparse.Namespace`, the only extra type allowed.
 
     Raises:
-        UserError: no such file; or the file holds code, or no `ema` / `model` / `state_dict`.
+        UserError: the file does not exist, contains code, or has no `ema` / `model` / `state_dict`.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -111,15 +111,15 @@ def write_llamagen(model: VQModel, path: Path) -> None:
 
 
 def load_base(base: str, config: VQConfig) -> VQModel:
-    """The tokenizer that fine-tuning starts from.
+    """Make the tokenizer that fine-tuning starts from.
 
     Args:
-        base: `shipped` (weights that come with this package), `none` (fresh weights), or the path
-            of a LlamaGen checkpoint (.pt) or of a directory made by `save_tokenizer`.
-        config: the shape wanted.
+        base: `shipped` (the weights in this package), `none` (fresh weights), or the path of a LlamaGen
+            checkpoint (.pt) or of a directory written by `save_tokenizer`.
+        config: the expected shape.
 
     Raises:
-        UserError: the weights are of another shape.
+        UserError: the weights have another shape.
     """
     model = VQModel(config)
     if base == "none":

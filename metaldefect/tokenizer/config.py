@@ -14,11 +14,11 @@ class VQConfig:
 
     `stem` = 1 is LlamaGen's network. A stem of s first folds s x s pixels into channels
     (pixel-unshuffle) and unfolds them at the end, so no layer works at full resolution: on a CPU
-    those layers are most of the cost.
+    those layers take most of the time.
 
-    `patch_path` adds a linear transform of patches beside encoder and decoder, which
-    `metaldefect.tokenizer.patch_start` fits in closed form: training then starts from k-means on
-    patches, with sharp brightness and edges, and the convolutions learn what is missing.
+    `patch_path` adds a linear transform of patches in parallel to encoder and decoder, which
+    `metaldefect.tokenizer.patch_start` fits in closed form. Training then starts from k-means on patches,
+    with sharp brightness and edges, and the convolutions learn the rest.
     """
 
     channels: int = 128
@@ -47,7 +47,7 @@ class VQConfig:
         return self.stem * 2 ** (len(self.multipliers) - 1)
 
     def grid(self, image_size: int) -> int:
-        """Tokens along a side of a square image; an image size that does not divide is an error."""
+        """Tokens along a side of a square image; raises a UserError if the size is not a multiple of f."""
         if image_size % self.downsampling:
             raise UserError(f"image size {image_size} is not a multiple of {self.downsampling}")
         return image_size // self.downsampling
@@ -58,7 +58,7 @@ class VQConfig:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> VQConfig:
-        """Inverse of `to_dict`; an unknown key is an error that names it."""
+        """Inverse of `to_dict`; raises a UserError that names unknown keys."""
         unknown = set(content) - set(cls.__dataclass_fields__)
         if unknown:
             raise UserError(f"unknown tokenizer config keys: {', '.join(sorted(unknown))}")
@@ -91,15 +91,15 @@ NAMED = {
         patch_path=True,
     ),
 }
-# The same network for 128 pixel images: 16x16 tokens too, so four times the tokens an area
+# The same network for 128 pixel images: also 16x16 tokens, so four times as many tokens per area
 NAMED["vq8_small"] = replace(NAMED["vq16_small"], stem=2)
 
 
 def named_config(name: str, codebook_size: int | None = None) -> VQConfig:
-    """The config called `name`, with another codebook size where given.
+    """The config called `name`, optionally with another codebook size.
 
     Raises:
-        UserError: unknown name; the known ones are listed.
+        UserError: unknown name; the message lists the known ones.
     """
     if name not in NAMED:
         raise UserError(f"unknown tokenizer {name!r}: there are {', '.join(NAMED)}")

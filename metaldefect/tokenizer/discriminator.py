@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class PatchDiscriminator(nn.Module):
-    """Judge overlapping patches: `float [N, 3, H, W]` to logits `[N, 1, h, w]`.
+    """Classify overlapping patches as real or fake: `float [N, 3, H, W]` to logits `[N, 1, h, w]`.
 
     With 64 channels and 3 layers this is `NLayerDiscriminator`: keys `main.{0,2,5,8,11}` are
     convolutions, `main.{3,6,9}` batch norms.

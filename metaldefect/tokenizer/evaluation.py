@@ -1,4 +1,4 @@
-"""How well a tokenizer reconstructs held-out images: before training, after it, and along it."""
+"""How well a tokenizer reconstructs held-out images: before, after and during training."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ History = list[dict[str, float]]
 
 
 class Distance(NamedTuple):
-    """A perceptual distance and the metric that it is published under.
+    """A perceptual distance and the name of the metric it is published as.
 
-    `key` is `lpips` for LPIPS alone: the stand-in's values go under its own name.
+    `key` is `lpips` only for real LPIPS: the substitute's values have their own name.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Distance(NamedTuple):
 
     @classmethod
     def named(cls, name: str) -> Distance:
-        """The distance called `name`, or the stand-in where its weights cannot be had."""
+        """The distance called `name`, or the substitute if its weights are unavailable."""
         network, made = perceptual_loss(name)
         return cls(metric_name(made), network)
 
@@ -75,7 +75,7 @@ def reconstruct(model: VQModel, images: U8, distance: Distance, batch_size: int 
 
 
 def image_scores(image: U8, reference: U8) -> dict[str, float]:
-    """The metrics of one reconstruction that need no network."""
+    """Metrics of one reconstruction that need no network."""
     return {
         "ssim": ssim(image, reference),
         "psnr": psnr(image, reference),
@@ -109,14 +109,14 @@ def per_class(scores: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str
 
 
 def constant_image_scores(images: U8) -> dict[str, float]:
-    """Mean SSIM and MSE of each image's own mean grey: what a reconstruction has to beat."""
+    """Mean SSIM and MSE of each image's own mean grey: the baseline that a reconstruction has to beat."""
     flat = np.broadcast_to(np.rint(images.mean(axis=(1, 2), keepdims=True)).astype(np.uint8), images.shape)
     rows = [image_scores(constant, image) for constant, image in zip(flat, images, strict=True)]
     return {name: float(np.mean([row[name] for row in rows])) for name in ("ssim", "mse")}
 
 
 def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[object]) -> dict[str, float]:
-    """rKID of reconstructions that got the grain: how real drawn images can look at best."""
+    """rKID of reconstructions with added grain: the best that generated images can reach."""
     codes, levels = codes_and_levels(model, images)
     generators = [image_generator(0, "grain", number) for number in range(len(images))]
     noise = grain.draw(codes, images.shape[1], generators)
@@ -125,10 +125,10 @@ def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[objec
 
 
 def gains(before: pd.DataFrame, after: pd.DataFrame, groups: list[object]) -> dict[str, dict[str, float]]:
-    """What training changed, image by image: the difference with its interval, and relative to before.
+    """Per-image change through training: the difference with its interval, and relative to before.
 
-    The images are the same before and after, so the interval of the paired difference tells whether
-    training helped.
+    Both score tables cover the same images, so the interval of the paired difference shows whether training
+    helped.
     """
     found = {}
     for name in before:
@@ -143,11 +143,11 @@ def learning_curve(
     """Mean scores of these images under each snapshot, one row per snapshot.
 
     Args:
-        model: of the snapshots' shape; it ends with the last one's weights.
+        model: has the snapshots' shape; ends with the last snapshot's weights.
         files: step -> snapshot.
         images: validation images, grey `uint8 [N, H, W]`.
-        distance: as for `reconstruct`.
-        batch_size: of the training, which turns steps into images seen.
+        distance: as in `reconstruct`.
+        batch_size: of the training; converts steps to images seen.
     """
     rows = []
     for step, path in files.items():

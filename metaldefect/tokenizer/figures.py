@@ -1,4 +1,4 @@
-"""Figures of a tokenizer: reconstructions, edge maps, worst cases, and quality along the training."""
+"""Figures of a tokenizer: reconstructions, edge maps, worst cases, and quality during training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def edge_images(images: U8) -> U8:
 
 
 def curve_figure(rows: Sequence[dict[str, float]]) -> Figure:
-    """SSIM and both kinds of Edge IoU of validation images against training images seen."""
+    """SSIM and both kinds of Edge IoU of validation images, plotted against training images seen."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     seen = [row["images_seen"] for row in rows]

@@ -31,9 +31,9 @@ from metaldefect.training.schedule import warmup_cosine
 class VQTrainingConfig:
     """How a tokenizer is trained; weights multiply the loss terms they are named after.
 
-    `codebook_decay`: entries follow the running mean of what they quantise, with this decay; None: the
-    codebook loss trains them, as LlamaGen does. `data_initialised_codebook`: the entries start from the
-    first batch's encoder outputs.
+    `codebook_decay`: decay of the running mean of encoder outputs that each entry follows; None: the codebook
+    loss trains the entries, as in LlamaGen. `data_initialised_codebook`: the entries start from the first
+    batch's encoder outputs.
     """
 
     steps: int
@@ -57,8 +57,8 @@ class VQTrainingConfig:
 class VQLightning(Trainee):
     """Train a `VQModel` on `uint8 [N, H, W]` grey or `[N, H, W, 3]` colour batches.
 
-    Two optimisers take turns each step: tokenizer, then discriminator (from `discriminator_start` on).
-    Codebook entries that a whole epoch did not use move to encoder outputs of the last batch.
+    Each step updates the tokenizer, then the discriminator (from `discriminator_start` on). Codebook entries
+    that were unused for a whole epoch move to encoder outputs of the last batch.
     """
 
     model: VQModel
@@ -75,16 +75,16 @@ class VQLightning(Trainee):
         self.discriminator = PatchDiscriminator(config.discriminator_channels)
         self.average = WeightAverage(model, config.ema_decay)
         self.register_buffer("tokens_seen", torch.zeros(model.config.codebook_size, dtype=torch.long))
-        # Running sum of the vectors that each entry quantised, for `codebook_decay`. An entry has unit
-        # length, so the count that would make the sum a mean cancels.
+        # Sum of the vectors that each entry quantised, for `codebook_decay`. Entries have unit length,
+        # so dividing the sum by a count is unnecessary.
         self.register_buffer("code_sums", model.quantize.codebook.detach().clone())
-        # Outside the module tree: frozen weights do not belong into checkpoints
+        # Outside the module tree: frozen weights do not belong in checkpoints
         net, self.perceptual_name = perceptual_loss(config.perceptual)
         self._perceptual = [net]
         self._recent: Tensor | None = None
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """Parameters that the mode trains; decoder-only keeps tokens valid for a trained transformer."""
+        """Parameters that the mode trains; decoder-only keeps the tokens of trained transformers valid."""
         if self.config.mode == "full":
             return list(self.model.parameters())
         return [*self.model.decoder.parameters(), *self.model.post_quant_conv.parameters()]
@@ -118,8 +118,8 @@ class VQLightning(Trainee):
         self.take_step(optimizers[0], loss, self.trained_parameters())
         if adversarial:
             self.discriminator.requires_grad_(True)
-            # One pass each: in a joint batch its BatchNorm would tell real from fake by itself, and the
-            # generator's pass, which has no real images, would meet another network
+            # Separate passes: in a joint batch, BatchNorm's statistics alone would separate real from fake,
+            # and the generator's pass, which has no real images, would see a different network
             real = self.discriminator(images).float()
             fake = self.discriminator(reconstruction.images.detach()).float()
             d_loss = hinge_discriminator_loss(real, fake)
@@ -140,9 +140,10 @@ class VQLightning(Trainee):
     def generator_loss(
         self, images: Tensor, output: Any, adversarial: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """A scalar with the gradient of the tokenizer's loss for one batch, and the loss's parts."""
+        """Return a scalar with the gradient of the tokenizer's loss for one batch, and the loss's parts."""
         config = self.config
-        # The losses see a copy of the pixels: their gradients meet there and go through the decoder once
+        # The losses use a detached copy of the pixels: their gradients add up there, so one backward pass
+        # through the decoder is enough
         pixels = output.images.detach().float().requires_grad_()
         l1 = (pixels - images).abs().mean()
         structure = ssim_loss(pixels, images)
@@ -188,7 +189,7 @@ class VQLightning(Trainee):
 
     @torch.no_grad()
     def follow_vectors(self, quantized: Quantized, decay: float) -> None:
-        """Move each entry to the running mean of what it quantised (van den Oord et al. 2017, A.1)."""
+        """Move each entry to the running mean of the vectors it quantised (van den Oord et al. 2017, A.1)."""
         tokens = quantized.tokens.flatten()
         sums = torch.zeros_like(self.code_sums).index_add_(0, tokens, quantized.vectors)
         self.code_sums.lerp_(sums, 1.0 - decay)
@@ -196,10 +197,10 @@ class VQLightning(Trainee):
 
     @torch.no_grad()
     def initialise_codebook(self, images: Tensor) -> None:
-        """Start the codebook from encoder outputs: by k-means, or by the outputs where they are too few.
+        """Start the codebook from encoder outputs: from their k-means, or from the outputs if too few.
 
-        The running sums start there too, with the weight of the batch: from anywhere else they would pull the
-        entries back at the first step.
+        The running sums start there too, with the weight of the batch: any other start would pull the entries
+        back at the first step.
         """
         vectors = self.normalised_features(images)
         size = self.model.config.codebook_size
@@ -221,10 +222,10 @@ class VQLightning(Trainee):
 
     @torch.no_grad()
     def revive_dead_codes(self, images: Tensor) -> None:
-        """Move entries that the epoch did not use to encoder outputs of the last batch."""
+        """Move entries that were unused in the epoch to encoder outputs of the last batch."""
         dead = (self.tokens_seen == 0).nonzero().flatten()
         self.tokens_seen.zero_()
-        # Near the end a moved entry would no longer be learnt by the decoder
+        # Near the end, the decoder would have no time to learn a moved entry
         if len(dead) and self.step < 0.7 * self.config.steps:
             fresh = pick(self.normalised_features(images), len(dead))
             self.model.quantize.embedding.weight[dead] = fresh
@@ -237,14 +238,14 @@ def to_model_input(batch: Tensor) -> Tensor:
     images = batch.float().div(127.5).sub(1.0)
     grey = images.dim() == 3
     images = images.unsqueeze(1).repeat(1, 3, 1, 1) if grey else images.permute(0, 3, 1, 2)
-    # What the convolutions of float32 training (`Conv3x3`) give and take; in bfloat16 oneDNN's own order
+    # float32 training (`Conv3x3`) uses channels last; in bfloat16 oneDNN prefers its own layout
     in_float32 = images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return images.contiguous(memory_format=torch.channels_last if in_float32 else torch.contiguous_format)
 
 
 def pick(vectors: Tensor, count: int) -> Tensor:
-    """`count` of the rows in random order, repeated with a little noise where there are fewer."""
+    """Take `count` rows in random order; if there are fewer, repeat them with a little noise."""
     order = torch.randperm(len(vectors))
     rows = vectors[order.repeat(-(-count // len(vectors)))[:count]]
-    noise = torch.randn(rows.shape).to(rows)  # on the CPU first: the same on every device
+    noise = torch.randn(rows.shape).to(rows)  # drawn on the CPU, so that it is the same on every device
     return F.normalize(rows + 0.01 * noise, dim=-1)

@@ -13,7 +13,7 @@ SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
 
 def image_gradients(images: Tensor) -> Tensor:
     """Sobel gradients of the grey image, `float [N, C, H, W]` -> `[N, 2, H-2, W-2]` (d/dx, d/dy)."""
-    # In full precision: bf16 would round away the faint edges that this term is for
+    # In full precision: bf16 would round away the faint edges that this loss is for
     with torch.autocast(images.device.type, enabled=False):
         grey = images.float().mean(dim=1, keepdim=True)
         kernel = torch.stack([SOBEL, SOBEL.t()]).unsqueeze(1).to(grey)
@@ -21,7 +21,7 @@ def image_gradients(images: Tensor) -> Tensor:
 
 
 def edge_loss(images: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute difference of Sobel gradients: what keeps hairline defects from blurring."""
+    """Mean absolute difference of Sobel gradients, which keeps hairline defects from blurring."""
     return (image_gradients(images) - image_gradients(targets)).abs().mean()
 
 
@@ -29,14 +29,14 @@ def ssim_loss(images: Tensor, targets: Tensor) -> Tensor:
     """1 - mean SSIM of the grey images, `float [N, C, H, W]` in [-1, 1] (Wang et al. 2004).
 
     Gaussian window of 11 pixels, sigma 1.5, population variances; no padding, so the border of 5
-    pixels counts only as neighbourhood. The same number as `metaldefect.metrics.reconstruction.ssim`
-    but for rounding to grey levels.
+    pixels counts only as neighbourhood. Equals `metaldefect.metrics.reconstruction.ssim` up to rounding to
+    grey levels.
     """
     with torch.autocast(images.device.type, enabled=False):
-        # In [0, 2]: the luminance term needs grey levels that start at black
+        # Shift to [0, 2]: the luminance term needs grey levels that start at black
         x, y = (t.float().mean(dim=1, keepdim=True) + 1.0 for t in (images, targets))
         maps = torch.cat([x, y, x * x, y * y, x * y])
-        # Two banded matrices: on a CPU 25 times faster than convolutions with one channel
+        # Two banded matrix products: on a CPU 25 times faster than one-channel convolutions
         maps = gaussian_band(maps.shape[2]).to(maps) @ maps @ gaussian_band(maps.shape[3]).to(maps).t()
         mean_x, mean_y, square_x, square_y, product = maps.chunk(5)
         c1, c2 = (0.01 * 2.0) ** 2, (0.03 * 2.0) ** 2
@@ -69,15 +69,15 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
 def adaptive_weight(
     images: Tensor, reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor
 ) -> Tensor:
-    """Weight that makes both losses pull equally on the last layer (Esser et al. 2021, eq. 7).
+    """Weight at which both losses pull equally on the last layer (Esser et al. 2021, eq. 7).
 
     |grad of reconstruction| / (|grad of adversarial| + 1e-4), clamped to [0, 1e4], detached.
 
     Args:
         images: the decoder's output, with its graph, `float [N, C, H, W]`.
-        reconstruction: gradient of that loss with respect to `images`; `adversarial` likewise. The
-            networks behind both losses are thus gone through once, not once more for this weight.
-        last_layer: the weight at which the gradients are compared.
+        reconstruction: gradient of that loss with respect to `images`; `adversarial` likewise. Taking
+            gradients instead of losses saves another backward pass through the networks behind them.
+        last_layer: the weight at which to compare the gradients.
     """
     (r,) = torch.autograd.grad(images, last_layer, reconstruction, retain_graph=True)
     (a,) = torch.autograd.grad(images, last_layer, adversarial, retain_graph=True)

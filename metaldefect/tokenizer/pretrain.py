@@ -1,7 +1,7 @@
-"""Train base weights: natural photographs and procedural metal, no real metal.
+"""Train base weights on natural photographs and procedural metal, without real metal.
 
-`metaldefect pretrain-tokenizer` made the weights that ship with the
-package; fine-tuning starts from them, so its *before* and *after* are both real models.
+`metaldefect pretrain-tokenizer` made the weights in this package. Fine-tuning starts from them, so its
+*before* and *after* are both real models.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from metaldefect.training.callbacks import History
 from metaldefect.training.data import LazyImages, SampledBatches
 from metaldefect.training.trainer import fit
 
-START_IMAGES = 1000  # images behind the closed-form start
+START_IMAGES = 1000  # images used for the closed-form start
 EPOCH_STEPS = 50
 
 
 def random_view(image: U8, generator: torch.Generator) -> Tensor:
-    """`uint8 [S, S]` through a random crop, contrast and one of the eight symmetries of the square."""
+    """Apply a random crop, contrast and one of the eight symmetries of the square to `uint8 [S, S]`."""
 
     def uniform() -> float:
         return float(torch.rand((), generator=generator))
@@ -60,7 +60,7 @@ def random_view(image: U8, generator: torch.Generator) -> Tensor:
 def pretraining_images(
     natural: Path | None, metal: int, size: int, seed: int
 ) -> tuple[LazyImages, list[float]]:
-    """Grey natural photographs and `metal` procedural images, with weights that give both half the draws."""
+    """Grey natural photographs and `metal` procedural images; the weights give each kind half the draws."""
     photographs = natural_photographs(natural, size, None)
     readers: list[Callable[[], U8]] = [partial(read_natural, one) for one in photographs]
     readers += [partial(draw_metal, number, size, seed) for number in range(metal)]
@@ -69,12 +69,12 @@ def pretraining_images(
 
 
 def read_natural(natural: Natural) -> U8:
-    """A natural image in grey, the mean of its channels."""
+    """A natural image in grey: the mean of its channels."""
     return np.rint(natural.read().mean(axis=-1)).astype(np.uint8)
 
 
 def draw_metal(number: int, size: int, seed: int) -> U8:
-    """One of a series of procedural images: each class in turn, then one without defect."""
+    """Draw one of a series of procedural images: each class in turn, then one without a defect."""
     rng = np.random.default_rng([seed, number])
     label = [*DEFECT_CLASSES, None][number % (len(DEFECT_CLASSES) + 1)]
     return generate_defect_image(label, rng, size)[0] if label else generate_normal_image(rng, size)
@@ -89,7 +89,7 @@ def train_base(
     seed: int,
     checkpoint_directory: Path | None,
 ) -> tuple[VQLightning, History]:
-    """Train a new tokenizer; its averaged weights are in the module's model."""
+    """Train a new tokenizer; return its module, whose model has the averaged weights, and the history."""
     torch.manual_seed(seed)
     model = VQModel(config)
     if config.patch_path:
@@ -111,7 +111,7 @@ def train_base(
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """What shapes the weights; the defaults made those that are shipped."""
+    """Settings that determine the weights; the defaults made the shipped ones."""
 
     natural: Path | None = None
     metal: int = 1400
@@ -123,7 +123,7 @@ class PretrainSettings:
     seed: int = 0
 
     def command(self) -> str:
-        """The command that trains with these settings; folders are named without their place."""
+        """The command that trains with these settings; folders appear by name only."""
         words = ["metaldefect", "pretrain-tokenizer"]
         for field in fields(self):
             value = getattr(self, field.name)
@@ -134,12 +134,12 @@ class PretrainSettings:
 
 
 def pretrain(settings: PretrainSettings, checkpoints: Path, output: Path) -> None:
-    """Train the weights and write them, in half precision, with their card.
+    """Train the weights and write them in half precision, with their card.
 
     Args:
-        settings: what shapes the weights.
-        checkpoints: folder of the state that a killed run resumes.
-        output: the `.safetensors` file; the card is the `.json` beside it.
+        settings: what determines the weights.
+        checkpoints: folder of the state from which a killed run resumes.
+        output: the `.safetensors` file; the card is the `.json` next to it.
     """
     images, weights = pretraining_images(settings.natural, settings.metal, settings.size, settings.seed)
     config = named_config(settings.tokenizer)

@@ -20,14 +20,14 @@ class Quantized(NamedTuple):
     codebook_loss: Tensor
     commitment_loss: Tensor
     entropy_loss: Tensor
-    vectors: Tensor  # float [N*H*W, D], what was quantised: unit length, detached
+    vectors: Tensor  # float [N*H*W, D], the quantised vectors: unit length, detached
 
 
 class VectorQuantizer(nn.Module):
     """Nearest entry of a normalised codebook, with a straight-through gradient.
 
-    The state dict holds `embedding.weight` `[size, dim]` and `codebook_used` `[65536]`, the buffer
-    that upstream's checkpoints carry and a strict load needs.
+    The state dict holds `embedding.weight` `[size, dim]` and `codebook_used` `[65536]`; upstream's
+    checkpoints contain this buffer, so a strict load needs it.
     """
 
     codebook_used: Tensor
@@ -47,14 +47,14 @@ class VectorQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Index of the nearest entry for normalised vectors `float [M, dim]` -> `int64 [M]`.
 
-        On the unit sphere the smallest distance is the largest dot product. In float32 even under
-        autocast: neighbouring entries differ in digits that bfloat16 does not have.
+        On the unit sphere the nearest entry has the largest dot product. Stays in float32 under autocast:
+        bfloat16 would round away the differences between neighbouring entries.
         """
         with torch.autocast(z.device.type, enabled=False):
             return torch.argmax(z.float() @ self.codebook.t(), dim=-1)
 
     def forward(self, z: Tensor) -> Quantized:
-        """Quantise `float [N, D, H, W]`; the losses are means over all elements, unweighted."""
+        """Quantise `float [N, D, H, W]`; the losses are unweighted means over all elements."""
         n, d, h, w = z.shape
         flat = F.normalize(z.float().permute(0, 2, 3, 1).reshape(-1, d), dim=-1)
         tokens = self.nearest(flat.detach())
@@ -74,7 +74,7 @@ class VectorQuantizer(nn.Module):
     def entropy_loss(self, z: Tensor) -> Tensor:
         """Mean entropy of each vector's assignment minus the entropy of the mean assignment.
 
-        Low when every vector is sure of its entry and all entries are used. Assignments are
+        Low if each vector is certain of its entry and all entries are in use. Assignments are
         softmax(-distance / 0.01) over the codebook; `z` is normalised, `float [M, dim]`.
         """
         with torch.autocast(z.device.type, enabled=False):
@@ -87,7 +87,7 @@ class VectorQuantizer(nn.Module):
         return sample_entropy - mean_entropy
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """Entries for `int64 [N, H, W]` as `float [N, D, H, W]`; an index out of range is an error."""
+        """Entries for `int64 [N, H, W]` as `float [N, D, H, W]`; an index out of range raises an error."""
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.embedding.num_embeddings:
             raise ValueError(
                 f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], "
