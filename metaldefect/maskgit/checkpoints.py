@@ -1,4 +1,4 @@
-"""Loading and saving MaskGIT: our safetensors + JSON, and Halton-MaskGIT's checkpoints."""
+"""Load and save MaskGIT: our safetensors + JSON, and Halton-MaskGIT's checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = "config.json"
 def save_maskgit(model: MaskGIT, directory: Path, extra: Mapping[str, object] | None = None) -> None:
     """Write `maskgit.safetensors` and `config.json`: shape, SHA-256 of the weights, `extra`."""
     directory.mkdir(parents=True, exist_ok=True)
-    # The head shares the embedding's memory, which safetensors refuses: stored once
+    # The head shares the embedding's memory, which safetensors refuses: store it once
     state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "head.weight"}
     with atomic_file(directory / WEIGHTS) as temporary:
         safetensors.torch.save_file(state, temporary)
@@ -35,8 +35,8 @@ def load_maskgit(directory: Path) -> MaskGIT:
     """Load what `save_maskgit` wrote, in eval mode on `device()`.
 
     Raises:
-        UserError: the directory holds no MaskGIT, the weights are not those that `config.json` was written
-            for, or a key does not fit; it is named.
+        UserError: the directory holds no MaskGIT, the weights' SHA-256 differs from `config.json`, or keys do
+            not fit; the message names them.
     """
     model = MaskGIT(MaskGITConfig(**read_key(directory / CONFIG, "maskgit")))
     state = read_weights(directory / WEIGHTS, directory / CONFIG)
@@ -47,14 +47,14 @@ def load_maskgit(directory: Path) -> MaskGIT:
 
 
 def start_from_saved(model: MaskGIT, directory: Path) -> None:
-    """Go on from what `save_maskgit` wrote: every weight, the classes' too.
+    """Fill the model with the weights that `save_maskgit` wrote, including those of the classes.
 
     Args:
-        model: to be filled; of the same configuration but for dropout.
-        directory: with the weights and `config.json`.
+        model: to fill; same configuration except for dropout.
+        directory: contains the weights and `config.json`.
 
     Raises:
-        UserError: no weights in the folder; or the shapes do not fit.
+        UserError: the folder has no weights, or the shapes do not fit.
     """
     if not (directory / WEIGHTS).is_file():
         raise UserError(f"{directory} holds no {WEIGHTS}")
@@ -62,10 +62,10 @@ def start_from_saved(model: MaskGIT, directory: Path) -> None:
 
 
 def read_halton(path: Path) -> dict[str, Tensor]:
-    """State dict of a Halton-MaskGIT checkpoint, read with weights_only, wrapper prefixes stripped.
+    """Read the state dict of a Halton-MaskGIT checkpoint with weights_only, without wrapper prefixes.
 
     Raises:
-        UserError: no such file; or the file holds code, or no `model_state_dict`.
+        UserError: the file does not exist, contains code, or has no `model_state_dict`.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -82,16 +82,16 @@ def read_halton(path: Path) -> dict[str, Tensor]:
 def start_from_halton(
     model: MaskGIT, state: Mapping[str, Tensor], origin: str, codes: Tensor | None = None
 ) -> None:
-    """Take a pretrained body: every weight but the class rows, which start from the null class.
+    """Start from a pretrained body: takes all weights except the class rows, which start as the null class.
 
-    The null row is the last of the checkpoint's and of the model's; all other classes are new.
+    The null row is the last one in both the checkpoint and the model; all other classes are new.
 
     Args:
-        model: to be filled.
-        state: of a checkpoint with any number of classes.
-        origin: named in errors.
-        codes: where the model's vocabulary is a part of the checkpoint's: the checkpoint's token of each of
-            the model's, `int64 [codebook_size]`. Their rows are taken, and the mask's, which is the last.
+        model: to fill.
+        state: state dict of a checkpoint with any number of classes.
+        origin: name of the checkpoint in errors.
+        codes: if the model's vocabulary is a subset of the checkpoint's, the checkpoint's token for each of
+            the model's, `int64 [codebook_size]`. Takes their rows and the last one, the mask's.
 
     Raises:
         UserError: the shapes do not fit.
@@ -99,7 +99,7 @@ def start_from_halton(
     adapted = dict(state)
     null = adapted["cls_emb.weight"][-1:]
     adapted["cls_emb.weight"] = null.repeat(model.config.classes + 1, 1)
-    # Silent at the start, so the checkpoint's body is what it was
+    # Mixing layers start at zero, which leaves the checkpoint's body unchanged
     adapted |= {key: value for key, value in model.state_dict().items() if ".mixing." in key}
     known = len(adapted["tok_emb.weight"]) - 1
     if codes is not None and known != model.config.codebook_size:

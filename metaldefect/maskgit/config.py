@@ -13,11 +13,11 @@ CONDITIONINGS = ("adaln", "sum")
 
 @dataclass(frozen=True)
 class MaskGITConfig:
-    """Shape of the transformer. `grid` is tokens along a side; the mask id is `codebook_size`.
+    """Shape of the transformer. `grid` is the number of tokens along a side; the mask id is `codebook_size`.
 
-    `mixing` is the side of a depthwise convolution over the grid in front of each block, odd; 0, as in
-    Halton-MaskGIT, for none. Attention must learn from data which tokens are neighbours; a short training
-    on few images does not get that far.
+    `mixing` is the side (odd) of a depthwise convolution over the grid before each block; 0 for none, as in
+    Halton-MaskGIT. Without it, attention must learn from data which tokens are neighbours, and a short
+    training on few images does not get that far.
     """
 
     dim: int
@@ -41,7 +41,7 @@ class MaskGITConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of a head; where heads do not divide dim the projections are narrower, as upstream's."""
+        """Width of a head; if heads does not divide dim, projections are narrower than dim, as upstream's."""
         return self.dim // self.heads
 
     @property
@@ -51,12 +51,12 @@ class MaskGITConfig:
 
     @property
     def mask_id(self) -> int:
-        """Token that stands for a masked position."""
+        """Token of masked positions."""
         return self.codebook_size
 
     @property
     def null_label(self) -> int:
-        """Label that stands for no class, for guidance."""
+        """Label for no class, used by guidance."""
         return self.classes
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def named_config(
     conditioning: str = "adaln",
     mixing: int = 0,
 ) -> MaskGITConfig:
-    """Config of the named size; `heads` overrides (upstream's own `small` has 6)."""
+    """Config of the named size; `heads` overrides the size's (upstream's own `small` has 6)."""
     if size not in SIZES:
         raise UserError(f"unknown MaskGIT size {size!r}: there are {', '.join(SIZES)}")
     dim, depth, default_heads = SIZES[size]

@@ -1,4 +1,4 @@
-"""How well MaskGIT predicts held-out tokens, and whether the class matters to it."""
+"""How well MaskGIT predicts held-out tokens, and how much the class label helps."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def unigram_losses(
 ) -> dict[str, NDArray[np.float64]]:
     """Cross-entropy, in nats, of each held-out grid under train token frequencies, `[N]`.
 
-    `unigram` knows the overall frequencies, `class_unigram` those of the sample's class: what a model
-    reaches that has learnt frequencies and nothing else. One count is added to every code.
+    `unigram` uses the overall frequencies, `class_unigram` those of the sample's class: what a model
+    reaches that has learnt only frequencies. Adds one count to every code.
     """
     counts = np.ones((classes, codebook_size))
     for label in range(classes):
@@ -55,13 +55,13 @@ def held_out_cross_entropy(
     """Masked cross-entropy (nats) per mask ratio, for the true label, a wrong one and none.
 
     Args:
-        model: computes where it lies.
-        tokens: `int64 [N, grid, grid]`, `labels`: `int64 [N]`. The same masks serve all three labels,
-            so their differences are paired.
+        model: computes on its own device.
+        tokens: `int64 [N, grid, grid]`, `labels`: `int64 [N]`. All three labels use the same masks, so their
+            differences are paired.
 
     Returns:
-        `per_ratio`: for each of `MASK_RATIOS` `true`, `wrong`, `null`, `top1`, `top5`; their means; and
-        `per_sample`: `true`, `wrong`, `null` of each grid, means over the ratios, `float32 [N]`
+        `per_ratio`: `true`, `wrong`, `null`, `top1`, `top5` for each of `MASK_RATIOS`; the means of each; and
+        `per_sample`: `true`, `wrong`, `null` of each grid, averaged over the ratios, `float32 [N]`
         on the CPU.
     """
     shape, on = model.config, device_of(model)
@@ -77,7 +77,7 @@ def held_out_cross_entropy(
     per_sample = {name: torch.zeros(len(flat)) for name in choices}
     for ratio in MASK_RATIOS:
         noise = torch.rand(flat.shape, generator=generator)
-        # A fixed number of hidden positions a sample, so that ratios are exact
+        # Hide a fixed number of positions per sample, so that ratios are exact
         hidden_count = max(1, round(ratio * flat.shape[1]))
         mask = (noise.argsort(dim=1).argsort(dim=1) < hidden_count).to(on)
         row: dict[str, float] = {}
@@ -109,12 +109,12 @@ def held_out_cross_entropy(
 
 
 def measure(model: MaskGIT, train: TokenGrids, held_out: TokenGrids, seed: int) -> dict[str, Any]:
-    """Cross-entropies of held-out tokens, with intervals over near-duplicate groups.
+    """Cross-entropies of held-out tokens, with intervals that resample near-duplicate groups.
 
     Args:
         model: in eval mode.
-        train: training tokens, whose frequencies give the unigram yardsticks.
-        held_out: tokens of validation images where something is chosen by them, of test images to publish.
+        train: training tokens; their frequencies give the unigram baselines.
+        held_out: tokens of validation images to choose by the result, of test images to publish it.
         seed: of the masks.
     """
     unigrams = unigram_losses(
@@ -158,17 +158,17 @@ def token_statistics(train: TokenGrids, vocabulary: int) -> dict[str, Any]:
 def learning_curve(
     model: MaskGIT, files: Mapping[int, Path], held_out: TokenGrids, seed: int, batch_size: int
 ) -> list[dict[str, float]]:
-    """What validation tokens say of each snapshot, one row per snapshot.
+    """Cross-entropies of validation tokens under each snapshot, one row per snapshot.
 
     Rows hold `step`, `images_seen`, `ce_true`, `ce_wrong`, `ce_null`, `top1`, `top5` and
     `ce_at_<mask ratio>`. The model ends with the last snapshot's weights.
 
     Args:
-        model: of the snapshots' shape.
+        model: has the snapshots' shape.
         files: step -> snapshot.
         held_out: validation tokens.
-        seed: of the masks, the same ones for each snapshot.
-        batch_size: of the training, which turns steps into images seen.
+        seed: of the masks, which are the same for each snapshot.
+        batch_size: of the training; converts steps to images seen.
     """
     rows = []
     tokens, labels = held_out.tensors()

@@ -12,13 +12,13 @@ from metaldefect.figures import bars, image_grid
 from metaldefect.maskgit.sampler import SamplingConfig
 from metaldefect.synthesis.painter import Painter
 
-# How the figures' images are drawn; `synthesize` has settings of its own
+# Sampling settings of the figures' images; `synthesize` has its own
 SAMPLING = SamplingConfig(steps=16, guidance=2.0)
 SAMPLES_PER_CLASS = 4
 
 
 def cross_entropy_figure(metrics: Mapping[str, Any]) -> Figure:
-    """Cross-entropy per mask ratio for the true, no and a wrong label, beside both unigrams."""
+    """Cross-entropy per mask ratio for the true label, none and a wrong one, with both unigram baselines."""
     ratios = {
         f"mask {ratio}": {name: row[name] for name in ("true", "null", "wrong")}
         | {"class unigram": metrics["class_unigram"], "unigram": metrics["unigram"]}
@@ -35,7 +35,7 @@ def entropy_figure(entropy_per_class: Mapping[str, float]) -> Figure:
 
 
 def class_samples(painter: Painter, seed: int) -> Figure:
-    """A few images of each class, from the same random numbers each time."""
+    """A few images of each class, always from the same random numbers."""
     numbers = range(SAMPLES_PER_CLASS)
     rows = [
         list(painter.sample(torch.full((SAMPLES_PER_CLASS,), label), numbers, SAMPLING, seed))
@@ -45,7 +45,7 @@ def class_samples(painter: Painter, seed: int) -> Figure:
 
 
 def curve_figure(rows: Sequence[Mapping[str, float]], unigram: float, class_unigram: float) -> Figure:
-    """Cross-entropy of validation tokens against training images seen."""
+    """Cross-entropy of validation tokens, plotted against training images seen."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     seen = [row["images_seen"] for row in rows]

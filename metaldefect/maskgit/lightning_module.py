@@ -22,8 +22,8 @@ from metaldefect.training.schedule import warmup_cosine
 class MaskGITTrainingConfig:
     """How MaskGIT is trained.
 
-    `conditional` false hides the label of every sample: the first of two stages. `soft_weight` is the
-    target's share for codes that look like the true one (see `soft_targets`).
+    With `conditional` false every sample's label is hidden: the first of two stages. `soft_weight` is the
+    share of the target that goes to codes similar to the true one (see `soft_targets`).
     """
 
     steps: int
@@ -60,7 +60,7 @@ class MaskGITLightning(Trainee):
             self.soft = SoftTargets(*(part.to(self.device) for part in self.soft))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        # Embeddings, norms and biases are not decayed: decay is for the matrices of the blocks
+        # Decay only the matrices of the blocks, not embeddings, norms and biases
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in self.model.named_parameters():

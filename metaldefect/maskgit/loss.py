@@ -12,15 +12,15 @@ from torch.autograd.function import once_differentiable
 from metaldefect.kernels.fused_block import at_least_float32, compute_dtype
 from metaldefect.maskgit.soft_targets import SoftTargets
 
-# Rows of logits worked on at a time: with 16,384 codes in float32 they stay in the last-level cache
+# Rows of logits per chunk: with 16,384 codes in float32 they stay in the last-level cache
 CHUNK = 64
 
 
 class LinearCrossEntropy(torch.autograd.Function):
     """(rows, weight, bias, targets) -> mean cross-entropy of the rows' logits, and plain statistics.
 
-    Logits, their softmax and their gradient are made chunk by chunk in one visit, so that the largest
-    tensors of a training step are never written out in float32.
+    Computes logits, softmax and gradient chunk by chunk in one pass, so that the largest tensors of a
+    training step are never written out in float32.
     """
 
     @staticmethod
@@ -92,12 +92,12 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy of `head(rows)`: (loss, cross-entropy without smoothing, accuracy), means over rows.
 
-    The target distribution gives `label_smoothing` to all codes alike, `soft_weight` to the token's
-    neighbours in `soft`, and the rest to the token itself.
+    The target distribution spreads `label_smoothing` evenly over all codes, gives `soft_weight` to the
+    token's neighbours in `soft`, and the rest to the token itself.
 
     Args:
         rows: `float [N, d]`.
-        head: to `[N, V]` logits.
+        head: maps rows to `[N, V]` logits.
         targets: `int64 [N]`.
     """
     if soft_weight and soft is None:
@@ -131,19 +131,19 @@ def masked_cross_entropy(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy on masked positions, plus `unmasked_weight` times that on visible ones.
 
-    Logits are computed where the loss needs them and nowhere else: with 16,384 codes they are the
-    largest tensor of the step.
+    Computes logits only where the loss needs them: with 16,384 codes they are the largest tensor of the
+    step.
 
     Args:
         hidden: final features, `float [B, T, d]`.
         head: maps features to logits over codes (and the mask id).
         tokens: true tokens, `int64 [B, T]`.
         mask: `bool [B, T]`, True where hidden.
-        label_smoothing: share of the target spread over all codes, masked positions only.
-        soft_weight: share of the target spread over the token's neighbours in `soft`, likewise.
+        label_smoothing: share of the target spread over all codes; masked positions only.
+        soft_weight: share of the target spread over the token's neighbours in `soft`; masked positions only.
 
     Returns:
-        (loss, parts): `masked_ce` (of the token itself, without smoothing) and `masked_accuracy`.
+        (loss, parts): `masked_ce` (of the token alone, without smoothing) and `masked_accuracy`.
     """
     rows, flat = hidden.flatten(0, 1), tokens.flatten()
     hidden_at = mask.flatten().nonzero().squeeze(1)

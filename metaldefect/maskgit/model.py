@@ -36,7 +36,7 @@ class Attention(nn.Module):
         q, k, v = self.wq(x), self.wk(x), self.wv(x)
         q, k = (F.rms_norm(y, y.shape[-1:], eps=EPS).to(v.dtype) for y in (q, k))
         q, k, v = (y.view(b, t, self.heads, self.head_dim).transpose(1, 2) for y in (q, k, v))
-        # No dropout inside: with it the fused kernel is not taken
+        # No dropout here: it would disable the fused kernel
         y = F.scaled_dot_product_attention(q, k, v)
         return self.wo(y.transpose(1, 2).reshape(b, t, self.heads * self.head_dim))
 
@@ -55,7 +55,7 @@ class FeedForward(nn.Module):
 
 
 class Mixing(nn.Module):
-    """Adds a depthwise convolution of the grid to its tokens; silent at the start. The register stays."""
+    """Adds a depthwise convolution of the grid to its tokens, zero at the start; skips the register."""
 
     def __init__(self, config: MaskGITConfig) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Mixing(nn.Module):
         """`[B, grid^2 + 1, d]` to the same shape and dtype."""
         batch, _, dim = x.shape
         image = x[:, :-1].transpose(1, 2).reshape(batch, dim, self.grid, self.grid)
-        # Under autocast the casts there and back would cost more than the convolution
+        # Under autocast the casts would cost more than the convolution
         with torch.autocast(x.device.type, enabled=False):
             mixed = F.conv2d(image, self.weight.to(x.dtype), padding="same", groups=dim)
         return x + F.pad(mixed.flatten(2).transpose(1, 2), (0, 0, 0, 1))
@@ -78,7 +78,7 @@ class Block(HasCpuKernel, nn.Module):
     Its CPU kernel is `metaldefect.kernels.fused_block`.
     """
 
-    # Without a class in it the modulation is the identity: shift 0, scale 0, gate 1, twice
+    # The modulation without a class is the identity: shift 0, scale 0, gate 1, twice
     identity: Tensor
 
     def __init__(self, config: MaskGITConfig) -> None:
@@ -97,13 +97,13 @@ class Block(HasCpuKernel, nn.Module):
         self.mixing = Mixing(config) if config.mixing else None
 
     def modulation(self, condition: Tensor) -> Tensor:
-        """Shift, scale and gate of attention, then of feed-forward, `[B, 6, d]`, of conditions `[B, d]`."""
+        """Shift, scale and gate of attention, then of feed-forward, `[B, 6, d]`, for conditions `[B, d]`."""
         if self.mlp is None:
             return self.identity.expand(len(condition), -1, -1)
         return self.mlp(condition).unflatten(-1, (6, -1))
 
     def weights(self) -> BlockWeights:
-        """Everything but the modulation's parameters."""
+        """All parameters except the modulation's."""
         attn, ff = self.attn, self.ff
         return BlockWeights(
             self.ln1.weight, self.ln2.weight, attn.wq.weight, attn.wk.weight, attn.wv.weight,
@@ -134,7 +134,7 @@ class Transformer(nn.Module):
 
 
 class FinalNorm(nn.Module):
-    """Layer norm, modulated by the class where the blocks are."""
+    """Layer norm, modulated by the class if the blocks are."""
 
     def __init__(self, config: MaskGITConfig) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class FinalNorm(nn.Module):
 
 
 class MaskGIT(nn.Module):
-    """Predict the tokens of masked positions from the visible ones and the class.
+    """Predicts the tokens of masked positions from the visible ones and the class.
 
     Example:
         >>> config = MaskGITConfig(dim=32, depth=1, heads=2, classes=3, codebook_size=11, grid=4)
@@ -181,18 +181,18 @@ class MaskGIT(nn.Module):
                     nn.init.zeros_(parameter)
         self.head.weight = self.tok_emb.weight
         with torch.no_grad():
-            # Upstream starts positions at random too. Waves tell the model from the first step which
-            # positions are neighbours; short trainings never find that out by themselves
+            # Upstream starts positions at random too. Sine waves tell the model from the first step which
+            # positions are neighbours; short trainings never find out by themselves
             waves = sincos_positions(config.grid, config.dim)
             self.pos_emb.weight[:, : waves.shape[1]] = 0.05 * waves
 
     def embed(self, tokens: Tensor, condition: Tensor) -> Tensor:
-        """Sum of token and position embeddings, and of the class's where it is not in the blocks."""
+        """Sum of token and position embeddings, plus the class's unless it conditions the blocks."""
         x = self.tok_emb(tokens) + self.pos_emb.weight
         return x + condition.unsqueeze(1) if self.config.conditioning == "sum" else x
 
     def hidden(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Final features `float [B, grid^2, dim]` of tokens `int64 [B, grid^2]` and labels `int64 [B]`."""
+        """Final features `float [B, grid^2, dim]` for tokens `int64 [B, grid^2]` and labels `int64 [B]`."""
         condition = self.cls_emb(labels)
         x = self.embed(tokens, condition)
         register = self.reg_tokens.weight.expand(len(x), 1, -1)
@@ -205,8 +205,8 @@ class MaskGIT(nn.Module):
         Args:
             tokens: `int64 [B, grid^2]`, `mask_id` where unknown.
             labels: `int64 [B]` in [0, classes], `null_label` for no class.
-            positions: `int64 [B, P]`, where logits are wanted; all positions when None. The head is
-                most of the work for a large codebook, so samplers ask only for what they write.
+            positions: `int64 [B, P]`, positions to compute logits for; None for all. With a large codebook
+                the head dominates the cost, so samplers request only the positions they write.
 
         Returns:
             `float [B, P or grid^2, codebook_size + 1]`.
@@ -219,18 +219,18 @@ class MaskGIT(nn.Module):
 
 @torch.no_grad()
 def start_from_codebook(model: MaskGIT, codebook: Tensor, scale: float) -> None:
-    """Let token embeddings, which are the head too, start where codes that look alike lie together.
+    """Start token embeddings, which the head shares, so that similar codes lie close together.
 
-    Adds a random projection of the codebook to the random start. Fine-tuning on some thousand images
-    sees most codes too rarely to find out by itself which of them mean nearly the same.
+    Adds a random projection of the codebook to the random start. Fine-tuning on a few thousand images sees
+    most codes too rarely to learn which of them mean nearly the same.
 
     Args:
         model: untrained.
         codebook: unit vectors of the model's codes, `float [codebook_size, D]`.
-        scale: standard deviation of what is added; the random start has 0.02.
+        scale: standard deviation of the added projection; the random start has 0.02.
 
     Raises:
-        ValueError: another number of codes.
+        ValueError: the codebook has the wrong number of codes.
     """
     if len(codebook) != model.config.codebook_size:
         raise ValueError(f"{len(codebook)} codes for a model of {model.config.codebook_size}")
@@ -240,10 +240,10 @@ def start_from_codebook(model: MaskGIT, codebook: Tensor, scale: float) -> None:
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:
-    """Two-dimensional sine and cosine features of a grid's positions, `float [grid^2, dim // 4 * 4]`.
+    """Two-dimensional sine and cosine features of the grid positions, `float [grid^2, dim // 4 * 4]`.
 
-    Half of the channels encode the row, half the column, with wavelengths from 2 pi positions up in
-    geometric steps to 64 times that (as in MAE, He et al. 2022, with a range that fits small grids).
+    Half of the channels encode the row, half the column. Wavelengths grow geometrically from 2 pi positions
+    to 64 times that (as in MAE, He et al. 2022, but with a range that fits small grids).
     """
     frequencies = 64.0 ** -torch.linspace(0.0, 1.0, dim // 4)
     rows, columns = torch.meshgrid(torch.arange(float(grid)), torch.arange(float(grid)), indexing="ij")

@@ -1,11 +1,11 @@
-"""MaskGIT's weights laid out for sampling: the same logits as `model.MaskGIT`, sooner.
+"""MaskGIT's weights laid out for sampling: the same logits as `model.MaskGIT`, faster.
 
-- Modulations depend on the class alone, so they are made once and not at every step.
+- Modulations depend only on the class, so they are computed once instead of at every step.
 - Projections that read the same input are one product; weights are cast once.
-- The last block's queries and feed-forward are computed at the asked positions only: nobody reads the rest.
-- In half precision everything between two products stays in it (the final norm, the head and all sums in
-  float32): mixing dtypes costs a copy of a tensor each time.
-- float32 products go to oneDNN where PyTorch has it: on AMD's CPUs MKL, the default, reaches 40 % of it.
+- The last block computes queries and feed-forward only at the requested positions.
+- In half precision everything between two products stays in it (except the final norm, the head and all
+  sums, which use float32): mixing dtypes costs a tensor copy each time.
+- float32 products go to oneDNN if PyTorch has it: on AMD's CPUs, the default MKL reaches 40 % of its speed.
 
 Measured gain (`python -m benchmarks.kernels`, `maskgit_sampling_packed_gain`): not measured yet.
 """
@@ -30,7 +30,7 @@ def has_onednn_linear() -> bool:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T, by the faster library."""
+    """x @ weight.T, using the faster library."""
     if x.dtype is torch.float32 and x.device.type == "cpu" and has_onednn_linear():
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return F.linear(x, weight)
@@ -48,7 +48,7 @@ class PackedBlock(NamedTuple):
 
 
 class Modulations(NamedTuple):
-    """What a batch of labels makes of all norms and gates."""
+    """Modulation of all norms and gates for a batch of labels."""
 
     labels: Tensor
     blocks: list[tuple[Tensor, ...]]  # coefficient1, shift1, gate1, coefficient2, shift2, gate2: [B, 1, d]
@@ -59,7 +59,7 @@ class Modulations(NamedTuple):
 class PackedMaskGIT:
     """A model for samplers, on the device of the given one.
 
-    All weights are copies: changes of the model afterwards are not seen, and the model is not held.
+    Copies all weights: later changes to the model have no effect here, and the model is not kept alive.
     """
 
     @torch.no_grad()
@@ -70,8 +70,8 @@ class PackedMaskGIT:
         self.mixings = [layer.mixing for layer in layers]
         self.blocks = [self._packed(layer) for layer in layers]
         for layer in layers:
-            del layer.attn, layer.ff  # all that is needed of them is packed
-        # Guidance multiplies the logits' rounding errors, and few positions are asked for: float32
+            del layer.attn, layer.ff  # their weights are packed above
+        # Guidance multiplies the logits' rounding errors, and few positions are requested: float32
         self.head_weight = self.model.head.weight.float()
         self.head_bias = self.model.head.bias.float()
         self._modulations: Modulations | None = None
@@ -88,7 +88,7 @@ class PackedMaskGIT:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Logits `float32 [B, P or grid^2, codebook_size + 1]`, as `MaskGIT.forward` gives them."""
+        """Logits `float32 [B, P or grid^2, codebook_size + 1]`, as from `MaskGIT.forward`."""
         with torch.autocast(tokens.device.type, enabled=False):
             if positions is None:
                 positions = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
@@ -108,7 +108,7 @@ class PackedMaskGIT:
             return linear(x, self.head_weight) + self.head_bias
 
     def modulations(self, labels: Tensor) -> Modulations:
-        """Those of a batch of labels; kept, since samplers ask for the same ones at each step."""
+        """Modulations for a batch of labels; cached, since samplers need the same ones at each step."""
         kept = self._modulations
         if kept is not None and torch.equal(kept.labels, labels):
             return kept
@@ -131,12 +131,12 @@ class PackedMaskGIT:
     def _block(
         self, x: Tensor, block: PackedBlock, modulation: tuple[Tensor, ...], positions: Tensor | None
     ) -> Tensor:
-        """A block's output at all positions, or at `positions` alone."""
+        """A block's output at all positions, or only at `positions`."""
         coefficient1, shift1, gate1, coefficient2, shift2, gate2 = modulation
         batch, length, dim = x.shape
         width = block.out.shape[1]
         normed = torch.addcmul(shift1, x * self._inverse_rms(x), coefficient1)
-        # Softmax's 1 / sqrt(head_dim) goes into the queries' factor
+        # Softmax's 1 / sqrt(head_dim) is folded into the queries' factor
         scale = (width // self.heads) ** -0.5
         if positions is None:
             qkv = linear(normed, block.qkv).view(batch, length, 3, width)
@@ -168,8 +168,8 @@ class PackedMaskGIT:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of `[B * heads, T, head_dim]`, queries already divided by sqrt(head_dim).
 
-    By batched products in half precision, else fused: PyTorch's fused CPU kernel is the slower one in
-    bfloat16 and the faster one in float32.
+    Uses batched products in half precision, else PyTorch's fused CPU kernel, which is slower in bfloat16 and
+    faster in float32.
     """
     if query.dtype is torch.float32:
         return F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]

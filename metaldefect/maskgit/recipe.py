@@ -1,4 +1,4 @@
-"""A MaskGIT training as one value: the model's shape, what it starts from, its loss and its batches."""
+"""A MaskGIT training as one value: the model's shape, its start weights, its loss and its batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.training.callbacks import History
 from metaldefect.training.snapshots import Snapshots
 
-# Keys of a training section that are about batches and files, not about the loss
+# Keys of a training section that concern batches and files, not the loss
 SCHEDULING = {
     "batch_size", "checkpoint_steps", "unconditional_steps", "balanced", "soft_neighbours",
     "soft_temperature", "snapshots",
@@ -31,16 +31,16 @@ SCHEDULING = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a trained MaskGIT besides its tokens.
+    """Everything that determines a trained MaskGIT besides its tokens.
 
     Attributes:
         model: `size`, `heads`, `dropout`, `conditioning` and `mixing`, as `named_config` takes them.
-        base: path of a checkpoint or of a model to start from; None starts afresh.
+        base: path of a checkpoint or model to start from; None starts from random weights.
         codebook_start: see `start_weights`.
-        loss: of the whole training.
+        loss: settings of the whole training.
         schedule: batches and stages, without sampling weights.
-        balanced: whether classes and sources weigh alike once labels are shown.
-        soft_neighbours, soft_temperature: see `soft_targets`; used where the loss has a soft weight.
+        balanced: whether classes and sources get equal weight in the conditional stage.
+        soft_neighbours, soft_temperature: see `soft_targets`; used if the loss has a soft weight.
     """
 
     model: Mapping[str, Any]
@@ -54,7 +54,7 @@ class Recipe:
 
     @classmethod
     def of(cls, section: Mapping[str, Any], seed: int) -> Recipe:
-        """The recipe of a section of settings: the model's, `base`, `codebook_start` and `training`."""
+        """Read a recipe from a settings section: model keys, `base`, `codebook_start` and `training`."""
         training = section["training"]
         return cls(
             {name: section[name] for name in ("size", "heads", "dropout", "conditioning", "mixing")},
@@ -83,16 +83,16 @@ def train_recipe(
     checkpoint_directory: Path | None,
     snapshots: Snapshots | None = None,
 ) -> tuple[MaskGIT, History]:
-    """The model that a recipe makes of training tokens, in eval mode, and what was logged.
+    """Train a recipe's model on tokens; return the model in eval mode, and what was logged.
 
     Args:
-        recipe: what to train, from what, and how.
+        recipe: what to train, from which start, and how.
         data: training tokens.
-        vocabulary: the numbering of the tokens.
+        vocabulary: maps the tokens to codes.
         codebook: all entries of the tokenizer, `float [codebook, dim]`.
         classes: names of the labels.
-        checkpoint_directory: a killed training goes on from here; None keeps no checkpoints.
-        snapshots: of the averaged weights.
+        checkpoint_directory: a killed training resumes from here; None keeps no checkpoints.
+        snapshots: where to write the averaged weights, and how many.
     """
     torch.manual_seed(recipe.schedule.seed)
     model = MaskGIT(

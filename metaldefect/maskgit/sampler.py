@@ -1,15 +1,15 @@
 """Samplers: pure functions from a model and one `torch.Generator` per grid to token grids.
 
-All of them write each unknown position once, ask the model for logits at the positions they consider and
-nowhere else, and never touch a known token. They differ in which positions a step writes: those next in
-the Halton order, random ones, or those the model is surest of.
+All samplers write each unknown position once, request logits only for the positions they consider, and never
+change a known token. They differ in which positions a step writes: the next in the Halton order, random
+ones, or those with the most confident predictions.
 
-A grid depends on the model, its own label, its known tokens and its own generator, not on the grids drawn
-beside it: guidance and noise follow each grid's own number of steps. What is left is rounding. A matrix
-product over another batch may differ in the last digit, and a token changes where its uniform number lies
-within that digit of the border between two tokens; in bfloat16 the last digit is coarse.
+A grid depends on the model, its label, its known tokens and its generator, but not on the other grids of the
+batch: guidance and noise follow each grid's own number of steps. Only rounding remains. A matrix product over
+another batch may differ in the last digit, and a token changes if its uniform number lies within that digit
+of the border between two tokens; in bfloat16 the last digit is coarse.
 
-Generators are on the CPU; their numbers move to where the labels are.
+Generators are on the CPU; the numbers they draw move to the labels' device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEMPERATURE_CONVENTIONS = ("divide", "multiply")
 
 
 class TokenModel(Protocol):
-    """What a sampler needs of a model."""
+    """Interface that a sampler needs from a model."""
 
     @property
     def config(self) -> MaskGITConfig: ...
@@ -47,14 +47,14 @@ class SamplingConfig:
     Attributes:
         steps: passes through the model, at least 1; never more than there are unknown positions.
         order: `halton`, `random` or `confidence`.
-        roll: shift the Halton order per sample, so that samples of one seed differ in where they begin.
-        guidance: w of (1 + w) conditional - w unconditional logits; 0 takes one pass a step.
+        roll: shift the Halton order per sample, so that samples of one seed start at different positions.
+        guidance: w of (1 + w) conditional - w unconditional logits; 0 needs one pass per step, not two.
         guidance_schedule: `constant`, or `linear` from 0 at the first step to w at the last.
-        temperature: above 0; high is diverse, low is sure.
+        temperature: above 0; higher is more diverse.
         temperature_convention: `divide` logits by the temperature, as in the literature, or `multiply`
             them by it, as Halton-MaskGIT's code does.
-        top_k: keep the k likeliest tokens; 0 keeps all.
-        top_p: keep the fewest likeliest tokens that together have this probability; 1 keeps all.
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: keep the fewest most probable tokens that together have this probability; 1 keeps all.
         confidence_noise: Gumbel noise added to the confidence, falling to 0 with the last step (4.5 in
             MaskGIT).
     """
@@ -89,7 +89,7 @@ class SamplingConfig:
                 raise UserError(f"{name} = {getattr(self, name)!r}: expected {', '.join(allowed)}")
 
     def guidance_at(self, step: int, steps: int) -> float:
-        """w of a step, counted from 0, out of `steps`."""
+        """w at a step, counted from 0, out of `steps`."""
         if self.guidance_schedule == "constant" or steps == 1:
             return self.guidance
         return self.guidance * step / (steps - 1)
@@ -106,20 +106,20 @@ def sample(
     """Draw token grids in the order that `config` names.
 
     Args:
-        model: gives logits at asked positions.
-        labels: class of each sample, `int64 [B]` in [0, classes), where the model is.
+        model: computes logits at requested positions.
+        labels: class of each sample, `int64 [B]` in [0, classes), on the model's device.
         config: how to sample.
-        generators: source of each sample's randomness, on the CPU; see `image_generator`.
-        known: `int64 [B, grid, grid]` with `mask_id` where a token is wanted; other tokens are given
-            and never rewritten. None draws whole grids.
-        history: where given, the grids after each step are appended, `mask_id` where not yet written.
+        generators: randomness of each sample, on the CPU; see `image_generator`.
+        known: `int64 [B, grid, grid]` with `mask_id` at positions to draw; other tokens are given and never
+            change. None draws whole grids.
+        history: if given, the grids after each step are appended, `mask_id` where not yet written.
 
     Returns:
-        `int64 [B, grid, grid]` where the labels are, every token in [0, codebook_size).
+        `int64 [B, grid, grid]` on the labels' device, every token in [0, codebook_size).
 
     Raises:
-        ValueError: a label or a known token out of range, a grid of another size, another number of
-            generators than of labels.
+        ValueError: a label or known token is out of range, a grid has the wrong size, or the numbers of
+            generators and labels differ.
     """
     sampler = {"halton": halton_sample, "random": random_sample, "confidence": confidence_sample}
     return sampler[config.order](model, labels, config, generators, known, history)
@@ -134,7 +134,7 @@ def halton_sample(
     known: Tensor | None = None,
     history: list[Tensor] | None = None,
 ) -> Tensor:
-    """Draw token grids in the Halton order, which keeps tokens of one step far apart; see `sample`."""
+    """Draw token grids in the Halton order, which keeps tokens of the same step far apart; see `sample`."""
     tokens = initial_tokens(labels, known, model.config, generators)
     size = model.config.grid**2
     order = torch.tensor(halton_order(model.config.grid)).expand(len(tokens), -1)
@@ -153,7 +153,7 @@ def random_sample(
     known: Tensor | None = None,
     history: list[Tensor] | None = None,
 ) -> Tensor:
-    """Draw token grids in an order of each sample's own, uniformly random; see `sample`."""
+    """Draw token grids in a uniformly random order per sample; see `sample`."""
     tokens = initial_tokens(labels, known, model.config, generators)
     order = uniforms(generators, tokens.shape[1]).argsort(dim=1)
     return _write_in_order(model, labels, config, generators, tokens, order, history)
@@ -168,10 +168,10 @@ def confidence_sample(
     known: Tensor | None = None,
     history: list[Tensor] | None = None,
 ) -> Tensor:
-    """Draw token grids surest first (MaskGIT, Chang et al. 2022); see `sample`.
+    """Draw token grids in order of confidence (MaskGIT, Chang et al. 2022); see `sample`.
 
     A step draws a token for every unknown position, scores it by its log-probability plus Gumbel noise,
-    and keeps the best; the others stay unknown. Per step two uniform numbers a position are drawn: for
+    and keeps the best; the others stay unknown. Each step draws two uniform numbers per position: first for
     the token, then for the noise.
     """
     shape = model.config
@@ -193,7 +193,7 @@ def confidence_sample(
         noise_scale = config.confidence_noise * plan.share_left(step).to(tokens.device)
         score = p.gather(-1, drawn.unsqueeze(-1)).squeeze(-1).log()
         score = score + noise_scale[:, None] * noise.gather(1, positions)
-        # Samples with fewer unknown positions than others in the batch have surplus slots: never chosen
+        # Surplus slots of samples with fewer unknown positions than others in the batch are never chosen
         score = score.masked_fill(~unknown.gather(1, positions), -torch.inf)
         rank = score.argsort(dim=1, descending=True).argsort(dim=1)
         chosen = rank < (until - before).to(tokens.device)[:, None]
@@ -212,14 +212,14 @@ def _write_in_order(
     order: Tensor,
     history: list[Tensor] | None,
 ) -> Tensor:
-    """Fill the unknown positions of `tokens` `[B, grid^2]` in the given order of positions, a CPU tensor."""
+    """Fill the unknown positions of `tokens` `[B, grid^2]` in the given order (a CPU tensor)."""
     shape = model.config
     order = order.to(tokens.device)
-    # Unknown positions first, in their order
+    # Unknown positions first, keeping their order
     first = (tokens.gather(1, order) != shape.mask_id).int().argsort(dim=1, stable=True)
     order = order.gather(1, first)
-    # One uniform number per position, drawn up front: what a position becomes given its logits does not
-    # depend on how steps are cut
+    # Draw one uniform number per position up front, so that a position's token, given its logits, does not
+    # depend on the number of steps
     chances = uniforms(generators, tokens.shape[1]).to(tokens.device)
     plan = _Plan.of(tokens, shape, config)
     for step in range(plan.steps):
@@ -233,7 +233,7 @@ def _write_in_order(
         logits = guided_logits(model, tokens, labels, positions, plan.guidance(step))
         p = probabilities(logits[..., : shape.codebook_size], config)
         drawn = invert_cumulative(p, chances.gather(1, positions))
-        # Samples with fewer positions left than others in the batch ignore the surplus
+        # Samples with fewer positions left than others in the batch ignore the surplus slots
         tokens.scatter_(1, positions, torch.where(in_turn, drawn, tokens.gather(1, positions)))
         if history is not None:
             history.append(tokens.view(-1, shape.grid, shape.grid).clone())
@@ -242,15 +242,15 @@ def _write_in_order(
 
 @dataclass(frozen=True)
 class _Plan:
-    """How many positions of each sample are written after each step, on the CPU.
+    """How many positions of each sample are written by each step, on the CPU.
 
-    The schedule runs over a sample's unknown positions, not over the grid. A sample with fewer of them than
-    steps is done early, and its guidance and noise end with it.
+    The schedule covers a sample's unknown positions, not the grid. A sample with fewer unknown positions than
+    steps finishes early, and its guidance and noise schedules end with it.
     """
 
     config: SamplingConfig
     own_steps: Tensor  # int64 [B]
-    counts: Tensor  # int64 [B, steps], steps the largest of `own_steps`
+    counts: Tensor  # int64 [B, steps]; steps is the largest of `own_steps`
 
     @classmethod
     def of(cls, tokens: Tensor, shape: MaskGITConfig, config: SamplingConfig) -> _Plan:
@@ -268,7 +268,7 @@ class _Plan:
         return self.counts.shape[1]
 
     def written_before(self, step: int) -> Tensor:
-        """Positions of each sample that earlier steps wrote, `int64 [B]`."""
+        """Number of positions of each sample that earlier steps wrote, `int64 [B]`."""
         return self.counts[:, step - 1] if step else torch.zeros_like(self.own_steps)
 
     def guidance(self, step: int) -> Tensor:
@@ -285,7 +285,7 @@ class _Plan:
 def initial_tokens(
     labels: Tensor, known: Tensor | None, shape: MaskGITConfig, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Flat start grids, checked: all masked, or the known tokens."""
+    """Checked, flat start grids: all masked, or the known tokens."""
     if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= shape.classes:
         raise ValueError(f"labels {labels.tolist()}: expected numbers from 0 to {shape.classes - 1}")
     if len(generators) != len(labels):
@@ -304,7 +304,7 @@ def initial_tokens(
 def guided_logits(
     model: TokenModel, tokens: Tensor, labels: Tensor, positions: Tensor, guidance: Tensor
 ) -> Tensor:
-    """Classifier-free guidance, (1 + w) conditional - w unconditional; one pass where every w is 0.
+    """Classifier-free guidance, (1 + w) conditional - w unconditional; a single pass if every w is 0.
 
     `guidance` is w of each sample, `float32 [B]` on the CPU.
     """
@@ -318,7 +318,7 @@ def guided_logits(
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Logits `[B, P, V]` to probabilities after temperature, top-k and top-p, in that order."""
+    """Convert logits `[B, P, V]` to probabilities: temperature, then top-k, then top-p."""
     divided = config.temperature_convention == "divide"
     p = (logits / config.temperature if divided else logits * config.temperature).softmax(dim=-1)
     if config.top_k and config.top_k < p.shape[-1]:
@@ -335,7 +335,7 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
 
 
 def invert_cumulative(p: Tensor, chances: Tensor) -> Tensor:
-    """Tokens `int64 [B, P]`: where the cumulative of `p` `[B, P, V]` passes uniform numbers `[B, P]`."""
+    """Tokens `int64 [B, P]` at which the cumulative of `p` `[B, P, V]` passes uniform numbers `[B, P]`."""
     # Apple's GPUs have no float64
     wide = torch.float32 if p.device.type == "mps" else torch.float64
     cumulative = p.to(wide).cumsum(dim=-1)

@@ -1,4 +1,4 @@
-"""Mask ratios for training, the Halton order and how many tokens each sampling step writes."""
+"""Mask ratios for training, the Halton order, and how many tokens each sampling step writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def arccos_mask_ratio(uniform: Tensor) -> Tensor:
-    """Training mask ratio arccos(u) / (pi / 2) of uniform numbers in [0, 1); its mean is 2 / pi."""
+    """Training mask ratio arccos(u) / (pi / 2) for uniform numbers u in [0, 1); its mean is 2 / pi."""
     return torch.arccos(uniform) / (math.pi / 2)
 
 
@@ -28,8 +28,8 @@ def van_der_corput(index: int, base: int) -> float:
 def halton_order(grid: int) -> tuple[int, ...]:
     """Positions (row * grid + column) in the order of the 2-3 Halton sequence, each once.
 
-    Rows follow base 2, columns base 3, from index 1, first occurrences kept (Besnier et al. 2025).
-    Neighbours come far apart in the order, so tokens written together depend little on each other.
+    Rows follow base 2 and columns base 3, from index 1, keeping first occurrences (Besnier et al. 2025).
+    Neighbours are far apart in the order, so tokens written together depend little on each other.
     """
     order: dict[int, None] = {}
     index = 1
@@ -45,7 +45,7 @@ def cumulative_counts(total: int, steps: int) -> list[int]:
     """Positions known after each of `steps` steps out of `total`, by the arccos schedule.
 
     After step i (from 0): max(i + 1, floor(total (1 - arccos((i+1)/steps) / (pi/2)))), at most `total`.
-    Few at first, when little is known, many at the end.
+    Few at first, when little is known, and many at the end.
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: must be at least 1")

@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 class SoftTargets(NamedTuple):
-    """For each token its nearest others and how the soft share is spread over them."""
+    """Each token's nearest other tokens, and how the soft share is split among them."""
 
     neighbours: Tensor  # int64 [V, K]
     shares: Tensor  # float32 [V, K], each row sums to 1
 
 
 def soft_targets(codebook: Tensor, count: int, temperature: float) -> SoftTargets:
-    """Nearest codes of each code, with shares softmax(-squared distance / temperature).
+    """Find each code's nearest codes, with shares softmax(-squared distance / temperature).
 
     Args:
-        codebook: normalised entries in the order of the tokens, `float [V, D]`.
-        count: neighbours of each code, itself left out; at most V - 1 are kept.
-        temperature: small gives all of the share to the nearest.
+        codebook: normalised entries in token order, `float [V, D]`.
+        count: neighbours per code, excluding itself; at most V - 1 are kept.
+        temperature: a small value gives the whole share to the nearest.
 
     Raises:
-        ValueError: fewer than two codes, a count below 1 or a temperature not above 0.
+        ValueError: fewer than two codes, a count below 1 or a temperature of 0 or less.
     """
     if len(codebook) < 2 or count < 1 or temperature <= 0:
         raise ValueError(
@@ -33,7 +33,7 @@ def soft_targets(codebook: Tensor, count: int, temperature: float) -> SoftTarget
         )
     count = min(count, len(codebook) - 1)
     neighbours, shares = [], []
-    # In parts: 16,384 codes would make a gigabyte of distances
+    # In chunks: 16,384 codes would need a gigabyte of distances
     for start in range(0, len(codebook), 1024):
         distance = torch.cdist(codebook[start : start + 1024].float(), codebook.float()).square()
         rows = torch.arange(len(distance), device=distance.device)

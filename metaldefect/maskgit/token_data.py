@@ -1,4 +1,4 @@
-"""Token grids of a sample table's images, as `tokenize` writes them, and the model that they ask for."""
+"""Token grids that `tokenize` wrote for a sample table's images, and start weights for a model of them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ TOKENS = "tokens.npy"
 
 
 class TokenGrids(NamedTuple):
-    """Token grids with the rows of their images."""
+    """Token grids with the table rows of their images."""
 
-    tokens: NDArray[np.uint16]  # [N, grid, grid], in the vocabulary's numbers
-    labels: NDArray[np.int64]  # [N], numbers of the classes
+    tokens: NDArray[np.uint16]  # [N, grid, grid], numbers of the vocabulary
+    labels: NDArray[np.int64]  # [N], class numbers
     table: pd.DataFrame
 
     @classmethod
     def training(cls, folder: Path, classes: Sequence[str]) -> TokenGrids:
-        """Those to learn from: as `training_rows`, a row of another split is an error."""
+        """The training grids; like `training_rows`, refuses rows of other splits."""
         return cls.of(folder, training_rows(folder), classes)
 
     @classmethod
     def held_out(cls, folder: Path, split: str, classes: Sequence[str]) -> TokenGrids:
-        """Those of one held-out split.
+        """The grids of one held-out split.
 
         Raises:
-            UserError: `split` is not a held-out one, or has no rows.
+            UserError: `split` is not a held-out split, or has no rows.
         """
         whole = cls.of(folder, rows_of(folder), classes)
         chosen = in_held_out(whole.table, split, folder)
@@ -48,10 +48,10 @@ class TokenGrids(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path, table: pd.DataFrame, classes: Sequence[str]) -> TokenGrids:
-        """The grids of a folder under the rows of its table.
+        """The grids in a folder for the rows of its table.
 
         Raises:
-            UserError: a label that is not among the classes, or a table that does not fit the grids.
+            UserError: a label is not among the classes, or the table does not fit the grids.
         """
         if unknown := sorted(set(table["label"]) - set(classes)):
             raise UserError(f"{folder / TABLE_NAME} has labels that are not classes: {', '.join(unknown)}")
@@ -62,7 +62,7 @@ class TokenGrids(NamedTuple):
         return cls(tokens, np.array(table["label"].map(numbers), np.int64), table)
 
     def spread(self, limit: int) -> TokenGrids:
-        """At most `limit` grids, spread evenly over them."""
+        """At most `limit` grids, evenly spaced."""
         chosen = np.linspace(0, len(self.tokens) - 1, min(limit, len(self.tokens))).astype(np.int64)
         return TokenGrids(
             self.tokens[chosen], self.labels[chosen], self.table.iloc[chosen].reset_index(drop=True)
@@ -81,12 +81,12 @@ def start_weights(
     vocabulary: Vocabulary,
     classes: Sequence[str],
 ) -> None:
-    """Fill a fresh model with what its training starts from.
+    """Fill a new model with its start weights.
 
     Args:
-        model: to be filled.
+        model: to fill.
         base: path of a Halton-MaskGIT checkpoint, folder of a model of this project, or None.
-        codebook_start: without a base, how far token embeddings start as a projection of the codebook.
+        codebook_start: without a base, the scale of the codebook projection in the token embeddings.
         codebook: the tokenizer's entries of the vocabulary, `float [used, dim]`.
         vocabulary: of the tokens.
         classes: names of the labels.
@@ -100,10 +100,10 @@ def start_weights(
 
 
 def start_from_own(model: MaskGIT, directory: Path, vocabulary: Vocabulary, classes: Sequence[str]) -> None:
-    """Go on from a model of this project, whose tokens and classes have to mean the same.
+    """Continue from a model of this project, whose tokens and classes must mean the same.
 
     Raises:
-        UserError: they do not.
+        UserError: the vocabularies or classes differ.
     """
     codes = Vocabulary.load(directory).codes
     if not torch.equal(codes, vocabulary.codes):
@@ -118,6 +118,6 @@ def start_from_own(model: MaskGIT, directory: Path, vocabulary: Vocabulary, clas
 
 
 def images_seen_before(base: str | None) -> int:
-    """Images that the model at `base` was trained on; 0 where it does not say."""
+    """Number of images that the model at `base` was trained on; 0 if it does not say."""
     config = Path(base) / CONFIG if base else None
     return int(read_json(config).get("images_seen", 0)) if config and config.is_file() else 0

@@ -1,4 +1,4 @@
-"""MaskGIT's training from start to end, in one or two stages."""
+"""MaskGIT's training, in one or two stages."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from metaldefect.training.trainer import fit
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and on what MaskGIT is trained.
+    """How long and on which data MaskGIT is trained.
 
     Attributes:
-        unconditional_steps: of a first stage in which no label is shown and every image counts alike; part
-            of the configuration's steps. 0: one stage.
-        batch_size: images a step.
+        unconditional_steps: length of a first stage that hides all labels and samples images equally;
+            included in the configuration's steps. 0: one stage.
+        batch_size: images per step.
         checkpoint_steps: steps between checkpoints.
         seed: of batches, masks and dropout.
-        weights: of each training image in the conditional stage; None: all alike.
+        weights: sampling weight of each training image in the conditional stage; None: all equal.
     """
 
     unconditional_steps: int
@@ -53,15 +53,15 @@ def train(
 
     Args:
         model: with its start weights.
-        config: of the whole training; its steps are shared out between the stages.
+        config: of the whole training; its steps are split between the stages.
         tokens: `int [N, grid, grid]`, labels: `int64 [N]`.
         schedule: stages, batches and sampling weights.
-        checkpoint_directory: a killed training goes on from here; None keeps no checkpoints.
+        checkpoint_directory: a killed training resumes from here; None keeps no checkpoints.
         soft: neighbours for `config.soft_weight`.
         snapshots: of the averaged weights, spaced over both stages.
 
     Returns:
-        Means of what was logged per checkpoint.
+        Means of the logged values per checkpoint.
 
     Raises:
         UserError: more unconditional steps than steps.
@@ -77,7 +77,7 @@ def train(
     for name, steps in (("unconditional", first), ("conditional", config.steps - first)):
         conditional = name == "conditional"
         module = MaskGITLightning(model, replace(config, steps=steps, conditional=conditional), soft)
-        # Another seed, or the second stage would see the first one's batches again
+        # With the same seed, the second stage would repeat the first one's batches
         seed = schedule.seed + (0 if conditional else 7919)
         rows = fit(
             module,

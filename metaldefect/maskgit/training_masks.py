@@ -9,11 +9,11 @@ from metaldefect.maskgit.schedule import arccos_mask_ratio
 
 
 def training_mask(batch: int, grid: int, rectangle_share: float) -> Tensor:
-    """Masks `bool [batch, grid^2]`, True where hidden; at least one position a sample is hidden.
+    """Masks `bool [batch, grid^2]`, True where hidden; each sample has at least one hidden position.
 
-    A sample is hidden either position by position (Bernoulli with an arccos-distributed ratio) or, in
-    `rectangle_share` of cases, as one rectangle: what inpainting asks for. Uses torch's global
-    generator, which training seeds by epoch.
+    Hides each sample either position by position (Bernoulli with an arccos-distributed ratio) or, in
+    `rectangle_share` of cases, as one rectangle, as inpainting does. Uses torch's global generator, which
+    training reseeds at every step.
     """
     ratio = arccos_mask_ratio(torch.rand(batch, 1))
     mask = torch.rand(batch, grid * grid) < ratio

@@ -1,4 +1,4 @@
-"""MaskGIT's vocabulary: the tokenizer's codes under numbers of its own."""
+"""MaskGIT's vocabulary: the tokenizer's codes, renumbered."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Vocabulary:
 
     @classmethod
     def full(cls, codebook_size: int) -> Vocabulary:
-        """All codes under their own numbers, used or not."""
+        """All codes under their original numbers, used or not."""
         return cls(torch.arange(codebook_size), torch.arange(codebook_size))
 
     def save(self, directory: Path) -> None:
