@@ -1,1 +1,1 @@
-"""EfficientAD (arXiv 2303.14535): a student-teacher pair and an autoencoder that find what is not normal."""
+"""EfficientAD (arXiv 2303.14535): a student-teacher pair and an autoencoder that detect anomalies."""

@@ -1,4 +1,4 @@
-"""From two raw maps to one anomaly map: resizing, scaling, weighting, the same in torch and in the export."""
+"""Resize, scale and weight two raw maps into one anomaly map, the same way in torch and in the export."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def map_to_size(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDAr
 
 
 def scale_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps with q_a brought to 0 and q_b to 0.1 (paper, section 3.4).
+    """Scale both maps so that q_a becomes 0 and q_b becomes 0.1 (paper, section 3.4).
 
     Args:
         student_map: `float32 [N, 1, H, W]`.
-        autoencoder_map: of the same shape.
-        quantiles: q_a and q_b of the first, then of the second map, `float32 [2, 2]`.
+        autoencoder_map: same shape.
+        quantiles: q_a and q_b of the student-teacher map, then of the autoencoder map, `float32 [2, 2]`.
     """
     low, high = quantiles[:, 0], quantiles[:, 1]
     scale = 0.1 / (high - low)
@@ -34,13 +34,13 @@ def scale_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor) 
 
 
 def combine_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of the two scaled maps (the paper: 0.5 and 0.5).
+    """Weighted sum of the two scaled maps (weights in the paper: 0.5 and 0.5).
 
     Args:
         student_map: `float32 [N, 1, H, W]`.
-        autoencoder_map: of the same shape.
-        quantiles: as `scale_maps`.
-        weights: of the first and of the second map, `float32 [2]`, 1 in sum.
+        autoencoder_map: same shape.
+        quantiles: as in `scale_maps`.
+        weights: of the student-teacher and of the autoencoder map, `float32 [2]`, with sum 1.
     """
     student, autoencoder = scale_maps(student_map, autoencoder_map, quantiles)
     return weights[0] * student + weights[1] * autoencoder

@@ -1,4 +1,4 @@
-"""What is chosen after a detector's training, on images that no training saw: scales, weights, threshold."""
+"""Chooses a trained detector's map scales, map weights and threshold on images that no training used."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from metaldefect.images import U8, to_imagenet_range
 
 MAP_QUANTILES = (0.9, 0.995)
 PAPER_SHARE = 0.5
-# Shares of the student-teacher map that are tried; the rest is the autoencoder map's.
+# Candidate weights of the student-teacher map; the autoencoder map gets the rest.
 STUDENT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# With fewer images of either kind an AUROC is too coarse to choose by.
+# With fewer images of either kind, an AUROC is too coarse to choose by.
 FEWEST_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was chosen for a detector, and from what.
+    """The values chosen for a detector, and how they were chosen.
 
     Attributes:
         threshold: scores above it are anomalous.
-        student_share: weight of the student-teacher map; the autoencoder map has the rest.
-        record: for each choice what it is, how it was made and from how many images.
+        student_share: weight of the student-teacher map; the autoencoder map gets the rest.
+        record: each choice's value, method and number of images.
     """
 
     threshold: float
@@ -43,18 +43,17 @@ class Calibration:
 def calibrate(model: EfficientAD, normals: U8, defects: U8, threshold_quantile: float) -> Calibration:
     """Set the model's map scales and map weights, and choose the threshold.
 
-    The scales and the threshold come from normal images alone (paper, section 3.4). The weights come from
-    the image AUROC of inserted defects against the normals; where there are too few of either, they are
-    the paper's.
+    The scales and the threshold come from normal images only (paper, section 3.4). The weights maximise the
+    image AUROC of inserted defects against the normals; with too few of either, they are the paper's.
 
     Args:
-        model: trained, in evaluation mode; its `quantiles` and `map_weights` are set.
+        model: trained, in evaluation mode; this sets its `quantiles` and `map_weights`.
         normals: held-out normal images, grey `uint8 [N, H, W]`.
         defects: inserted defects on other canvases, grey `uint8 [M, H, W]`; may be empty.
         threshold_quantile: the threshold is this quantile of the normals' scores.
 
     Raises:
-        UserError: there is no normal image.
+        UserError: there are no normal images.
     """
     normal_maps = fit_map_quantiles(model, normals)
     scores = {share: share_scores(model, normal_maps, share) for share in STUDENT_SHARES}
@@ -87,10 +86,10 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tens
         images: grey `uint8 [N, H, W]`.
 
     Returns:
-        Both maps of each image, before scaling.
+        Both maps of each image, unscaled.
 
     Raises:
-        UserError: there is no image.
+        UserError: there are no images.
     """
     if not len(images):
         raise UserError("no validation normals: the anomaly map cannot be normalised without them")
@@ -102,7 +101,7 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tens
 
 @torch.inference_mode()
 def maps_of(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tensor]]:
-    """Both maps of each image, at image size and before scaling, `float32 [1, 1, H, W]` each."""
+    """Both maps of each image, at image size and unscaled, `float32 [1, 1, H, W]` each."""
     device = model.quantiles.device
     return [model.image_maps(to_imagenet_range(np.array(image[None])).to(device)) for image in images]
 
@@ -110,7 +109,7 @@ def maps_of(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tensor]]:
 def share_scores(
     model: EfficientAD, maps: Sequence[tuple[Tensor, Tensor]], student_share: float
 ) -> NDArray[np.float64]:
-    """Each image's score where the student-teacher map has this share."""
+    """Score of each image with this share of the student-teacher map."""
     weights = torch.tensor([student_share, 1.0 - student_share], device=model.quantiles.device)
     return np.array([float(combine_maps(*pair, model.quantiles, weights).max()) for pair in maps])
 
@@ -118,7 +117,7 @@ def share_scores(
 def choose_student_share(
     model: EfficientAD, normal_scores: dict[float, NDArray[np.float64]], defects: U8
 ) -> tuple[float, dict[str, Any]]:
-    """The share whose image AUROC is largest, of equal ones the nearest to the paper's; and the record."""
+    """Return the share with the largest image AUROC (if tied, the nearest to the paper's), and the record."""
     counts = {"normals": len(normal_scores[PAPER_SHARE]), "defects": len(defects)}
     if min(counts.values()) < FEWEST_IMAGES:
         method = (

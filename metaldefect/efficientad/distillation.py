@@ -1,7 +1,7 @@
 """Distil an ImageNet backbone into a patch description network, the teacher of EfficientAD.
 
-The PDN sees a crop at 128 px and the backbone the same crop at 256 px, so that a position of the PDN's
-map and one of the backbone's stride-8 map are the same patch.
+The PDN sees a crop at 128 px and the backbone the same crop at 256 px, so that each position of the PDN's map
+and of the backbone's stride-8 map shows the same patch.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from metaldefect.training.module import Trainee
 from metaldefect.training.trainer import fit
 
 STATISTICS_BATCHES = 64
-STATISTICS_STEP = 2**31  # their crops are those of steps that training never reaches
+STATISTICS_STEP = 2**31  # the statistics use crops of steps that training never reaches
 RECORD_STEPS = 10  # steps per row of the loss curve
-# A longer training is the same one, gone on with
+# Fields that may change between runs: a longer training continues a shorter one
 LENGTH = ("steps", "seconds")
 
 Base = tuple[PatchDescriptionNetwork, tuple[Tensor, Tensor]]
@@ -37,20 +37,20 @@ Base = tuple[PatchDescriptionNetwork, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """How a teacher is distilled; saved beside its weights.
+    """How to distil a teacher; saved next to its weights.
 
     Attributes:
         size: the PDN, `S` or `M`.
-        image_size: side of the PDN's crops; the backbone sees twice as much.
-        batch_size: images a step.
+        image_size: side of the PDN's crops; the backbone sees twice this size.
+        batch_size: images per step.
         learning_rate: Adam's at the start; falls to zero along a cosine.
         weight_decay: Adam's L2.
         steps: training steps, or None to train for `seconds`.
-        seconds: limit of computing time over all resumed runs, see `ComputingTime`; None for none.
+        seconds: limit of computing time over all resumed runs, see `ComputingTime`; None for no limit.
         warmup_steps: steps of linear warm-up.
-        metal_share: chance of a metal image in a batch where both kinds are given.
-        grey_share: chance that a natural image is turned grey.
-        checkpoint_steps: steps between two states on disk.
+        metal_share: probability of a metal image if both kinds are available.
+        grey_share: probability that a natural image is turned grey.
+        checkpoint_steps: steps between checkpoints.
         seed: of the weights and the crops.
     """
 
@@ -73,7 +73,7 @@ class DistillationConfig:
 
 
 def imagenet_scaled(images: Tensor) -> Tensor:
-    """`float [N, 3, H, W]` in [0, 1] with ImageNet's mean and deviation taken out."""
+    """Normalise `float [N, 3, H, W]` in [0, 1] with ImageNet's mean and standard deviation."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
     return (images - mean) / std
@@ -81,7 +81,7 @@ def imagenet_scaled(images: Tensor) -> Tensor:
 
 @dataclass
 class Distilled:
-    """A distilled teacher and how it came about; `legs` are the runs that it took, see `ComputingTime`."""
+    """A distilled teacher and the record of its training; `legs` are its runs, see `ComputingTime`."""
 
     teacher: PatchDescriptionNetwork
     target_mean: Tensor
@@ -95,7 +95,7 @@ class Distilled:
 
 @dataclass
 class PdnPredictor:
-    """A PDN that takes the backbone's images: `float [B, 3, 2 S, 2 S]` in [0, 1], halved before it."""
+    """A PDN that takes the backbone's images, `float [B, 3, 2 S, 2 S]` in [0, 1], and halves their size."""
 
     network: PatchDescriptionNetwork
 
@@ -113,10 +113,10 @@ class DistillationModule(Trainee):
         teacher: the network, with its start weights.
         features: the targets.
         config: how to train.
-        clock: the computing time that the learning rate follows where it is limited.
-        batches: what it trains on.
-        statistics: mean and deviation of the targets, `[1, C, 1, 1]`; None: of batches that training never
-            reaches.
+        clock: its computing time drives the learning rate if the time is limited.
+        batches: training batches.
+        statistics: mean and deviation of the targets, `[1, C, 1, 1]`; None measures them on batches that
+            training never reaches.
     """
 
     model: PatchDescriptionNetwork
@@ -135,7 +135,7 @@ class DistillationModule(Trainee):
         super().__init__()
         self.model, self.config, self.clock = teacher, config, clock
         self.predict = PdnPredictor(teacher)
-        # Outside the module tree: frozen weights do not belong into checkpoints
+        # Outside the module tree: frozen weights do not belong in checkpoints
         self._features, self._batches = [features], batches
         self.needs_statistics = statistics is None
         shape = (1, teacher.out_channels, 1, 1)
@@ -144,7 +144,7 @@ class DistillationModule(Trainee):
         self.register_buffer("target_std", std.clone())
 
     def content(self) -> dict[str, Any]:
-        """The settings but for the length, and the backbone."""
+        """The settings except the length, and the backbone."""
         settings = {name: value for name, value in asdict(self.config).items() if name not in LENGTH}
         backbone = {"weights": self._features[0], "taps": self._features[0].backbone.taps}
         return {"settings": settings, "backbone": backbone}
@@ -157,14 +157,14 @@ class DistillationModule(Trainee):
             self.target_std.copy_(std)
 
     def statistics_batches(self) -> Iterator[Tensor]:
-        """Features of crops that training never sees, on the CPU: float64 sums are not for every device."""
+        """Features of crops that training never sees; on the CPU, since some devices lack float64 sums."""
         size = map_size(self.config.image_size, self.config.image_size, padding=True)
         for index in tqdm(range(STATISTICS_BATCHES), desc="target statistics", unit="batch", leave=False):
             crops = self._batches.batch(STATISTICS_STEP - index)
             yield self._features[0](crops.to(self.device), size).cpu()
 
     def targets(self, large: Tensor) -> Tensor:
-        """Normalised features of a batch `float [B, 3, 2 S, 2 S]` in [0, 1]."""
+        """Normalised features for a batch `float [B, 3, 2 S, 2 S]` in [0, 1]."""
         size = map_size(large.shape[-2] // 2, large.shape[-1] // 2, padding=True)
         return (self._features[0](large, size) - self.target_mean) / self.target_std
 
@@ -175,7 +175,7 @@ class DistillationModule(Trainee):
         )
 
     def on_train_batch_start(self, batch: Tensor, index: int) -> None:
-        # Not one of torch's schedules: where the time is limited, the cosine follows the time
+        # torch's schedules count steps; if the time is limited, the cosine must follow the time
         by_steps = self.step / self.config.steps if self.config.steps else 0.0
         progress = min(1.0, max(by_steps, self.clock.share))
         warmup = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
@@ -184,7 +184,7 @@ class DistillationModule(Trainee):
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:
         """Mean squared error of the normalised features."""
-        # The targets' pooling stays in float32; both networks choose their own precision
+        # Autocast off: the targets' pooling needs float32, and both networks choose their own precision
         with torch.autocast(batch.device.type, enabled=False):
             loss = (self.predict(batch) - self.targets(batch)).square().mean()
         self.log("loss", loss.detach())
@@ -204,9 +204,9 @@ def distil(
         images: the training images.
         features: the targets.
         config: how to train.
-        checkpoint_directory: a killed training goes on from here; None keeps no checkpoints.
+        checkpoint_directory: a killed training resumes from here; None keeps no checkpoints.
         base: a teacher of the same size to start from instead of new weights, with the mean and deviation
-            `[1, C, 1, 1]` of its targets; targets are normalised as its were.
+            `[1, C, 1, 1]` that normalised its targets; they normalise the new targets too.
     """
     teacher = new_teacher(config) if base is None else base[0]
     batches = CropBatches(
@@ -245,13 +245,13 @@ def distil(
 
 
 def new_teacher(config: DistillationConfig) -> PatchDescriptionNetwork:
-    """A PDN with start weights that suit a short training."""
+    """A PDN whose start weights suit a short training."""
     torch.manual_seed(config.seed)
     teacher = PatchDescriptionNetwork(config.size, padding=True)
     for convolution in teacher.convolutions.children():
         assert isinstance(convolution, torch.nn.Conv2d)
         assert convolution.bias is not None
-        # torch's default shrinks the signal layer by layer and costs a short training its first steps.
+        # torch's default shrinks the signal layer by layer, which costs a short training its first steps.
         torch.nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         torch.nn.init.zeros_(convolution.bias)
     last = teacher.convolutions[-1]
@@ -268,19 +268,19 @@ def evaluate(
     statistics: tuple[Tensor, Tensor],
     image_size: int,
 ) -> dict[str, float]:
-    """How well a network predicts the features of whole images that no training saw.
+    """How well a network predicts the features of whole images that no training used.
 
     Args:
         network: in evaluation mode.
-        images: unseen ones.
+        images: unseen images.
         features: the targets.
         statistics: the targets' mean and deviation per channel, `[1, C, 1, 1]`.
         image_size: side of the images that the network sees.
 
     Returns:
-        `loss` (mean squared error of normalised targets), `explained_variance` (its mean over the channels:
-        1 - residual variance / variance), and the loss on the `natural` and `metal` images alone. Empty
-        without images; without images of a kind there is no loss of that kind.
+        `loss` (mean squared error of normalised targets), `explained_variance` (1 - residual variance /
+        variance, averaged over channels), and the loss on `natural` and on `metal` images. Empty without
+        images; a kind without images has no loss.
     """
     on = device()
     predict, features = PdnPredictor(network.to(on)), features.to(on)
@@ -310,7 +310,7 @@ class VarianceSums:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, target: Tensor, residual: Tensor) -> None:
-        """Take in maps `float [B, C, H, W]`."""
+        """Add maps `float [B, C, H, W]`."""
         self.count += target.shape[0] * target.shape[2] * target.shape[3]
         for name, values in (("target", target.double()), ("residual", residual.double())):
             for power, found in (("1", values), ("2", values.square())):
@@ -318,7 +318,7 @@ class VarianceSums:
                 self.sums[key] = self.sums.get(key, torch.zeros(())) + found.sum(dim=(0, 2, 3))
 
     def figures(self) -> dict[str, float]:
-        """`loss` and `explained_variance`; empty where nothing was added."""
+        """`loss` and `explained_variance`; empty if nothing was added."""
         if not self.count:
             return {}
         variance = {

@@ -1,4 +1,4 @@
-"""What a distillation sees: natural and metal images, held out by photograph and scene, and crops of them."""
+"""Data of a distillation: natural and metal images, held out by photograph and scene, and crops of them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ HELD_OUT_SHARE = 20
 
 @dataclass(frozen=True)
 class DistillationImages:
-    """Images of one side S; either kind may have none.
+    """Images of side S; either kind may be empty.
 
     Attributes:
         natural: in colour, `uint8 [N, S, S, 3]`.
         metal: grey, `uint8 [M, S, S]`.
-        natural_groups: which photograph each natural image is part of.
-        metal_groups: which scene each metal image shows, see `scenes`.
+        natural_groups: the photograph that each natural image comes from.
+        metal_groups: the scene that each metal image shows, see `scenes`.
     """
 
     natural: Images
@@ -43,16 +43,16 @@ class DistillationImages:
                 raise ValueError(f"{len(images)} images, but {len(groups)} groups")
 
     def split(self) -> tuple[DistillationImages, DistillationImages]:
-        """(training, held out): every 20th photograph and every 20th scene is held out with all its images.
+        """(training, held out): holds out every 20th photograph and every 20th scene with all their images.
 
-        At least one of each kind is held out where there are two; where there is one, it trains.
+        Of each kind with at least two groups, at least one is held out; a single group is for training.
         """
         natural, metal = held_out(self.natural_groups), held_out(self.metal_groups)
         training = self.take(complement(natural, len(self.natural)), complement(metal, len(self.metal)))
         return training, self.take(natural, metal)
 
     def take(self, natural: Sequence[int], metal: Sequence[int]) -> DistillationImages:
-        """The images of these numbers."""
+        """The images with these indices."""
         return DistillationImages(
             chosen(self.natural, natural),
             chosen(self.metal, metal),
@@ -72,7 +72,7 @@ def distillation_images(natural: Sequence[Natural], metal: Images, side: int) ->
 
 
 def held_out(groups: Sequence[Hashable]) -> list[int]:
-    """Numbers of the images in every 20th group, counted in the order in which they first appear."""
+    """Indices of the images in every 20th group, counting groups in order of first appearance."""
     order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     if len(order) < 2:
         return []
@@ -81,19 +81,19 @@ def held_out(groups: Sequence[Hashable]) -> list[int]:
 
 
 def complement(numbers: Sequence[int], count: int) -> list[int]:
-    """The numbers below `count` that are not among these."""
+    """The numbers below `count` that are not in `numbers`."""
     given = set(numbers)
     return [number for number in range(count) if number not in given]
 
 
 def chosen(images: Images, numbers: Sequence[int]) -> LazyImages:
-    """Some of the images; they are kept in memory where `images` keeps them."""
+    """Some of the images; they stay in memory if `images` keeps them there."""
     readers = [partial(images.__getitem__, number) for number in numbers]
     return LazyImages(readers, tuple(images.shape[1:]), kept_bytes=0)
 
 
 def scenes(images: Images) -> list[int]:
-    """The scene of each grey image by its near-duplicates: the smallest number of an image of the scene."""
+    """The scene of each grey image, found by near-duplicates: the smallest index of its images."""
     prints = [fingerprint(np.asarray(images[number])) for number in range(len(images))]
     return first_of_each(len(prints), near_duplicate_pairs(prints)).tolist()
 
@@ -112,20 +112,20 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 class CropBatches:
-    """Crops of a step, `float32 [B, 3, 2 S, 2 S]` in [0, 1]: a pure function of seed and step.
+    """Crops of each step, `float32 [B, 3, 2 S, 2 S]` in [0, 1]: a pure function of seed and step.
 
     A crop's side is uniform between half and all of the image; half of the crops are mirrored.
 
     Args:
-        images: natural and metal ones.
+        images: natural and metal images.
         image_size: S, the side that the distilled network sees.
         batch_size: crops per step.
-        metal_share: chance of a metal image where both kinds are given.
-        grey_share: chance that a natural image is turned grey.
+        metal_share: probability of a metal image if both kinds are available.
+        grey_share: probability that a natural image is turned grey.
         seed: of the crops.
 
     Raises:
-        UserError: there is no image.
+        UserError: there are no images.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class CropBatches:
         self.metal_share = metal_share if both else float(len(images.metal) > 0)
 
     def content(self) -> dict[str, Any]:
-        """The images; how they are cropped stands in the settings."""
+        """The images; the settings determine how they are cropped."""
         return {"natural_images": self.images.natural, "metal_images": self.images.metal}
 
     def batch(self, step: int) -> Tensor:

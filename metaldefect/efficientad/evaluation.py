@@ -1,4 +1,4 @@
-"""Scoring a test set with a detector, and what the scores say."""
+"""Score a test set with a detector, and compute its metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metaldefect.metrics import detection
 
 @dataclass
 class Scored:
-    """A scored test image: the map is at the image's own size."""
+    """A scored test image; the map has the image's own size."""
 
     image: U8
     mask: NDArray[np.bool_]
@@ -37,21 +37,21 @@ class Scored:
 
     @property
     def is_defective(self) -> bool:
-        """Whether the image is of any label but `good`."""
+        """Whether the image's label is not `good`."""
         return self.label != GOOD
 
 
 @torch.inference_mode()
 def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequence[bool]) -> float:
-    """Image AUROC in the machine's fastest precision, to follow a training with.
+    """Image AUROC in the machine's fastest precision, for following a training.
 
     Sets the model's map normalisation from `validation`.
 
     Args:
         model: in evaluation mode.
         validation: held-out normal images, grey `uint8 [N, H, W]`.
-        test: images of the same size.
-        defective: whether each test image is.
+        test: images of the same size, good and defective.
+        defective: whether each test image is defective.
     """
     with autocast(device_of(model)), cpu_kernels(model, enabled=is_on_cpu(model)):
         fit_map_quantiles(model, validation)
@@ -61,7 +61,7 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
 
 @torch.inference_mode()
 def infer(model: EfficientAD, image: U8) -> tuple[float, NDArray[np.float32]]:
-    """Score and map `float32 [H, W]` of one grey image `uint8 [H, W]`, computed where the model lies."""
+    """Score and map `float32 [H, W]` of one grey image `uint8 [H, W]`, computed on the model's device."""
     anomaly_map, score = model(to_imagenet_range(np.array(image[None])).to(device_of(model)))
     return float(score[0]), anomaly_map[0, 0].cpu().numpy()
 
@@ -72,7 +72,7 @@ def score_images(
     size: int,
     description: str,
 ) -> list[Scored]:
-    """Score every image with `detect`, which takes `uint8 [size, size]`; maps return at the image's size."""
+    """Score every image with `detect`, which takes `uint8 [size, size]`; maps come back at image size."""
     scored = []
     for item in tqdm(images, desc=description, unit="image"):
         score, anomaly_map = detect(resize(item.image, size))
@@ -86,9 +86,9 @@ def score_images(
 def score_test_images(
     model: EfficientAD, images: Sequence[InspectionImage], size: int, description: str
 ) -> list[Scored]:
-    """`score_images` with the networks themselves, in evaluation mode."""
-    # The kernels change scores by less than a thousandth: enough to measure with. What is kept with a
-    # detector (map scales, threshold) comes from the plain convolutions
+    """`score_images` with a model in evaluation mode."""
+    # The kernels change scores by less than a thousandth: accurate enough for metrics. The values stored with
+    # a detector (map scales, threshold) come from the plain convolutions
     with cpu_kernels(model, enabled=is_on_cpu(model)):
         return score_images(partial(infer, model), images, size, description)
 
@@ -102,8 +102,8 @@ def summarise(
     """Image and pixel metrics over the test set and per defect type, with bootstrap intervals.
 
     Intervals resample whole scenes: exposures of one piece of metal are not independent images.
-    Defective images whose mask is empty count as images; they are left out of the pixel metrics, where
-    their defect would count as background.
+    Defective images with an empty mask count only in the image metrics; in the pixel metrics, their defect
+    would count as background.
 
     Args:
         scored: at least one good and one defective image.
@@ -158,12 +158,12 @@ def summarise(
 
 
 def scenes_among(scored: Sequence[Scored], defective: bool) -> int:
-    """How many scenes the good or the defective images show."""
+    """Number of scenes among the good or the defective images."""
     return len({item.scene for item in scored if item.is_defective == defective})
 
 
 def rounded(content: Any) -> Any:
-    """Floats in nested mappings and lists rounded to six decimals: more is noise of the summation order."""
+    """Round floats in nested mappings and lists to six decimals: further digits depend on summation order."""
     if isinstance(content, dict):
         return {key: rounded(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -172,13 +172,13 @@ def rounded(content: Any) -> Any:
 
 
 def with_pixels(scored: Sequence[Scored]) -> tuple[list[Scored], int]:
-    """(images whose pixels' truth is known, how many defective ones have an empty mask)."""
+    """(images with pixel-level ground truth, number of defective images with an empty mask)."""
     known = [item for item in scored if not item.is_defective or item.mask.any()]
     return known, len(scored) - len(known)
 
 
 def per_type(scored: Sequence[Scored], threshold: float) -> dict[str, dict[str, Any]]:
-    """Metrics of each defect type against all good images."""
+    """Metrics of each defect type, against all good images."""
     good = [item for item in scored if not item.is_defective]
     result: dict[str, dict[str, Any]] = {}
     for label in sorted({item.label for item in scored if item.is_defective}):

@@ -18,12 +18,12 @@ from metaldefect.metrics.detection import FPR_LIMIT, area_to_limit, auroc, pro_c
 
 CURVE_POINTS = 400
 HEAT = "inferno"
-# What the 0.995 quantile of normal pixels is scaled to.
+# The value to which the 0.995 quantile of normal pixels is scaled.
 SMALLEST_CEILING = 0.1
 
 
 def roc_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
-    """Image-level ROC curves, one a test set."""
+    """Image-level ROC curves, one per test set."""
     figure, axes = square_axes("false-alarm rate", "detection rate", "Image-level ROC")
     for name, scored in groups.items():
         scores = [item.score for item in scored]
@@ -36,7 +36,7 @@ def roc_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
 
 
 def pro_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
-    """Per-region overlap curves up to the limit of AU-PRO, one a test set."""
+    """Per-region overlap curves up to AU-PRO's limit, one per test set."""
     figure, axes = square_axes("pixel false-positive rate", "mean overlap of the regions", "PRO curve")
     for name, scored in groups.items():
         pixels, _ = with_pixels(scored)
@@ -52,7 +52,7 @@ def pro_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
 
 
 def loss_figure(history: Sequence[dict[str, float]], held_out: float | None, random: float | None) -> Figure:
-    """Loss against steps, and the held-out losses where there are some; without a history, these alone."""
+    """Loss against steps, with the held-out losses if given; without a history, only the held-out losses."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     if not history and held_out is not None and random is not None:
         bars = axes.bar(["teacher", "random network"], [held_out, random], color=["tab:green", "0.6"])
@@ -71,7 +71,7 @@ def loss_figure(history: Sequence[dict[str, float]], held_out: float | None, ran
 
 
 def training_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
-    """Each loss of a training against its steps; `losses` are the columns of what the training wrote."""
+    """Each loss of a training against its steps; `losses` are the columns that the training wrote."""
     names = [name for name in losses if name != "step"]
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     for name in names:
@@ -83,7 +83,7 @@ def training_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def map_weight_figure(aurocs: Mapping[str, float], chosen: float) -> Figure:
-    """Image AUROC of inserted defects by the student-teacher map's share; the chosen one is marked."""
+    """Image AUROC of inserted defects for each share of the student-teacher map; marks the chosen share."""
     figure, axes = plt.subplots(figsize=(5, 3.6), layout="constrained")
     axes.plot([float(share) for share in aurocs], list(aurocs.values()), marker="o")
     axes.axvline(chosen, color="black", linestyle="--", label=f"chosen: {chosen:g}")
@@ -98,9 +98,9 @@ def map_weight_figure(aurocs: Mapping[str, float], chosen: float) -> Figure:
 
 
 def detector_figures(groups: Mapping[str, Sequence[Scored]], threshold: float) -> dict[str, Figure]:
-    """ROC, PRO curve and score histogram of all test sets, heat maps of each, by file stem.
+    """ROC, PRO curve and score histogram of all test sets, and heat maps of each, by file stem.
 
-    The heat maps of the first test set have the plain name, those of another its first word.
+    The first test set's heat maps have the plain name; others are prefixed with the set's first word.
     """
     figures = {
         "roc": roc_figure(groups),
@@ -114,11 +114,11 @@ def detector_figures(groups: Mapping[str, Sequence[Scored]], threshold: float) -
 
 
 def steps_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], metric: str) -> Figure:
-    """A metric against training steps: a colour for each kind of training, a line for each of its runs.
+    """A metric against training steps, with one colour per kind of training and one line per run.
 
     Args:
-        curves: runs of each kind; a run is rows with `step` and the metric.
-        metric: `image_auroc`, say.
+        curves: runs of each kind; a run is a list of rows with `step` and the metric.
+        metric: for example `image_auroc`.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     for number, (name, runs) in enumerate(curves.items()):
@@ -148,7 +148,7 @@ def square_axes(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
 
 
 def histogram_figure(groups: Mapping[str, Sequence[Scored]], threshold: float) -> Figure:
-    """Scores of good and defective images with the threshold; extreme scores are gathered at the ends."""
+    """Scores of good and defective images with the threshold; extreme scores go into the end bins."""
     figure, rows = plt.subplots(
         len(groups), 1, figsize=(6.5, 3 * len(groups)), layout="constrained", squeeze=False
     )
@@ -173,11 +173,11 @@ def histogram_figure(groups: Mapping[str, Sequence[Scored]], threshold: float) -
 
 
 def heat_map_figure(scored: Sequence[Scored], threshold: float) -> Figure:
-    """The defective images with the highest, the median and the lowest scores: image, truth, heat map."""
+    """Defective images with the highest, the median and the lowest score: image, truth, heat map."""
     ranked = sorted((item for item in scored if item.is_defective), key=lambda item: (item.score, item.name))
     chosen = [("best", ranked[-1]), ("median", ranked[len(ranked) // 2]), ("worst", ranked[0])]
     good = [item.anomaly_map.max() for item in scored if not item.is_defective]
-    # Scores of a hardly trained detector can all be below 0, where colours begin.
+    # All scores of a barely trained detector can be below 0, where the colours begin.
     middle = float(np.median([item.anomaly_map.max() for item in ranked]))
     ceiling = max(2 * threshold, middle, *good, SMALLEST_CEILING)
     figure, grid = plt.subplots(3, 3, figsize=(8, 8), layout="constrained")

@@ -23,13 +23,13 @@ MAPS = ("student", "autoencoder")
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What must be known to run trained networks.
+    """What is needed to run trained networks.
 
     Attributes:
         size: `S` or `M`.
         padding: whether the PDNs are padded.
         image_size: side of the square that images are resized to (antialiased bilinear).
-        count_include_pad: how the PDNs pool at the border: as the teacher was trained to.
+        count_include_pad: how the PDNs pool at the border: the same as in the teacher's training.
     """
 
     size: Size
@@ -40,12 +40,12 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class DetectorConfig(NetworkConfig):
-    """What must be known to use a calibrated detector.
+    """What is needed to use a calibrated detector.
 
     Attributes:
         threshold: scores above it are anomalous.
-        threshold_quantile: the quantile of the validation normals' scores that it is.
-        threshold_source: the same in words.
+        threshold_quantile: the quantile of the validation normals' scores that is the threshold.
+        threshold_source: where the threshold comes from, in words.
     """
 
     threshold: float
@@ -57,7 +57,7 @@ Config = TypeVar("Config", bound=NetworkConfig)
 
 
 def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float) -> DetectorConfig:
-    """The configuration of networks with what a calibration chose."""
+    """Complete the networks' configuration with the values that a calibration chose."""
     chosen = calibration.record["threshold"]
     return DetectorConfig(
         config.size,
@@ -82,12 +82,12 @@ def save_detector(
     Args:
         folder: an existing folder.
         model: the networks.
-        config: what is needed to use them; a `DetectorConfig` once they are calibrated.
+        config: what is needed to use them; a `DetectorConfig` after calibration.
         training: how they were trained.
         calibration: how scales, weights and threshold were chosen; None before calibration.
 
     Raises:
-        ValueError: the configuration describes other networks than these.
+        ValueError: the configuration does not match the networks.
     """
     for name in ("size", "padding", "count_include_pad"):
         if getattr(config, name) != getattr(model, name):
@@ -99,11 +99,11 @@ def save_detector(
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights
     )
-    weights.chmod(0o644)  # safetensors makes it private
+    weights.chmod(0o644)  # safetensors makes the file private
     content: dict[str, Any] = asdict(config) | {
         "training": dict(training),
         "sha256": sha256_file(weights),
-        # Also in the weights, repeated here for people and other programs.
+        # Also stored in the weights; repeated here for people and other programs.
         "teacher_mean": [round(value, 6) for value in model.teacher_mean.flatten().tolist()],
         "teacher_std": [round(value, 6) for value in model.teacher_std.flatten().tolist()],
     }
@@ -120,22 +120,21 @@ def save_detector(
 
 
 def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[str, Any]]:
-    """Trained networks in evaluation mode on `device()`, their configuration and their record.
+    """Load trained networks in evaluation mode on `device()`, their configuration and their record.
 
     Raises:
-        As `load_detector`.
+        UserError: as in `load_detector`, except for a missing calibration.
     """
     model, config = load(Path(folder), NetworkConfig)
     return model, config, dict(read_json(Path(folder) / CONFIG)["training"])
 
 
 def load_detector(folder: Path | str) -> tuple[EfficientAD, DetectorConfig]:
-    """A calibrated detector in evaluation mode on `device()`, and its configuration.
+    """Load a calibrated detector in evaluation mode on `device()`, and its configuration.
 
     Raises:
-        UserError: a file is missing.
-        UserError: a file is broken, the networks were never calibrated, the weights are of another size
-            than the configuration says, or the two disagree about the weights of the maps.
+        UserError: a file is missing or broken, the networks were never calibrated, or weights and
+            configuration disagree about the size or the map weights.
     """
     folder = Path(folder)
     model, config = load(folder, DetectorConfig)
@@ -146,7 +145,7 @@ def load_detector(folder: Path | str) -> tuple[EfficientAD, DetectorConfig]:
 
 
 def load(folder: Path, kind: type[Config]) -> tuple[EfficientAD, Config]:
-    """Networks in evaluation mode and their configuration of a kind."""
+    """Load networks in evaluation mode and their configuration of type `kind`."""
     content = read_json(folder / CONFIG)
     try:
         config = kind(**{field.name: content[field.name] for field in fields(kind)})

@@ -1,4 +1,4 @@
-"""What a teacher learns to predict: PatchCore's locally aware patch features, 384 channels, normalised."""
+"""The targets that a teacher learns to predict: PatchCore's patch features, 384 channels, normalised."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PATCH = 3
 class PatchFeatures(nn.Module):
     """PatchCore's features of a backbone, pooled to `channels`.
 
-    PatchCore takes the 3 x 3 neighbourhood of each position, pools its values to 1,024 numbers a layer,
-    brings the layers to one resolution, and pools their concatenation to 384. Each of these steps is
-    linear, so here they are one fixed 3 x 3 convolution a layer and a bilinear resize. Source: PatchCore
-    (arXiv 2106.08265), section 3.1, and EfficientAD's algorithm 3.
+    PatchCore takes the 3 x 3 neighbourhood of each position, pools its values to 1,024 numbers per layer,
+    brings the layers to one resolution, and pools their concatenation to 384. Each step is linear, so here
+    they are one fixed 3 x 3 convolution per layer and a bilinear resize. Source: PatchCore (arXiv
+    2106.08265), section 3.1, and EfficientAD's algorithm 3.
 
     Args:
-        backbone: taps from fine to coarse; the first decides the resolution.
+        backbone: taps from fine to coarse; the first one sets the resolution.
         channels: channels of the pooled features; a multiple of the number of taps.
     """
 
@@ -42,7 +42,7 @@ class PatchFeatures(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Features `float32 [N, channels, *size]` of `images` `float [N, 3, H, W]` in [0, 1]."""
+        """Features `float32 [N, channels, *size]` for `images` `float [N, 3, H, W]` in [0, 1]."""
         with autocast(images.device):
             taps = self.backbone(images)
         pooled = [
@@ -58,9 +58,9 @@ class PatchFeatures(nn.Module):
 
 
 def pooling_kernel(width: int, channels: int) -> Tensor:
-    """Convolution `float32 [channels, width, 3, 3]` equal to unfolding patches and pooling them twice."""
+    """A convolution `float32 [channels, width, 3, 3]` equal to unfolding patches and pooling them twice."""
     values = width * PATCH * PATCH
-    # The rows of the identity show what the two poolings do to each value of the patch.
+    # The rows of the identity show how the two poolings map each value of the patch.
     basis = torch.eye(values)[:, None]
     weights = functional.adaptive_avg_pool1d(functional.adaptive_avg_pool1d(basis, LAYER_FEATURES), channels)
     return weights[:, 0].T.reshape(channels, width, PATCH, PATCH).contiguous()
@@ -69,11 +69,11 @@ def pooling_kernel(width: int, channels: int) -> Tensor:
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel of batches `[N, C, H, W]`: `float32 [1, C, 1, 1]`, on the CPU.
 
-    Accumulated in float64 around the first batch's mean: E[x^2] - E[x]^2 in float32 loses the variance
+    Accumulates in float64, relative to the first batch's mean: E[x^2] - E[x]^2 in float32 loses the variance
     of a channel whose mean is large.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there are no batches.
     """
     shift, sums, squares, count = None, torch.zeros(1), torch.zeros(1), 0
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Reading and writing teachers: this project's files, and the layouts of the public implementations."""
+"""Read and write teachers: this project's files, and the layouts of the public implementations."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from metaldefect.errors import UserError
 # Indices of the convolutions in nelson1425/EfficientAD's nn.Sequential.
 NELSON_INDICES = {"S": (0, 3, 6, 8), "M": (0, 3, 6, 8, 10, 12)}
 STATISTICS = ("target_mean", "target_std")
-# The card's word for how a teacher's average pools treat the padded border
+# The card's key for how a teacher's average pools treat the padded border
 POOLING = "count_include_pad"
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 
 
 def shipped_teacher(size: Size) -> Path:
-    """The weights of the teacher that comes with the package.
+    """Path of the teacher weights in this package.
 
     Raises:
-        UserError: none of this size was shipped.
+        UserError: the package has no teacher of this size.
     """
     path = SHIPPED / f"teacher_pdn_{size.lower()}.safetensors"
     if not path.is_file():
@@ -37,7 +37,7 @@ def shipped_teacher(size: Size) -> Path:
 
 
 def teacher_keys(size: Size, layout: str) -> dict[str, str]:
-    """This project's parameter names and what they are called in another implementation.
+    """Map this project's parameter names to those of another implementation.
 
     Args:
         size: `S` or `M`.
@@ -65,16 +65,16 @@ def own_keys(size: Size) -> set[str]:
 def import_teacher(
     state: Mapping[str, Tensor], padding: bool = True, count_include_pad: bool = True
 ) -> PatchDescriptionNetwork:
-    """A teacher from a state dict in this project's, nelson1425's or anomalib's layout.
+    """Make a teacher from a state dict in this project's, nelson1425's or anomalib's layout.
 
     Args:
         state: the parameters.
         padding: whether to pad; the weights are the same.
-        count_include_pad: how the teacher pooled at the padded border while it was trained; both public
+        count_include_pad: how the teacher pooled at the padded border during its training; both public
             implementations count the zeros.
 
     Raises:
-        UserError: the keys or the shapes are those of no PDN.
+        UserError: the keys or shapes do not match any PDN.
     """
     for size in ("S", "M"):
         own = {name: name for name in own_keys(size)}
@@ -96,14 +96,14 @@ def import_teacher(
 
 
 def load_teacher(path: Path | str, padding: bool = True) -> PatchDescriptionNetwork:
-    """A frozen float32 teacher from a `.safetensors` or a `.pth` file.
+    """Load a frozen float32 teacher from a `.safetensors` or `.pth` file.
 
-    A teacher of this project has a card beside it, which says how the teacher pools at the padded border.
-    Those of the public implementations have none and pool as those implementations do.
+    A teacher of this project has a card next to it, which says how the teacher pools at the padded border.
+    Teachers of the public implementations have none and pool as those implementations do.
 
     Raises:
-        UserError: there is no such file, or no card beside a teacher of this project; the file cannot be
-            read, holds no teacher, or is not the one that its card describes.
+        UserError: the file is missing or unreadable, a teacher of this project lacks its card, or the file
+            holds no teacher or not the one that its card describes.
     """
     state = {name: tensor for name, tensor in read_state(path).items() if name not in STATISTICS}
     own = any(set(state) == own_keys(size) for size in ("S", "M"))
@@ -115,10 +115,10 @@ def load_teacher(path: Path | str, padding: bool = True) -> PatchDescriptionNetw
 
 
 def load_target_statistics(path: Path | str) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, `float32 [1, C, 1, 1]`, of the targets that a teacher was distilled with.
+    """Read mean and deviation, `float32 [1, C, 1, 1]`, of the targets that a teacher was distilled with.
 
     Raises:
-        UserError: the file does not hold them.
+        UserError: the file does not contain them.
     """
     state = read_state(path)
     if missing := [name for name in STATISTICS if name not in state]:
@@ -127,10 +127,10 @@ def load_target_statistics(path: Path | str) -> tuple[Tensor, Tensor]:
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` file, or of a `.pth` file read without running any code in it.
+    """Read the tensors of a `.safetensors` file, or of a `.pth` file without running code from it.
 
     Raises:
-        UserError: there is no such file; or it cannot be read.
+        UserError: the file is missing or unreadable.
     """
     path = Path(path)
     if not path.is_file():
@@ -150,16 +150,16 @@ def save_teacher(
     dtype: torch.dtype = torch.float32,
     targets: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Write the weights as safetensors and, beside them, the card as JSON.
+    """Write the weights as safetensors, and the card as JSON next to them.
 
-    Added to the card are the weights' SHA-256 and how the teacher pools (`count_include_pad`).
+    Adds to the card the weights' SHA-256 and how the teacher pools (`count_include_pad`).
 
     Args:
         path: the `.safetensors` file.
         teacher: the network.
-        card: what the weights are and how they came about.
+        card: what the weights are and how they were made.
         dtype: of the weights on disk.
-        targets: mean and deviation per channel that the distillation's targets were normalised by.
+        targets: mean and deviation per channel that normalised the distillation's targets.
     """
     path = Path(path)
     state = {
@@ -171,16 +171,16 @@ def save_teacher(
         }
     with atomic_file(path) as temporary:
         save_file(state, temporary)
-        temporary.chmod(0o644)  # safetensors makes it private
+        temporary.chmod(0o644)  # safetensors makes the file private
     own = {"sha256": sha256_file(path), POOLING: teacher.count_include_pad}
     write_json(path.with_suffix(".json"), {**card, **own})
 
 
 def read_card(path: Path | str) -> dict[str, Any]:
-    """The card beside a teacher's weights.
+    """Read the card next to a teacher's weights.
 
     Raises:
-        UserError: there is no card, it lacks a key, or the weights are not the ones that it describes.
+        UserError: there is no card, it lacks a key, or it describes other weights.
     """
     path = Path(path)
     card = dict(read_json(path.with_suffix(".json")))

@@ -1,4 +1,4 @@
-"""EfficientAD's networks: the patch description network (PDN), the autoencoder, and the three together."""
+"""EfficientAD's networks: the patch description network (PDN), the autoencoder, and the full model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Convolution:
     pool: bool = False
 
 
-# Paper, tables 5 and 6. Layers with 384 channels have the network's own number of channels.
+# Paper, tables 5 and 6. Layers listed with 384 channels get the network's own number of channels.
 LAYERS: dict[str, tuple[Convolution, ...]] = {
     "S": (
         Convolution(128, 4, 3, relu=True, pool=True),
@@ -57,16 +57,16 @@ LAYERS: dict[str, tuple[Convolution, ...]] = {
 class PatchDescriptionNetwork(HasCpuKernel, nn.Module):
     """A short stack of convolutions; each output pixel describes a 33 x 33 patch of the image.
 
-    Its CPU kernel is `metaldefect.kernels.convolution`, whose numbers are the same but for rounding. Layers:
-    EfficientAD (arXiv 2303.14535), tables 5 and 6; pooling: nelson1425/EfficientAD, common.py.
+    Its CPU kernel is `metaldefect.kernels.convolution`, equal up to rounding. Source of the layers:
+    EfficientAD (arXiv 2303.14535), tables 5 and 6; of the pooling: nelson1425/EfficientAD, common.py.
 
     Args:
         size: `S` or `M`.
         out_channels: 384 for the teacher, 768 for the student.
-        padding: keep the map at a quarter of the image (64 at 256 px); without it 56 at 256 px.
-        count_include_pad: whether the average pools divide by 4 at the border too, where some of the 4 values
+        padding: keep the map at a quarter of the image size: 64 at 256 px; without padding 56.
+        count_include_pad: whether average pools divide by 4 at the border too, where some of the 4 values
             are padded zeros, as both public implementations do. A teacher's features are right only with
-            the pooling that it was trained with. Unpadded networks have no such border.
+            the pooling it was trained with. Unpadded networks have no such border.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class PatchDescriptionNetwork(HasCpuKernel, nn.Module):
         return self.head(self.trunk(images))
 
     def trunk(self, images: Tensor) -> Tensor:
-        """Everything before the last convolution."""
+        """All layers before the last convolution."""
         if self.cpu_kernel:
-            # At full resolution the first map is by far the largest. Made again for the backward pass, image
-            # by image, it need not be kept, and the step takes no longer.
+            # The first map, at full resolution, is by far the largest. Recomputing it image by image in the
+            # backward pass saves its memory and takes no longer.
             parts = [
                 checkpoint(self._layer, 0, image, use_reentrant=False, preserve_rng_state=False)
                 for image in images.split(1)
@@ -135,7 +135,7 @@ class PatchDescriptionNetwork(HasCpuKernel, nn.Module):
             features: `float [N, C, H, W]`.
             weight: `float [O, C, K, K]`, bias: `float [O]`.
             padding: zeros on each side.
-            sparse: the output's gradient is zero at most positions; only the kernel makes use of it.
+            sparse: the output's gradient is zero at most positions; only the kernel uses this.
         """
         if self.cpu_kernel:
             return convolution(features, weight, bias, padding, sparse_gradient=sparse)
@@ -144,8 +144,8 @@ class PatchDescriptionNetwork(HasCpuKernel, nn.Module):
     def head_parameters(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the last convolution.
 
-        Every training loss reads only one half of the student's output, and the last convolution of
-        PDN-S is half of its work: training splits them.
+        Training splits them: every loss reads only one half of the student's output, and the last
+        convolution of PDN-S is half of its work.
         """
         last = self.convolutions[-1]
         assert isinstance(last, nn.Conv2d)
@@ -174,14 +174,14 @@ def map_size(height: int, width: int, padding: bool) -> tuple[int, int]:
 
 
 class Autoencoder(nn.Module):
-    """Reconstructs the teacher's features of an image through one global bottleneck of 64 numbers.
+    """Reconstructs the teacher's features of an image through a global bottleneck of 64 numbers.
 
     At 256 px it is the paper's network. At other sizes, square or not, the encoder's last map is
     resampled to the 8 x 8 that the bottleneck convolution covers, so that the code stays global.
 
     Args:
-        out_channels: channels of the teacher.
-        padding: whether the PDNs are padded (it decides the size of the output).
+        out_channels: the teacher's channels.
+        padding: whether the PDNs are padded (sets the output size).
     """
 
     def __init__(self, out_channels: int = FEATURES, padding: bool = True) -> None:
@@ -212,7 +212,7 @@ class Autoencoder(nn.Module):
 
 
 def to_bottleneck_size(features: Tensor) -> Tensor:
-    """Resample a map to 8 x 8: averaged where it is larger, bilinear where it is smaller."""
+    """Resample a map to 8 x 8: average if it is larger, interpolate bilinearly if it is smaller."""
     height, width = int(features.shape[-2]), int(features.shape[-1])
     if height > BOTTLENECK or width > BOTTLENECK:
         features = functional.adaptive_avg_pool2d(features, (min(height, BOTTLENECK), min(width, BOTTLENECK)))
@@ -230,12 +230,12 @@ def decoder_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 class EfficientAD(nn.Module):
-    """Teacher, student and autoencoder with the constants that turn their outputs into an anomaly map.
+    """Teacher, student and autoencoder, with the constants that turn their outputs into an anomaly map.
 
     Args:
         size: `S` or `M`.
         padding: padded or unpadded PDNs.
-        count_include_pad: how both PDNs pool at the border, which is the teacher's way (see
+        count_include_pad: how both PDNs pool at the border; must match the teacher (see
             `PatchDescriptionNetwork`).
 
     Attributes:
@@ -262,7 +262,7 @@ class EfficientAD(nn.Module):
         for name in ("teacher_mean", "teacher_std"):
             self.register_buffer(name, torch.full((1, FEATURES, 1, 1), float(name == "teacher_std")))
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
-        # Of the student-teacher map and of the autoencoder map; the paper's until a calibration chooses.
+        # Of the student-teacher map and the autoencoder map; the paper's until a calibration sets them.
         self.register_buffer("map_weights", torch.tensor([0.5, 0.5]))
 
     teacher_mean: Tensor
@@ -275,7 +275,7 @@ class EfficientAD(nn.Module):
         return (self.teacher(images).float() - self.teacher_mean) / self.teacher_std
 
     def raw_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Student-teacher and student-autoencoder maps, each `float32 [N, 1, H', W']`, not normalised."""
+        """Student-teacher and student-autoencoder maps, each `float32 [N, 1, H', W']`, unscaled."""
         teacher = self.normalised_teacher(images)
         student = self.student(images).float()
         reconstruction = self.autoencoder(images).float()
@@ -284,7 +284,7 @@ class EfficientAD(nn.Module):
         return student_map, reconstruction_map
 
     def image_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`raw_maps` at the image's size, each position over the patch that it describes."""
+        """`raw_maps` at image size, with each position over the patch that it describes."""
         size = (int(images.shape[-2]), int(images.shape[-1]))
         student_map, autoencoder_map = self.raw_maps(images)
         return to_image_size(student_map, size), to_image_size(autoencoder_map, size)
@@ -303,9 +303,9 @@ class EfficientAD(nn.Module):
 def to_image_size(raw: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of a map to (height, width) of its image.
 
-    An unpadded network's map lacks the patches that would reach over the image's border: its own border
-    is continued over them first. Stretching it would move every defect outwards, and zeros would make
-    the frame blind.
+    An unpadded network's map lacks the patches that would cross the image's border, so first replicate the
+    map's own border there. Stretching the map would move every defect outwards, and padding with zeros would
+    make the frame blind.
     """
     padded = map_size(*size, padding=True)
     missing = [padded[axis] - int(raw.shape[-2 + axis]) for axis in (0, 1)]
@@ -316,10 +316,10 @@ def to_image_size(raw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def check_image_size(height: int, width: int) -> None:
-    """Refuse images that the networks cannot describe.
+    """Check that the networks can process images of this size.
 
     Raises:
-        UserError: a side is under 128 px.
+        UserError: a side is shorter than 128 px.
     """
     if min(height, width) < MINIMUM_SIZE:
         raise UserError(f"image size {height} x {width}: EfficientAD needs at least {MINIMUM_SIZE} px a side")
