@@ -8,6 +8,7 @@ Needs the SqueezeNet weights.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import io
 import sys
@@ -18,6 +19,7 @@ import torch
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
+from benchmarks.results import add_results_argument, publish
 from metaldefect.images import U8, from_tanh_range, to_tanh_range
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import (
@@ -105,6 +107,9 @@ def measure(network: torch.nn.Module, images: U8, spoilt: U8) -> torch.Tensor:
 
 def main() -> None:
     """Print one row per distortion, then the factor."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.perceptual_scale", description=__doc__)
+    add_results_argument(parser, "perceptual_scale")
+    arguments = parser.parse_args()
     lpips, name = perceptual_loss("squeeze")
     if name == ALTERNATIVE:
         sys.exit("LPIPS's SqueezeNet weights are needed: set METALDEFECT_WEIGHTS to a folder that holds them")
@@ -122,7 +127,12 @@ def main() -> None:
         ratio = float(logarithms[-1].mean().exp())
         rows.append(f"{label:<28}{float(truth.mean()):>8.3f}{float(found.mean()):>10.3f}{ratio:>8.4f}")
     print(f"{'distortion':<28}{'LPIPS':>8}{'stand-in':>10}{'ratio':>8}", *rows, sep="\n")
-    print(f"factor {float(torch.cat(logarithms).mean().exp()):.4f} over {len(images)} images each")
+    figures = {"factor": float(torch.cat(logarithms).mean().exp())}
+    figures |= {
+        f"factor_{label.replace(' ', '_')}": float(ratios.mean().exp())
+        for label, ratios in zip(ways, logarithms, strict=True)
+    }
+    publish(arguments.results, "perceptual_scale", figures, {"images_per_distortion": len(images)})
 
 
 if __name__ == "__main__":

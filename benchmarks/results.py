@@ -37,6 +37,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     ),
     "maskgit_speed": ("metaldefect/kernels", "metaldefect/maskgit", "metaldefect/hardware.py"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),
+    "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),
     "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
     "tokenizer_128": ("metaldefect/tokenizer", "metaldefect/metrics/reconstruction.py"),

@@ -15,6 +15,7 @@ from metaldefect.metrics.generation_suite import Labelled, evaluate, nearest_nei
 from metaldefect.synthesis.drawing import Candidates
 from metaldefect.synthesis.evaluation import (
     EXTRACTOR,
+    block_ratios,
     drawn_images,
     inspection_border_gradients,
     real_border_gradients,
@@ -50,6 +51,7 @@ def main(params: Params, run: StageRun) -> None:
     metrics: dict[str, Any] = {
         "extractor": EXTRACTOR,
         **evaluate(*real, fake, params.seed, candidates and Labelled.ungrouped(*candidates)),
+        "block_ratio": block_ratios(SYNTHETIC, size, size // painter.maskgit.config.grid),
         "seams": seams,
     }
     write_json(f"metrics/{STAGE}.json", metrics)

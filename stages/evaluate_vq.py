@@ -37,7 +37,7 @@ def main(params: Params, run: StageRun) -> None:
     about = read_json(MODEL / CONFIG)
     size = int(about["image_size"])
     table = held_out_rows(MERGED, "test", section.images)
-    groups = table["group"].tolist()
+    scenes = table["scene"].tolist()
     test = load_images(MERGED, table, size, "test images")
     distance = Distance.named(section.perceptual)
     along = spread_snapshots(MODEL, section.curve_points)
@@ -48,7 +48,7 @@ def main(params: Params, run: StageRun) -> None:
     summary_after = summarise(after, test, table, codes)
     grain = Grain.load(MODEL)
     if grain is not None:
-        summary_after["rkid_with_grain"] = rkid_with_grain(model, grain, test, groups)
+        summary_after["rkid_with_grain"] = rkid_with_grain(model, grain, test, scenes)
     load_snapshot(model, along[0])
     before = reconstruct(model, test, distance)
     validation = held_out_rows(MERGED, "validation", section.curve_images)
@@ -62,10 +62,11 @@ def main(params: Params, run: StageRun) -> None:
     metrics = {
         "before": summarise(before, test, table, codes),
         "after": summary_after,
-        "gain": gains(before.scores, after.scores, groups),
+        "gain": gains(before.scores, after.scores, scenes),
         "per_class": per_class(after.scores, table["label"].tolist()),
         "constant_image": constant_image_scores(test),
         "test_images": len(table),
+        "left_out": distance.left_out(section.perceptual),
     }
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)

@@ -95,4 +95,5 @@ def test_a_users_error_shows_its_traceback_when_asked(
     with pytest.raises(SystemExit), exit_on_user_error("merge"):
         raise UserError("a.png is empty")
 
-    assert "UserError: a.png is empty" in capsys.readouterr().err.splitlines()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "metaldefect.errors.UserError: a.png is empty"

@@ -53,10 +53,10 @@ def test_targets_run_in_a_folder_with_spaces(project: Path, arguments: list[str]
 def test_the_environment_is_made_in_a_folder_with_spaces(project: Path) -> None:
     (project / ".venv/.installed").unlink()
     calls = make(project, "setup", "PYTHON=.venv/bin/python")
-    assert calls[-1] == (
+    assert (
         "python [-m] [pip] [install] [--quiet] [--disable-pip-version-check]"
         " [-c] [constraints.txt] [-e] [.[dev]]"
-    )
+    ) in calls
     assert (project / ".venv/.installed").is_file()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
-from metaldefect.efficientad.training_data import Batch, TeacherFeatures
+from metaldefect.efficientad.training_data import Batch, TeacherFeatures, teacher_content
 from metaldefect.training.module import Trainee
 
 DECAY_AT = 0.95
@@ -103,7 +103,7 @@ class EfficientADModule(Trainee):
 
     def content(self) -> dict[str, Any]:
         """The settings and the teacher."""
-        return {"settings": self.config, "teacher": self.model.teacher}
+        return {"settings": self.config, "teacher": teacher_content(self.model.teacher)}
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """One step's total loss."""

@@ -72,13 +72,7 @@ class TeacherFeatures:
         self.numbers = int(np.prod(self.shape))
         self.cached = min(len(images), max_bytes // (2 * self.numbers))
         record = path.with_suffix(".json")
-        kind = {
-            "size": teacher.size,
-            "padding": teacher.padding,
-            "count_include_pad": teacher.count_include_pad,
-            "cached": self.cached,
-        }
-        key = resume_key({"teacher": teacher, "kind": kind, "images": images})
+        key = resume_key({"teacher": teacher_content(teacher), "cached": self.cached, "images": images})
         known = read_json(record) if record.is_file() else {}
         if known.get("key") == key and (path.is_file() or not self.cached):
             self.mean, self.std = (torch.tensor(known[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
@@ -116,6 +110,12 @@ class TeacherFeatures:
         """Normalised features `float32 [B, C, H', W']` of the images at `indices`, channels last."""
         maps = [self._read(index) if index < self.cached else self._compute(index) for index in indices]
         return (torch.cat(maps) - self.mean) / self.std
+
+
+def teacher_content(teacher: PatchDescriptionNetwork) -> dict[str, Any]:
+    """All of a teacher that decides on its features, see `resume_key`."""
+    kind = {"size": teacher.size, "padding": teacher.padding, "pooling": teacher.count_include_pad}
+    return {"weights": teacher, "kind": kind}
 
 
 @dataclass

@@ -13,7 +13,9 @@ from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features
 from metaldefect.images import read_grey
 from metaldefect.ingest.loading import load_images, rows_of, split_rows, spread_over_classes
+from metaldefect.metrics.blocks import block_ratio, block_ratio_interval
 from metaldefect.metrics.bootstrap import ratio_interval, ratio_of_means
+from metaldefect.metrics.features import features_of_files
 from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.seams import border_gradient
 from metaldefect.synthesis.drawing import through_tokenizer
@@ -35,8 +37,8 @@ class RealSides(NamedTuple):
 def real_images(merged: Path, split: str, size: int) -> Labelled:
     """Features of the real images of one split."""
     rows = split_rows(merged, split)
-    images = load_images(merged, rows, size, f"real {split}")
-    return Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["group"].to_numpy())
+    features = features_of_files([merged / path for path in rows["path"]], size, f"real {split}")
+    return Labelled(features, rows["label"].to_numpy(str), rows["scene"].to_numpy())
 
 
 def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
@@ -51,7 +53,7 @@ def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
     images = load_images(merged, rows, painter.image_size, f"real {split}")
     return RealSides(
         real_images(merged, "train", painter.image_size),
-        Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["group"].to_numpy()),
+        Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["scene"].to_numpy()),
         pooled_features(through_tokenizer(painter, images)),
     )
 
@@ -59,8 +61,27 @@ def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
 def drawn_images(folder: Path, size: int) -> Labelled:
     """Features of the whole generated images in a folder."""
     table = pd.read_parquet(folder / "samples.parquet")
+    features = features_of_files([folder / path for path in table["path"]], size, "drawn images")
+    return Labelled.ungrouped(features, table["label"].to_numpy(str))
+
+
+def block_ratios(folder: Path, size: int, cell: int) -> dict[str, Any]:
+    """Block ratio of the whole images that were drawn into a folder, with its interval and by class.
+
+    Args:
+        folder: holds `samples.parquet` and the images.
+        size: side of the images in pixels.
+        cell: side of a token's cell in pixels.
+
+    Returns:
+        `mean`, `low`, `high`, `per_class`, and the `highest` of the classes.
+    """
+    table = pd.read_parquet(folder / "samples.parquet")
     images = load_images(folder, table, size, "drawn images")
-    return Labelled.ungrouped(pooled_features(images), table["label"].to_numpy(str))
+    labels = table["label"].to_numpy(str)
+    per_class = {str(label): block_ratio(images[labels == label], cell) for label in np.unique(labels)}
+    whole = block_ratio_interval(images, cell)
+    return {**whole, "per_class": per_class, "highest": max(per_class.values())}
 
 
 def seam_metrics(
@@ -82,19 +103,19 @@ def seam_metrics(
         could not be measured.
     """
     gradients: dict[str, list[float]] = {"inserted": [], "pasted": [], "canvas": []}
+    canvases: list[int] = []  # which canvas: several insertions may share one
     for item in insertions:
+        canvases.append(hash(item.canvas.tobytes()))
         for name, version in (("inserted", item.image), ("pasted", item.pasted), ("canvas", item.canvas)):
             gradients[name].append(border_gradient(version, item.brush))
-    if len(gradients["canvas"]) < 2:
-        return {"left_out": {"all of it": f"{len(gradients['canvas'])} visible insertions, 2 are needed"}}
+    if len(set(canvases)) < 2:
+        return {"left_out": {"all of it": f"visible insertions in {len(set(canvases))} images, 2 are needed"}}
     seams: dict[str, Any] = {name: float(np.mean(values)) for name, values in gradients.items()}
     canvas = np.array(gradients["canvas"])
     intervals = {}
     for name in ("inserted", "pasted"):
         seams[f"{name}_to_canvas"] = seams[name] / seams["canvas"]
-        intervals[f"{name}_to_canvas"] = ratio_interval(
-            np.array(gradients[name]), canvas, np.arange(len(canvas))
-        )
+        intervals[f"{name}_to_canvas"] = ratio_interval(gradients[name], canvas, canvases)
     left_out: dict[str, str] = {}
     if real:
         seams["real"] = float(np.mean(real))
@@ -106,7 +127,7 @@ def seam_metrics(
     for name in ("inserted", "pasted"):
         key = f"{name}_to_real_inspection"
         if len(inspection) > 1:
-            ratio = ratio_of_means(gradients[name], inspection)
+            ratio = ratio_of_means(gradients[name], inspection, canvases)
             seams[key], intervals[key] = ratio["mean"], [ratio["low"], ratio["high"]]
         else:
             left_out[key] = f"{len(inspection)} masks in the inspection set, 2 are needed"

@@ -15,6 +15,7 @@ from torch import nn
 from metaldefect.backbones import pooled_features
 from metaldefect.hardware import autocast, device
 from metaldefect.images import U8, from_tanh_range, to_tanh_range, to_u8
+from metaldefect.metrics.blocks import block_ratio_interval
 from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, psnr, ssim
@@ -22,7 +23,7 @@ from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Grain
 from metaldefect.synthesis.residual import codes_and_levels
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.perceptual import metric_name, perceptual_loss
+from metaldefect.tokenizer.perceptual import ALTERNATIVE, metric_name, perceptual_loss
 from metaldefect.training.snapshot_files import load_snapshot
 
 History = list[dict[str, float]]
@@ -42,6 +43,12 @@ class Distance(NamedTuple):
         """The distance called `name`, or the substitute if its weights are unavailable."""
         network, made = perceptual_loss(name)
         return cls(metric_name(made), network)
+
+    def left_out(self, wanted: str) -> dict[str, str]:
+        """Why there is no `lpips`, where the distance called `wanted` was to give it; else empty."""
+        if self.key == "lpips" or wanted == ALTERNATIVE:
+            return {}
+        return {"lpips": f"no weights of its backbone {wanted!r}: {self.key} stands in"}
 
 
 class Reconstruction(NamedTuple):
@@ -88,12 +95,14 @@ def image_scores(image: U8, reference: U8) -> dict[str, float]:
 def summarise(
     reconstruction: Reconstruction, images: U8, table: pd.DataFrame, codebook_size: int
 ) -> dict[str, Any]:
-    """Means with intervals by near-duplicate group, rKID and codebook use."""
-    groups = table["group"].tolist()
+    """Means with intervals by scene, rKID, block ratio and codebook use."""
+    groups = table["scene"].tolist()
+    cell = images.shape[1] // reconstruction.tokens.shape[1]
     scores = reconstruction.scores
     real, fake = pooled_features(images), pooled_features(reconstruction.images)
     return {
         **{str(name): bootstrap_mean(scores[name], groups) for name in scores},
+        "block_ratio": block_ratio_interval(reconstruction.images, cell, groups),
         "codebook": codebook_use(reconstruction.tokens, codebook_size),
         "rkid": half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups),
     }

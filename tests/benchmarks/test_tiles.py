@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks import tiles
-from metaldefect.artifacts import read_json, write_json
+from metaldefect.artifacts import read_json
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.efficientad.teacher_weights import shipped_teacher
 from metaldefect.errors import UserError
@@ -33,7 +33,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, raw: Path, work: Path, *extra: str) -> None:
-    options = ["--raw", str(raw), "--work", str(work / "tiles"), "--results", str(work / "real.json")]
+    options = ["--raw", str(raw), "--work", str(work / "tiles"), "--results", str(work / "tiles.json")]
     small = ["--image-size", "128", "--steps", "4", "--points", "2", "--curve-images", "5", "--seeds", "3"]
     teachers = ["--teachers", f"short={shipped_teacher('S')}", "random"]
     monkeypatch.setattr(sys, "argv", ["tiles", *options, *small, *teachers, "--penalty-images", "3", *extra])
@@ -43,11 +43,14 @@ def run(monkeypatch: pytest.MonkeyPatch, raw: Path, work: Path, *extra: str) -> 
 def test_every_teacher_is_measured_once_and_compared(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_json(tmp_path / "real.json", {"seconds": 1})
     run(monkeypatch, raw, tmp_path, "--jobs", "2")
-    results = read_json(tmp_path / "real.json")
-    assert results["seconds"] == 1, "other sections stay"
-    section = results["efficientad"]
+    results = read_json(tmp_path / "tiles.json")
+    section = results["details"]
+    assert results["figures"]["image_auroc"] == section["short_teacher"]["mean"]["image_auroc"]
+    assert (
+        results["figures"]["random_teacher_au_pro_seed3"]["value"]
+        == section["random_teacher"]["au_pro"]["3"]["value"]
+    )
     assert section["steps"] == 4
     for name in ("short_teacher", "random_teacher"):
         for metric in ("image_auroc", "au_pro", "f1"):

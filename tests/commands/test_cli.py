@@ -182,7 +182,8 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, category: Path) -
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     message = refused(["infer", "--model", str(model), "--synthetic", "1", "--output", str(maps)])
-    assert "model.safetensors does not hold a detector of size S" in message
+    assert "model.safetensors has SHA-256" in message
+    assert "restore the file" in message
 
 
 def test_wrong_folders_are_named_before_any_training(tmp_path: Path, category: Path) -> None:

@@ -23,7 +23,7 @@ from metaldefect.efficientad.evaluation import infer, quick_auroc
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
-from metaldefect.efficientad.training_data import StepDataset, TeacherFeatures, TrainingImages
+from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
 from metaldefect.maskgit.model import start_from_codebook
@@ -241,7 +241,7 @@ def test_efficientad_step(elsewhere: torch.device, tmp_path: Any) -> None:
         for network in (model.student, model.autoencoder):
             network.train()
         model.autoencoder.dropout.p = 0.0
-        batch = StepDataset(images, features, 2, 0, 0, 2)[0]
+        batch = TrainingBatches(images, features, 2, 0).batch(0)
         moved = replace(
             batch, images=batch.images.to(device), augmented=batch.augmented.to(device),
             penalty=batch.penalty.to(device), features=batch.features.to(device),  # type: ignore[union-attr]

@@ -19,13 +19,14 @@ from metaldefect.efficientad.training_data import (
     TrainingBatches,
     TrainingImages,
     augment,
-    content_key,
     sample_order,
+    teacher_content,
 )
 from metaldefect.errors import UserError
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels import winograd
 from metaldefect.kernels.switch import cpu_kernels
+from metaldefect.training.resume import content_digest
 from metaldefect.training.trainer import LAST
 
 CONFIG = TrainingConfig(steps=4, checkpoint_steps=2, seed=3)
@@ -250,7 +251,7 @@ def test_a_detector_pools_as_its_teacher_also_after_loading(tmp_path: Path, coun
 def test_cached_features_are_of_one_pooling() -> None:
     networks = [PatchDescriptionNetwork("S", count_include_pad=counts) for counts in (True, False)]
     networks[1].load_state_dict(networks[0].state_dict())
-    keys = {content_key(network, images().normal, 1) for network in networks}
+    keys = {content_digest(teacher_content(network)) for network in networks}
     assert len(keys) == 2
 
 

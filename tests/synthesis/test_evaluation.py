@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from metaldefect.images import U8, write_png
-from metaldefect.synthesis.evaluation import real_border_gradients, seam_metrics
+from metaldefect.synthesis.evaluation import block_ratios, real_border_gradients, seam_metrics
 from metaldefect.synthesis.insertion_set import InsertedImage
 
 SIDE = 24
@@ -41,8 +41,9 @@ def write_merged(root: Path, per_class: int, masks: bool = True) -> None:
     pd.DataFrame(rows, columns=columns).to_parquet(root / "samples.parquet")
 
 
-def insertion(step: int) -> InsertedImage:
-    images = square_image(10), square_image(step), square_image(2 * step)
+def insertion(step: int, canvas: int = 0) -> InsertedImage:
+    """Canvases of different numbers differ in brightness alone."""
+    images = (square_image(level) + np.uint8(canvas) for level in (10, step, 2 * step))
     return InsertedImage("scratches", *images, square_mask(), square_mask())
 
 
@@ -56,7 +57,7 @@ def test_real_borders_are_spread_over_classes(tmp_path: Path) -> None:
 def test_where_no_image_has_a_mask_the_metric_is_left_out_and_named(tmp_path: Path) -> None:
     write_merged(tmp_path, per_class=1, masks=False)
     assert real_border_gradients(tmp_path, limit=3) == []
-    found = seam_metrics([insertion(20)] * 2, [], [])
+    found = seam_metrics([insertion(20, 0), insertion(20, 1)], [], [])
     assert found["inserted_to_canvas"] == pytest.approx(2.0)
     assert found["pasted_to_canvas"] == pytest.approx(4.0)
     assert not {"real", "inserted_to_real", "inserted_to_real_inspection"} & found.keys()
@@ -69,8 +70,8 @@ def test_where_no_image_has_a_mask_the_metric_is_left_out_and_named(tmp_path: Pa
 
 
 def test_seams_stand_beside_real_borders() -> None:
-    canvas = seam_metrics([insertion(20)] * 2, [], [])["canvas"]
-    found = seam_metrics([insertion(20), insertion(40)], [2 * canvas], [3 * canvas, 3 * canvas])
+    canvas = seam_metrics([insertion(20, 0), insertion(20, 1)], [], [])["canvas"]
+    found = seam_metrics([insertion(20, 0), insertion(40, 1)], [2 * canvas], [3 * canvas, 3 * canvas])
     assert found["left_out"] == {}
     assert found["inserted_to_real"] == pytest.approx(1.5)
     assert found["inserted_to_real_inspection"] == pytest.approx(1.0)
@@ -79,7 +80,34 @@ def test_seams_stand_beside_real_borders() -> None:
     assert high == pytest.approx(4.0)
 
 
-def test_an_interval_needs_two_visible_insertions() -> None:
-    for count in (0, 1):
-        found = seam_metrics([insertion(20)] * count, [1.0], [])
-        assert found == {"left_out": {"all of it": f"{count} visible insertions, 2 are needed"}}
+def test_an_interval_needs_two_canvases_with_visible_insertions() -> None:
+    for insertions, canvases in (([], 0), ([insertion(20), insertion(40)], 1)):
+        found = seam_metrics(insertions, [1.0], [])
+        assert found == {"left_out": {"all of it": f"visible insertions in {canvases} images, 2 are needed"}}
+
+
+def test_insertions_in_one_canvas_widen_the_interval_together() -> None:
+    apart = [insertion(20 + 4 * k, k) for k in range(8)]
+    together = [insertion(20 + 4 * k, k // 2) for k in range(8)]
+    widths = []
+    for insertions in (apart, together):
+        low, high = seam_metrics(insertions, [], [])["interval_95"]["inserted_to_canvas"]
+        widths.append(high - low)
+    assert widths[1] > 1.15 * widths[0]
+
+
+def test_block_ratios_of_drawn_images_name_the_worst_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for label, grid in (("smooth", 0), ("blocky", 60)):
+        for number in range(3):
+            noise = rng.integers(90, 110, (64, 64))
+            cells = grid * rng.integers(0, 2, (4, 4)).repeat(16, axis=0).repeat(16, axis=1)
+            path = f"images/{label}/{number}.png"
+            write_png(tmp_path / path, (noise + cells).astype(np.uint8))
+            rows.append((path, label))
+    pd.DataFrame(rows, columns=["path", "label"]).to_parquet(tmp_path / "samples.parquet")
+    found = block_ratios(tmp_path, 64, 16)
+    assert found["per_class"]["smooth"] == pytest.approx(1.0, abs=0.05)
+    assert found["highest"] == found["per_class"]["blocky"] > 2
+    assert found["low"] < found["mean"] < found["high"]

@@ -140,7 +140,14 @@ def test_a_codebook_that_starts_from_data_stays_there(
         discriminator_channels=8,
     )
     module = VQLightning(VQModel(replace(TINY, codebook_size=codebook_size)), config)
-    fit(module, images, steps=steps, batch_size=2, epoch_steps=steps, seed=3, checkpoint_directory=tmp_path)
+    fit(
+        module,
+        SampledBatches(images, 2, 3),
+        steps=steps,
+        epoch_steps=steps,
+        seed=3,
+        checkpoint_directory=tmp_path,
+    )
     used = module.model.encode(to_model_input(images)).unique()
     cosine = (module.model.quantize.codebook.detach() * start[0]).sum(dim=1)[used]
     assert len(used) > 4
