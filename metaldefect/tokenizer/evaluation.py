@@ -45,7 +45,7 @@ class Distance(NamedTuple):
         return cls(metric_name(made), network)
 
     def left_out(self, wanted: str) -> dict[str, str]:
-        """Why there is no `lpips`, where the distance called `wanted` was to give it; else empty."""
+        """The reason why `lpips` is missing although the distance `wanted` was requested; else empty."""
         if self.key == "lpips" or wanted == ALTERNATIVE:
             return {}
         return {"lpips": f"no weights of its backbone {wanted!r}: {self.key} stands in"}
