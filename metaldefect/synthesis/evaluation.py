@@ -66,7 +66,7 @@ def drawn_images(folder: Path, size: int) -> Labelled:
 
 
 def block_ratios(folder: Path, size: int, cell: int) -> dict[str, Any]:
-    """Block ratio of the whole images that were drawn into a folder, with its interval and by class.
+    """Block ratio of the whole generated images in a folder, with its interval, and by class.
 
     Args:
         folder: holds `samples.parquet` and the images.
