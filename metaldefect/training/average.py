@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights that training keeps beside the model."""
+"""The exponential moving average of a model's weights, updated during training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 class WeightAverage(AveragedModel):
     """torch's averaged model with a decay that warms up as (1 + n) / (10 + n) after n updates.
 
-    With a constant decay of 0.999 the average of a run of a few hundred steps would be mostly its random
-    start. The first update copies the weights. `average.module` is the averaged model; as a submodule of the
-    Lightning module it travels in checkpoints.
+    With a constant decay of 0.999, the average after a few hundred steps would be mostly the random start.
+    The first update copies the weights. `average.module` is the averaged model; as a submodule of the
+    Lightning module it is part of checkpoints.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
@@ -28,6 +28,6 @@ class WeightAverage(AveragedModel):
 
     @torch.no_grad()
     def copy_to(self, model: torch.nn.Module) -> None:
-        """Overwrite the model's parameters with the average."""
+        """Overwrite the model's parameters with the averaged ones."""
         for parameter, averaged in zip(model.parameters(), self.module.parameters(), strict=True):
             parameter.copy_(averaged)

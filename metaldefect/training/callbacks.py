@@ -1,4 +1,4 @@
-"""What the trainer does around the steps of every training."""
+"""Callbacks that the trainer runs in every training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ History = list[dict[str, float]]
 
 
 class Reseed(Callback):
-    """Random numbers of a step (masks, dropout) depend on (seed, step), not on what came before.
+    """Makes a step's random numbers (masks, dropout) depend only on (seed, step).
 
     Reseed at every step: creating a loader's iterator consumes random numbers, and a resumed run creates it
     at a different point.
@@ -38,7 +38,7 @@ class Reseed(Callback):
 
 
 class EndOfStep(Callback):
-    """Counts the step and updates the average, before any other callback looks at either."""
+    """Counts the step and updates the average, before any other callback reads them."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
@@ -50,9 +50,9 @@ class EndOfStep(Callback):
 
 
 class Recorder(Callback):
-    """Means of everything the module logs over `interval` steps, one row each; travels with the checkpoint.
+    """Records means over `interval` steps of everything the module logs, one row each; saved in checkpoints.
 
-    Stops a training whose logged values are not finite.
+    Stops the training if a logged value is not finite.
     """
 
     def __init__(self, interval: int, steps: int | None) -> None:
@@ -65,7 +65,7 @@ class Recorder(Callback):
     ) -> None:
         assert isinstance(module, Trainee)
         logged = trainer.callback_metrics
-        # One transfer from the device for all of them
+        # One transfer from the device for all values
         numbers = torch.stack([value.detach().float() for value in logged.values()]).tolist()
         for name, number in zip(logged, numbers, strict=True):
             if not math.isfinite(number):
@@ -86,14 +86,14 @@ class Recorder(Callback):
 class ComputingTime(Callback):
     """Counts the computing time of a training over all its resumed runs, and stops it at a limit.
 
-    Computing time is processor time over the number of threads: a process that is paused, or shares the
-    machine, is not cut short.
+    Computing time is processor time divided by the number of threads, so a process that is paused or shares
+    the machine does not stop early.
 
     Attributes:
         limit: seconds after which training stops; None: never.
-        seconds: so far.
-        legs: the runs that the training took: where each began, its limit and its threads. A longer limit
-            flattens a schedule that follows the time, and a second of two threads is more than one of one.
+        seconds: computing time so far.
+        legs: start, limit and threads of each run of the training. A longer limit flattens a schedule that
+            follows the time, and a second on two threads does more work than one on a single thread.
     """
 
     def __init__(self, limit: float | None) -> None:
@@ -103,7 +103,7 @@ class ComputingTime(Callback):
 
     @property
     def share(self) -> float:
-        """The share of the limit that is spent; 0 without a limit."""
+        """Share of the limit that is used up; 0 without a limit."""
         return self.seconds / self.limit if self.limit else 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -134,12 +134,12 @@ class ComputingTime(Callback):
 
 
 def computing_time() -> float:
-    """Seconds that this process has computed for: its processor time over its threads."""
+    """Seconds that this process has computed: its processor time divided by its threads."""
     return time.process_time() / torch.get_num_threads()
 
 
 class Progress(Callback):
-    """Steps done, the latest values and the time left: a bar on a terminal, one line per epoch in a log."""
+    """Shows steps, latest values and time left: a bar on a terminal, one line per epoch in a log."""
 
     def __init__(self, steps: int | None, clock: ComputingTime | None) -> None:
         self.steps, self.clock = steps, clock
@@ -177,16 +177,16 @@ class Progress(Callback):
 
 
 def values_of(logged: Mapping[str, Any]) -> str:
-    """Logged values for people."""
+    """Format logged values for people."""
     return "  ".join(f"{name} {float(value):.4g}" for name, value in logged.items())
 
 
 class Checkpoint(Callback):
-    """One file with everything to go on from, replaced at each epoch's end, when all other records are whole.
+    """Writes all that is needed to resume to one file at each epoch's end, when other records are complete.
 
     Args:
-        path: the file.
-        key: what shaped the state, see `resume_key`.
+        path: the file, replaced each time.
+        key: identifies what produced the state, see `resume_key`.
     """
 
     def __init__(self, path: Path, key: Mapping[str, str]) -> None:

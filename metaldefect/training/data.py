@@ -1,4 +1,4 @@
-"""Training data: images read when a step needs them, and batches that depend on the step alone."""
+"""Training data: images read when a step needs them, and batches that depend only on the step."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from metaldefect.hardware import workers
 from metaldefect.images import U8, read_grey
 
 KEPT_BYTES = 64 * 1024**2
-AHEAD = 2  # batches that are prepared while the device computes
+AHEAD = 2  # batches to prepare while the device computes
 
 View = Callable[[Any, torch.Generator], Any]
 
 
 class Images(Protocol):
-    """Images of one size, by number: an array `uint8 [N, H, W]` or `[N, H, W, 3]`, or `LazyImages`."""
+    """Images of one size, by index: an array `uint8 [N, H, W]` or `[N, H, W, 3]`, or `LazyImages`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the array's."""
+        """Shape, as of an array."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> U8: ...
 
 
 class LazyImages(Dataset[U8]):
-    """Images that are read or drawn when they are asked for.
+    """Images that are read or drawn on access.
 
-    The first of them stay in memory once they have been read, up to `kept_bytes`: memory does not grow with
-    the number of images, and small sets are read once.
+    The first ones stay in memory after reading, up to `kept_bytes`: memory does not grow with the number of
+    images, and small sets are read only once.
 
     Args:
-        readers: one function per image; each gives the same `uint8` array of shape `shape` at every call.
+        readers: one function per image; must return the same `uint8` array at every call.
         shape: of one image.
-        kept_bytes: most memory that images may stay in; 0 keeps none.
+        kept_bytes: maximum size of the images kept in memory; 0 keeps none.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LazyImages(Dataset[U8]):
         return found
 
     def stack(self, indices: Iterable[int]) -> U8:
-        """Some of the images as an array."""
+        """Return some of the images as one array."""
         return np.stack([self[int(index)] for index in indices])
 
     def digest(self) -> str:
@@ -84,14 +84,14 @@ class LazyImages(Dataset[U8]):
 
 
 class ImageFiles(LazyImages):
-    """Grey images `uint8 [N, size, size]` of files, read at every use."""
+    """Grey images `uint8 [N, size, size]`, read from files on access."""
 
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         super().__init__([partial(read_grey, path, size) for path in paths], (size, size), kept_bytes=0)
         self.paths = paths
 
     def digest(self) -> str:
-        """SHA-256 of the files' bytes, which is quicker than decoding them."""
+        """SHA-256 of the files' bytes, which is faster than decoding them."""
         digest = hashlib.sha256(str(self.shape).encode())
         with ThreadPoolExecutor(workers()) as pool:
             for one in pool.map(sha256_file, self.paths):
@@ -100,31 +100,31 @@ class ImageFiles(LazyImages):
 
 
 class Batches(Protocol):
-    """Batches of a training. Each is a pure function of the step, so a resumed run sees the same ones."""
+    """Batches of a training. Each is a pure function of the step, so a resumed run sees the same batches."""
 
     def batch(self, step: int) -> Any:
-        """The batch of a step; called in threads."""
+        """The batch of a step; called from threads."""
 
     def content(self) -> Mapping[str, Any]:
-        """What decides on the batches, by name (see `resume_key`)."""
+        """Everything that determines the batches, by name (see `resume_key`)."""
 
 
 class SampledBatches:
-    """Batches of the items of a dataset.
+    """Batches of a dataset's items.
 
-    Without `weights`, every item comes once before any comes again. With them, each batch is drawn with
+    Without `weights`, every item comes once before any repeats. With them, each batch is drawn with
     replacement by weight.
 
     Args:
-        dataset: items by number.
+        dataset: items by index.
         batch_size: items per step.
-        seed: of the order and of the views.
+        seed: of the order and the views.
         weights: one per item, or None.
-        view: an augmentation of one item; takes the random numbers of its step.
+        view: augments one item, using the random generator of its step.
 
     Raises:
-        UserError: there is no item.
-        ValueError: there is not one weight per item.
+        UserError: the dataset is empty.
+        ValueError: the number of weights differs from the number of items.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class SampledBatches:
         return default_collate(items)
 
     def numbers(self, step: int) -> list[int]:
-        """Which items a step takes."""
+        """Indices of the items of a step."""
         if self.weights is not None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
             drawn = torch.multinomial(self.weights, self.batch_size, replacement=True, generator=generator)
@@ -168,7 +168,7 @@ class SampledBatches:
         return torch.randperm(self.size, generator=generator).tolist()
 
     def content(self) -> dict[str, Any]:
-        """Items, how they are drawn, and the seed."""
+        """Items, sampling and seed."""
         items: Any = self.dataset
         if isinstance(items, TensorDataset):
             items = items.tensors
@@ -177,7 +177,7 @@ class SampledBatches:
 
 
 class Prefetched:
-    """The batches of steps `first` to `first + count`, prepared in threads while the device computes."""
+    """Batches of `count` steps from `first` on, prepared in threads while the device computes."""
 
     def __init__(self, batches: Batches, first: int, count: int) -> None:
         self.batches, self.first, self.count = batches, first, count

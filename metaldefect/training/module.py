@@ -1,4 +1,4 @@
-"""What the trainer trains: a Lightning module that counts its steps and may keep averaged weights."""
+"""Base class of trained modules: counts steps, limits gradients, and may average the weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from metaldefect.training.average import WeightAverage
 
 
 class Trainee(pl.LightningModule):
-    """What `fit` trains.
+    """A Lightning module that `fit` can train.
 
     Attributes:
-        model: what is trained.
-        step: optimisation steps done so far; `fit` counts them, checkpoints carry them.
-        average: the moving average of `model`, updated after each step; None: none is kept.
-        max_gradient_norm: gradients are scaled down to this norm; None: only checked.
+        model: the model to train.
+        step: optimisation steps done so far; `fit` counts them, and checkpoints save them.
+        average: moving average of `model`, updated after each step; None: no average.
+        max_gradient_norm: gradients are scaled down to this norm; None: only checked to be finite.
     """
 
     model: torch.nn.Module
@@ -31,14 +31,14 @@ class Trainee(pl.LightningModule):
         self.average = None
 
     def content(self) -> Mapping[str, Any]:
-        """What decides on the training besides the start weights and the batches, by name (`resume_key`)."""
+        """Everything that determines the training except start weights and batches, see `resume_key`."""
         raise NotImplementedError
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         self.limit_gradients(p for group in optimizer.param_groups for p in group["params"])
 
     def limit_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Clip the gradients to `max_gradient_norm`; refuse those that are not finite.
+        """Clip the gradients to `max_gradient_norm`.
 
         Raises:
             FloatingPointError: a gradient is not finite.
@@ -58,7 +58,7 @@ class Trainee(pl.LightningModule):
 
 
 def not_finite(name: str, value: float, step: int) -> str:
-    """What to say, and advise, when a number of a training step is not finite."""
+    """Error message, with advice, for a number of a training step that is not finite."""
     return (
         f"{name} became {value} at step {step}: training stopped, the last good checkpoint is kept; "
         "lower the learning rate, or set METALDEFECT_PRECISION=float32"

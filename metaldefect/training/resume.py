@@ -1,4 +1,4 @@
-"""What a saved state was made from, by content, and whether it may be taken up."""
+"""Identify by content what produced a saved state, and decide whether training may resume from it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from metaldefect.artifacts import atomic_directory, read_json, sha256_file, writ
 
 @runtime_checkable
 class HasDigest(Protocol):
-    """Content that knows how to digest itself, images in files for example."""
+    """Content that computes its own digest, for example images in files."""
 
     def digest(self) -> str:
         """SHA-256 of the content, hexadecimal."""
 
 
 def resume_key(parts: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the content of each part: the key of everything that is kept to go on from.
+    """SHA-256 of each part's content: identifies everything that is kept for resuming.
 
     Args:
-        parts: what shaped the state, by the name that a person knows it by (`settings`, `images`, ...):
+        parts: what determines the state, under names that users know (`settings`, `images`, ...):
             numbers, strings, dataclasses, mappings, sequences, arrays, tensors, modules (their weights),
             files and folders (their bytes and names), and objects with a method `digest`.
 
     Raises:
-        TypeError: a part is none of these.
+        TypeError: a part has another type.
     """
     return {name: content_digest(part) for name, part in parts.items()}
 
@@ -75,7 +75,7 @@ def _feed(update: Callable[[bytes | memoryview], object], part: Any) -> None:
 
 
 def _digests_below(path: Path) -> dict[str, str]:
-    """SHA-256 of a file, or of each file below a folder by its relative name."""
+    """SHA-256 of a file, or of each file below a folder, by relative name."""
     if path.is_file():
         return {"": sha256_file(path)}
     files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -83,12 +83,12 @@ def _digests_below(path: Path) -> dict[str, str]:
 
 
 def differing(saved: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """Names of the parts that are not the same in two keys, sorted."""
+    """Sorted names of the parts in which two keys differ."""
     return sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
 
 
 def state_to_take_up(path: Path, key: Mapping[str, str]) -> dict[str, Any] | None:
-    """The checkpoint at `path` if it has this key; None, and a printed reason, if it has another."""
+    """Load the checkpoint at `path` if it has this key; if it has another, print why and return None."""
     if not path.is_file():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -104,7 +104,7 @@ def state_to_take_up(path: Path, key: Mapping[str, str]) -> dict[str, Any] | Non
 
 
 def kept_folder(folder: Path, parts: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
-    """`folder` with what `make` writes into it; made again, and said so, when `parts` changed since."""
+    """Return `folder`, filled by `make`; if `parts` changed since, make it again and print what changed."""
     key, record = resume_key(parts), folder.with_name(f"{folder.name}.key.json")
     if folder.is_dir() and record.is_file():
         changed = differing(read_json(record), key)

@@ -1,20 +1,20 @@
-"""Learning-rate schedules made of torch's own."""
+"""Learning-rate schedules, composed of torch's own."""
 
 from __future__ import annotations
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-FLOOR = 0.05  # of the learning rate, where the cosine ends
+FLOOR = 0.05  # where the cosine ends, relative to the learning rate
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: int) -> LRScheduler:
     """Linear from 1 / `warmup` over `warmup` steps, then a cosine down to 0.05 at `steps`.
 
     Args:
-        optimizer: all its groups have the same learning rate, the highest of the schedule.
-        steps: of the whole training.
-        warmup: number of steps; 0 for none.
+        optimizer: all its groups have the same learning rate, the schedule's maximum.
+        steps: length of the whole training.
+        warmup: warm-up steps; 0 for none.
     """
     rate = optimizer.param_groups[0]["lr"]
     cosine = CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=FLOOR * rate)

@@ -1,4 +1,4 @@
-"""Reading the snapshots of a training: which to measure, and filling a model with one."""
+"""Read the snapshots of a training: select which to measure, and load one into a model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FOLDER = "snapshots"
 
 
 def spread_snapshots(model_folder: Path, points: int) -> dict[int, Path]:
-    """Step -> file of the first snapshot beside a model and of `points` evenly spaced later ones.
+    """Map steps to files: the first snapshot of a model and `points` evenly spaced later ones.
 
-    The last snapshot is always among them; where there are fewer than `points`, all are taken.
+    Always includes the last snapshot; with fewer than `points`, returns all.
 
     Raises:
         UserError: the model has no snapshots.
@@ -34,10 +34,10 @@ def spread_snapshots(model_folder: Path, points: int) -> dict[int, Path]:
 
 
 def load_snapshot(model: nn.Module, path: Path) -> None:
-    """Fill the model's parameters with a snapshot's.
+    """Overwrite the model's parameters with a snapshot's.
 
     Raises:
-        UserError: the snapshot is of another model.
+        UserError: the snapshot belongs to another model.
     """
     state = safetensors.torch.load_file(path)
     own = dict(model.named_parameters())

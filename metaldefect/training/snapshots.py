@@ -1,4 +1,4 @@
-"""Snapshots of the averaged weights along a training, for learning curves that are measured afterwards."""
+"""Snapshots of the averaged weights during a training, for learning curves that are measured afterwards."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Snapshots:
     dict, floating-point tensors in half precision: `model.load_state_dict(load_file(path))` reads it.
 
     Attributes:
-        folder: made where it is missing.
-        count: evenly spaced over the training, with step 0 and the last step; at least 2.
+        folder: created if missing.
+        count: number of snapshots, evenly spaced from step 0 to the last step; at least 2.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Snapshots:
             raise ValueError(f"{self.count} snapshots: the first and the last step need one each")
 
     def steps(self, total: int) -> list[int]:
-        """The steps of a training of `total` steps after which a snapshot is written, increasing.
+        """Steps after which a training of `total` steps writes a snapshot, ascending.
 
         >>> Snapshots(Path("snapshots"), 4).steps(100)
         [0, 33, 67, 100]
@@ -43,11 +43,11 @@ class Snapshots:
         return sorted({round(total * k / (self.count - 1)) for k in range(self.count)})
 
     def path(self, step: int) -> Path:
-        """The file of a step."""
+        """The snapshot file of a step."""
         return self.folder / f"step_{step:06d}.safetensors"
 
     def written(self) -> list[tuple[int, Path]]:
-        """(step, file) of each snapshot that is there, by step."""
+        """(step, file) of each existing snapshot, ascending by step."""
         return [(int(path.stem[5:]), path) for path in sorted(self.folder.glob("step_*.safetensors"))]
 
 
@@ -55,7 +55,7 @@ class SnapshotWriter(Callback):
     """Writes the snapshots of a training, or of one of its stages.
 
     Args:
-        snapshots: what to write.
+        snapshots: where to write, and how many.
         total: steps of the whole training.
         first_step: steps of the whole training before this stage.
     """
@@ -68,7 +68,7 @@ class SnapshotWriter(Callback):
         assert isinstance(module, Trainee)
         present = self.first_step + module.step
         for step, path in self.snapshots.written():
-            # Left by another training in this folder, or by one that was killed after its last checkpoint
+            # From another training in this folder, or from a run that was killed after its last checkpoint
             if step > present or present == 0:
                 path.unlink()
         if present in self.wanted and not self.snapshots.path(present).is_file():
@@ -83,7 +83,7 @@ class SnapshotWriter(Callback):
             self.write(module, present)
 
     def write(self, module: Trainee, step: int) -> None:
-        """Write the averaged weights of now, atomically."""
+        """Write the current averaged weights, atomically."""
         assert module.average is not None
         state = {
             name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()

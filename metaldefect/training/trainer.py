@@ -1,8 +1,8 @@
-"""The one trainer: every training of this project is a call of `fit`.
+"""The one trainer: every training of this project calls `fit`.
 
-Training is cut into epochs of a fixed number of steps. The batch of a step and the random numbers drawn in
-it are functions of (seed, step) alone, and a checkpoint is written at each epoch's end. So a run that was
-killed goes on from there to the same weights that it would have reached undisturbed.
+Training runs in epochs of a fixed number of steps. A step's batch and random numbers depend only on (seed,
+step), and each epoch ends with a checkpoint. So a run that was killed resumes from there and reaches the same
+weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ NOISE = (
     ".*reload_dataloaders_every_n_epochs.*",
     ".*`train_dataloader` returned an object of type.*",
     ".*modules in eval mode.*",
-    # Of a training that is taken up when it had ended
+    # When resuming a training that was already complete
     ".*across ranks is zero.*",
-    # The discriminator starts later than its schedule
+    # The discriminator starts after its schedule
     ".*lr_scheduler.step.*before.*optimizer.step.*",
 )
 
 
 class _EpochData(pl.LightningDataModule):
-    """The steps of the current epoch; Lightning asks anew at each."""
+    """The steps of the current epoch; Lightning requests a new loader for each."""
 
     def __init__(self, module: Trainee, batches: Batches, epoch_steps: int, steps: int | None) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _EpochData(pl.LightningDataModule):
 
 
 def make_trainer(callbacks: Sequence[Callback], max_epochs: int) -> pl.Trainer:
-    """Lightning's trainer as this project uses it, on the device and in the precision of `hardware`."""
+    """Make Lightning's trainer with our settings, on the device and in the precision of `hardware`."""
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow
     return pl.Trainer(
         max_epochs=max_epochs,
@@ -92,20 +92,20 @@ def fit(
 ) -> History:
     """Train `module` for exactly `steps` steps and return the means of what it logged.
 
-    Goes on from the checkpoint in `checkpoint_directory` where all that shaped it is as it was: settings,
-    start weights, data and whatever else the module and the batches name in `content()`. Where something
-    changed, training starts anew and says what.
+    Resumes from the checkpoint in `checkpoint_directory` if nothing that determines the training has changed:
+    settings, start weights, data, and whatever else the module and the batches return from `content()`. If
+    something changed, prints what, and training starts from the beginning.
 
     Args:
-        module: its `training_step` logs every value that is to be recorded.
+        module: its `training_step` logs every value to record.
         batches: the batch of each step.
         steps: None: until the `clock` runs out.
         epoch_steps: steps between two checkpoints.
         seed: of the random numbers drawn in steps.
         checkpoint_directory: None keeps no checkpoint.
         record_steps: steps per row of the result; None: `epoch_steps`.
-        watchers: called at each epoch's end before the checkpoint is written, which carries their state.
-        snapshots: of the averaged weights; a `SnapshotWriter` where this training is one stage of several.
+        watchers: callbacks for each epoch's end, called before the checkpoint that saves their state.
+        snapshots: of the averaged weights; a `SnapshotWriter` if this training is one stage of several.
         clock: counts the computing time, and limits it.
 
     Raises:
@@ -146,7 +146,7 @@ def fit(
 
 
 def snapshot_writer(snapshots: Snapshots | SnapshotWriter, steps: int | None) -> SnapshotWriter:
-    """The callback that writes the snapshots of a training of one stage, or the one that is given."""
+    """The given callback, or one that writes the snapshots of a single-stage training."""
     if isinstance(snapshots, SnapshotWriter):
         return snapshots
     if steps is None:
@@ -157,7 +157,7 @@ def snapshot_writer(snapshots: Snapshots | SnapshotWriter, steps: int | None) ->
 def last_epoch(
     state: Mapping[str, Any] | None, steps: int | None, epoch_steps: int, clock: ComputingTime | None
 ) -> int:
-    """Number of epochs, those before `state` included, after which a training ends; -1: the clock ends it."""
+    """Number of epochs after which a training ends, including those before `state`; -1: the clock ends it."""
     epochs, done = (state["epoch"] + 1, state["step"]) if state is not None else (0, 0)
     if clock is not None and clock.limit is not None and state is not None:
         spent = state["callbacks"].get(clock.state_key, {}).get("seconds", 0.0)
@@ -168,7 +168,7 @@ def last_epoch(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's remarks on choices that are meant."""
+    """Silence Lightning's remarks on choices that are intentional."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
