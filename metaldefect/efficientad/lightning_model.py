@@ -15,22 +15,22 @@ from metaldefect.training.module import Trainee
 
 DECAY_AT = 0.95
 RECORD_STEPS = 10  # steps per row of the loss curve
-# Under it gradients are at so many positions that picking them costs more than working on all.
+# At lower quantiles, so many positions have gradients that selecting them costs more than computing all.
 SPARSE_FROM = 0.99
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How EfficientAD is trained.
+    """How to train EfficientAD.
 
     Attributes:
         steps: optimisation steps; the learning rate falls tenfold after 95 % of them.
-        batch_size: images a step (the paper: 1).
+        batch_size: images per step (the paper: 1).
         learning_rate: Adam's.
-        hard_quantile: of an image's squared differences, the share that the hard feature loss leaves out
-            (the paper: 0.999). A short training learns more from more of them.
+        hard_quantile: share of an image's squared differences that the hard feature loss leaves out (the
+            paper: 0.999). With a smaller share, a short training learns faster.
         weight_decay: Adam's L2.
-        checkpoint_steps: steps of an epoch; a state is saved after each, and training resumes there.
+        checkpoint_steps: steps per epoch; a state is saved after each, and training resumes there.
         seed: of the weights, the data order, the augmentation and the dropout.
     """
 
@@ -46,11 +46,11 @@ class TrainingConfig:
 def training_losses(
     model: EfficientAD, batch: Batch, hard_quantile: float = HARD_QUANTILE
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total and parts: `hard`, `penalty`, `autoencoder`, `imitation` (the student of the autoencoder).
+    """Return the total and its parts: `hard`, `penalty`, `autoencoder`, `imitation` (of the autoencoder).
 
-    The student's three passes are one batch through the trunk, and each half of its last layer is
-    computed only where a loss reads it. What an augmentation left as it was (the saturation of a grey
-    image) is not described twice. The numbers are those of the plain formulation.
+    The student's three passes share one batch through the trunk, and each half of its last layer is
+    computed only where a loss reads it. An image that its augmentation left unchanged (saturation of a grey
+    image) passes only once. The results equal those of the plain formulation.
     """
     described = [batch.images] if batch.penalty is None else [batch.images, batch.penalty]
     pairs = zip(batch.images, batch.augmented, strict=True)
@@ -63,7 +63,7 @@ def training_losses(
         augmented[index] = features
     weights, biases = (tensor.split(FEATURES) for tensor in model.student.head_parameters())
     convolve = model.student.convolve
-    # Normal and natural images apart: the hard loss has gradients at few positions, the penalty at all.
+    # Normal and natural images separately: the hard loss has gradients at few positions, the penalty at all.
     sparse = hard_quantile >= SPARSE_FROM
     as_teacher = convolve(normal, weights[0], biases[0], sparse=sparse)
     as_autoencoder = convolve(torch.cat(augmented), weights[1], biases[1]).float()
@@ -88,7 +88,7 @@ class EfficientADModule(Trainee):
     """Trains the student and the autoencoder of a model whose teacher is set.
 
     Args:
-        model: the networks; `teacher_mean` and `teacher_std` are set from `features`.
+        model: the networks; sets its `teacher_mean` and `teacher_std` from `features`.
         features: the teacher's features of the training images.
         config: how to train.
     """
@@ -112,7 +112,7 @@ class EfficientADModule(Trainee):
         return total
 
     def configure_optimizers(self) -> Any:
-        """Adam over student and autoencoder, with one step down of the learning rate."""
+        """Adam over student and autoencoder; the learning rate drops once."""
         parameters = [*self.model.student.parameters(), *self.model.autoencoder.parameters()]
         optimizer = torch.optim.Adam(
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True

@@ -1,4 +1,4 @@
-"""Training a detector's networks from normal images: teacher constants, Lightning."""
+"""Train a detector's networks on normal images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from metaldefect.hardware import device, keep_freed_memory
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.trainer import fit
 
-# Takes the model, in evaluation mode, and the number of steps it has been trained for.
+# Takes the model, in evaluation mode, and the number of training steps so far.
 AfterEpoch = Callable[[EfficientAD, int], None]
 
 
 @dataclass
 class Trained:
-    """Trained networks in evaluation mode, not calibrated yet, and the loss curve."""
+    """Trained networks in evaluation mode, not yet calibrated, and the loss curve."""
 
     model: EfficientAD
     history: list[dict[str, float]]
@@ -36,15 +36,15 @@ def train(
     work: Path,
     after_epoch: AfterEpoch | None = None,
 ) -> Trained:
-    """Train student and autoencoder; `calibration.calibrate` makes a detector of them.
+    """Train student and autoencoder; `calibration.calibrate` turns them into a detector.
 
     Args:
-        teacher: frozen; decides the size and the padding of the detector.
+        teacher: frozen; sets the detector's size and padding.
         images: what to train on.
         config: how to train.
-        work: folder of the resume state and of the feature cache; a state there is taken up.
-        after_epoch: called every `checkpoint_steps` steps; once more where a training is killed before the
-            state of that step was written.
+        work: folder of the resume state and the feature cache; training resumes from a state found there.
+        after_epoch: called every `checkpoint_steps` steps; again for the same step if a training is killed
+            before it wrote that step's state.
 
     Raises:
         UserError: the images are too small.

@@ -1,4 +1,4 @@
-"""What a training step sees: normal images, their cached teacher features, augmentations, penalty images."""
+"""Data of a training step: normal images, their cached teacher features, augmentations, penalty images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainingImages:
     Attributes:
         normal: grey, `uint8 [N, H, W]`.
         penalty: natural, in colour, `uint8 [M, H, W, 3]`; None to train without the penalty.
-        penalty_source: what they are, for the record.
+        penalty_source: description of the penalty images, for the record.
     """
 
     normal: Images
@@ -46,16 +46,16 @@ class TrainingImages:
 class TeacherFeatures:
     """The teacher's normalised features of the un-augmented training images, computed once.
 
-    They never change during training. Kept in half precision in a file, which is read one image at a time
-    (a memory map would count as this process's memory), with the channel statistics in a JSON file beside it.
-    Images beyond the size limit are computed when asked for. Files of the same teacher and images are taken
-    up.
+    They never change during training. A file holds them in half precision and is read one image at a time (a
+    memory map would count as this process's memory); a JSON file next to it holds the channel statistics.
+    Features of images beyond the size limit are computed on access. Files of the same teacher and images are
+    reused.
 
     Args:
         teacher: the frozen network.
         images: grey, `uint8 [N, H, W]`.
         path: the file.
-        max_bytes: largest size of the file.
+        max_bytes: maximum size of the file.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TeacherFeatures:
         max_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         self.teacher, self.images, self.path = teacher, images, path
-        # Channels last, as the networks compute.
+        # Channels last, the layout in which the networks compute.
         height, width = images.shape[1:3]
         self.shape = (*map_size(height, width, teacher.padding), teacher.out_channels)
         self.numbers = int(np.prod(self.shape))
@@ -77,7 +77,7 @@ class TeacherFeatures:
         if known.get("key") == key and (path.is_file() or not self.cached):
             self.mean, self.std = (torch.tensor(known[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
             return
-        record.unlink(missing_ok=True)  # the file that it vouches for is about to change
+        record.unlink(missing_ok=True)  # the file that it describes is about to change
         self.mean, self.std = self._compute_all()
         statistics = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
         write_json(record, {"key": key, **statistics})
@@ -113,7 +113,7 @@ class TeacherFeatures:
 
 
 def teacher_content(teacher: PatchDescriptionNetwork) -> dict[str, Any]:
-    """All of a teacher that decides on its features, see `resume_key`."""
+    """Everything about a teacher that determines its features, see `resume_key`."""
     kind = {"size": teacher.size, "padding": teacher.padding, "pooling": teacher.count_include_pad}
     return {"weights": teacher, "kind": kind}
 
@@ -133,9 +133,9 @@ class TrainingBatches:
 
     Args:
         images: what to draw from.
-        features: the teacher's, of `images.normal`.
+        features: the teacher's features of `images.normal`.
         batch_size: images per step.
-        seed: of order, augmentation and penalty images.
+        seed: of the order, the augmentations and the penalty images.
     """
 
     def __init__(self, images: TrainingImages, features: TeacherFeatures, batch_size: int, seed: int) -> None:
@@ -143,7 +143,7 @@ class TrainingBatches:
         self.batch_size, self.seed = batch_size, seed
 
     def content(self) -> dict[str, Any]:
-        """The images, and how they are drawn."""
+        """The images and their sampling."""
         return {
             "images": self.images.normal,
             "natural_images": self.images.penalty,
@@ -151,7 +151,7 @@ class TrainingBatches:
         }
 
     def batch(self, step: int) -> Batch:
-        """What a step sees."""
+        """The batch of a step."""
         rng = np.random.default_rng((self.seed, step))
         chosen = sample_order(len(self.images.normal), self.seed, step * self.batch_size, self.batch_size)
         normal = np.stack([self.images.normal[index] for index in chosen])
@@ -181,9 +181,9 @@ def sample_order(count: int, seed: int, start: int, length: int) -> list[int]:
 
 
 def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """One of brightness, contrast and saturation by a factor U(0.8, 1.2); `float [N, 3, H, W]` in [0, 1].
+    """Scale brightness, contrast or saturation by a factor U(0.8, 1.2); `float [N, 3, H, W]` in [0, 1].
 
-    Grey images have no saturation: they stay as they are, to the bit.
+    Saturation leaves grey images bit-identical.
     """
     factor = float(rng.uniform(0.8, 1.2))
     kind = (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation)
@@ -194,14 +194,14 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def maybe_grey(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Grey with chance 0.3; `float [N, 3, H, W]` in [0, 1]."""
+    """Turn grey with probability 0.3; `float [N, 3, H, W]` in [0, 1]."""
     if rng.random() < PENALTY_GREY_SHARE:
         return transforms.rgb_to_grayscale(images, num_output_channels=3)
     return images
 
 
 def normalised(images: Tensor) -> Tensor:
-    """ImageNet's mean and deviation taken out of `float [N, 3, H, W]` in [0, 1], in channels-last memory."""
+    """Normalise `float [N, 3, H, W]` in [0, 1] with ImageNet's mean and deviation; channels-last memory."""
     mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
