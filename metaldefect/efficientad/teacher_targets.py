@@ -85,7 +85,7 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         squares = squares + centred.square().sum(dim=(0, 2, 3), keepdim=True)
         count += values.shape[0] * values.shape[2] * values.shape[3]
     if shift is None:
-        raise ValueError("no images to take channel statistics of")
+        raise ValueError("channel statistics need at least one batch of images")
     offset = sums / count
     variance = (squares / count - offset.square()).clamp_min(1e-12)
     return (shift + offset).float(), variance.sqrt().float()

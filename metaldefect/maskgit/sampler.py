@@ -289,7 +289,7 @@ def initial_tokens(
     if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= shape.classes:
         raise ValueError(f"labels {labels.tolist()}: expected numbers from 0 to {shape.classes - 1}")
     if len(generators) != len(labels):
-        raise ValueError(f"{len(generators)} generators for {len(labels)} labels: give one to each image")
+        raise ValueError(f"{len(generators)} generators for {len(labels)} labels: give one per image")
     if known is None:
         return torch.full((len(labels), shape.grid**2), shape.mask_id, device=labels.device)
     if known.shape != (len(labels), shape.grid, shape.grid):

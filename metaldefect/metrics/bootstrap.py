@@ -151,9 +151,7 @@ def group_numbers(groups: Groups | None, count: int) -> NDArray[np.int64]:
     if len(keys) != count:
         raise ValueError(f"{len(keys)} groups for {count} values")
     if count == 0 or keys.max() < 1:
-        raise ValueError(
-            f"an interval needs values of at least two groups, got {count} values of one or none"
-        )
+        raise ValueError(f"an interval needs values of at least two groups, got {count} values of fewer")
     return keys.astype(np.int64)
 
 

@@ -167,7 +167,7 @@ def memorisation_hits(
     """
     keys = np.unique(train_groups, return_inverse=True)[1]
     if keys.max() == 0:
-        raise ValueError("all training images are of one group: nothing says how near different ones are")
+        raise ValueError("all training images are of one group: the threshold needs at least two")
     threshold = float(np.percentile(nearest_distances(train, train, keys, keys), 1))
     hits = [(nearest_distances(side, train) < threshold).astype(np.float64) for side in (fake, test)]
     return threshold, hits[0], hits[1]

@@ -50,7 +50,7 @@ def check_mask(mask: Mask, image: U8) -> None:
     if mask.shape != image.shape:
         raise UserError(f"the mask has shape {mask.shape}, the image {image.shape}")
     if not mask.any():
-        raise UserError("the mask is empty: mark where the defect shall be")
+        raise UserError("the mask is empty: mark where to draw the defect")
     if mask.all():
         raise UserError("the mask covers the whole image: leave some of it, or sample a whole image")
 

@@ -129,8 +129,8 @@ def load_base(base: str, config: VQConfig) -> VQModel:
         shape = read_key(card, "tokenizer")
         if VQConfig.from_dict(shape) != config:
             raise UserError(
-                f"the shipped weights are of shape {shape}, params ask for {config.to_dict()}: "
-                "take finetune_vq.tokenizer.base: none, or the shipped shape"
+                f"the shipped weights have shape {shape}, the settings require {config.to_dict()}: "
+                "set finetune_vq.tokenizer.base to none, or use the shipped shape"
             )
         load_strict(model, read_weights(SHIPPED, card), str(SHIPPED))
     elif Path(base).is_dir():
