@@ -149,7 +149,7 @@ def memorisation_hits(
 
     The threshold is how close different photographs come to each other. An image's own group does not count
     towards it: datasets contain one photograph in two encodings, and the distance between such twins would
-    make a threshold that only a bit-exact copy passes.
+    make a threshold that only a bit-exact copy falls below.
     A heavily compressed or blurred copy can lie farther from its original than two photographs of one class
     lie from each other; this metric misses such copies.
 
