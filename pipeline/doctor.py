@@ -145,7 +145,7 @@ def check_ports(_root: Path) -> Iterator[Finding]:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                text = f"port {port} is in use: by this project's own server, or by something to stop first"
+                text = f"port {port} is in use by this project's server or by a program to stop first"
                 yield Finding("note", name, text)
             else:
                 yield Finding("ok", name, f"port {port} is free")
@@ -264,7 +264,7 @@ def check_machine(root: Path) -> Iterator[Finding]:
     if units:
         yield Finding("ok", "processor", f"{cores}, bfloat16 by {' and '.join(units)}")
     else:
-        yield Finding("note", "processor", f"{cores}, no bfloat16 units: training takes float32, and longer")
+        yield Finding("note", "processor", f"{cores}, no bfloat16 units: training is slower, in float32")
 
 
 def cpu_features() -> set[str]:

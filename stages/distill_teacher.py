@@ -70,7 +70,7 @@ def main(params: Params, run: StageRun) -> None:
 
     numbers = measured(teacher)
     if not numbers:
-        print("no image is unseen: the teacher's loss on unseen images is not known")
+        print("these weights have seen every image here: no loss on unseen images")
     held_out = {"held_out_loss": numbers.pop("loss")} if numbers else {}
     metrics: dict[str, Any] = {
         **held_out,

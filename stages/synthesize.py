@@ -68,7 +68,7 @@ def write_images(painter: Painter, drawn: DrawnImages, per_class: int, folder: P
     """Write whole images with their table, and validate them.
 
     Raises:
-        UserError: a check failed.
+        ValidationFailedError: a check failed; the message lists every failed expectation.
     """
     rows = []
     for number, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
