@@ -74,7 +74,9 @@ def write_params(root: Path, profile: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.profiles", description=__doc__)
-    parser.add_argument("profile", nargs="?", default=DEFAULT, help=f"of conf/profile (default: {DEFAULT})")
+    parser.add_argument(
+        "profile", nargs="?", default=DEFAULT, help=f"name in conf/profile (default: {DEFAULT})"
+    )
     options = parser.parse_args(arguments)
     try:
         changed = write_params(Path(), options.profile)
