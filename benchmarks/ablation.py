@@ -310,9 +310,10 @@ def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
     lines = [
         "# v1 against v2, one choice at a time",
         "",
-        f"One run of `{about['command']}` on {about['machine']}. Every training runs {about['steps']} steps of "
-        f"{about['batch_size']} images, with size `{about['size']}` and seed {about['seed']}. Every variant draws "
-        f"{about['images_per_class']} images per class; brackets are 95 % intervals.",
+        f"One run of `{about['command']}` on {about['machine']}. "
+        f"Every training runs {about['steps']} steps of {about['batch_size']} images, "
+        f"with size `{about['size']}` and seed {about['seed']}. "
+        f"Every variant draws {about['images_per_class']} images per class; brackets are 95 % intervals.",
     ]
     drawing = f"## Sampling, with weights that have seen {about['sampling_images_seen']:,} images"
     for title, trains in (("## Training", True), (drawing, False)):
