@@ -1,7 +1,7 @@
-# `make repro` on a fresh clone: environment, package, whole pipeline. `make help` lists the rest.
+# `make repro` on a fresh clone installs everything and runs the pipeline. `make help` lists the other targets.
 PYTHON ?= python3
 VENV := .venv
-# Relative, as recipes run in this folder: its path may hold spaces, which make and the shell would split
+# Relative, because the path of this folder may contain spaces, at which make and the shell would split it
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= cpu
@@ -12,7 +12,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := false
 export GRADIO_ANALYTICS_ENABLED := False
-# LPIPS backbones for machines without a connection, where there are any
+# LPIPS backbones for offline machines, if the folder exists
 ifneq ($(wildcard ../shared/weights),)
 export METALDEFECT_WEIGHTS ?= $(CURDIR)/../shared/weights
 endif
@@ -32,18 +32,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pipeline.plots_template
 	@touch $@
 
-data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> takes local copies)
+data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> uses local copies)
 	$(BIN)/metaldefect get-data $(if $(FROM),--from "$(FROM)")
 
-repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); the second time nothing is left to do
+repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); a second run finds nothing to do
 	"$(BIN)/python" -m pipeline.profiles $(PROFILE)
 	"$(BIN)/python" -m dvc repro
 
-flow: $(STAMP) ## The same as a Prefect flow
+flow: $(STAMP) ## Run the pipeline as a Prefect flow
 	$(BIN)/python -m flows.pipeline
 
-# A file of tests a core, each on one thread: side by side they are done in less time than one after the other.
-test: $(STAMP) ## All tests, the end-to-end run among them
+# One test file per core, each on one thread, is faster than one file at a time on all threads.
+test: $(STAMP) ## All tests, including the end-to-end run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile
 
 test-fast: $(STAMP) ## Tests without the end-to-end runs
@@ -68,11 +68,11 @@ ui: $(STAMP) ## MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200 (Ctrl-C e
 deps: $(STAMP) ## Write the code that each stage imports into dvc.yaml
 	$(BIN)/python -m pipeline.dependencies
 
-demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, on the models just made
+demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, with the models of the last run
 	$(BIN)/python -m app.demo
 
 doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
 	$(BIN)/metaldefect doctor
 
-clean: ## Remove what runs make (the environment and the DVC cache stay)
+clean: ## Remove all outputs of runs (keeps the environment and the DVC cache)
 	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic models reports plots .checkpoints

@@ -1,6 +1,6 @@
-"""The Gradio page: paint a mask on metal, choose a class, see the defect and what the detector says.
+"""The Gradio page: paint a mask on metal, choose a class, and see the defect and the detector's verdict.
 
-`python -m app.demo` (or `make demo`) serves it on this machine alone.
+`python -m app.demo` (or `make demo`) serves the page on 127.0.0.1 only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ Drawing = dict[str, Any]
 
 
 def painted_mask(drawing: Drawing) -> np.ndarray:
-    """Where the brush has been, `bool [H, W]`: what the editor's layers cover or its composite changes."""
+    """The painted mask, `bool [H, W]`: pixels that the editor's layers cover or its composite changes.
+
+    Raises:
+        gr.Error: no image, or nothing painted.
+    """
     background, composite = drawing.get("background"), drawing.get("composite")
     if background is None:
         raise gr.Error("Choose or drop an image first.")
@@ -40,7 +44,11 @@ def painted_mask(drawing: Drawing) -> np.ndarray:
 
 
 def grey_background(drawing: Drawing) -> U8:
-    """The editor's picture as grey `uint8 [H, W]`."""
+    """The editor's picture in grey, `uint8 [H, W]`.
+
+    Raises:
+        gr.Error: no image.
+    """
     background = drawing.get("background")
     if background is None:
         raise gr.Error("Choose or drop an image first.")
@@ -51,7 +59,7 @@ def grey_background(drawing: Drawing) -> U8:
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """The page."""
+    """Build the page."""
     size = studio.painter.image_size
     classes = list(studio.painter.classes)
     examples = [read_square(path, size) for path in studio.examples()]
@@ -74,8 +82,8 @@ def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="Metal-defect synthesis") as page:
         gr.Markdown(
             "# Metal-defect synthesis\n"
-            "Choose a defect-free image (or drop your own), paint where the defect shall be, "
-            "choose its class."
+            "Choose a defect-free image (or drop your own), paint where the defect should go, "
+            "and choose its class."
         )
         with gr.Row():
             with gr.Column(scale=3, min_width=420):
@@ -97,7 +105,7 @@ def build(studio: Studio) -> gr.Blocks:
                 )
             with gr.Column(scale=2, min_width=260):
                 label = gr.Dropdown(classes, value=classes[-1], label="Defect class")
-                seed = gr.Number(0, precision=0, label="Seed (another seed, another defect)")
+                seed = gr.Number(0, precision=0, label="Seed (each seed draws another defect)")
                 guidance = gr.Slider(
                     0.0, 4.0, 2.0, step=0.25, label="Guidance (how strongly the class counts)"
                 )

@@ -1,4 +1,4 @@
-"""What the demo does, without its page: paint, draw, look, judge."""
+"""The demo's functions, independent of its page: encode, decode, inpaint and detect."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ NEEDED = ("models/vq", "models/maskgit", "models/openvino")
 
 @dataclass(frozen=True)
 class Studio:
-    """The models of the last pipeline run under `root`.
+    """The models of the last pipeline run in `root`.
 
     Raises:
-        UserError: a model is missing; says what makes it.
+        UserError: a model is missing; the message says which command makes it.
     """
 
     root: Path
@@ -49,21 +49,21 @@ class Studio:
         return Detector.load(self.root / "models/openvino", "fp16")
 
     def examples(self, limit: int = 12) -> list[Path]:
-        """Defect-free images to begin with: the detector's test normals, spread evenly."""
+        """Up to `limit` defect-free images to start from, spread evenly over the detector's test normals."""
         found = sorted((self.root / "data/merged/inspection/test/good").glob("*.png"))
         return found[:: max(1, len(found) // limit)][:limit]
 
 
 def encode_to_tokens(studio: Studio, image: U8) -> Tensor:
-    """Grey `uint8 [H, W]` to MaskGIT tokens `int64 [grid, grid]`, each in [0, vocabulary)."""
+    """Encode a grey image `uint8 [H, W]` to MaskGIT tokens `int64 [grid, grid]`, each in [0, vocabulary)."""
     return studio.painter.encode(resize(image, studio.painter.image_size)[None])[0]
 
 
 def decode_from_tokens(studio: Studio, tokens: Tensor) -> U8:
-    """Tokens `int64 [grid, grid]` to a grey image `uint8 [size, size]`.
+    """Decode tokens `int64 [grid, grid]` to a grey image `uint8 [size, size]`.
 
     Raises:
-        ValueError: a token outside the vocabulary.
+        ValueError: a token is outside the vocabulary.
     """
     size = len(studio.painter.vocabulary.codes)
     if int(tokens.min()) < 0 or int(tokens.max()) >= size:
@@ -83,10 +83,11 @@ def inpaint_image(
     steps: int = 16,
     feather: float = 8.0,
 ) -> U8:
-    """Draw a defect of class `label` under the mask; grey `uint8 [H, W]` in and out.
+    """Draw a defect of class `label` under the mask; input and output are grey, `uint8 [H, W]`.
 
     Raises:
-        UserError: unknown class, a mask of another size, empty, or covering everything; bad numbers.
+        UserError: the class is unknown; the mask has another size, is empty or covers the whole image; or a
+            number is out of range.
     """
     config = SamplingConfig(steps=steps, guidance=guidance, temperature=temperature)
     generators = [image_generator(seed, label, 0)]
@@ -94,7 +95,7 @@ def inpaint_image(
 
 
 def visualize_mask_on_image(image: U8, mask: Mask) -> U8:
-    """The image, `uint8 [H, W]`, with the mask `bool [H, W]` tinted red: `uint8 [H, W, 3]`."""
+    """The image `uint8 [H, W]` with the mask `bool [H, W]` tinted red, as `uint8 [H, W, 3]`."""
     if image.shape != mask.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape}")
     colour = np.repeat(image[..., None], 3, axis=2).astype(np.float32)
@@ -103,13 +104,13 @@ def visualize_mask_on_image(image: U8, mask: Mask) -> U8:
 
 
 def heat_map(studio: Studio, image: U8) -> tuple[U8, Detection]:
-    """The detector's heat map over the image, `uint8 [H, W, 3]`, and its verdict."""
+    """The image under the detector's heat map, `uint8 [H, W, 3]`, and the detection."""
     detection = studio.detector.infer(image)
     return overlay(image, detection.anomaly_map, studio.detector.threshold), detection
 
 
 def read_square(path: Path, size: int) -> U8:
-    """An image's centre square, `uint8 [size, size]`: what the page works on."""
+    """The centre square of an image file, resized to `uint8 [size, size]`, the page's working size."""
     grey = read_grey(path)
     side = min(grey.shape)
     top, left = ((length - side) // 2 for length in grey.shape)

@@ -1,1 +1,1 @@
-"""What the performance numbers are made by: `python -m benchmarks.<name>` prints JSON last."""
+"""Benchmarks: `python -m benchmarks.<name>` measures, and prints its results as JSON on the last line."""

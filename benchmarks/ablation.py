@@ -1,13 +1,14 @@
-"""`python -m benchmarks.ablation`: what each choice between v1 and v2 is worth at equal compute.
+"""`python -m benchmarks.ablation`: compare v1 with v2 one choice at a time, at equal compute.
 
-Run it in a pipeline's folder after `tokenize`. Every variant differs from v2 in parameters that
-`params.yaml` has too: the table names them, so that `dvc exp run -S <parameter>=<value>` reruns one in
-the pipeline itself. Variants of training share size, steps, batches and seed; variants of sampling draw
-from v2's weights, or with `--sampling-weights models/maskgit` from those of the pipeline's longer training.
-All are compared on validation images, because choices follow from the table. Each variant is a run in MLflow
-under a parent run `ablation`. Finished variants are kept, and a killed training resumes. Writes
-`reports/ablation.md` after each variant, and `benchmarks/results/ablation.json` at the end; the last line
-printed is JSON.
+Run it in a pipeline's folder after `tokenize`. Every variant changes parameters of `params.yaml`, and the
+table names them, so `dvc exp run -S <parameter>=<value>` repeats a variant in the pipeline itself. Training
+variants share size, steps, batches and seed. Sampling variants draw with v2's weights, or with those of the
+pipeline's longer training (`--sampling-weights models/maskgit`). All variants are compared on validation
+images, because the table decides which choices to make, and test images must not.
+
+Each variant is an MLflow run under a parent run `ablation`. Finished variants are kept, and a killed
+training resumes. Writes `reports/ablation.md` after each variant, and `benchmarks/results/ablation.json` at
+the end; the last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -65,16 +66,16 @@ TRAINING, SAMPLING = "train_maskgit", "synthesize.sampling"
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from v2, as dotted parameters; which comparison of the table it belongs to."""
+    """A variant: its dotted parameters that differ from v2, and the comparison it belongs to."""
 
     name: str
     question: str
     overrides: Mapping[str, Any]
-    precision: str | None = None  # METALDEFECT_PRECISION: hardware is no parameter
+    precision: str | None = None  # METALDEFECT_PRECISION: hardware settings are not parameters
 
     @property
     def trains(self) -> bool:
-        """Whether it is about training: v2 itself, or weights of its own."""
+        """Whether the variant needs its own training: v2, and variants with changed training parameters."""
         return not self.precision and (
             self.name == "v2" or any(not key.startswith("synthesize.") for key in self.overrides)
         )
@@ -101,7 +102,7 @@ SHORT = {
 
 
 def variants() -> list[Variant]:
-    """v2, v1, then one difference at a time."""
+    """v2, v1, then the variants with one difference each."""
     found = [Variant("v2", "whole", {}), Variant("v1", "whole", V1)]
     found += [Variant(f"{SHORT[key]}: v1's", SHORT[key], {key: value}) for key, value in V1.items()]
     found.append(Variant("order: random", SHORT[f"{SAMPLING}.order"], {f"{SAMPLING}.order": "random"}))
@@ -114,13 +115,17 @@ def variants() -> list[Variant]:
     )
     found.append(Variant("chosen of 4 candidates", "candidates", {"synthesize.candidates.per_image": 4}))
     found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
-    if autocast_dtype() == torch.bfloat16:  # else float32 is all that there is, and emulation takes hours
+    if autocast_dtype() == torch.bfloat16:  # else emulation takes hours
         found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
     return found
 
 
 def overridden(params: Mapping[str, Any], overrides: Mapping[str, Any]) -> Params:
-    """`params.yaml` with dotted keys replaced; an unknown key is an error naming it."""
+    """`params.yaml` with dotted keys replaced.
+
+    Raises:
+        ParamsError: names an unknown key.
+    """
     content = deepcopy(dict(params))
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
@@ -133,11 +138,11 @@ def overridden(params: Mapping[str, Any], overrides: Mapping[str, Any]) -> Param
 
 @dataclass(frozen=True)
 class Tokens:
-    """What `tokenize` wrote, and the tokenizer behind it.
+    """The output of `tokenize`, and its tokenizer.
 
     Attributes:
         train: what variants learn from.
-        validation: what they are compared on. Test images have no say in a choice.
+        validation: what variants are compared on; test images decide nothing.
         vocabulary: the numbering of both.
     """
 
@@ -164,12 +169,12 @@ class Tokens:
         )
 
     def painter(self, model: MaskGIT) -> Painter:
-        """A model that draws in these tokens."""
+        """A painter that draws with this model and this tokenizer."""
         return Painter(self.tokenizer, model, self.classes, self.vocabulary, self.image_size, self.grain)
 
 
 def with_vocabulary(data: Tokens, params: Params) -> Tokens:
-    """The tokens in the numbering that the parameters ask for."""
+    """The tokens in the numbering that the parameters select."""
     size = data.tokenizer.config.codebook_size
     if params.tokenize.vocabulary == "used" or len(data.vocabulary.codes) == size:
         return data
@@ -188,7 +193,7 @@ def with_vocabulary(data: Tokens, params: Params) -> Tokens:
 
 @contextmanager
 def environment(name: str, value: str | None) -> Iterator[None]:
-    """An environment variable set for a block; None leaves it."""
+    """Set an environment variable for a block; None leaves it unchanged."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value
@@ -202,12 +207,12 @@ def environment(name: str, value: str | None) -> Iterator[None]:
 
 
 def key_of(content: object) -> str:
-    """Name of a result: a hash of all that it is made from."""
+    """The file name of a result: a hash of everything that determines it."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def trained(params: Params, data: Tokens, inputs: str) -> tuple[MaskGIT, dict[str, Any]]:
-    """A variant's model and its cross-entropies, trained unless an earlier run has done so."""
+    """A variant's model and its cross-entropies; loads them if an earlier run trained the variant."""
     section = params.train_maskgit.model_dump(mode="json")
     folder = KEPT / key_of([inputs, section, params.tokenize.vocabulary, params.seed])
     if not (folder / "model/metrics.json").is_file():
@@ -237,7 +242,7 @@ def weights(
 
 
 def quality_of(params: Params, data: Tokens, model: MaskGIT, real: RealSides) -> dict[str, Any]:
-    """The generation suite on images drawn with the parameters."""
+    """The generation metrics of images drawn with the parameters."""
     section = params.synthesize
     config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
     painter = data.painter(model)
@@ -252,7 +257,7 @@ def quality_of(params: Params, data: Tokens, model: MaskGIT, real: RealSides) ->
 
 
 def described(variant: Variant) -> dict[str, Any]:
-    """What a row of the table says about its variant."""
+    """A variant's own columns in its row of the table."""
     hardware = {"METALDEFECT_PRECISION": variant.precision} if variant.precision else {}
     return {
         "variant": variant.name,
@@ -294,20 +299,21 @@ COLUMNS = {
 
 
 def cell(value: Any) -> str:
-    """`0.912` or `0.912 (0.89-0.93)`."""
+    """Format a figure as `0.912` or `0.912 (0.89-0.93)`."""
     if isinstance(value, Mapping):
         return f"{value['mean']:.3f} ({value['low']:.2f}-{value['high']:.2f})"
     return f"{value:.3f}"
 
 
 def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
-    """The table, and how to rerun a line of it in the pipeline."""
+    """The report: both tables, and how to repeat each row in the pipeline."""
     lines = [
         "# v1 against v2, one choice at a time",
         "",
-        f"Every training: {about['steps']} steps of {about['batch_size']} images, size `{about['size']}`, "
-        f"seed {about['seed']}; {about['images_per_class']} images drawn per class, with intervals of 95 %. "
-        f"{about['machine']}. `{about['command']}`.",
+        f"One run of `{about['command']}` on {about['machine']}. "
+        f"Every training runs {about['steps']} steps of {about['batch_size']} images, "
+        f"with size `{about['size']}` and seed {about['seed']}. "
+        f"Every variant draws {about['images_per_class']} images per class; brackets are 95 % intervals.",
     ]
     drawing = f"## Sampling, with weights that have seen {about['sampling_images_seen']:,} images"
     for title, trains in (("## Training", True), (drawing, False)):
@@ -328,7 +334,7 @@ def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
 
 
 def log(variant: Variant, found: Mapping[str, Any], params: Params, parent: str) -> None:
-    """The variant as a child run in MLflow."""
+    """Log the variant as a child run in MLflow."""
     import mlflow
 
     with mlflow.start_run(
@@ -344,7 +350,7 @@ def log(variant: Variant, found: Mapping[str, Any], params: Params, parent: str)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every chosen variant; writes the report after each, so that a long run can be read as it goes."""
+    """Measure every chosen variant; write the report after each, so that it can be read during a long run."""
     content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     training = content["train_maskgit"]["training"]
     training["steps"] = arguments.steps or training["steps"]
@@ -353,15 +359,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     sampler["steps"] = arguments.sampling_steps or sampler["steps"]
     content["tokenize"]["vocabulary"] = "used"
     content["synthesize"]["images_per_class"] = arguments.images_per_class
-    content["synthesize"]["candidates"]["per_image"] = 1  # but where a variant asks for more
+    content["synthesize"]["candidates"]["per_image"] = 1  # unless a variant sets more
     base = parse_params(content)
     chosen = [v for v in variants() if not arguments.only or v.name in arguments.only]
     if not chosen:
-        raise UserError(f"--only: there are {', '.join(v.name for v in variants())}")
+        raise UserError(f"--only: choose from {', '.join(v.name for v in variants())}")
     data = Tokens.load(base)
     whole = len(data.vocabulary.codes) == data.tokenizer.config.codebook_size
     if whole:
-        print("every code of the codebook is used: the vocabularies do not differ", flush=True)
+        print("every code of the codebook is used, so both vocabularies are equal", flush=True)
     seed_everything(base.seed)
     set_threads()
     keep_freed_memory()
@@ -391,7 +397,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         run_name="ablation", tags={"pipeline.key": "ablation", "git.commit": git_commit()}
     ) as parent:
         for variant in tqdm(chosen, desc="variants", unit="variant"):
-            # With every code in use the vocabularies are one, and need no training each
+            # If every code is used, both vocabularies are the same and share one training
             params = overridden(
                 content, dict(variant.overrides) | ({"tokenize.vocabulary": "used"} if whole else {})
             )
@@ -415,7 +421,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The table's columns as flat figures, `<column>_<variant>`."""
+    """The table's columns as flat figures, named `<column>_<variant>`."""
     flat: dict[str, Any] = {}
     for row in rows:
         variant = re.sub(r"[^a-z0-9]+", "_", row["variant"].lower()).strip("_")
@@ -428,17 +434,19 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
-    parser.add_argument("--steps", type=int, help="of each training; default: the parameters'")
+    parser.add_argument("--steps", type=int, help="steps of each training (default: from params.yaml)")
     parser.add_argument(
-        "--first-stage", type=float, default=0.3, help="share of the steps without labels, in v2"
+        "--first-stage", type=float, default=0.3, help="share of v2's training steps without labels"
     )
-    parser.add_argument("--images-per-class", type=int, default=30, help="drawn to judge a variant by")
-    parser.add_argument("--sampling-steps", type=int, help="of each image; default: the parameters'")
+    parser.add_argument("--images-per-class", type=int, default=30, help="images drawn per variant and class")
+    parser.add_argument("--sampling-steps", type=int, help="sampling steps (default: from params.yaml)")
     parser.add_argument(
         "--sampling-weights", type=Path, metavar="FOLDER",
-        help="whose model the variants of sampling draw with, such as models/maskgit; default: v2's",
+        help="model that sampling variants draw with, such as models/maskgit (default: v2's)",
     )  # fmt: skip
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="names, such as v2 v1 'guidance 3'")
+    parser.add_argument(
+        "--only", nargs="+", metavar="VARIANT", help="measure only these, such as v2 v1 'guidance 3'"
+    )
     add_results_argument(parser, "ablation")
     arguments = parser.parse_args()
     try:

@@ -1,8 +1,8 @@
-"""Speed and memory of the data layer, and how well it groups near-duplicates.
+"""Measure the data layer: its speed, its memory, and how well it groups near-duplicates.
 
 `python -m benchmarks.data [--raw FOLDER]` writes `benchmarks/results/data.json` and prints it last. FOLDER
-holds the real `NEU-DET`, `SD-saliency-900` and `X-SDD`; without it, procedural images in their layouts are
-measured.
+holds the real `NEU-DET`, `SD-saliency-900` and `X-SDD`; without it, the benchmark measures procedural images
+in the same layouts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ X_SDD_LABELS = {
 }
 X_SDD_IGNORED = ["finishing roll printing", "oxide scale of temperature system", "red iron", "slag inclusion"]
 PREFIXES = {"In": "inclusion", "Pa": "patches", "Sc": "scratches"}
-# NEU-DET files that hold the same pixels as another one.
+# NEU-DET files whose pixels equal those of another file.
 REPEATS = {"patches_105": "patches_101"}
 GROWTH = 4
 LOADED_SIZE = 256
@@ -46,7 +46,7 @@ SAMPLE = SampleCounts(neu_det=120, sd_saliency_900=90, x_sdd=40, normal=20, defe
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and publish."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--raw", type=Path, help="folder of the real datasets")
     add_results_argument(parser, "data")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
-    """Time the merge, the grouping alone, and the augmentation of everything."""
+    """Time the merge, the grouping alone, and the augmentation of all images."""
     sample = folder / "sample"
     write_sample_datasets(sample, SAMPLE, seed=0)
     specs = datasets(raw or sample)
@@ -73,7 +73,7 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
     near_duplicate_pairs(fingerprints)
     grouping_seconds = time.perf_counter() - start
 
-    # in a process of its own: the merge's memory is not augment's
+    # in a separate process, so that the merge's memory does not count
     augmented, augment_seconds, augment_peak = in_own_process(measure_augment, folder)
     peaks = {
         name: [in_own_process(function, folder, factor) for factor in (1, GROWTH)]
@@ -97,13 +97,13 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
 
 
 def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's result from a process of its own, whose peak memory is this function's alone."""
+    """Run the function in a new process, so that its peak memory is measured alone; return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         return executor.submit(function, *arguments).result()
 
 
 def peak_of_tokenizer_loader(folder: Path, factor: int) -> float:
-    """Peak memory, in MiB, of one pass over `factor` times the augmented images in training's batches."""
+    """Peak memory, in MiB, of one pass over `factor` times the augmented images in training batches."""
     from metaldefect.training.data import ImageFiles, Prefetched, SampledBatches
 
     table = read_table(folder / "augmented" / TABLE_NAME)
@@ -131,7 +131,7 @@ def peak_of_detector_loader(folder: Path, factor: int) -> float:
 
 
 def peak_of_merge(folder: Path, factor: int) -> float:
-    """Peak memory, in MiB, of merging `factor` times 120 procedural images; 9 KiB per image are kept."""
+    """Peak memory, in MiB, of merging `factor` times 120 procedural images; 9 KiB per image stay."""
     sample = folder / f"sample-{factor}"
     counts = SampleCounts(
         **dict.fromkeys(("neu_det", "sd_saliency_900", "x_sdd"), 40 * factor), normal=20, defective=2
@@ -145,16 +145,16 @@ def peak_of_merge(folder: Path, factor: int) -> float:
 
 
 def measure_augment(folder: Path) -> tuple[int, float, float]:
-    """Augment the merged dataset in `folder`: images written, seconds, and this process's peak memory."""
+    """Augment the merged set in `folder`; return images written, seconds and peak memory in MiB."""
     start = time.perf_counter()
     table = augment(folder / "merged", folder / "augmented", folder / "partial")
     return len(table), time.perf_counter() - start, peak_rss_mb()
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process has held, in MiB.
+    """The peak memory of this process in MiB, as the Linux kernel reports it.
 
-    As the kernel reports it (Linux): `getrusage` would count the parent's too, from before a child's exec.
+    `getrusage` would also count the parent's memory from before the child's exec.
     """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
@@ -173,7 +173,7 @@ def datasets(root: Path) -> list[DatasetSpec]:
 
 
 def grouping(merged: MergeResult) -> dict[str, Any]:
-    """Counts of the merged set, and precision and recall of its groups by file numbers."""
+    """Counts of the merged set, and precision and recall of its groups, judged by file numbers."""
     by_number: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(merged.table.to_dict("records")):
         by_number[photograph(row)].append(index)
@@ -197,7 +197,7 @@ def grouping(merged: MergeResult) -> dict[str, Any]:
 
 
 def photograph(row: dict[Any, Any]) -> str:
-    """The photograph by its file number: SD-saliency-900 numbers its images as NEU-DET does."""
+    """A photograph's name by its file number: SD-saliency-900 numbers its images as NEU-DET does."""
     if row["source"] == "x_sdd":
         return f"x_sdd/{row['source_path']}"
     stem = PurePosixPath(row["source_path"]).stem

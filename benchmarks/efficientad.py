@@ -1,7 +1,7 @@
-"""`python -m benchmarks.efficientad`: the training step against the plain float32 one, and inference.
+"""`python -m benchmarks.efficientad`: compare EfficientAD's training step with a plain float32 one.
 
-Both do the same mathematics on the same batches. Writes `benchmarks/results/efficientad_speed.json`; the last
-line printed is JSON.
+Both do the same mathematics on the same batches. Also measures inference. Writes
+`benchmarks/results/efficientad_speed.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from metaldefect.training.data import Images
 
 
 def plain_features(network: PatchDescriptionNetwork, images: Tensor) -> Tensor:
-    """A PDN as a plain chain of torch's own layers."""
+    """A PDN's features, computed by a plain chain of torch's own layers."""
     x = images
     for layer, module in zip(network.layers, network.convolutions, strict=True):
         x = module(x)
@@ -43,7 +43,7 @@ def plain_features(network: PatchDescriptionNetwork, images: Tensor) -> Tensor:
 
 
 def plain_losses(model: EfficientAD, batch: Batch, quantile: float) -> Tensor:
-    """The losses as the paper writes them: float32, three student passes, the teacher on both images."""
+    """The losses as in the paper: float32, three student passes, the teacher on both images."""
     assert batch.penalty is not None
     with torch.no_grad():
         target, augmented_target = (
@@ -60,7 +60,7 @@ def plain_losses(model: EfficientAD, batch: Batch, quantile: float) -> Tensor:
 
 
 def fast_losses(model: EfficientAD, batch: Batch, quantile: float) -> Tensor:
-    """The losses as training computes them."""
+    """The losses as this project's training computes them."""
     with autocast():
         return training_losses(model, batch, quantile)[0]
 
@@ -72,7 +72,7 @@ def timed_steps(
     optimizer: torch.optim.Optimizer,
     quantile: float,
 ) -> tuple[list[float], list[float]]:
-    """(seconds, losses) of each step; the first is a warm-up and is left out of the seconds."""
+    """(seconds, losses) of each step; the seconds leave out the first step, a warm-up."""
     seconds, values = [], []
     for step, batch in enumerate(tqdm(batches, desc=losses.__name__, unit="step")):
         torch.manual_seed(step)
@@ -87,7 +87,7 @@ def timed_steps(
 
 
 def fresh_model(features: TeacherFeatures, fast: bool) -> EfficientAD:
-    """The same weights each time; the fast one in channels-last memory."""
+    """A model with the same initial weights on every call; the fast one uses channels-last memory."""
     torch.manual_seed(0)
     model = EfficientAD("S")
     model.teacher.load_state_dict(features.teacher.state_dict())
@@ -97,7 +97,7 @@ def fresh_model(features: TeacherFeatures, fast: bool) -> EfficientAD:
 
 
 def adam(model: EfficientAD, fused: bool) -> torch.optim.Optimizer:
-    """The optimiser of training, or torch's default one."""
+    """The optimizer of this project's training, or torch's default Adam."""
     parameters = [*model.student.parameters(), *model.autoencoder.parameters()]
     return torch.optim.Adam(parameters, lr=1e-4, weight_decay=1e-5, fused=fused)
 
@@ -111,7 +111,7 @@ def contiguous(batch: Batch) -> Batch:
 
 
 def training_batches(size: int, steps: int, folder: Path) -> tuple[TeacherFeatures, list[Batch]]:
-    """Grey noise as normal images, coloured noise as natural ones: the work does not depend on them."""
+    """Batches of grey noise as normal and coloured noise as natural images: the content costs no time."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (4, size, size), dtype=np.uint8)
     images = TrainingImages(noise, rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8), "noise")
@@ -122,7 +122,7 @@ def training_batches(size: int, steps: int, folder: Path) -> tuple[TeacherFeatur
 
 
 def inference_pace(model: EfficientAD, images: Images, count: int) -> float:
-    """Images a second in float32, one at a time, after a warm-up."""
+    """Images per second in float32, one at a time, after a warm-up."""
     infer(model, images[0])
     started = time.perf_counter()
     for index in range(count):
@@ -131,13 +131,13 @@ def inference_pace(model: EfficientAD, images: Images, count: int) -> float:
 
 
 def scoring_pace(model: EfficientAD, images: Images, count: int) -> float:
-    """`inference_pace` with the convolutions that a test set is scored with."""
+    """`inference_pace` with the convolutions that score a test set."""
     with cpu_kernels(model, enabled=True):
         return inference_pace(model, images, count)
 
 
 def main() -> None:
-    """Time both formulations on the same batches and print the comparison."""
+    """Time both formulations on the same batches and publish the comparison."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.efficientad", description=__doc__)
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each formulation")
@@ -154,11 +154,11 @@ def main() -> None:
         plain_model, plain_batches, plain_losses, adam(plain_model, False), quantile
     )
     del plain_model
-    kept = keep_freed_memory()  # part of what makes the step fast, so not before the plain one
+    kept = keep_freed_memory()  # not before the plain step: it is part of our speed-up
     with cpu_kernels(model, enabled=True):
         fast_seconds, fast = timed_steps(model, batches, fast_losses, adam(model, True), quantile)
     figures = {
-        # Of the means: the augmentation decides what a step costs, so a median would hide some of them.
+        # Means, because the augmentation decides a step's cost and a median would hide the expensive steps.
         "train_step_speedup": float(np.mean(plain_seconds) / np.mean(fast_seconds)),
         "loss_difference": float(np.max(np.abs(np.array(fast) / np.array(plain) - 1))),
         "inference_images_per_s": inference_pace(model.eval(), features.images, arguments.steps),

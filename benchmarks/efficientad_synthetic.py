@@ -1,8 +1,8 @@
-"""`python -m benchmarks.efficientad_synthetic`: a detector for procedural metal, trained in minutes.
+"""`python -m benchmarks.efficientad_synthetic`: train a detector for procedural metal in minutes.
 
-Trains on normal procedural images, tests on others with scratches, contamination and misplaced objects.
-A run that was killed goes on when `--output` is the same. Writes
-`benchmarks/results/efficientad_synthetic.json`; the last line printed is JSON.
+Trains on normal procedural images and tests on others with scratches, contamination and misplaced objects.
+A killed run resumes if `--output` is the same. Writes `benchmarks/results/efficientad_synthetic.json`; the
+last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEPT = ("image_auroc", "image_ap", "f1_max", "f1_at_threshold", "pixel_auroc", "
 
 
 def main() -> None:
-    """Train, test, print."""
+    """Train, test and publish."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.efficientad_synthetic", description=__doc__)
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=1000)
@@ -42,7 +42,7 @@ def main() -> None:
         metrics = run_training(settings)
         seconds = time.monotonic() - started
     figures = {key: figure_at(metrics, key) for key in KEPT}
-    figures["seconds"] = seconds  # drawing, training, calibration, test and figures
+    figures["seconds"] = seconds  # covers drawing, training, calibration, test and figures
     details = {key: metrics[key] for key in ("images", "train_images", "per_type")}
     details |= {"steps": arguments.steps, "image_size": arguments.image_size}
     publish(arguments.results, "efficientad_synthetic", figures, details)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.figures`: the figures of the docs that are drawn from `benchmarks/results`."""
+"""`python -m benchmarks.figures`: draw the docs' figures from the results in `benchmarks/results`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.generation`: how good a finished run's drawn images are, with all intervals.
+"""`python -m benchmarks.generation`: the quality of a finished run's drawn images, with all intervals.
 
-Run it in a pipeline's folder after `evaluate_maskgit` and `evaluate_synthesis`. It takes what these stages
-measured and adds what costs minutes: the gain of training on drawn images beside 10, 30 and all real ones per
-class, and CAS through the tokenizer (what no MaskGIT on it can beat). Writes
+Run it in a pipeline's folder after `evaluate_maskgit` and `evaluate_synthesis`. It takes their measurements
+and adds two that cost minutes: the gain of training on drawn images in addition to 10, 30 and all real ones
+per class, and CAS through the tokenizer, an upper bound for any MaskGIT that uses it. Writes
 `benchmarks/results/generation.json`; the last line printed is JSON.
 """
 
@@ -36,7 +36,7 @@ PER_CLASS: dict[str, int | None] = {"10": 10, "30": 30, "all": None}
 
 
 def real_images(split: str, size: int) -> tuple[U8, pd.DataFrame]:
-    """Images of a split of the merged set, and their rows."""
+    """The images of a split of the merged set, and their table rows."""
     rows = split_rows(MERGED, split)
     return load_images(MERGED, rows, size, f"real {split}"), rows
 
@@ -44,10 +44,10 @@ def real_images(split: str, size: int) -> tuple[U8, pd.DataFrame]:
 def usefulness(
     painter: Painter, fake: Labelled, seeds: int, weights: list[float], seed: int
 ) -> dict[str, Any]:
-    """Gains at each number of real images, of drawn images and of training images through the tokenizer.
+    """Gains at each number of real images from drawn images, and from reconstructed training images.
 
-    What drawn images weigh is chosen on validation images, for each number of its own. CAS of training images
-    through the tokenizer, and of themselves, stands beside that of drawn ones.
+    Validation images choose the weight of the added images, separately for each number of real images. The
+    result also holds the CAS of training images, reconstructed and original.
     """
     train_images, train_rows = real_images("train", painter.image_size)
     train = (pooled_features(train_images), train_rows["label"].to_numpy(str))
@@ -55,7 +55,7 @@ def usefulness(
     for split in ("validation", "test"):
         images, rows = real_images(split, painter.image_size)
         held[split] = (pooled_features(images), rows["label"].to_numpy(str))
-        groups = rows["group"].tolist()  # in the end those of the test images
+        groups = rows["group"].tolist()  # ends as those of the test images
     through = (pooled_features(through_tokenizer(painter, train_images)), train[1])
     repeats = range(seed, seed + seeds)
     found: dict[str, Any] = {}
@@ -82,18 +82,18 @@ def accuracy(
     groups: list[object],
     seed: int,
 ) -> dict[str, float]:
-    """Accuracy on real test images of a classifier trained on these."""
+    """Accuracy on real test images of a classifier trained on the given features."""
     return bootstrap_mean(classifier(features, labels, seed).predict(test[0]) == test[1], groups)
 
 
 def value(metrics: dict[str, Any], key: str) -> dict[str, float]:
-    """A number with its interval, which stands beside it."""
+    """A number with its interval, which is stored next to it."""
     low, high = metrics["interval_95"][key]
     return {"mean": metrics[key], "low": low, "high": high}
 
 
 def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, Any]) -> dict[str, Any]:
-    """The figures by which the drawing is judged, each with its interval."""
+    """The figures that summarise the quality of drawn images, each with its interval."""
     figures = {
         "ce_below_class_unigram": value(trained, "ce_below_class_unigram"),
         "ce_wrong_minus_true": value(trained, "ce_wrong_minus_true"),
@@ -107,20 +107,20 @@ def headline(trained: dict[str, Any], made: dict[str, Any], useful: dict[str, An
         "gain_at_all": useful["gain"]["all"]["gain"],
         "gain_reconstruction_at_10": useful["gain_reconstruction"]["10"]["gain"],
         "kid_ratio": value(made["kid"], "ratio"),
-        # Against the same borders in the untouched images; those of real defects, which are sharper, stand in
-        # `synthesize.seams`
+        # Compared with the same borders in the untouched images. `evaluate_synthesis` also compares with the
+        # borders of real defects, which are sharper
         "seam_ratio": value(made["seams"], "inserted_to_canvas"),
         "seam_ratio_without_compositing": value(made["seams"], "pasted_to_canvas"),
         "memorised": value(made["memorisation"], "fake_below"),
         "memorised_by_real_test_images": value(made["memorisation"], "test_below"),
     }
-    if "class_agreement_candidates" in made:  # measured where images are chosen among candidates
+    if "class_agreement_candidates" in made:  # only present if images were chosen among candidates
         figures["class_agreement_candidates"] = made["class_agreement_candidates"]
     return figures
 
 
 def tokenizer_of_the_run() -> dict[str, Any]:
-    """How long the tokenizer under these images was fine-tuned, and what it does to held-out ones."""
+    """How long this run's tokenizer was fine-tuned, and how well it reconstructs held-out images."""
     after = read_json("metrics/evaluate_vq.json")["after"]
     kept = ("ssim", "lpips", "edge_iou_1px", "rkid_with_grain")
     return {
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="draws of real images (default: %(default)s)")
     parser.add_argument(
         "--synthetic-weights", type=float, nargs="+", default=[1.0, 0.3, 0.1, 0.03],
-        help="of a class's drawn images, its real ones being 1: of these the best on validation images",
+        help="candidate weights of drawn images (real ones weigh 1); validation images choose one",
     )  # fmt: skip
     add_results_argument(parser, "generation")
     arguments = parser.parse_args()

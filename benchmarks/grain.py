@@ -1,10 +1,10 @@
-"""`python -m benchmarks.grain`: what the grain is worth, on a finished run's tokenizer and validation images.
+"""`python -m benchmarks.grain`: measure what the grain gains on a finished run's validation images.
 
-Run it in a pipeline's folder after `finetune_vq`. Training and validation images go through the tokenizer and
-come back smooth, with grain by their codes alone, and with grain as strong as in the measured image most like
-theirs. A classifier that learned from real images is asked about the validation images, and one that learned
-from training images through the tokenizer about the real ones. Writes `benchmarks/results/grain.json`;
-the last line printed is JSON.
+Run it in a pipeline's folder after `finetune_vq`. Training and validation images pass through the tokenizer
+and come back in three variants: smooth, with grain by their codes alone, and with grain as strong as in the
+most similar measured image. A classifier trained on real images classifies the validation images of each
+variant; a classifier trained on each variant classifies the real validation images. Writes
+`benchmarks/results/grain.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MERGED = Path("data/merged")
 
 
 def variants(grain: Grain) -> dict[str, Grain | None]:
-    """The grain as it is and what it is made of."""
+    """Name -> no grain, grain by the codes alone, and the full grain."""
     return {
         "without": None,
         "by_codes": replace(grain, excess=torch.ones_like(grain.excess)),
@@ -47,7 +47,7 @@ def variants(grain: Grain) -> dict[str, Grain | None]:
 
 
 def rendered(grain: Grain | None, codes: Tensor, levels: Floats, batch_size: int = 16) -> U8:
-    """Decoded images `float32 [N, size, size]` with the grain, `uint8`."""
+    """Decoded images `float32 [N, size, size]` with the grain, as `uint8`."""
     if grain is None:
         return to_u8(levels)
     generators = [image_generator(0, "grain", number) for number in range(len(codes))]
@@ -64,7 +64,7 @@ def rendered(grain: Grain | None, codes: Tensor, levels: Floats, batch_size: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grain", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the classifiers (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the classifiers (default: %(default)s)")
     add_results_argument(parser, "grain")
     arguments = parser.parse_args()
     vq = Path("models/vq")
@@ -90,7 +90,7 @@ def main() -> None:
     for name, variant in tqdm(variants(grain).items(), desc="variants"):
         train, held = (pooled_features(rendered(variant, *coded[split])) for split in ("train", "validation"))
         learned = classifier(train, real["train"][1], arguments.seed)
-        # Classes in equal numbers, as drawn images come
+        # Equal numbers per class, as among drawn images
         figures[f"class_agreement_{name}"] = float(balanced_accuracy_score(labels, judge.predict(held)))
         figures[f"cas_reconstruction_{name}"] = float(
             balanced_accuracy_score(labels, learned.predict(features))

@@ -1,6 +1,6 @@
-"""The formulations that `benchmarks.kernels` times: whole steps in plain PyTorch, compiled, and by hand.
+"""The formulations that `benchmarks.kernels` times: whole steps in plain PyTorch, compiled, and hand-written.
 
-A formulation is a function of the round's number that does one step and returns its loss (training) or the
+A formulation is a function of the round's number that does one step and returns its loss (training) or its
 tokens (sampling). All formulations of a part start from the same weights and see the same batches.
 """
 
@@ -42,7 +42,7 @@ Step = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """One formulation. `hand_written`: whether it uses code of `metaldefect/kernels` or a packed model."""
+    """One formulation. `hand_written` marks code of `metaldefect/kernels` or a packed model."""
 
     name: str
     step: Step
@@ -53,7 +53,7 @@ class Variant:
 def gradient_step(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], loss: Tensor, clip: float | None
 ) -> None:
-    """Backward, clip, step."""
+    """Do the backward pass, clip the gradients, and step the optimizer."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if clip is not None:
@@ -62,7 +62,7 @@ def gradient_step(
 
 
 def maskgit_training(size: str, codes: int, grid: int, batch: int, compiled: bool) -> list[Variant]:
-    """MaskGIT's training step without dropout: cross-entropy over masked positions, AdamW, clipping."""
+    """MaskGIT's training step without dropout: cross-entropy at masked positions, AdamW, clipping."""
     start = random_model(size, codes, grid)
     shape = start.config
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def maskgit_training(size: str, codes: int, grid: int, batch: int, compiled: boo
 
 
 class CompiledMaskGIT:
-    """MaskGIT for samplers with the transformer compiled; the head stays eager, for its positions vary."""
+    """MaskGIT for samplers with a compiled transformer; the head stays eager, because its positions vary."""
 
     def __init__(self, model: MaskGIT) -> None:
         self.model = model
@@ -128,11 +128,11 @@ class CompiledMaskGIT:
 
     @property
     def config(self) -> MaskGITConfig:
-        """The model's shape."""
+        """The model's configuration."""
         return self.model.config
 
     def __call__(self, tokens: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
-        """As `MaskGIT.forward`."""
+        """Same as `MaskGIT.forward`."""
         x = self.hidden(tokens, labels)
         if positions is not None:
             x = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
@@ -142,7 +142,7 @@ class CompiledMaskGIT:
 def maskgit_sampling(
     size: str, codes: int, grid: int, images: int, steps: int, compiled: bool
 ) -> list[Variant]:
-    """Halton sampling with guidance, each in the machine's compute dtype; the packed model in float32 too."""
+    """Halton sampling with guidance in the machine's compute dtype; the packed model in float32 too."""
     model = random_model(size, codes, grid).eval()
     labels = torch.arange(images) % model.config.classes
     config = SamplingConfig(steps=steps, guidance=GUIDANCE, roll=False)
@@ -169,7 +169,7 @@ def maskgit_sampling(
 
 
 def tokenizer_training(name: str, images: U8, batch: int, compiled: bool) -> list[Variant]:
-    """The tokenizer's step with all its losses and the discriminator's, as `VQLightning` has it."""
+    """The tokenizer's training step with all losses and the discriminator's step, as in `VQLightning`."""
     torch.manual_seed(0)
     start = VQLightning(VQModel(named_config(name)).train(), VQTrainingConfig(steps=1000))
     stack = torch.from_numpy(images)
@@ -194,7 +194,7 @@ def tokenizer_training(name: str, images: U8, batch: int, compiled: bool) -> lis
                 fake = module.discriminator(output.images.detach()).float()
                 d_loss = hinge_discriminator_loss(real, fake)
                 gradient_step(discriminator, module.discriminator.parameters(), d_loss, clip=1.0)
-            # The total is a surrogate with the right gradient: its parts are what can be compared
+            # Compare the parts: the total is a surrogate whose gradient alone is meaningful
             return torch.stack([parts[key].float() for key in ("l1", "perceptual", "edge", "codebook")]).sum()
 
         return Variant(label, step, compiled=compile_model, hand_written=kernels)
@@ -206,7 +206,7 @@ def tokenizer_training(name: str, images: U8, batch: int, compiled: bool) -> lis
 def efficientad_training(
     size: int, rounds: int, quantile: float, folder: Path, compiled: bool
 ) -> list[Variant]:
-    """EfficientAD's step; `convolution` has `convolution.py`'s kernels without those of `winograd.py`."""
+    """EfficientAD's step; `convolution` uses the kernels of `convolution.py` but not `winograd.py`."""
     features, batches = training_batches(size, rounds, folder)
     torch.manual_seed(0)
     start = EfficientAD("S")

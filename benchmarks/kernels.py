@@ -1,10 +1,10 @@
-"""`python -m benchmarks.kernels`: do the hand-written CPU kernels pay, over plain PyTorch and torch.compile?
+"""`python -m benchmarks.kernels`: are the hand-written CPU kernels faster than PyTorch and torch.compile?
 
-Four whole steps: MaskGIT's training (69M parameters, batch 8, no dropout), MaskGIT's sampling, the
-tokenizer's training, EfficientAD's training. Each is timed in plain PyTorch, compiled (after a warm-up that
-compiles, whose seconds are stated), and with the kernels, in interleaved rounds on the same batches. The
-verdict: a kernel stays where the whole step is 1.2 times as fast or faster than plain and compiled.
-Writes `benchmarks/results/kernels.json`; the last line printed is JSON.
+Times four whole steps: MaskGIT's training (69M parameters, batch 8, no dropout), MaskGIT's sampling, the
+tokenizer's training and EfficientAD's training. Each runs in plain PyTorch, compiled (the warm-up that
+compiles is reported separately), and with the kernels, in interleaved rounds on the same batches. The verdict
+keeps a kernel if the whole step is at least 1.2 times as fast as both plain and compiled. Writes
+`benchmarks/results/kernels.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ WORTHWHILE = 1.2
 
 
 def timed(variant: Variant, number: int) -> tuple[float, torch.Tensor]:
-    """(seconds, what the step returned)."""
+    """(seconds, returned value) of one step."""
     started = time.perf_counter()
     returned = variant.step(number)
     return time.perf_counter() - started, returned
 
 
 def measure(part: str, variants: list[Variant], rounds: int) -> dict[str, dict[str, Any]]:
-    """Seconds and results of every variant: a first step each, which warms up, then `rounds` in turns.
+    """Seconds and results of every variant: one warm-up step each, then `rounds` interleaved steps.
 
-    Which variant goes first changes from round to round.
+    The variant that goes first changes from round to round.
     """
     found: dict[str, dict[str, Any]] = {
         v.name: {"seconds": [], "returned": [], "compiled": v.compiled, "hand_written": v.hand_written}
@@ -68,7 +68,7 @@ def measure(part: str, variants: list[Variant], rounds: int) -> dict[str, dict[s
 
 
 def difference(returned: list[torch.Tensor], plain: list[torch.Tensor]) -> float:
-    """Largest relative difference of losses; for tokens the share that differs."""
+    """The largest relative difference between losses, or the share of tokens that differ."""
     pairs = list(zip(returned, plain, strict=True))
     if returned[0].is_floating_point():
         return max(float((ours - theirs).abs() / theirs.abs()) for ours, theirs in pairs)
@@ -112,7 +112,7 @@ def procedural_images(count: int, size: int) -> np.ndarray[Any, np.dtype[np.uint
 
 
 def parts(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[], list[Variant]]]:
-    """Name of each part -> what makes its variants (when its turn comes: together they fill the memory)."""
+    """Part name -> a function that makes its variants; call one at a time, together they fill the memory."""
     compiled = not args.no_compile
     model = (args.size, args.codes, args.grid)
     return {
@@ -137,16 +137,21 @@ def parse_arguments() -> argparse.Namespace:
     add("--parts", nargs="+", choices=names, default=names, help="default: all")
     add("--rounds", type=int, default=7, help="timed steps of each formulation (default: %(default)s)")
     add("--no-compile", action="store_true", help="leave torch.compile out (it needs a C++ compiler)")
-    add("--size", default="small", help="of MaskGIT (default: %(default)s, 69M parameters)")
-    add("--codes", type=int, default=16_384, help="of MaskGIT's vocabulary (default: %(default)s)")
+    add("--size", default="small", help="MaskGIT's named size (default: %(default)s, 69M parameters)")
+    add("--codes", type=int, default=16_384, help="MaskGIT's vocabulary size (default: %(default)s)")
     add("--grid", type=int, default=16, help="tokens along a side (default: %(default)s)")
-    add("--batch", type=int, default=8, help="of MaskGIT's training (default: %(default)s)")
-    add("--images", type=int, default=4, help="drawn at once in sampling (default: %(default)s)")
+    add("--batch", type=int, default=8, help="batch size of MaskGIT's training (default: %(default)s)")
+    add("--images", type=int, default=4, help="images drawn at once in sampling (default: %(default)s)")
     add("--sampling-steps", type=int, default=8, help="default: %(default)s")
     add("--tokenizer", default="vq16_small", help="named size (default: %(default)s)")
     add("--tokenizer-batch", type=int, default=4, help="default: %(default)s")
-    add("--image-size", type=int, default=256, help="of tokenizer and EfficientAD (default: %(default)s)")
-    add("--hard-quantile", type=float, default=HARD_QUANTILE, help="of EfficientAD (default: %(default)s)")
+    add("--image-size", type=int, default=256, help="pixels per side (default: %(default)s)")
+    add(
+        "--hard-quantile",
+        type=float,
+        default=HARD_QUANTILE,
+        help="for EfficientAD (default: %(default)s)",
+    )
     add_results_argument(parser, "kernels")
     return parser.parse_args()
 
@@ -154,7 +159,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     set_threads()
-    kept = keep_freed_memory()  # as every training of this project does, for all formulations alike
+    kept = keep_freed_memory()  # as every training of this project does, and here for all formulations alike
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.maskgit`: MaskGIT's training step and sampler against the plain formulation.
+"""`python -m benchmarks.maskgit`: compare MaskGIT's training step and sampler with the plain formulation.
 
-Both work on the same weights: 69M parameters, 16,384 codes. Training is timed in turns at batch 8. Sampling
-is timed over 32 steps with guidance. Speed-ups are ratios of medians. Writes
+Both use the same weights: 69M parameters, 16,384 codes. Training steps are interleaved, at batch 8. Sampling
+takes 32 steps with guidance. Speed-ups are ratios of medians. Writes
 `benchmarks/results/maskgit_speed.json`; the last line printed is JSON.
 """
 
@@ -37,7 +37,7 @@ GUIDANCE = 2.0
 
 
 def random_model(size: str, codes: int, grid: int) -> MaskGIT:
-    """The named size with open gates: fresh ones would make every block the identity."""
+    """The named size with random weights: with the initial closed gates every block is the identity."""
     torch.manual_seed(0)
     model = MaskGIT(named_config(size, classes=6, codebook_size=codes, grid=grid))
     for parameter in model.parameters():
@@ -46,14 +46,14 @@ def random_model(size: str, codes: int, grid: int) -> MaskGIT:
 
 
 def plain_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Cross-entropy over all positions' logits."""
+    """Cross-entropy, with logits computed at all positions."""
     with autocast():
         logits = plain_logits(model, tokens.masked_fill(mask, model.config.mask_id), labels, dropout)
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 
 
 def our_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy as training computes it."""
+    """Cross-entropy as this project's training computes it."""
     with autocast(), cpu_kernels(model, enabled=True):
         hidden = model.hidden(tokens.masked_fill(mask, model.config.mask_id), labels)
         return masked_cross_entropy(hidden, model.head, tokens, mask)[0]
@@ -65,9 +65,9 @@ Loss = Callable[[MaskGIT, Tensor, Tensor, Tensor], Tensor]
 def timed_training(
     model: MaskGIT, formulations: dict[str, tuple[Loss, bool]], steps: int, batch: int
 ) -> dict[str, list[float]]:
-    """Seconds of each step of each formulation, in turns on one model; a warm-up step of each is left out.
+    """Seconds of each step of each formulation, interleaved on one model, without one warm-up step each.
 
-    A formulation is a loss and whether AdamW is the fused one (PyTorch's default is not).
+    A formulation is a loss, and whether AdamW is fused (PyTorch's default is not).
     """
     model.train()
     parameters = list(model.parameters())
@@ -95,7 +95,7 @@ def timed_training(
 
 
 def timed(call: Callable[[], Tensor], repeats: int) -> tuple[list[float], Tensor]:
-    """(seconds of each call, what the last one returned)."""
+    """(seconds of each call, result of the last call)."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -107,11 +107,10 @@ def timed(call: Callable[[], Tensor], repeats: int) -> tuple[list[float], Tensor
 def measure_sampling(
     model: MaskGIT, steps: int, fewer_steps: int, images: int, batch: int, repeats: int
 ) -> dict[str, Any]:
-    """Images a second of the plain algorithm and of ours, and whether they give the same tokens.
+    """Images per second of the plain algorithm and of ours, and whether both give the same tokens.
 
-    Ours is also timed over `fewer_steps`, against the plain algorithm over `steps`.
-
-    From our runs on this process keeps the memory that it frees, as the stages' processes do.
+    Also times ours over `fewer_steps` and compares it with the plain algorithm over `steps`. Once our runs
+    begin, this process keeps the memory that it frees, as the processes of the stages do.
     """
     model.eval()
     shape = model.config
@@ -135,7 +134,7 @@ def measure_sampling(
         bar.update()
         return tokens
 
-    # Upstream draws with its own generator; the same algorithm with given uniforms is timed beside it
+    # Upstream draws with its own generator, so the same algorithm with given uniforms is timed as well
     run("upstream_fp32", 1, lambda: plain_halton(model, labels[:1], steps, GUIDANCE, None))
     plain = run(
         "upstream_fp32_uniforms", images, lambda: plain_halton(model, labels, steps, GUIDANCE, chances)
@@ -146,10 +145,10 @@ def measure_sampling(
             return plain_halton(model, labels[:1], steps, GUIDANCE, None)
 
     run("upstream_autocast", 1, cast)
-    # As the stages do, and after upstream's runs, which go as PyTorch comes
+    # Only after upstream's runs, which use PyTorch's defaults; our stages keep freed memory
     keep_freed_memory()
     wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, autocast_dtype())
-    # Warm-up: libraries build their kernels, by the shape
+    # Warm up: libraries build their kernels per shape
     for sampled, count in ((wide, images), (narrow, 1), (narrow, batch)):
         ours(sampled, count, SamplingConfig(steps=1, guidance=GUIDANCE, roll=False))
     same = run("ours_fp32", images, lambda: ours(wide, images), repeats)
@@ -173,7 +172,7 @@ def measure_sampling(
 
 
 def matrix_gflops(model: MaskGIT, tokens: int, seconds: float = 1.0) -> dict[str, float]:
-    """GFLOP/s of this machine's matrix product of a block's shape, by dtype: what no step can exceed."""
+    """GFLOP/s of this machine's matrix product at a block's shape, by dtype: the upper bound for any step."""
     rates = {}
     for dtype in dict.fromkeys((torch.float32, autocast_dtype())):
         layer = model.transformer.layers[0]
@@ -190,28 +189,28 @@ def matrix_gflops(model: MaskGIT, tokens: int, seconds: float = 1.0) -> dict[str
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process has held, in MiB, as the kernel reports it (Linux)."""
+    """The peak memory of this process in MiB, as the Linux kernel reports it."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return round(int(line.split()[1]) / 1024, 1)
 
 
 def main() -> None:
-    """Time everything and print the comparison."""
+    """Time everything and publish the comparison."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.maskgit", description=__doc__)
     parser.add_argument("--size", default="small")
     parser.add_argument("--codes", type=int, default=16_384)
     parser.add_argument("--grid", type=int, default=16, help="tokens along a side")
     parser.add_argument("--steps", type=int, default=3, help="timed training steps of each formulation")
-    parser.add_argument("--batch", type=int, default=8, help="of training")
+    parser.add_argument("--batch", type=int, default=8, help="training batch size")
     parser.add_argument("--sampling-steps", type=int, default=32)
     parser.add_argument(
         "--fewer-steps", type=int, default=16,
-        help="steps of one more timing of ours; the ablation says what fewer steps do to the images",
+        help="also time our sampler with this many steps; the ablation shows the effect on the images",
     )  # fmt: skip
-    parser.add_argument("--images", type=int, default=2, help="whose tokens are compared")
-    parser.add_argument("--sampling-batch", type=int, default=8, help="images a batch in the fastest mode")
-    parser.add_argument("--repeats", type=int, default=2, help="of each of our samplers")
+    parser.add_argument("--images", type=int, default=2, help="images whose tokens are compared")
+    parser.add_argument("--sampling-batch", type=int, default=8, help="images per batch in the fastest mode")
+    parser.add_argument("--repeats", type=int, default=2, help="timed runs of each of our samplers")
     add_results_argument(parser, "maskgit_speed")
     arguments = parser.parse_args()
     set_threads()
@@ -229,7 +228,7 @@ def main() -> None:
         arguments.sampling_batch,
         arguments.repeats,
     )
-    # Memory is kept by now: measure_sampling sees to it after upstream's runs
+    # measure_sampling has switched on keeping freed memory, after upstream's runs
     training |= timed_training(model, {"ours": (our_loss, True)}, arguments.steps, arguments.batch)
     medians = {name: float(np.median(seconds)) for name, seconds in training.items()}
     found = {

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.patch_limits`: what patch codes without any network can say about metal.
+"""`python -m benchmarks.patch_limits`: how well patch codes without a network can describe metal.
 
-Yardsticks for a tokenizer of 256 tokens an image, on the held-out images of `data/merged` (train images fit
-them): the mean of the nearest of 1,024 k-means patches, and a patch's first k principal components left
-unquantised, which no code of k numbers per patch without context can beat. Writes
+Yardsticks for a tokenizer of 256 tokens per image, fitted to the train images and scored on the held-out
+images of `data/merged`: the nearest of 1,024 k-means patches, and a patch's first k principal components
+without quantisation. No code of k numbers per patch without context can beat the latter. Writes
 `benchmarks/results/patch_limits.json`; the last line printed is JSON.
 """
 
@@ -30,7 +30,7 @@ FIT_PATCHES = 200_000
 
 
 def patches(images: U8, side: int) -> Tensor:
-    """Grey `uint8 [N, H, W]` to rows `float [N * (H/side) * (W/side), side^2]`."""
+    """Cut grey `uint8 [N, H, W]` into rows `float [N * (H/side) * (W/side), side^2]`."""
     return (
         F.unfold(torch.from_numpy(images)[:, None].float(), side, stride=side).transpose(1, 2).flatten(0, 1)
     )
@@ -51,7 +51,7 @@ def score(found: U8, originals: U8) -> dict[str, float]:
 
 
 def limits(train: U8, test: U8, side: int) -> dict[str, dict[str, float]]:
-    """Scores of k-means and of unquantised principal components for patches of `side` pixels."""
+    """Scores of k-means and of unquantised principal components, for patches of `side` pixels."""
     size = test.shape[1]
     rows, wanted = patches(train, side), patches(test, side)
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:FIT_PATCHES]]

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.perceptual_scale`: fit the factor that brings the LPIPS stand-in to LPIPS's scale.
+"""`python -m benchmarks.perceptual_scale`: fit the factor that scales the LPIPS stand-in to LPIPS.
 
-Draws procedural metal, spoils it in the ways in which a tokenizer fails, and measures each pair with LPIPS
-(SqueezeNet) and with the stand-in. The factor is the ratio of the geometric means: the one number with the
-smallest squared error of the logarithm. It stands in `metaldefect.tokenizer.perceptual` as `LPIPS_SCALE`.
-Needs the SqueezeNet weights.
+Draws procedural metal, distorts it in the ways in which a tokenizer fails, and measures each pair with LPIPS
+(SqueezeNet) and with the stand-in. The factor is the ratio of the geometric means, which minimises the
+squared error of the logarithm; `metaldefect.tokenizer.perceptual` holds it as `LPIPS_SCALE`. Needs the
+SqueezeNet weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZE = 256
 
 
 def draw_images(per_kind: int) -> U8:
-    """Procedural metal, `uint8 [N, 256, 256]`: `per_kind` of each class and of good metal."""
+    """Procedural metal, `uint8 [N, 256, 256]`: `per_kind` images of each class and of good metal."""
     images = []
     for number in range(per_kind):
         for label in DEFECT_CLASSES:
@@ -54,20 +54,20 @@ def blur(image: U8, radius: float) -> U8:
 
 
 def average_blocks(image: U8, side: int) -> U8:
-    """Each block of `side` x `side` pixels of `uint8 [H, W]` becomes its mean."""
+    """Replace each block of `side` x `side` pixels of `uint8 [H, W]` by its mean."""
     blocks = image.reshape(image.shape[0] // side, side, image.shape[1] // side, side)
     return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8).repeat(side, axis=0).repeat(side, axis=1)
 
 
 def compress(image: U8, quality: int) -> U8:
-    """`uint8 [H, W]` through JPEG."""
+    """`uint8 [H, W]` after JPEG compression."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream))
 
 
 def add_noise(image: U8, deviation: float) -> U8:
-    """Gaussian noise of `deviation` grey levels on `uint8 [H, W]`, always the same."""
+    """Add Gaussian noise of `deviation` grey levels to `uint8 [H, W]`, the same noise on every call."""
     noise = np.random.default_rng(0).normal(0.0, deviation, image.shape)
     return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
 
@@ -86,13 +86,13 @@ DISTORTIONS: dict[str, Callable[[U8], U8]] = {
 
 
 def distort_all(distort: Callable[[U8], U8], images: U8) -> U8:
-    """Each of `uint8 [N, H, W]` distorted."""
+    """Apply `distort` to each image of `uint8 [N, H, W]`."""
     return np.stack([distort(image) for image in images])
 
 
 @torch.no_grad()
 def reconstruct(images: U8) -> U8:
-    """The images through the shipped tokenizer."""
+    """The images after encoding and decoding by the shipped tokenizer."""
     model = load_base("shipped", named_config("vq16_small")).eval()
     parts = [model.decode(model.encode(to_tanh_range(images[i : i + 4]))) for i in range(0, len(images), 4)]
     return from_tanh_range(torch.cat(parts))
@@ -100,7 +100,7 @@ def reconstruct(images: U8) -> U8:
 
 @torch.no_grad()
 def measure(network: torch.nn.Module, images: U8, spoilt: U8) -> torch.Tensor:
-    """Distance of each pair, `float32 [N]`."""
+    """The distance of each pair, `float32 [N]`."""
     pairs = zip(to_tanh_range(spoilt).split(4), to_tanh_range(images).split(4), strict=True)
     return torch.cat([network(a, b) for a, b in pairs])
 

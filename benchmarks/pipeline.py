@@ -1,7 +1,7 @@
-"""`python -m benchmarks.pipeline`: run a whole profile under a stopwatch and publish its headline figures.
+"""`python -m benchmarks.pipeline`: time a whole profile and publish its headline figures.
 
-Runs `make repro PROFILE=...` in a fresh clone of the committed code (`--clone`) or in this folder, where only
-what has changed runs again: then `seconds` are not those of a whole run. Writes
+Runs `make repro PROFILE=...` in a fresh clone of the committed code (`--clone`) or in this folder. In this
+folder only changed stages run, so `seconds` is not the time of a whole run. Writes
 `benchmarks/results/default.json` for the profile cpu, else `<profile>.json`; the last line printed is JSON.
 """
 
@@ -29,7 +29,7 @@ from pipeline.run import lookup
 
 DEFAULT_PROFILE = "cpu"
 STAMP = ".venv/.installed"
-# Name of the figure -> (stage that measures it, dotted key in its metrics)
+# Figure -> (stage that measures it, dotted key in its metrics)
 FIGURES: dict[str, tuple[str, str]] = {
     "ssim": ("evaluate_vq", "after.ssim"),
     "ssim_gain": ("evaluate_vq", "gain.ssim"),
@@ -79,22 +79,22 @@ class MemoryWatch(threading.Thread):
 
 
 class Run(NamedTuple):
-    """What the stopwatch and the memory watch saw."""
+    """The wall time and the peak memory of a run."""
 
     seconds: float
     peak_rss_mb: float
 
 
 def figure_at(metrics: Mapping[str, Any], key: str) -> Figure | None:
-    """The number at a dotted key, with its interval where it has one; None where there is no number.
+    """The number at a dotted key, with its interval if it has one, or None if there is no number.
 
-    An interval is either part of the value (`{mean, low, high}`) or stands beside it under `interval_95`.
+    The interval is part of the value (`{mean, low, high}`) or is stored next to it under `interval_95`.
     """
     found = lookup(metrics, key)
     if (estimated := estimate(found)) is not None:
         value, bounds = estimated
         return Interval(value=value, low=bounds[0], high=bounds[1]) if len(bounds) == 2 else value
-    if isinstance(found, Mapping) and {"mean", "low", "high"} <= found.keys():  # and more beside them
+    if isinstance(found, Mapping) and {"mean", "low", "high"} <= found.keys():  # may hold further keys
         return Interval(value=found["mean"], low=found["low"], high=found["high"])
     if not isinstance(found, int | float) or isinstance(found, bool):
         return None
@@ -107,7 +107,7 @@ def collect(root: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """(headline figures, all metrics by stage) of a finished run in `root`.
 
     Raises:
-        UserError: figures are missing; the message lists every one and where it was looked for.
+        UserError: figures are missing; the message lists each, and where it was expected.
     """
     metrics = {path.stem: read_json(path) for path in sorted((root / "metrics").glob("*.json"))}
     found = {name: figure_at(metrics.get(stage, {}), key) for name, (stage, key) in FIGURES.items()}
@@ -123,7 +123,7 @@ def collect(root: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
 
 @contextmanager
 def fresh_clone() -> Iterator[Path]:
-    """A clone of HEAD that shares this folder's environment and raw data, removed afterwards."""
+    """A temporary clone of HEAD that shares this folder's environment and raw data."""
     with tempfile.TemporaryDirectory(prefix="metaldefect-") as name:
         clone = Path(name) / "clone"
         done = git("clone", "--quiet", ".", str(clone))
@@ -131,7 +131,7 @@ def fresh_clone() -> Iterator[Path]:
             sys.exit(f"cannot clone this folder: {done.stderr.strip()}")
         (clone / ".venv").symlink_to(Path(sys.prefix))
         with (clone / ".git/info/exclude").open("a", encoding="utf-8") as excluded:
-            excluded.write(".venv\n")  # .gitignore names the folder; a link is no folder to git
+            excluded.write(".venv\n")  # .gitignore names a folder, which a link is not
         (clone / "data/raw").mkdir(parents=True, exist_ok=True)
         for item in Path("data/raw").absolute().glob("*"):
             if not (clone / "data/raw" / item.name).exists():
@@ -141,7 +141,7 @@ def fresh_clone() -> Iterator[Path]:
 
 @contextmanager
 def workspace(clone: bool) -> Iterator[Path]:
-    """Where the profile is run."""
+    """The folder to run the profile in: a clone, or this folder."""
     if clone:
         with fresh_clone() as folder:
             yield folder
@@ -150,12 +150,12 @@ def workspace(clone: bool) -> Iterator[Path]:
 
 
 def run_profile(root: Path, profile: str) -> Run:
-    """`make repro PROFILE=...` in `root`, with the environment as it is.
+    """Run `make repro PROFILE=...` in `root`, without reinstalling the environment.
 
     Raises:
         SystemExit: the run failed.
     """
-    # -o: the environment is this one, whatever the age of pyproject.toml in a clone
+    # -o: do not reinstall, although pyproject.toml is newer in a clone
     command = ["make", "-o", STAMP, "repro", f"PROFILE={profile}"]
     start = time.monotonic()
     process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})

@@ -1,7 +1,8 @@
-"""MaskGIT as Halton-MaskGIT formulates it, on the parameters of our model: what ours is measured against.
+"""Halton-MaskGIT's formulation of MaskGIT on our model's parameters: the baseline for our speed-ups.
 
-Logits at all positions, dropout inside attention, one class modulation a layer and a call, weights cast by
-autocast at each use, a draw for every position at every step, a Python loop over samples.
+It computes logits at all positions, applies dropout inside attention, computes one class modulation per
+layer and call, casts weights by autocast at each use, draws for every position at every step, and loops
+over samples in Python.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from metaldefect.maskgit.schedule import halton_order
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """Without a weight, in float32."""
+    """RMS normalisation without a weight, in float32."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).type_as(x)
 
@@ -60,10 +61,10 @@ def plain_logits(model: MaskGIT, tokens: Tensor, labels: Tensor, dropout: float 
 def plain_halton(
     model: MaskGIT, labels: Tensor, steps: int, guidance: float, uniforms: Tensor | None
 ) -> Tensor:
-    """Halton sampling, unrolled order: `int64 [B, grid^2]`.
+    """Sample in Halton order without rolling: tokens `int64 [B, grid^2]`.
 
-    Draws by `torch.distributions.Categorical` as upstream does, or, where `uniforms` `[B, grid^2]` are
-    given, by inverting the cumulative distribution with a position's number.
+    Draws with `torch.distributions.Categorical` as upstream does. If `uniforms` `[B, grid^2]` are given, it
+    inverts the cumulative distribution at each position's number instead.
     """
     shape = model.config
     size = shape.grid**2

@@ -1,8 +1,8 @@
 """`python -m benchmarks.readme`: write the generated parts of README.md and docs.
 
 A part lies between `<!-- dag -->` and `<!-- /dag -->` (the pipeline's graph) or between `<!-- NAME-run -->`
-and `<!-- /NAME-run -->` (the table of `benchmarks/results/NAME.json`). `--check` writes nothing and fails
-where a part is stale.
+and `<!-- /NAME-run -->` (the table of `benchmarks/results/NAME.json`). `--check` writes nothing and fails if
+a part is stale.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ LABELS = {
 
 
 def dag() -> str:
-    """DVC's own graph as Mermaid."""
+    """DVC's graph of the pipeline as Mermaid."""
     command = [sys.executable, "-m", "dvc", "dag", "--mermaid"]
     graph = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return f"```mermaid\n{graph.strip()}\n```"
 
 
 def cell(figure: Figure) -> str:
-    """`0.735 (0.731 to 0.739)`, or the number alone."""
+    """Format a figure as `0.735 (0.731 to 0.739)`, or as the number alone."""
     if isinstance(figure, Interval):
         return f"{formatted(figure.value)} ({formatted(figure.low)} to {formatted(figure.high)})"
     return formatted(figure)
 
 
 def table(result: Result, stale: bool) -> str:
-    """A run's command, machine, commit and date, then one row per figure."""
+    """A table of one run: its command, machine, commit and date, then one row per figure."""
     lines = [
         f"`{result.command}` on {result.machine}, commit `{result.commit[:7]}`, {result.date[:10]}."
         + (f" {STALE}" if stale else ""),
@@ -76,7 +76,7 @@ def table(result: Result, stale: bool) -> str:
 
 
 def run_table(name: str) -> str:
-    """The table of a result file, marked where its code has changed since."""
+    """The table of a result file, marked as stale if the measured code has changed since."""
     path = path_of(name)
     if not path.is_file():
         return "Not measured yet."
@@ -88,7 +88,7 @@ def part(name: str) -> str:
     """The content of a generated part.
 
     Raises:
-        UserError: nothing is known by this name.
+        UserError: no part has this name.
     """
     if name == "dag":
         return dag()
@@ -98,12 +98,12 @@ def part(name: str) -> str:
 
 
 def rendered(text: str) -> str:
-    """The text with every generated part made anew."""
+    """The text with all generated parts regenerated."""
     return PART.sub(lambda m: f"<!-- {m['name']} -->\n{part(m['name'])}\n<!-- /{m['name']} -->", text)
 
 
 def stale_pages(write: bool) -> list[str]:
-    """README and docs whose generated parts are not as they would be made now; `write` makes them so."""
+    """README and docs pages whose generated parts are out of date; `write` updates them."""
     stale = []
     for page in [Path("README.md"), *sorted(Path("docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")

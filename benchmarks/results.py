@@ -1,7 +1,7 @@
-"""Results of benchmarks: one file per command, written by that command alone.
+"""Benchmark results: one file per command, written only by that command.
 
-`benchmarks/results/<name>.json` holds what was typed, where, when and at which commit, and flat `figures`.
-`publish` writes it; `read` and `is_stale` serve the tables of README and docs.
+`benchmarks/results/<name>.json` holds the command, machine, time and commit, and flat `figures`. `publish`
+writes it; `read` and `is_stale` serve the tables of README and docs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from metaldefect.hardware import cpu_name
 
 RESULTS = Path("benchmarks/results")
 PIPELINE = ("metaldefect", "stages", "conf")
-# What each benchmark measures: a result is stale where one of these has changed since its commit.
+# What each benchmark measures: a result is stale if one of these has changed since its commit.
 MEASURES: dict[str, tuple[str, ...]] = {
     "ablation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "conf"),
     "data": ("metaldefect/ingest", "metaldefect/procedural"),
@@ -85,7 +85,7 @@ def path_of(name: str) -> Path:
 
 
 def command_line(module: str) -> str:
-    """What was typed, without the machine's folders: an absolute path is shortened to its last part."""
+    """The command as typed, with absolute paths shortened to their last part."""
     words = []
     for word in sys.argv[1:]:
         option, equals, value = word.partition("=")
@@ -96,15 +96,15 @@ def command_line(module: str) -> str:
 
 
 def git(*words: str, root: Path = Path()) -> subprocess.CompletedProcess[str]:
-    """A git command's outcome; the caller looks at the return code."""
+    """Run a git command; the caller checks the return code."""
     return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
 
 
 def commit_and_date(root: Path = Path()) -> tuple[str, str]:
-    """HEAD and the present time.
+    """HEAD and the current time.
 
     Raises:
-        UserError: not in a git repository, where a result could not be attributed.
+        UserError: this is not a git repository, so the result cannot name its commit.
     """
     head = git("rev-parse", "HEAD", root=root)
     if head.returncode:
@@ -118,10 +118,10 @@ def write(path: Path, result: Result) -> None:
 
 
 def read(path: Path) -> Result:
-    """Read and check a result.
+    """Read and validate a result.
 
     Raises:
-        UserError: the file holds anything but a result; the message names the file and the fields.
+        UserError: the file is not a result; the message names the file and the fields.
     """
     try:
         return Result.model_validate(read_json(path))
@@ -131,7 +131,7 @@ def read(path: Path) -> Result:
 
 
 def add_results_argument(parser: argparse.ArgumentParser, name: str) -> None:
-    """`--results FILE`, by default the file in `benchmarks/results` that README and docs read."""
+    """Add `--results FILE`; the default is the file in `benchmarks/results` that README and docs read."""
     parser.add_argument(
         "--results", type=Path, default=path_of(name), metavar="FILE", help="default: %(default)s"
     )
@@ -141,10 +141,10 @@ def publish(path: Path, module: str, figures: Mapping[str, Any], details: Mappin
     """Write this run's result, print it as one line of JSON, and return it.
 
     Args:
-        path: the file.
+        path: the file to write.
         module: name in `benchmarks`, for the command.
         figures: name -> number, or `{value, low, high}`.
-        details: everything else that the run found, as it is.
+        details: everything else that the run measured, stored unchanged.
     """
     commit, date = commit_and_date()
     result = Result(
@@ -161,24 +161,24 @@ def publish(path: Path, module: str, figures: Mapping[str, Any], details: Mappin
 
 
 def measured_paths(name: str) -> tuple[str, ...]:
-    """What the result of this name measures; anything not listed is a run of the pipeline."""
+    """The files that a result measures; a name that `MEASURES` lacks is a run of the pipeline."""
     return MEASURES.get(name, PIPELINE)
 
 
 def is_stale(result: Result, paths: Iterable[str], root: Path = Path()) -> bool:
-    """Whether the measured code differs from what it was at the result's commit.
+    """Whether the measured code has changed since the result's commit.
 
-    Compares contents and not dates, so that a table made before a commit is still right after it. A commit
-    that this repository does not know counts as stale.
+    Compares contents, not dates, so that a table made before a commit stays valid after it. A commit that
+    this repository does not know counts as stale.
 
     Args:
-        result: with its commit.
+        result: names the commit.
         paths: files and folders relative to the repository's root.
-        root: of the repository.
+        root: the repository's root.
     """
     return git("diff", "--quiet", result.commit, "--", *paths, root=root).returncode != 0
 
 
 def with_interval(value: Mapping[str, Any]) -> dict[str, float]:
-    """`{mean, low, high, ...}` as a figure `{value, low, high}`."""
+    """Convert `{mean, low, high, ...}` to a figure `{value, low, high}`."""
     return {"value": value["mean"], "low": value["low"], "high": value["high"]}

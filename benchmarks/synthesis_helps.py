@@ -1,15 +1,14 @@
-"""`python -m benchmarks.synthesis_helps`: do drawn defects help to set up a detector?
+"""`python -m benchmarks.synthesis_helps`: do inserted defects help to set up a detector?
 
-For trained detectors, defects are inserted into normal images held out for it. Two things are then
-decided in three ways: the threshold and the model (which detector, which weight of its two maps)
+Inserts defects into normal images that the trained detectors have not seen, then makes two decisions: the
+threshold, and the model (which detector, with which weights of its two maps). Each is made in three ways:
 
-- `normals`: from normal images alone (the 0.99 quantile; the first detector as it is),
+- `normals`: from normal images alone (the 0.99 quantile; the first detector unchanged),
 - `inserted`: from these and the inserted defects (largest balanced accuracy; largest AUROC),
-- `real`: from these and real defects of a calibration part of the test images, the same way,
+- `real`: in the same way, from the normal images and real defects of a calibration part of the test images.
 
-and each decision is measured on the rest of the real test images, over many random divisions. Scores are
-kept, so a run that was killed goes on. Writes `benchmarks/results/synthesis_helps.json`; the last line
-printed is JSON.
+Each decision is measured on the rest of the real test images, over many random divisions. Scores are kept, so
+a killed run resumes. Writes `benchmarks/results/synthesis_helps.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from metaldefect.inspection.provider import (
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
 
-# Shares of the student-teacher map in the anomaly map; the paper's is 0.5.
+# Weights of the student-teacher map in the anomaly map; the paper uses 0.5.
 MAP_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
 CALIBRATION_SHARE = 0.3
 WAYS = ("normals", "inserted", "real")
@@ -53,7 +52,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of one candidate on the three sets; `labels` are those of the real test images."""
+    """A candidate's scores on the three sets; `labels` are those of the real test images."""
 
     validation: Scores
     inserted: Scores
@@ -62,19 +61,19 @@ class Scored:
 
     @property
     def defective(self) -> NDArray[np.bool_]:
-        """Which test images are."""
+        """Which test images are defective, `bool [N]`."""
         return np.asarray(self.labels != GOOD)
 
 
 @torch.inference_mode()
 def score_by_weight(model: EfficientAD, images: Iterable[InspectionImage], size: int) -> list[list[float]]:
-    """For each image the maximum of the combined map, for each of `MAP_WEIGHTS`."""
+    """For each image, the maximum of the combined map under each of `MAP_WEIGHTS`."""
     maps = [maps_of(model, resize(item.image, size)[None])[0] for item in images]
     return np.stack([share_scores(model, maps, share) for share in MAP_WEIGHTS], axis=1).tolist()
 
 
 def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work: Path) -> list[Scored]:
-    """A detector's scores under each map weight; computed once and kept in `work`."""
+    """A detector's scores under each map weight, computed once and kept in `work`."""
     path = work / f"scores_{sha256_file(folder / WEIGHTS)[:16]}.json"
     if not path.is_file():
         model, config = load_detector(folder)
@@ -96,7 +95,7 @@ def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work:
 
 
 def divide(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which test images are for calibration: a share of each kind of defect, at least one; no normal one."""
+    """Which test images are for calibration: a share of each kind of defect, at least one; no normal."""
     chosen = np.zeros(len(labels), bool)
     for kind in sorted(set(labels) - {GOOD}):
         places = np.flatnonzero(labels == kind)
@@ -106,12 +105,12 @@ def divide(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.boo
 
 
 def against(normal: Scores, defects: Scores) -> tuple[Scores, NDArray[np.bool_]]:
-    """Scores of both kinds and which are of defects."""
+    """The scores of both kinds, joined, and which of them belong to defects."""
     return np.concatenate([normal, defects]), np.arange(len(normal) + len(defects)) >= len(normal)
 
 
 def thresholds(candidate: Scored, calibration: NDArray[np.bool_], quantile: float) -> dict[str, float]:
-    """The threshold by each way."""
+    """The threshold that each way chooses."""
     normal = candidate.validation
     return {
         "normals": float(np.quantile(normal, quantile)),
@@ -121,14 +120,14 @@ def thresholds(candidate: Scored, calibration: NDArray[np.bool_], quantile: floa
 
 
 def selections(candidates: Sequence[Scored], calibration: NDArray[np.bool_]) -> dict[str, int]:
-    """The candidate chosen by each way: without defects there is nothing to choose by, so the first."""
+    """The candidate that each way chooses; normals alone cannot rank candidates and take the first."""
     by_inserted = [detection.auroc(*against(c.validation, c.inserted)) for c in candidates]
     by_real = [detection.auroc(*against(c.validation, c.test[calibration])) for c in candidates]
     return {"normals": 0, "inserted": int(np.argmax(by_inserted)), "real": int(np.argmax(by_real))}
 
 
 def study(candidates: Sequence[Scored], quantile: float, divisions: int, seed: int) -> dict[str, Any]:
-    """Both decisions by each way, measured on what calibration did not use, over random divisions."""
+    """Make both decisions in each way and measure them on the test images not used, over random divisions."""
     first = candidates[0]
     rng = np.random.default_rng(seed)
     threshold_rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
@@ -158,7 +157,7 @@ def study(candidates: Sequence[Scored], quantile: float, divisions: int, seed: i
     return {
         "threshold": {way: summary_of(rows) for way, rows in threshold_rows.items()},
         "model_selection_image_auroc": {way: mean_and_interval(rows) for way, rows in selection_rows.items()},
-        # None where all candidates are equally good
+        # None if all candidates are equally good
         "rank_correlation_inserted_real": mean_and_interval(agreement) if agreement else None,
         "auroc_inserted": detection.auroc(*against(first.validation, first.inserted)),
         "auroc_real": detection.auroc(first.test, first.defective),
@@ -166,18 +165,18 @@ def study(candidates: Sequence[Scored], quantile: float, divisions: int, seed: i
 
 
 def summary_of(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean and interval of every number of the rows."""
+    """The mean and interval of every number in the rows."""
     return {name: mean_and_interval([row[name] for row in rows]) for name in rows[0]}
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and the 95 % interval over the divisions."""
+    """The mean and the 95 % interval over the divisions."""
     low, high = np.quantile(values, [0.025, 0.975])
     return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
 
 
 def table(result: dict[str, Any]) -> str:
-    """The study as lines for a person."""
+    """The study as text for the terminal."""
     lines = [
         f"{'decided from':<12} {'threshold':>10} {'F1':>7} {'bal. acc.':>10} {'false al.':>10} {'found':>7}"
     ]
@@ -195,7 +194,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Insert, score, decide, measure."""
+    """Insert, score, decide, measure, publish."""
     arguments = parse_arguments()
     set_threads()
     real = RealDatasetProvider(arguments.root)
@@ -227,7 +226,7 @@ def main() -> None:
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, Any]:
-    """The study as flat figures: `<metric>_<way>`, each with its interval."""
+    """The study as flat figures `<metric>_<way>`, each with its interval."""
     figures: dict[str, Any] = {key: result[key] for key in ("auroc_inserted", "auroc_real")}
     for way, row in result["threshold"].items():
         figures |= {f"{name}_{way}": with_interval(value) for name, value in row.items()}
@@ -243,7 +242,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--detectors", type=Path, nargs="+", default=[Path("models/detector")],
-        help="trained detectors; the first is the one whose threshold is studied",
+        help="trained detectors; the threshold study uses the first",
     )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, default=Path("models/vq"))
     parser.add_argument("--maskgit", type=Path, default=Path("models/maskgit"))
@@ -251,7 +250,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--divisions", type=int, default=50, help="random divisions of the test images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--work", type=Path, default=Path("data/synthesis_helps"), help="insertions and scores"
+        "--work", type=Path, default=Path("data/synthesis_helps"), help="folder for insertions and scores"
     )
     add_results_argument(parser, "synthesis_helps")
     return parser.parse_args()

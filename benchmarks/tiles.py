@@ -1,9 +1,9 @@
 """`python -m benchmarks.tiles`: the detector on real magnetic tiles, by teacher and seed.
 
-For each seed the defect-free tiles are split 70/10/20 by scene; all defects are in test. For each teacher
-(`shipped`, `random`, `NAME=PATH`) a detector is trained and tested. A run that is done is not done again, a
-run that was killed goes on; when all are done their numbers become `benchmarks/results/tiles.json`. With
-`--jobs` runs go side by side with a share of the cores each, which leaves fewer of them idle.
+For each seed, the defect-free tiles are split 70/10/20 by scene, and all defective tiles are in test. For
+each teacher (`shipped`, `random`, `NAME=PATH`), trains and tests a detector. Finished runs are skipped and
+killed runs resume; when all are done, their numbers become `benchmarks/results/tiles.json`. `--jobs` runs
+several at once, each on a share of the cores, which leaves fewer cores idle.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import RealDatasetProvider
 
 RANDOM, SHIPPED = "random", "shipped"
-# The names of the results, and those of the metrics they are.
+# Name in the results -> name of the metric.
 REPORTED = {"image_auroc": "image_auroc", "au_pro": "au_pro", "f1": "f1_at_threshold", "f1_max": "f1_max"}
 CURVE_VALIDATION = 24
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A name and where its weights are; a random one has none."""
+    """A teacher's name and the path of its weights; None for a random teacher."""
 
     name: str
     path: Path | None
@@ -67,14 +67,14 @@ class Teacher:
         return teacher
 
     def fingerprint(self) -> str:
-        """What its results depend on."""
+        """Identifies the teacher's weights in the settings that a result depends on."""
         return "random" if self.path is None else sha256_file(self.path)
 
 
 def random_teacher(size: Size, padding: bool, seed: int) -> PatchDescriptionNetwork:
-    """A teacher that was never trained, its signal kept alive from layer to layer (He's initialisation).
+    """An untrained teacher, with He's initialisation so that the signal keeps its scale across layers.
 
-    Its features are normalised by their mean and deviation as any teacher's are.
+    Its features are normalised by their mean and standard deviation, like those of any teacher.
     """
     torch.manual_seed(seed)
     teacher = PatchDescriptionNetwork(size, padding=padding)
@@ -87,10 +87,10 @@ def random_teacher(size: Size, padding: bool, seed: int) -> PatchDescriptionNetw
 
 
 def parse_teachers(words: Sequence[str], size: Size) -> list[Teacher]:
-    """`shipped`, `random` or `NAME=PATH` each.
+    """Parse words of the form `shipped`, `random` or `NAME=PATH`.
 
     Raises:
-        UserError: a file does not exist; or a word is none of these.
+        UserError: a file does not exist, or a word has none of these forms.
     """
     teachers = []
     for word in words:
@@ -110,14 +110,14 @@ def parse_teachers(words: Sequence[str], size: Size) -> list[Teacher]:
 
 
 def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, curve_images: int) -> None:
-    """Train and test one detector; writes `<teacher>_seed<n>.json` and the detector in the folder beside it.
+    """Train and test one detector; write `<teacher>_seed<n>.json` and, next to it, the detector's folder.
 
     Raises:
-        UserError: a result of other settings lies there.
+        UserError: the file already holds a result of other settings.
     """
     name = f"{teacher.name}_seed{settings.seed}"
     path, state = work / f"{name}.json", work / f"{name}.training"
-    # "root" and "output" are places, not settings.
+    # "root" and "output" are locations, not settings.
     kept = settings.model_dump(mode="json", exclude={"root", "output", "synthetic", "generated", "source"})
     recipe = kept | {"teacher": teacher.fingerprint(), "points": points, "curve_images": curve_images}
     if path.is_file():
@@ -178,7 +178,7 @@ def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, 
 
 
 def run_all(runs: Sequence[tuple[Teacher, TrainSettings, Path, int, int]], jobs: int) -> None:
-    """`run_one` with each of the arguments, `jobs` at a time."""
+    """Call `run_one` with each of the argument tuples, `jobs` at a time."""
     if jobs == 1:
         for run in runs:
             run_one(*run)
@@ -192,12 +192,12 @@ def run_all(runs: Sequence[tuple[Teacher, TrainSettings, Path, int, int]], jobs:
             for future in started:
                 future.result()
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)  # those under way come to their end
+            pool.shutdown(wait=True, cancel_futures=True)  # running ones finish, waiting ones are cancelled
             raise
 
 
 def collect(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int]) -> dict[str, Any]:
-    """The section of the results: each teacher's numbers by seed, and the gain over the random one."""
+    """The results: each teacher's numbers by seed, and its gain over the random teacher."""
     section: dict[str, Any] = {}
     for teacher in teachers:
         runs = {seed: read_json(work / f"{teacher.name}_seed{seed}.json") for seed in seeds}
@@ -233,14 +233,14 @@ def collect(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int]) -> di
 
 
 def main() -> None:
-    """Run what is not done, then write the results and the figure of the curves."""
+    """Run what is missing, then publish the results and draw the curves."""
     arguments = parse_arguments()
     set_threads()
     teachers = parse_teachers(arguments.teachers, arguments.model)
     work: Path = arguments.work
     runs = []
     for seed in arguments.seeds:
-        # Before the runs, which share it
+        # Before the runs, because they share it
         prepared_folder("magnetic_tile", arguments.raw, seed, work / f"seed{seed}")
         for teacher in teachers:
             settings = TrainSettings(
@@ -275,9 +275,9 @@ def main() -> None:
 
 
 def figures_of(section: dict[str, Any], teachers: Sequence[Teacher]) -> dict[str, Any]:
-    """Means over the seeds and each seed's number with its interval, by the names of the results.
+    """Means over the seeds, and each seed's number with its interval, as flat figures.
 
-    The first teacher's figures have plain names, those of the others are prefixed by `<teacher>_teacher_`.
+    The first teacher's figures have plain names; those of the others start with `<teacher>_teacher_`.
     """
     figures: dict[str, Any] = {}
     for number, teacher in enumerate(teachers):
@@ -306,9 +306,9 @@ def parse_arguments() -> argparse.Namespace:
         "--teachers", nargs="+", default=[SHIPPED, RANDOM], metavar="TEACHER",
         help="shipped, random, or NAME=PATH such as short=teacher_short.safetensors",
     )  # fmt: skip
-    parser.add_argument("--points", type=int, default=8, help="points of the curve, and saved states")
-    parser.add_argument("--curve-images", type=int, default=136, help="test images of a point of the curve")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--points", type=int, default=8, help="points of the curve, with a saved state each")
+    parser.add_argument("--curve-images", type=int, default=136, help="test images per point of the curve")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
     parser.add_argument("--work", type=Path, default=Path("data/tiles"), help="runs, detectors and figures")
     add_results_argument(parser, "tiles")
     return parser.parse_args()

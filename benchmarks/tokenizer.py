@@ -1,9 +1,9 @@
-"""`python -m benchmarks.tokenizer`: training, encoding and decoding speed, and what the fast modes change.
+"""`python -m benchmarks.tokenizer`: the tokenizer's speed, and what its fast modes change.
 
-Training is that of the default tokenizer with all its losses, and once more with torch's own convolutions.
-Encoding and decoding are at LlamaGen's full size: its weights cannot be shipped, so they are random, with a
-codebook of encoder outputs; agreement of tokens and SSIM are measured on the shipped tokenizer too, whose
-weights are trained. Images are procedural, or those of `--images DIR`. Writes
+Times training of the default tokenizer with all losses, with this project's and with torch's convolutions.
+Times encoding and decoding at LlamaGen's full size, with random weights and a codebook of encoder outputs,
+because LlamaGen's weights cannot be shipped. Token agreement and SSIM are also measured on the shipped
+tokenizer, whose weights are trained. Images are procedural, or those of `--images DIR`. Writes
 `benchmarks/results/tokenizer_speed.json`; the last line printed is JSON.
 """
 
@@ -48,7 +48,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class StepTimes(pl.Callback):
-    """Seconds of each training step."""
+    """Records the seconds of each training step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -58,13 +58,13 @@ class StepTimes(pl.Callback):
 
     @property
     def seconds(self) -> list[float]:
-        """Of the steps after the warm-up."""
+        """Seconds of the steps after the warm-up."""
         return np.diff(self.ends)[WARM_UP:].tolist()
 
 
 @contextmanager
 def plain_convolutions() -> Iterator[None]:
-    """Training as torch has it: direct convolutions, pixels of a channel side by side."""
+    """Train with torch's own convolutions in its default memory order."""
     own, layout = Conv3x3.forward, lightning_module.to_model_input
     Conv3x3.forward = nn.Conv2d.forward  # type: ignore[method-assign]
     lightning_module.to_model_input = lambda batch: layout(batch).contiguous()
@@ -75,7 +75,7 @@ def plain_convolutions() -> Iterator[None]:
 
 
 def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
-    """(images a second, seconds of the steps, perceptual loss) of the default tokenizer, all losses on."""
+    """(images per second, seconds of the steps, perceptual loss) of the default tokenizer, all losses on."""
     section = load_params().finetune_vq
     chosen = section.training.model_dump()
     batch = chosen.pop("batch_size")
@@ -99,7 +99,7 @@ def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
 
 
 def full_size(images: Tensor) -> VQModel:
-    """LlamaGen's VQ-16 with fixed random weights and a codebook of its own outputs for `images`."""
+    """LlamaGen's VQ-16 with fixed random weights and a codebook of its encoder's outputs for `images`."""
     torch.manual_seed(0)
     model = VQModel(named_config("vq16")).eval()
     with torch.inference_mode():
@@ -113,7 +113,7 @@ def modes(model: VQModel) -> dict[str, tuple[Encode, Encode]]:
     """Name -> (encode, decode); `float32` is the plain formulation."""
     channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
     half = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
-    # Look-ups stay in float32 in every mode: only the networks differ
+    # Codebook look-ups stay in float32 in every mode, so only the networks differ
     half.quantize = copy.deepcopy(model.quantize)
     if half.patch_path is not None:
         half.patch_path = copy.deepcopy(model.patch_path)
@@ -148,7 +148,7 @@ def modes(model: VQModel) -> dict[str, tuple[Encode, Encode]]:
 
 
 def rate(function: Encode, inputs: Tensor, repeats: int) -> float:
-    """Items a second for one batch: the median over `repeats`, after one call to warm up."""
+    """Items per second for one batch: the median over `repeats`, after one warm-up call."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -158,7 +158,7 @@ def rate(function: Encode, inputs: Tensor, repeats: int) -> float:
 
 
 def in_batches(function: Encode, inputs: Tensor) -> Tensor:
-    """All inputs through `function`, a batch at a time."""
+    """Apply `function` to all inputs, one batch at a time."""
     return torch.cat([function(part) for part in inputs.split(BATCH)])
 
 
@@ -182,7 +182,7 @@ def compare(model: VQModel, images: Tensor, repeats: int) -> dict[str, dict[str,
 
 
 def load(folder: Path | None, count: int) -> U8:
-    """`count` grey images, `uint8 [count, 256, 256]`: procedural, or evenly from the files of a folder."""
+    """`count` grey images, `uint8 [count, 256, 256]`: procedural, or evenly spaced files of a folder."""
     if folder is None:
         labels = list(DEFECT_CLASSES)
         return np.stack(
@@ -209,7 +209,7 @@ def main() -> None:
     tensor = to_tanh_range(images)
     full = compare(full_size(tensor[BATCH * 2 :]), tensor[: BATCH * 2], args.repeats)
     shipped = compare(load_base("shipped", named_config("vq16_small")).eval(), tensor, args.repeats)
-    # Last: training tells the process to keep freed memory, which would speed up the plain formulation too
+    # Last: training makes the process keep freed memory, which would speed up the plain formulation too
     trained, step_seconds, perceptual = train_speed(images, args.steps + WARM_UP + 1)
     with plain_convolutions():
         plainly, plain_seconds, _ = train_speed(images, args.steps + WARM_UP + 1)

@@ -1,1 +1,1 @@
-"""Orchestration: Prefect runs DVC's own graph, on demand and on a schedule."""
+"""Orchestration: Prefect runs the graph of `dvc.yaml`, on demand and on a schedule."""

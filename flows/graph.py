@@ -1,6 +1,6 @@
-"""DVC's graph as the flow sees it: names, who waits for whom, what is out of date.
+"""DVC's graph for the flow: stage names, their upstream stages, and which are out of date.
 
-`dvc.yaml` stays the only description of the pipeline; everything here is asked of DVC.
+`dvc.yaml` is the only description of the pipeline; this module asks DVC for everything.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ LOCK_FILE = "dvc.lock"
 
 @dataclass(frozen=True)
 class Node:
-    """A stage of `dvc.yaml`, or a `.dvc` file that one depends on.
+    """A stage of `dvc.yaml`, or a `.dvc` file that a stage depends on.
 
     Attributes:
-        name: what `dvc repro` calls it: `merge`, `data/raw.dvc`.
+        name: DVC's name for it, such as `merge` or `data/raw.dvc`.
         upstream: names of the nodes whose outs it reads.
-        changed: whether `dvc status` has something to say about it.
+        changed: whether `dvc status` reports a change.
     """
 
     name: str
@@ -40,15 +40,16 @@ class Node:
 
 
 def read_graph(root: Path) -> list[Node]:
-    """The nodes that `dvc repro` would visit, in its own order (upstream first).
+    """The nodes that `dvc repro` would visit, in its order (upstream first).
 
-    Takes the status of the whole pipeline once, which needs DVC's lock: call it before any stage runs.
+    Reads the status of the whole pipeline once, which needs DVC's lock: call it before any stage runs.
 
     Raises:
-        UserError: `root` is no DVC repository, its `dvc.yaml` is broken, or another DVC holds its lock.
+        UserError: `root` is not a DVC repository, its `dvc.yaml` is broken, or another DVC process holds the
+            lock.
     """
     try:
-        # DVC looks for dvc.yaml in the current folder, and names stages as seen from there.
+        # DVC looks for dvc.yaml in the current folder, and names stages relative to it.
         with chdir(root), Repo(str(root)) as repo:
             graph = repo.index.graph
             plan = plan_repro(get_active_graph(graph), collect_stages(repo, ["dvc.yaml"]))
@@ -63,15 +64,15 @@ def read_graph(root: Path) -> list[Node]:
 def node(stage: Stage, graph: Any, planned: set[Stage], changed: set[str]) -> Node:
     """A stage of DVC's graph as a node.
 
-    A frozen stage keeps its edges although DVC does not follow them: it then waits for stages that it
-    does not need, and both graphs look the same.
+    A frozen stage keeps its edges although DVC ignores them: it may wait for stages that it does not need,
+    but Prefect's graph then looks like DVC's.
     """
     upstream = sorted(other.addressing for other in graph.successors(stage) if other in planned)
     return Node(stage.addressing, tuple(upstream), stage.addressing in changed)
 
 
 def locked_stages(root: Path) -> list[str]:
-    """The stages in `dvc.lock`, in the order of the file."""
+    """The stages in `dvc.lock`, in file order."""
     path = root / LOCK_FILE
     return list(load_yaml(str(path)).get("stages", {})) if path.is_file() else []
 
@@ -80,8 +81,8 @@ def locked_stages(root: Path) -> list[str]:
 def stable_lock_order(root: Path, nodes: Iterable[Node]) -> Iterator[None]:
     """Keep `dvc.lock` in the order that `dvc repro` would have written.
 
-    DVC appends a stage that is new to the file when it ends, so stages that ran side by side would
-    make the order, and with it the file's bytes, a matter of chance.
+    DVC appends a new stage to the file when the stage ends. Parallel stages end in any order, so without this
+    the file's bytes would differ from run to run.
     """
     before = locked_stages(root)
     try:

@@ -1,4 +1,4 @@
-"""`python -m flows.pipeline`: bring the whole pipeline up to date, seen and tracked by Prefect."""
+"""`python -m flows.pipeline`: bring the whole pipeline up to date, as a Prefect flow."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def run_pipeline(root: Path | str = ".", force: Sequence[str] = ()) -> State[Any
         raise UserError(f"{folder / 'dvc.yaml'} does not exist: give the project's folder with --root")
     prepare_environment(folder)
     migrate_database()
-    from flows.retraining import retrain  # imports Prefect, which reads the environment once
+    from flows.retraining import retrain  # imports Prefect, which reads the environment only once
 
     state: State[Any] = retrain(root=str(folder), force=list(force), return_state=True)
     return state
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 when every stage is up to date, else 1."""
+    """Run the command line; return 0 if every stage is up to date, else 1."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
     parser.add_argument("--root", default=".", help="the project's folder (default: the current one)")
     parser.add_argument(
         "--force", nargs="+", default=[], metavar="STAGE", help="stages to run although nothing changed"
     )
     options = parser.parse_args(arguments)
-    # The default is to die at once, which would leave Prefect's temporary server behind.
+    # By default SIGTERM kills the process at once and leaves Prefect's temporary server running.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         state = run_pipeline(options.root, options.force)

@@ -1,4 +1,4 @@
-"""Child processes that never outlive the flow: each leads a process group of its own."""
+"""Child processes that never outlive the flow, because each one leads its own process group."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ GRACE_SECONDS = 10.0
 
 
 class StoppedError(RuntimeError):
-    """No child may be started: the flow is being cancelled."""
+    """No child can start, because the flow is being cancelled."""
 
 
 class ChildProcesses:
-    """The running children of a flow; safe to use from many threads.
+    """The running children of a flow; safe to use from several threads.
 
-    A stage is a grandchild (`dvc` starts it), and dies only when its whole group is signalled.
+    A stage is a grandchild (`dvc` starts it), so only a signal to the whole group ends it.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class ChildProcesses:
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
     ) -> int:
-        """Run `command`, hand each line of its output (both streams) to `on_line`, return its exit code.
+        """Run `command`, pass each line of its output (both streams) to `on_line`, and return its exit code.
 
         Raises:
             StoppedError: `stop` was called before.
@@ -73,7 +73,7 @@ class ChildProcesses:
                 self._running.discard(child)
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
-        """End every child's process group: SIGTERM, and SIGKILL for what is left after `grace` seconds."""
+        """Stop every child's process group: SIGTERM, then SIGKILL after `grace` seconds."""
         with self._lock:
             self._stopped = True
             children = list(self._running)
@@ -88,7 +88,7 @@ class ChildProcesses:
 
 
 def signal_group(child: subprocess.Popen[str], number: int) -> bool:
-    """Send a signal to a child's group; False where the group is gone."""
+    """Send a signal to a child's group; return False if the group no longer exists."""
     try:
         os.killpg(child.pid, number)  # start_new_session makes the child's pid its group's id
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The flow: one task a DVC stage, upstream first, independent stages side by side."""
+"""The flow: one task per DVC stage, upstream first, with independent stages in parallel."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def retrain(root: str = ".", force: Sequence[str] = ()) -> State[Any] | list[Sta
 
     Args:
         root: the project's folder.
-        force: stages to run although nothing changed.
+        force: stages to run even if nothing changed.
+
+    Raises:
+        UserError: `force` names an unknown stage.
+        StageFailedError: a stage failed.
     """
     folder = Path(root).resolve()
     nodes = read_graph(folder)
@@ -46,7 +50,7 @@ def retrain(root: str = ".", force: Sequence[str] = ()) -> State[Any] | list[Sta
     children = ChildProcesses()
     work_to_do = bool(force) or any(node.changed for node in nodes)
     with contextlib.ExitStack() as stack:
-        # MLflow's default store and git belong to the project's folder.
+        # MLflow's default store and git are looked up in the current folder.
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(stable_lock_order(folder, nodes))
         parent = stack.enter_context(parent_run("pipeline", str(runtime.flow_run.id))) if work_to_do else None
@@ -55,7 +59,7 @@ def retrain(root: str = ".", force: Sequence[str] = ()) -> State[Any] | list[Sta
             futures = submit(nodes, set(force), folder, children, parent, results)
             cancelled = wait(list(futures.values()))
         finally:
-            # Prefect raises its termination signal, as Python does Ctrl-C, right here.
+            # Prefect raises its termination signal here, as Python does Ctrl-C.
             children.stop()
         rows = report(folder, nodes, futures, results)
         if cancelled:
@@ -73,7 +77,7 @@ def submit(
     parent: ParentRun | None,
     results: dict[str, StageResult],
 ) -> dict[str, PrefectFuture[Any]]:
-    """Hand all stages to the task runner, each behind its upstream."""
+    """Submit all stages to the task runner, each waiting for its upstream."""
     futures: dict[str, PrefectFuture[Any]] = {}
     for node in nodes:
         named = run_node.with_options(name=node.name, task_run_name=node.name)
@@ -99,7 +103,7 @@ def run_node(
     parent: ParentRun | None,
     results: dict[str, StageResult],
 ) -> State[Any]:
-    """Bring one stage up to date; the state's name says what DVC did.
+    """Bring one stage up to date; the returned state is named after what DVC did.
 
     Raises:
         StageFailedError: the stage ended with an error.
@@ -137,26 +141,26 @@ def run_node(
 
 
 def dvc_command(stage: str, force: bool) -> list[str]:
-    """The command that brings one stage, and nothing else, up to date.
+    """The command that brings this stage up to date and no other.
 
-    Stages side by side wait for DVC's lock, which DVC itself frees while a stage's command runs.
+    Parallel stages wait for DVC's lock, which DVC releases while a stage's own command runs.
     """
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
     return [*command, *(["--force"] if force else []), stage]
 
 
 def child_environment(parent: ParentRun | None) -> dict[str, str]:
-    """This process's environment, with this interpreter first in PATH and output line by line."""
+    """This process's environment, with this interpreter first in PATH and unbuffered output."""
     environment = dict(os.environ)
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     environment["PYTHONUNBUFFERED"] = "1"
-    # A progress bar redraws itself ten times a second: in a log each time is a line.
+    # A progress bar redraws ten times a second, and every redraw would be a line in the log.
     environment.setdefault("TQDM_MININTERVAL", "15")
     return environment | (parent.environment if parent else {})
 
 
 def state_from_output(stage: str, line: str) -> str | None:
-    """Restored (from DVC's run cache) or Unchanged where the line says so in DVC's words, else None."""
+    """`Restored` (from DVC's run cache) or `Unchanged` if DVC's output line says so, else None."""
     if line.startswith(f"Stage '{stage}' is cached - skipping run"):
         return "Restored"
     if line in (f"Stage '{stage}' didn't change, skipping", f"'{stage}' didn't change, skipping"):
@@ -165,16 +169,16 @@ def state_from_output(stage: str, line: str) -> str | None:
 
 
 def wait(futures: Sequence[PrefectFuture[Any]]) -> bool:
-    """Wait for all tasks, or until someone cancels the flow run; True when cancelled.
+    """Wait for all tasks, or until the flow run is cancelled; return True if it was cancelled.
 
-    Nobody signals a flow that was started by hand when it is cancelled in the UI, so it asks.
+    Polls the run's state: cancelling in the UI sends no signal to a flow that was started by hand.
     """
     with get_client(sync_client=True) as client:
         for future in futures:
             while not future.state.is_final():
                 future.wait(timeout=POLL_SECONDS)
                 if future.state.is_pending() and future.state.name == "NotReady":
-                    break  # its upstream failed: it will never start
+                    break  # its upstream failed, so it will never start
                 state = client.read_flow_run(runtime.flow_run.id).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()):
                     return True
@@ -182,7 +186,7 @@ def wait(futures: Sequence[PrefectFuture[Any]]) -> bool:
 
 
 def failure_message(nodes: Sequence[Node], results: Mapping[str, StageResult]) -> str:
-    """Which stages failed with what, and which never ran for it, in one line a stage."""
+    """One line per stage that failed, with its error, and per stage that never ran because of it."""
     lines = [f"{r.stage} failed: {r.detail}" for r in results.values() if r.state == "Failed"]
     never_ran = [node.name for node in nodes if node.name not in results]
     return "\n".join(lines + ([f"not run: {', '.join(never_ran)}"] if never_ran else []))
@@ -194,7 +198,7 @@ def report(
     futures: Mapping[str, PrefectFuture[Any]],
     results: Mapping[str, StageResult],
 ) -> list[dict[str, str]]:
-    """Publish the table of what each stage did, in the UI and in the log; returns its rows."""
+    """Publish the table of what each stage did, in the UI and in the log; return its rows."""
     rows = table(root, [results.get(node.name, StageResult(node.name, "Skipped")) for node in nodes])
     create_table_artifact(key="pipeline", table=rows, description="What each stage did, and its main metric")
     get_run_logger().info("Pipeline:\n%s", as_text(rows))

@@ -1,4 +1,4 @@
-"""What a pipeline run did, one row a stage."""
+"""What a pipeline run did: one row per stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StageResult:
 
     Attributes:
         state: Completed, Restored, Unchanged, Failed, Cancelled or Skipped.
-        seconds: wall time of its `dvc repro`; 0 where none was started.
+        seconds: wall time of its `dvc repro`; 0 if none started.
         detail: the last line that a failed stage printed.
     """
 
@@ -26,7 +26,7 @@ class StageResult:
 
 
 def table(root: Path, results: Iterable[StageResult]) -> list[dict[str, str]]:
-    """Rows of the table artifact."""
+    """The rows of the table artifact."""
     return [
         {
             "stage": result.stage,

@@ -1,4 +1,4 @@
-"""The MLflow run that a pipeline run's stages are children of."""
+"""The parent MLflow run of a pipeline run's stages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ParentRun:
     """A pipeline's run in MLflow.
 
     Attributes:
-        environment: variables that tell a stage's process about it.
-        used: set it when a stage really ran: a run without children is removed at the end.
+        environment: variables that tell a stage's process which run is its parent.
+        used: set it when a stage really ran; a run without children is deleted at the end.
     """
 
     environment: dict[str, str]
@@ -26,7 +26,7 @@ class ParentRun:
 
 @contextmanager
 def parent_run(name: str, flow_run_id: str) -> Iterator[ParentRun]:
-    """Open the parent run in the store of the current folder; it ends FINISHED, FAILED or KILLED."""
+    """Open the parent run in the current folder's store; it ends as FINISHED, FAILED or KILLED."""
     connect_tracking()
     import mlflow
 

@@ -40,7 +40,7 @@ def get_data(
 def doctor(root: Root = Path()) -> None:
     """Check versions, ports, servers, databases, disk, memory and weights of this machine.
 
-    `ok` is fine, `note` is worth knowing, `FAIL` stops something from working and says how to mend it.
+    `ok` is fine, `note` is worth knowing, `FAIL` breaks something and says how to fix it.
     """
     from pipeline.doctor import diagnose
 
@@ -53,7 +53,7 @@ def doctor(root: Root = Path()) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command `metaldefect` and exit."""
+    """Run the `metaldefect` command and exit with its code."""
     run_app(app, arguments)
 
 

@@ -1,7 +1,7 @@
-"""`make deps`: write the code that each stage runs into `dvc.yaml`, from the real imports.
+"""`make deps`: write the code that each stage runs into `dvc.yaml`, from its actual imports.
 
-A stage depends on every project file that its module imports, directly or through others, and on none
-besides. Shared plumbing is left out: it decides how a run is tracked and shown, never what it computes.
+A stage depends on every project file that its module imports, directly or indirectly, and on no other.
+Shared plumbing is left out: it decides how a run is tracked and shown, never what it computes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ruamel.yaml import YAML
 
 PACKAGES = ("metaldefect", "pipeline", "stages", "flows", "app", "benchmarks")
 DVC_FILE = "dvc.yaml"
-# Typed params (DVC tracks each stage's values itself), tracking, and what the terminal shows.
+# Typed params (DVC itself tracks each stage's values), tracking, and terminal output.
 PLUMBING = frozenset({"pipeline/params.py", "pipeline/run.py", "pipeline/terminal.py", "stages/__init__.py"})
-# How a package with plug-in modules finds them.
+# A package that finds its plug-in modules contains this call.
 DISCOVERY = "pkgutil.iter_modules(__path__)"
-# Stages whose out is what the plumbing draws.
+# Stages whose output the plumbing draws, so they depend on it.
 SHOWS = frozenset({"report"})
 
 
 def module_file(root: Path, name: str) -> Path | None:
-    """File of a project module, None for anything else."""
+    """File of a project module, or None for any other module."""
     if name.split(".")[0] not in PACKAGES:
         return None
     base = root / Path(*name.split("."))
@@ -35,9 +35,9 @@ def module_file(root: Path, name: str) -> Path | None:
 
 
 def direct_imports(root: Path, file: Path) -> set[Path]:
-    """Project files that `file` imports anywhere, inside functions too; the packages they lie in count.
+    """Project files that `file` imports, also inside functions, and the packages that contain them.
 
-    A package that lists its own modules with `pkgutil.iter_modules(__path__)` imports them all.
+    A package that lists its modules with `pkgutil.iter_modules(__path__)` counts as importing all of them.
     """
     text = file.read_text(encoding="utf-8")
     found = set(file.parent.glob("*.py")) - {file} if DISCOVERY in text else set()
@@ -55,7 +55,7 @@ def direct_imports(root: Path, file: Path) -> set[Path]:
 
 
 def all_imports(root: Path, file: Path) -> set[Path]:
-    """`file` and every project file that it needs."""
+    """`file` and every project file that it imports, directly or indirectly."""
     seen: set[Path] = set()
     todo = {file}
     while todo:
@@ -72,19 +72,19 @@ def has_code(file: Path) -> bool:
 
 
 def code_dependencies(root: Path, stage: str) -> list[str]:
-    """The project files that a stage's outs depend on, sorted, relative to `root`."""
+    """The project files that a stage's outs depend on: sorted POSIX paths relative to `root`."""
     files = all_imports(root, root / f"stages/{stage}.py")
     names = {file.relative_to(root).as_posix() for file in files if has_code(file)}
     return sorted(names if stage in SHOWS else names - PLUMBING)
 
 
 def is_code(dependency: str) -> bool:
-    """Whether a line of `deps` names Python code of the project: a file, or a package folder."""
+    """Whether an entry of `deps` names Python code of the project (a file or a package folder)."""
     return dependency.split("/")[0] in PACKAGES and Path(dependency).suffix in ("", ".py")
 
 
 def with_code_dependencies(root: Path) -> str:
-    """`dvc.yaml` as text, with the code dependencies that the imports of now call for."""
+    """The text of `dvc.yaml` with the code dependencies that the current imports require."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -100,7 +100,7 @@ def with_code_dependencies(root: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write `dvc.yaml`, or with `--check` say whether it is up to date; returns the exit code."""
+    """Write `dvc.yaml`, or with `--check` report whether it is up to date; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.dependencies", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it would change")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
-"""`metaldefect doctor`: what this machine and this folder still need, a line each.
+"""`metaldefect doctor`: check what this machine and this folder still need, one line per check.
 
-`ok` is fine, `note` is worth knowing, `FAIL` stops something from working and says how to mend it.
+`ok` is fine, `note` is worth knowing, `FAIL` breaks something and says how to fix it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MIN_PYTHON = (3, 11)
 MIN_DISK_GB = 10
 MIN_MEMORY_GB = 6
 PORTS = {"MLflow": 5000, "Prefect": 4200, "Gradio": 7860}
-# torchvision's name of the LPIPS backbone
+# torchvision's file name for the LPIPS backbone
 VGG_FILE = "vgg16-397923af.pth"
 SERVER_TIMEOUT_SECONDS = 5.0
 BF16_UNITS = ("avx512_bf16", "amx_bf16")
 
-# Another version of these installs without complaint, and then breaks this.
+# Another version of these packages installs without an error and then breaks what is named here.
 PINS_THAT_MATTER = {
     "fastapi": "every Prefect flow fails with an unexpected keyword argument 'min_items'",
     "sqlalchemy": "Prefect's schedule silently never starts a run",
@@ -58,7 +58,7 @@ class Finding:
 
 
 def check_python(_root: Path) -> Iterator[Finding]:
-    """The interpreter's version, and whether it lives in an environment of its own."""
+    """Check the interpreter's version."""
     version = platform.python_version()
     if sys.version_info < MIN_PYTHON:
         yield Finding(
@@ -69,7 +69,7 @@ def check_python(_root: Path) -> Iterator[Finding]:
 
 
 def check_pins(root: Path) -> Iterator[Finding]:
-    """The installed versions against `constraints.txt`; those that matter by name."""
+    """Compare the installed versions with `constraints.txt`, and report `PINS_THAT_MATTER` one by one."""
     file = root / "constraints.txt"
     if not file.is_file():
         yield Finding("FAIL", "pins", f"{file} does not exist; run in the project's folder")
@@ -104,7 +104,11 @@ def check_pins(root: Path) -> Iterator[Finding]:
 
 
 def read_pins(text: str) -> dict[str, Requirement]:
-    """Canonical name -> requirement, of the lines of a constraints file."""
+    """Parse a constraints file into canonical name -> requirement.
+
+    Raises:
+        UserError: a line is not a requirement.
+    """
     pins: dict[str, Requirement] = {}
     for line in text.splitlines():
         wish = line.split("#", 1)[0].strip()
@@ -119,12 +123,12 @@ def read_pins(text: str) -> dict[str, Requirement]:
 
 
 def install_pins() -> str:
-    """The command that mends wrong versions."""
+    """The command that fixes wrong versions."""
     return "type `pip install -c constraints.txt -e .`"
 
 
 def check_requirements(_root: Path) -> Iterator[Finding]:
-    """`pip check`: whether the installed packages go together."""
+    """Run `pip check`: are the installed packages compatible with each other?"""
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
     if done.returncode == 0:
         yield Finding("ok", "pip check", "the installed packages go together")
@@ -134,21 +138,21 @@ def check_requirements(_root: Path) -> Iterator[Finding]:
 
 
 def check_ports(_root: Path) -> Iterator[Finding]:
-    """Whether the user interfaces' ports are free on this machine."""
+    """Check whether the ports of the user interfaces are free on this machine."""
     for name, port in PORTS.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                text = f"port {port} is in use: by this project's own server, or by something to stop first"
+                text = f"port {port} is in use by this project's server or by a program to stop first"
                 yield Finding("note", name, text)
             else:
                 yield Finding("ok", name, f"port {port} is free")
 
 
 def check_prefect(_root: Path) -> Iterator[Finding]:
-    """Whether Prefect's server answers, or its own database has been made."""
+    """Check that Prefect's server answers, or that Prefect's own database exists."""
     file = database_file()
     if file is None:
         yield check_prefect_server(os.environ.get("PREFECT_API_URL"))
@@ -163,7 +167,7 @@ def check_prefect(_root: Path) -> Iterator[Finding]:
 
 
 def check_prefect_server(url: str | None) -> Finding:
-    """Whether the server that `PREFECT_API_URL` names answers; Prefect says so at `/health`."""
+    """Check that the server at `PREFECT_API_URL` answers Prefect's `/health` route."""
     if not url:
         return Finding("ok", "Prefect database", "runs go to another database")
     try:
@@ -175,7 +179,7 @@ def check_prefect_server(url: str | None) -> Finding:
 
 
 def check_mlflow(root: Path) -> Iterator[Finding]:
-    """Whether MLflow's store is there, and of a version that this MLflow knows."""
+    """Check that MLflow's store exists and that the installed MLflow can read its version."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         yield Finding("ok", "MLflow store", f"runs go to {uri}")
         return
@@ -195,7 +199,7 @@ def check_mlflow(root: Path) -> Iterator[Finding]:
 
 
 def mlflow_revisions() -> set[str]:
-    """The store revisions that the installed MLflow knows, by the names of its migration files."""
+    """The store revisions that the installed MLflow knows, read from its migration files."""
     from alembic.script import ScriptDirectory
 
     found = importlib.metadata.distribution("mlflow").locate_file("mlflow/store/db_migrations")
@@ -203,7 +207,7 @@ def mlflow_revisions() -> set[str]:
 
 
 def table_value(file: Path, table: str, column: str) -> str | None:
-    """The first value of a column of a SQLite file; None where the file or table cannot be read."""
+    """The first value in a column of a SQLite file, or None if the file or table cannot be read."""
     try:
         with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as store:
             row = store.execute(f"select {column} from {table}").fetchone()
@@ -213,7 +217,7 @@ def table_value(file: Path, table: str, column: str) -> str | None:
 
 
 def check_versioning(root: Path) -> Iterator[Finding]:
-    """git, DVC, and where DVC pushes to."""
+    """Check git, DVC, and the remote that DVC pushes to."""
     if shutil.which("git") is None:
         yield Finding("FAIL", "git", "not installed; DVC and the commit tag of every run need it")
     elif run_quietly(["git", "rev-parse", "--short", "HEAD"], root) is None:
@@ -234,13 +238,13 @@ def check_versioning(root: Path) -> Iterator[Finding]:
 
 
 def run_quietly(command: list[str], cwd: Path) -> str | None:
-    """A command's output, None where it fails."""
+    """A command's output, or None if the command fails."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def check_machine(root: Path) -> Iterator[Finding]:
-    """Disk, memory and what the processor is good at."""
+    """Check disk and memory, and report which fast instructions the processor has."""
     free = shutil.disk_usage(root).free / 1e9
     if free < MIN_DISK_GB:
         yield Finding(
@@ -260,11 +264,11 @@ def check_machine(root: Path) -> Iterator[Finding]:
     if units:
         yield Finding("ok", "processor", f"{cores}, bfloat16 by {' and '.join(units)}")
     else:
-        yield Finding("note", "processor", f"{cores}, no bfloat16 units: training takes float32, and longer")
+        yield Finding("note", "processor", f"{cores}, no bfloat16 units: training is slower, in float32")
 
 
 def cpu_features() -> set[str]:
-    """The processor's features as Linux lists them; empty elsewhere."""
+    """The processor's feature flags as Linux lists them; empty on other systems."""
     file = Path("/proc/cpuinfo")
     if not file.is_file():
         return set()
@@ -273,7 +277,7 @@ def cpu_features() -> set[str]:
 
 
 def check_weights(root: Path) -> Iterator[Finding]:
-    """The weights that the project ships, and the optional ones for LPIPS."""
+    """Check the weights that the project ships and the optional LPIPS backbone."""
     folder = root / "metaldefect" / "weights"
     shipped = sorted(path.name for path in folder.glob("*.safetensors"))
     if shipped:
@@ -291,7 +295,10 @@ def check_weights(root: Path) -> Iterator[Finding]:
 
 
 def lpips_backbone(environment: Mapping[str, str]) -> Path | None:
-    """The file that `metaldefect.tokenizer.perceptual` reads, looked for without importing torch."""
+    """The file that `metaldefect.tokenizer.perceptual` would load, or None.
+
+    Repeats the search without importing torch, which takes seconds.
+    """
     hub = hub_folder(environment) / VGG_FILE
     if hub.is_file():
         return hub
@@ -300,7 +307,7 @@ def lpips_backbone(environment: Mapping[str, str]) -> Path | None:
 
 
 def hub_folder(environment: Mapping[str, str]) -> Path:
-    """Where torch.hub keeps weights."""
+    """The folder in which torch.hub keeps weights."""
     cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(environment.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
 

@@ -1,8 +1,7 @@
-"""`metaldefect get-data`: the real datasets into `data/raw`, from their repositories or a local copy.
+"""`metaldefect get-data`: put the real datasets into `data/raw`, downloaded or copied from a local folder.
 
-The `.dvc` files in `data/raw` name repositories at pinned revisions. What they fetch lies in
-`data/imports` until its numbers of files are verified; then it moves to its place. So `data/raw` never
-holds half a dataset, and is the pipeline's input however it was filled.
+The `.dvc` files in `data/raw` name repositories at pinned revisions. A download goes to `data/imports` and
+moves to `data/raw` after its file counts are verified, so `data/raw` never holds half a dataset.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ def import_files(dataset: RawDataset) -> list[Path]:
 
 
 def out_of(import_file: Path) -> Path:
-    """Where an import's files come to lie, relative to `data/imports`."""
+    """Where the files of an import end up, relative to `data/imports`."""
     out = Path(os.path.normpath(RAW / read_import(import_file)["outs"][0]["path"]))
     return out.relative_to(IMPORTS)
 
 
 def read_import(path: Path) -> dict[str, Any]:
-    """A `.dvc` file's content."""
+    """The parsed content of a `.dvc` file."""
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def fetch(datasets: Sequence[RawDataset]) -> None:
-    """Fetch datasets through their `.dvc` files, verify and place them.
+    """Fetch datasets through their `.dvc` files, verify them, and move them to `data/raw`.
 
     Raises:
-        UserError: a repository cannot be reached, or does not give what was published.
+        UserError: a repository cannot be reached, or does not contain what was published.
     """
     from dvc.repo import Repo
 
@@ -53,9 +52,9 @@ def fetch(datasets: Sequence[RawDataset]) -> None:
             progress.set_postfix_str(file.stem)
             repository = read_import(file)["deps"][0]["repo"]
             try:
-                # the folder is this command's own: what a broken-off fetch left there may go
+                # only this command writes here, so what an interrupted download left may be deleted
                 repo.pull(targets=[str(file)], force=True)
-            except Exception as error:  # DVC, its git and its network raise nearly anything
+            except Exception as error:  # DVC, git and the network raise almost any exception type
                 raise UserError(
                     f"{file}: cannot fetch {repository['url']} at {repository['rev'][:12]}: "
                     f"{first_line(error)}\nConnect to the network and try again, or take local copies: "
@@ -68,19 +67,19 @@ def fetch(datasets: Sequence[RawDataset]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(":")
 
 
 def place(dataset: RawDataset) -> None:
-    """Move a fetched dataset to `data/raw` once its numbers of files are right."""
+    """Move a fetched dataset to `data/raw` after verifying its file counts."""
     verify(dataset, IMPORTS / dataset.folder)
     shutil.move(IMPORTS / dataset.folder, RAW / dataset.folder)
 
 
 def describe(dataset: RawDataset) -> list[str]:
-    """What a verified dataset holds, and on what terms it may be used."""
+    """What a verified dataset holds, and its terms of use: one line each."""
     counts = ", ".join(f"{count} {suffix}" for suffix, count in dataset.counts.items())
     return [
         f"{RAW / dataset.folder}: {counts}",
@@ -90,16 +89,16 @@ def describe(dataset: RawDataset) -> list[str]:
 
 
 def get_data(source: Path | None) -> list[str]:
-    """Fill `data/raw` in the current folder; from the repositories only with what is not there yet.
+    """Fill `data/raw` in the current folder; download only the datasets that are missing.
 
     Args:
-        source: folder of local copies; None fetches from the public repositories.
+        source: folder of local copies; None downloads from the public repositories.
 
     Returns:
-        Lines about what is there now.
+        Lines that describe what `data/raw` holds now.
 
     Raises:
-        UserError: what is missing or wrong, and what to do about it.
+        UserError: something is missing or wrong; the message says what to do about it.
     """
     if not any(RAW.glob("*.dvc")):
         raise UserError(f"{RAW} holds no .dvc files: run from the project's folder")

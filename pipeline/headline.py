@@ -1,4 +1,4 @@
-"""The pipeline's headline: the few numbers by which two runs are compared first."""
+"""The headline metrics: the few numbers to compare two runs by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from metaldefect.artifacts import read_json
 from pipeline.main_metrics import METRICS, number
 
-# Name -> (file below metrics/, dotted key in it). DVC compares these alone: `dvc metrics diff`.
+# Name -> (file below metrics/, dotted key in it). `dvc metrics diff` compares only these.
 HEADLINE = {
     "images": ("merge", "total"),
     "ssim": ("evaluate_vq", "after.ssim"),
@@ -29,11 +29,11 @@ HEADLINE = {
 
 
 def headline_metrics(root: Path) -> dict[str, float]:
-    """The headline of the pipeline run below `root`; a number that was not measured is left out."""
+    """The headline metrics of the pipeline run in `root`; numbers that were not measured are left out."""
     found = {}
     for name, (file, key) in HEADLINE.items():
         content = read_json(root / METRICS / f"{file}.json")
-        # Statistics that carry more than an interval keep their mean under `mean`
+        # Statistics with more fields than an interval keep their mean under `mean`
         value = number(content, key)
         value = number(content, f"{key}.mean") if value is None else value
         if value is not None:

@@ -1,4 +1,4 @@
-"""The one number to look at first, for each stage."""
+"""The main metric of each stage: the one number to look at first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.run import lookup
 
 METRICS = Path("metrics")
 
-# Stage -> (what the number is, its dotted key in metrics/<stage>.json).
+# Stage -> (name of the number, its dotted key in metrics/<stage>.json).
 MAIN_METRICS = {
     "sample": ("images", "total"),
     "merge": ("images", "total"),
@@ -32,7 +32,10 @@ MAIN_METRICS = {
 
 
 def estimate(value: Any) -> tuple[Any, list[Any]] | None:
-    """(number, its interval) of `{"mean" or "value": x, "low": a, "high": b}`; None for anything else."""
+    """(number, its interval) of `{"mean" or "value": x, "low": a, "high": b}`.
+
+    Returns None for any other value.
+    """
     if not isinstance(value, Mapping) or not value.keys() <= {"mean", "value", "low", "high"}:
         return None
     centre = value.get("mean", value.get("value"))
@@ -40,7 +43,7 @@ def estimate(value: Any) -> tuple[Any, list[Any]] | None:
 
 
 def number(content: Any, key: str) -> float | None:
-    """The number at a dotted key, without its interval; None where there is none."""
+    """The number at a dotted key, without its interval, or None if there is none."""
     found = lookup(content, key)
     if (estimated := estimate(found)) is not None:
         found = estimated[0]
@@ -48,7 +51,7 @@ def number(content: Any, key: str) -> float | None:
 
 
 def formatted(value: Any) -> str:
-    """A value as a reader wants it: 12,345; 0.1235; 1.000; 1.2e-05; yes; a, b, c; none."""
+    """A value formatted for a reader: 12,345; 0.1235; 1.000; 1.2e-05; yes; a, b, c; none."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -56,7 +59,7 @@ def formatted(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        # Four figures, zeros at the end too: 1.000 is a measured score, 1 a count.
+        # Keep trailing zeros: 1.000 is a measured score, 1 is a count.
         digits = "#" if value == 0 or 1e-3 <= abs(value) < 1_000 else ""
         return f"{value:{digits},.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     if isinstance(value, list):
@@ -65,7 +68,10 @@ def formatted(value: Any) -> str:
 
 
 def main_metric(root: Path, stage: str) -> str:
-    """`images 2,659`; empty where the stage has no main metric, or has not been measured."""
+    """The main metric as text, such as `images 2,659`.
+
+    Empty if the stage has no main metric or has not been measured.
+    """
     file = root / METRICS / f"{stage}.json"
     if stage not in MAIN_METRICS or not file.is_file():
         return ""

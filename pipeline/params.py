@@ -1,4 +1,4 @@
-"""`params.yaml` as typed, validated data: one model a section, unknown keys refused."""
+"""`params.yaml` as typed, validated data: one model per section; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Perceptual = Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
 
 
 class Section(BaseModel):
-    """A section of `params.yaml`; unknown keys are errors, values never change after parsing."""
+    """A section of `params.yaml`; unknown keys are errors, and values cannot change after parsing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -208,7 +208,7 @@ class DistillTeacher(Section):
 
     @model_validator(mode="after")
     def steps_fit_the_source(self) -> DistillTeacher:
-        """Shipped weights are taken as they are; a distillation needs steps."""
+        """Shipped weights need 0 steps, and a distillation needs at least one."""
         if (self.source == "shipped") != (self.steps == 0):
             raise ValueError("source: shipped needs steps: 0, source: distill needs steps of at least 1")
         return self
@@ -275,14 +275,14 @@ class Params(Section):
 
 
 class ParamsError(UserError):
-    """`params.yaml` is missing, unreadable or says something that it may not; the message names the keys."""
+    """`params.yaml` is missing, unreadable or invalid; the message names the keys."""
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
-    """Read and check `params.yaml`.
+    """Read and validate `params.yaml`.
 
     Raises:
-        ParamsError: names the file and every offending key with what was expected.
+        ParamsError: names the file and every offending key, with what was expected.
     """
     path = Path(path)
     if not path.is_file():
@@ -295,7 +295,11 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 
 def parse_params(content: Any, origin: str = "params.yaml") -> Params:
-    """Check parsed YAML; `origin` is the name used in error messages."""
+    """Validate parsed YAML; error messages call the file `origin`.
+
+    Raises:
+        ParamsError: names `origin` and every offending key, with what was expected.
+    """
     try:
         return Params.model_validate(content)
     except ValidationError as error:

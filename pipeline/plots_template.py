@@ -1,7 +1,7 @@
-"""`python -m pipeline.plots_template`: let `dvc plots show` and `dvc plots diff` render without a connection.
+"""`python -m pipeline.plots_template`: let `dvc plots show` and `dvc plots diff` work offline.
 
-DVC's own page loads Vega from a content network. This writes a page template that holds Vega itself, from the
-package `vl-convert-python`, and names it in `.dvc/config.local`. Both are ignored by git.
+DVC's own page loads Vega from a CDN. This writes a page template that contains Vega itself, from the
+package `vl-convert-python`, and names it in `.dvc/config.local`. Git ignores both files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from metaldefect.artifacts import atomic_file
 
 TEMPLATE = Path(".dvc/plots.html")
-VEGA_LITE = "5.21"  # DVC's plots are written in the language of Vega-Lite 5
+VEGA_LITE = "5.21"  # DVC's plots are Vega-Lite 5 specifications
 PAGE = """<!DOCTYPE html>
 <html>
 <head>
@@ -36,16 +36,16 @@ table { border-spacing: 15px; }
 
 
 def template() -> str:
-    """The page: DVC's placeholders, and Vega, Vega-Lite and Vega-Embed in one script."""
+    """The page: DVC's placeholders, with Vega, Vega-Lite and Vega-Embed in one script."""
     from vl_convert import javascript_bundle
 
     bundle = javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-    # In a plain script the bundle's names would be the page's; in a function they are its own
+    # Wrap the bundle in a function: its top-level names would otherwise become globals of the page
     return PAGE % ("(() => {" + bundle + "})();")
 
 
 def main() -> int:
-    """Write the template and point DVC to it; returns the exit code."""
+    """Write the template and configure DVC to use it; return the exit code."""
     with atomic_file(TEMPLATE) as temporary:
         temporary.write_text(template(), encoding="utf-8")
     config = ["config", "--local", "plots.html_template", TEMPLATE.name]

@@ -1,6 +1,6 @@
-"""Prefect's settings for this project: its own database, no telemetry, time to start on a slow machine.
+"""Prefect's settings for this project: its own database, no telemetry, long timeouts for slow machines.
 
-Prefect reads its environment once, when it is imported: call `prepare_environment` before that.
+Prefect reads the environment once, on import: call `prepare_environment` before importing Prefect.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
-    # Without a server of one's own Prefect starts one for the length of the run.
+    # When no server runs, Prefect starts a temporary one for the length of the run.
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-    # 20 s is not enough for a first start on a busy two-core machine.
+    # The default of 20 s is too short for a first start on a busy two-core machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 
 
 def prepare_environment(root: Path) -> Path:
-    """Set the variables above where the user has not, and `PREFECT_HOME` to `<root>/.prefect`.
+    """Set the variables above unless the user has set them, and `PREFECT_HOME` to `<root>/.prefect`.
 
     Returns:
         Prefect's home folder.
@@ -36,17 +36,17 @@ def prepare_environment(root: Path) -> Path:
 
 
 def database_file() -> Path | None:
-    """The SQLite file of Prefect's own server; None where runs go to another server or database."""
+    """The SQLite file of Prefect's own server, or None if runs go to another server or database."""
     if os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL"):
         return None
     return Path(os.environ["PREFECT_HOME"]) / "prefect.db"
 
 
 def migrate_database() -> None:
-    """Make Prefect's database where it is missing, so that the first server start is not a timeout.
+    """Create Prefect's database if it is missing: creating it during the first server start can time out.
 
     Raises:
-        RuntimeError: with what Prefect said.
+        RuntimeError: the migration failed; the message holds Prefect's output.
     """
     file = database_file()
     if file is None or file.is_file():

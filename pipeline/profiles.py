@@ -1,4 +1,4 @@
-"""`python -m pipeline.profiles NAME`: write params.yaml as a profile of conf/ says, and say what changed."""
+"""`python -m pipeline.profiles NAME`: write params.yaml from a profile in conf/ and print what changed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pipeline.run import flatten
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
 DEFAULT = "cpu"
-SHOWN = 20  # changes that are printed one by one
+SHOWN = 20  # changes printed one by one
 
 
 def profiles(conf: Path) -> list[str]:
-    """Names of the profiles of a configuration folder."""
+    """Names of the profiles in a configuration folder."""
     return sorted(path.stem for path in (conf / "profile").glob("*.yaml"))
 
 
@@ -31,7 +31,7 @@ def composed_text(conf: Path, profile: str) -> str:
     """The text of params.yaml for a profile.
 
     Raises:
-        ParamsError: there is no such profile, or its values are not valid.
+        ParamsError: the profile does not exist, or its values are not valid.
     """
     known = profiles(conf)
     if profile not in known:
@@ -60,7 +60,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def write_params(root: Path, profile: str) -> list[str]:
-    """Write `params.yaml` below `root` for a profile; the values that changed, one line each."""
+    """Write `params.yaml` in `root` for a profile; return one line per changed value."""
     text = composed_text(root / CONF, profile)
     target = root / PARAMS
     old = target.read_text(encoding="utf-8") if target.is_file() else ""
@@ -72,9 +72,11 @@ def write_params(root: Path, profile: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.profiles", description=__doc__)
-    parser.add_argument("profile", nargs="?", default=DEFAULT, help=f"of conf/profile (default: {DEFAULT})")
+    parser.add_argument(
+        "profile", nargs="?", default=DEFAULT, help=f"name in conf/profile (default: {DEFAULT})"
+    )
     options = parser.parse_args(arguments)
     try:
         changed = write_params(Path(), options.profile)

@@ -1,4 +1,4 @@
-"""The report: what the pipeline measured and drew, as one page that needs no network."""
+"""The report: everything the pipeline measured and drew, as one page that works offline."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pipeline.report_graph import StageEntry, draw_graph, stage_entries
 from pipeline.report_tables import Table, tables
 
 PLOTS = Path("plots")
-# Metrics that a stage writes beside metrics/<stage>.json.
+# Metrics that a stage writes in addition to metrics/<stage>.json.
 MORE_METRICS = {"evaluate_openvino": ("latency",)}
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A key number at the top: a value, or one measured against another.
+    """A key number at the top of the page: a value, or a value compared with another.
 
     Attributes:
-        file: `metrics/<file>.json`, in which `key` and `against` are dotted keys.
-        against: what the number is compared with, shown before it.
-        sense: what the arrow between the two says.
+        file: `metrics/<file>.json`; `key` and `against` are dotted keys in it.
+        against: the number to compare with, shown before the value.
+        sense: what the arrow between the two numbers means.
     """
 
     label: str
@@ -63,7 +63,7 @@ HEADLINES = (
 
 @dataclass
 class Section:
-    """A stage on the page."""
+    """One stage's part of the page."""
 
     entry: StageEntry
     params: str
@@ -74,7 +74,7 @@ class Section:
 
 
 def headline(root: Path, item: Headline) -> dict[str, str]:
-    """The texts of a key number; `value` is empty where it has not been measured."""
+    """The texts of a key number; `value` is empty if the number has not been measured."""
     file = root / METRICS / f"{item.file}.json"
     content: Any = read_json(file) if file.is_file() else {}
     value, against = number(content, item.key), number(content, item.against)
@@ -93,7 +93,7 @@ def headline(root: Path, item: Headline) -> dict[str, str]:
 
 
 def section(root: Path, entry: StageEntry, params: dict[str, Any]) -> Section:
-    """Everything that a stage left behind."""
+    """The metrics, figures and curves that a stage wrote."""
     found: list[Table] = []
     file = root / METRICS / f"{entry.name}.json"
     measured = file.is_file()
@@ -116,11 +116,11 @@ def section(root: Path, entry: StageEntry, params: dict[str, Any]) -> Section:
 
 
 def render_report(root: Path, params: Params) -> str:
-    """The page as HTML text; stages that have not run are named as such.
+    """The page as HTML text; it names the stages that have not run.
 
     Raises:
-        UserError: `dvc.yaml` is missing; or a metrics, figure or curve file cannot be read; the message
-            names it.
+        UserError: `dvc.yaml` is missing, or a metrics, figure or curve file cannot be read; the message
+            names the file.
     """
     definition = root / "dvc.yaml"
     if not definition.is_file():

@@ -1,4 +1,4 @@
-"""Figures and curves of a stage as parts of one HTML file: data URIs and inline SVG."""
+"""A stage's figures and curves as parts of one HTML file: data URIs and inline SVG."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = ("train_", "validation_", "test_", "val_")
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG as a data URI; `wide` ones get the page's whole width."""
+    """A PNG as a data URI; a `wide` one spans the width of the page."""
 
     caption: str
     source: str
@@ -35,7 +35,7 @@ class Figure:
 
 
 def figures(folder: Path) -> list[Figure]:
-    """All PNG files of a folder in the order of their names.
+    """All PNG files of a folder, sorted by name.
 
     Raises:
         UserError: a file is not a readable image.
@@ -60,16 +60,20 @@ def caption(path: Path) -> str:
 
 
 def curves(folder: Path) -> list[tuple[str, Markup]]:
-    """(caption, SVG) of every CSV file of a folder: first column the x axis, a panel a quantity.
+    """(caption, SVG) of every CSV file of a folder; the first column is the x axis, one panel per quantity.
 
     Raises:
-        UserError: a file holds something that is no number, or has no rows.
+        UserError: a file holds a cell that is not a number, or has no rows.
     """
     return [(caption(path), draw_curves(*read_columns(path))) for path in sorted(folder.glob("*.csv"))]
 
 
 def read_columns(path: Path) -> tuple[str, list[float], dict[str, list[float]]]:
-    """(x name, x, columns) of a CSV file; an empty cell is NaN, which is not drawn."""
+    """(x name, x, columns) of a CSV file; an empty cell becomes NaN and is not drawn.
+
+    Raises:
+        UserError: the file holds a cell that is not a number, or has no rows.
+    """
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     if not rows:
@@ -85,7 +89,7 @@ def read_columns(path: Path) -> tuple[str, list[float], dict[str, list[float]]]:
 
 
 def panels(names: list[str]) -> dict[str, list[str]]:
-    """Columns that belong in one panel: `train_loss` and `validation_loss` under `loss`."""
+    """Group columns that share a panel: `train_loss` and `validation_loss` under `loss`."""
     grouped: dict[str, list[str]] = {}
     for name in names:
         prefix = next((split for split in SPLITS if name.startswith(split)), "")
@@ -94,16 +98,16 @@ def panels(names: list[str]) -> dict[str, list[str]]:
 
 
 def thinned(x: list[float], y: list[float]) -> list[tuple[float, float]]:
-    """The points whose y is a number, at most `MAX_POINTS` of them, the last always among them."""
+    """At most `MAX_POINTS` of the points whose y is a number, always including the last."""
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
     every = max(1, math.ceil(len(points) / MAX_POINTS))
     return [*points[:-1:every], *points[-1:]] or [(math.nan, math.nan)]
 
 
 def draw_curves(x_name: str, x: list[float], columns: dict[str, list[float]]) -> Markup:
-    """Small multiples as SVG text, the same bytes for the same numbers.
+    """Small multiples as SVG text; equal numbers give equal bytes.
 
-    Colours are chosen to be read on a light and on a dark page; the background stays transparent.
+    The colours are readable on light and dark pages; the background is transparent.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
@@ -145,7 +149,7 @@ def draw_curves(x_name: str, x: list[float], columns: dict[str, list[float]]) ->
         canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Two drawings on one page must not share ids: `#m1` of the second would be taken from the first.
+    # Drawings on one page must not share ids: the second drawing's `#m1` would resolve to the first's.
     mark = re.sub(r"\W", "", f"{x_name}{len(x)}{''.join(columns)}")
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{mark}-", svg)
     return Markup(re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S))

@@ -1,4 +1,4 @@
-"""The pipeline as a drawing: `dvc.yaml` -> layered layout -> inline SVG."""
+"""A drawing of the pipeline: `dvc.yaml` -> layered layout -> inline SVG."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = 5
 
 @dataclass(frozen=True)
 class StageEntry:
-    """A stage as `dvc.yaml` has it, its templates filled in."""
+    """A stage of `dvc.yaml`, with its templates filled in."""
 
     name: str
     command: str
@@ -30,7 +30,7 @@ class StageEntry:
 
 
 def stage_entries(definition: Mapping[str, Any], params: Mapping[str, Any]) -> list[StageEntry]:
-    """The stages of parsed `dvc.yaml` in its order; `${a.b}` is replaced by the value in `params`."""
+    """The stages of a parsed `dvc.yaml`, in its order; values from `params` replace `${a.b}`."""
     entries = []
     for name, entry in (definition.get("stages") or {}).items():
         command = entry.get("cmd", "")
@@ -47,12 +47,12 @@ def stage_entries(definition: Mapping[str, Any], params: Mapping[str, Any]) -> l
 
 
 def paths(items: list[Any] | None) -> list[str]:
-    """The paths of a `deps` or `outs` list, whose items are `path` or `path: {options}`."""
+    """The paths in a `deps` or `outs` list, whose items are `path` or `path: {options}`."""
     return [path for item in items or [] for path in ([item] if isinstance(item, str) else item)]
 
 
 def filled(text: str, params: Mapping[str, Any]) -> str:
-    """Replace `${a.b}` by the value of `a.b` in `params`; an unknown key stays as it is."""
+    """Replace `${a.b}` by the value of `a.b` in `params`; leave unknown keys as they are."""
 
     def value(match: re.Match[str]) -> str:
         found = lookup(params, match[1].strip())
@@ -62,7 +62,7 @@ def filled(text: str, params: Mapping[str, Any]) -> str:
 
 
 def dependencies(entries: list[StageEntry]) -> dict[str, set[str]]:
-    """Stage -> the stages whose outs it reads; a path inside an out, or around it, counts."""
+    """Stage -> the stages whose outs it reads, or whose outs contain or lie inside what it reads."""
     result: dict[str, set[str]] = {entry.name: set() for entry in entries}
     for entry in entries:
         for other in entries:
@@ -74,18 +74,18 @@ def dependencies(entries: list[StageEntry]) -> dict[str, set[str]]:
 
 
 def overlap(first: str, second: str) -> bool:
-    """Whether two paths are the same, or one lies inside the other."""
+    """Whether two paths are equal, or one contains the other."""
     one, two = PurePosixPath(first), PurePosixPath(second)
     return one == two or one in two.parents or two in one.parents
 
 
 def reduced(upstream: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """The graph without edges that a longer path says already (transitive reduction)."""
+    """The graph without edges that a longer path already implies (transitive reduction)."""
     closure: dict[str, set[str]] = {}
 
     def above(name: str) -> set[str]:
         if name not in closure:
-            closure[name] = set()  # a cycle, which DVC refuses, ends here instead of recursing for ever
+            closure[name] = set()  # ends the recursion on a cycle, although DVC refuses cycles
             closure[name] = set().union(*({parent} | above(parent) for parent in upstream[name]))
         return closure[name]
 
@@ -100,7 +100,7 @@ def reduced(upstream: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def layers(upstream: Mapping[str, set[str]]) -> dict[str, int]:
-    """Stage -> layer: as late as what reads it allows, so that a side branch stands where it joins."""
+    """Stage -> its layer, as late as its readers allow, so that a side branch is drawn next to its join."""
     downstream: dict[str, set[str]] = {name: set() for name in upstream}
     for name, parents in upstream.items():
         for parent in parents:
@@ -119,7 +119,7 @@ def layers(upstream: Mapping[str, set[str]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places in pixels: a box's corner, the top of its row, the whole drawing."""
+    """Positions in pixels: the corner of each box, the top of its row, and the size of the drawing."""
 
     corner: dict[str, tuple[int, int]]
     row: dict[str, int]
@@ -128,7 +128,7 @@ class Layout:
 
 
 def layout(upstream: Mapping[str, set[str]]) -> Layout:
-    """Place the boxes: a column a layer, wrapped into a new row after `COLUMNS` of them."""
+    """Place the boxes: one column per layer, with a new row after every `COLUMNS` layers."""
     layer = layers(upstream)
     members: dict[int, list[str]] = {}
     for name in upstream:
@@ -151,10 +151,10 @@ def layout(upstream: Mapping[str, set[str]]) -> Layout:
 
 
 def edge_path(start: tuple[int, int], end: tuple[int, int], end_row: int) -> str:
-    """An SVG path between two boxes given by their corners; `end_row` is the y of the target's row.
+    """An SVG path between two boxes, given by their corners; `end_row` is the y of the target's row.
 
-    Within a row a curve from side to side; to a later row through the gutter above that row, into the
-    top of its first box, or past it into the left side of one below.
+    Within a row it is a curve from side to side. To a later row it runs through the gutter above that row,
+    then into the top of the row's first box, or past that box into the left side of a lower one.
     """
     x0, y0 = start[0] + BOX_WIDTH, start[1] + BOX_HEIGHT // 2
     x1, y1 = end[0], end[1] + BOX_HEIGHT // 2
@@ -168,12 +168,12 @@ def edge_path(start: tuple[int, int], end: tuple[int, int], end_row: int) -> str
             [(x0, y0), (x0, gutter), (end[0] + BOX_WIDTH // 2, gutter), (end[0] + BOX_WIDTH // 2, end[1])]
         )
     gap = end[0] - GAP_X // 2
-    gutter -= 8  # beside, not on, the way into the row's first box
+    gutter -= 8  # keep clear of the edge that enters the row's first box
     return elbows([(x0, y0), (x0, gutter), (gap, gutter), (gap, y1), (x1, y1)])
 
 
 def elbows(points: list[tuple[int, int]], radius: int = 8) -> str:
-    """An SVG path along horizontal and vertical lines, its corners rounded."""
+    """An SVG path along horizontal and vertical lines with rounded corners."""
     points = [point for point, before in zip(points, [None, *points], strict=False) if point != before]
     parts = [f"M{points[0][0]},{points[0][1]}"]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
@@ -190,7 +190,7 @@ def towards(start: tuple[int, int], end: tuple[int, int], distance: int) -> tupl
 
 
 def draw_graph(entries: list[StageEntry], notes: Mapping[str, str]) -> Markup:
-    """The pipeline as an SVG element: a linked box a stage, with a second line from `notes`."""
+    """The pipeline as an SVG element: one linked box per stage, with its note on a second line."""
     upstream = reduced(dependencies(entries))
     place = layout(upstream)
     corner, width, height = place.corner, place.width, place.height

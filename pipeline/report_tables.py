@@ -1,4 +1,4 @@
-"""Metrics of any nesting as tables a person can read."""
+"""Nested metrics as tables that a person can read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from metaldefect.metrics.directions import improvement
 from pipeline.main_metrics import estimate, formatted, number
 from pipeline.run import flatten
 
-# Where a stage puts the intervals of its numbers when they do not stand in the numbers themselves.
+# A stage puts the intervals of its numbers here when they are not part of the numbers themselves.
 INTERVALS = "interval_95"
 
 
 @dataclass
 class Table:
-    """A table: header cells, rows of cells; a cell is (text, class), the first of a row its name."""
+    """Header cells and rows of cells; a cell is (text, class), and the first cell of a row is its name."""
 
     title: str
     header: list[str]
@@ -26,8 +26,8 @@ class Table:
 def tables(metrics: Mapping[str, Any], title: str = "") -> list[Table]:
     """Tables of nested metrics.
 
-    `before` and `after` mappings stand side by side with their difference; a mapping of mappings is a
-    table with a row each; plain values of one level are a table of two columns.
+    `before` and `after` mappings become columns next to their difference, a mapping of mappings becomes a
+    table with one row per mapping, and plain values of one level become a table of two columns.
     """
     found: list[Table] = []
     metrics = with_intervals(metrics)
@@ -49,7 +49,7 @@ def tables(metrics: Mapping[str, Any], title: str = "") -> list[Table]:
 
 
 def with_intervals(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics, the intervals that stand apart under `interval_95` joined to their numbers."""
+    """The metrics with the intervals from `interval_95` merged into their numbers."""
     apart = metrics.get(INTERVALS)
     if not isinstance(apart, Mapping):
         return dict(metrics)
@@ -65,14 +65,14 @@ def with_intervals(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_leaf(value: Any) -> bool:
-    """A scalar, a list of scalars, or a value with its interval."""
+    """Whether a value is a scalar, a list of scalars, or a value with its interval."""
     if isinstance(value, Mapping):
         return not value or estimate(value) is not None
     return not (isinstance(value, list) and any(isinstance(item, dict | list) for item in value))
 
 
 def is_matrix(value: Mapping[Any, Any]) -> bool:
-    """At least two mappings of leaves that share a key."""
+    """Whether `value` holds at least two mappings of leaves that share a key."""
     items = list(value.values())
     if len(items) < 2 or not all(isinstance(item, Mapping) and estimate(item) is None for item in items):
         return False
@@ -81,7 +81,7 @@ def is_matrix(value: Mapping[Any, Any]) -> bool:
 
 
 def matrix(content: Mapping[Any, Mapping[str, Any]], title: str) -> Table:
-    """A row a mapping, a column a key."""
+    """A table with one row per mapping and one column per key."""
     columns = list(dict.fromkeys(key for item in content.values() for key in item))
     rows = [
         [(words(name), ""), *((cell(item.get(key)), "number") for key in columns)]
@@ -91,7 +91,7 @@ def matrix(content: Mapping[Any, Mapping[str, Any]], title: str) -> Table:
 
 
 def comparison(before: Mapping[str, Any], after: Mapping[str, Any], title: str) -> Table:
-    """A row a metric: before, after, and the difference, marked good or bad."""
+    """A table with one row per metric: before, after, and the difference, marked good or bad."""
     first, second = dict(leaves(before)), dict(leaves(after))
     table = Table(title, ["", "before", "after", "change"])
     for key in dict.fromkeys([*first, *second]):
@@ -108,7 +108,7 @@ def comparison(before: Mapping[str, Any], after: Mapping[str, Any], title: str) 
 
 
 def leaves(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """`flatten`, but a value with its interval stays whole."""
+    """`flatten`, except that a value with its interval stays whole."""
     whole = {key: value for key, value in content.items() if is_leaf(value)}
     rest = {key: value for key, value in content.items() if not is_leaf(value)}
     found = list(whole.items())
@@ -119,7 +119,7 @@ def leaves(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def change(key: str, before: float | None, after: float | None) -> tuple[str, str]:
-    """(signed difference, `good` or `bad`); no word where the metric has no better direction."""
+    """(signed difference, `good` or `bad`); the second is empty if neither direction is better."""
     if before is None or after is None:
         return "", ""
     difference = after - before
@@ -137,7 +137,7 @@ def middle(value: Any) -> float | None:
 
 
 def cell(value: Any) -> str:
-    """A leaf as text; a value with an interval as `0.912 [0.89, 0.934]`."""
+    """A leaf as text; a value with an interval looks like `0.912 [0.89, 0.934]`."""
     if value == {}:
         return "–"
     if (estimated := estimate(value)) is None:

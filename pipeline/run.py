@@ -1,4 +1,4 @@
-"""What every stage has in common: parameters, seeds, tracking, and errors a person can act on."""
+"""What all stages share: parameters, seeds, tracking, and error messages that say what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXPERIMENT = "metaldefect"
 
 
 class StageRun:
-    """A stage's run in MLflow, and the place of its resume checkpoints."""
+    """A stage's MLflow run and its folder for resume checkpoints."""
 
     def __init__(self, stage: str, run_id: str, stage_hash: str) -> None:
         self.stage = stage
@@ -39,19 +39,19 @@ class StageRun:
 
     @property
     def checkpoint_directory(self) -> Path:
-        """Where training leaves its last state; outside the outs, which DVC deletes before a run.
+        """Folder of the training's last state, outside the outs because DVC deletes those before a run.
 
-        Bound to the stage's inputs by their hash: a state made from other data or parameters is
-        never resumed.
+        Its name contains the hash of the stage's inputs, so a training never resumes from a state that other
+        data or parameters produced.
         """
         return CHECKPOINTS / self.stage / self.stage_hash[:16]
 
     def log_metrics(self, metrics: Mapping[str, Any], prefix: str = "") -> None:
-        """Log the numbers of a nested mapping, keys joined by dots, in one batch."""
+        """Log the numbers of a nested mapping in one batch, with keys joined by dots."""
         self._log_batch([(key, value, 0) for key, value in flatten_numbers(metrics, prefix)])
 
     def log_history(self, rows: Sequence[Mapping[str, float]], step_key: str = "step") -> None:
-        """Log a table of metrics per step or epoch, in batches (one call a value is 40 times slower)."""
+        """Log a table of metrics per step or epoch in batches: one call per value is 40 times slower."""
         self._log_batch(
             [
                 (key, float(value), int(row[step_key]))
@@ -93,9 +93,9 @@ class StageRun:
 
 
 def run_stage(stage: str, body: Callable[[Params, StageRun], None]) -> None:
-    """Entry point of `python -m stages.<stage>`: run `body` in a tracked run.
+    """Run `body` in a tracked run: the entry point of `python -m stages.<stage>`.
 
-    A `UserError` ends the process with 1 and one message; every other error keeps its traceback.
+    A `UserError` ends the process with code 1 and one message; other errors keep their traceback.
     """
     with exit_on_user_error(stage):
         params = load_params()
@@ -106,7 +106,7 @@ def run_stage(stage: str, body: Callable[[Params, StageRun], None]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch, and ask torch for deterministic kernels."""
+    """Seed Python, NumPy and torch, and request deterministic kernels from torch."""
     import torch
 
     from metaldefect.hardware import set_threads
@@ -115,18 +115,18 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode would also write NaN over every new tensor before it is filled
+    # Deterministic mode also fills every new tensor with NaN, which costs time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     set_threads()
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI` where set, else the SQLite store under `mlruns/`."""
+    """`MLFLOW_TRACKING_URI` if it is set, else the SQLite store under `mlruns/`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{TRACKING_DIRECTORY}/mlflow.db"
 
 
 def connect_tracking() -> None:
-    """Point MLflow to the store and make the experiment where it is missing."""
+    """Point MLflow to the store and create the experiment if it is missing."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
@@ -140,7 +140,7 @@ def connect_tracking() -> None:
 
 @contextmanager
 def tracked(stage: str, params: Params) -> Iterator[StageRun]:
-    """Open the stage's MLflow run under its pipeline's parent run."""
+    """Open the stage's MLflow run as a child of its pipeline's run."""
     connect_tracking()
     import mlflow
 
@@ -171,10 +171,10 @@ def tracked(stage: str, params: Params) -> Iterator[StageRun]:
 
 
 def parent_run_id() -> str:
-    """The parent run of this pipeline run, made where it is missing.
+    """The id of this pipeline's parent run, which is created if it is missing.
 
-    A flow passes it in the environment. Under a plain `dvc repro` all stages of one run are children
-    of one `dvc` process, which names the run; a stage run by hand is a pipeline run of its own.
+    A flow passes the id in the environment. Under a plain `dvc repro` all stages are children of one `dvc`
+    process, which identifies the run; a stage started by hand gets a parent run of its own.
     """
     if given := os.environ.get(PARENT_RUN_VARIABLE):
         return given
@@ -207,11 +207,10 @@ def pipeline_key() -> tuple[str, str]:
 
 
 def stage_hash(stage: str) -> str:
-    """MD5 over what a stage is made from: its command, its parameters and the content of its deps.
+    """MD5 over a stage's inputs: its command, its parameters and the content of its deps.
 
-    Deps that other stages made are taken from `dvc.lock` (DVC has hashed them), files of the
-    repository are hashed here. Equal hashes mean equal inputs, so a restored stage finds the run
-    that made it by this tag.
+    For deps that other stages made, `dvc.lock` supplies the hash; files of the repository are hashed here.
+    Equal hashes mean equal inputs, so a stage restored from the cache finds the run that made it by this tag.
     """
     definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage)
     if definition is None:
@@ -226,7 +225,7 @@ def stage_hash(stage: str) -> str:
     }
     digest = hashlib.md5(str(definition["cmd"]).encode())
     for name in definition.get("params", []):
-        # DVC writes "the whole file" as a mapping from its name
+        # DVC writes "the whole file" as a mapping whose key is its name
         value = content if isinstance(name, dict) else lookup(content, name)
         digest.update(json.dumps([str(name), value], sort_keys=True).encode())
     for template in definition.get("deps", []):
@@ -237,7 +236,7 @@ def stage_hash(stage: str) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """MD5 of a file, or of a folder's files by name and content (compiled Python left out)."""
+    """MD5 of a file, or of the names and contents of a folder's files (without compiled Python)."""
     if path.is_file():
         return hashlib.md5(path.read_bytes()).hexdigest()
     digest = hashlib.md5()
@@ -249,7 +248,7 @@ def content_hash(path: Path) -> str:
 
 
 def lookup(content: Mapping[str, Any], dotted: str) -> Any:
-    """The value at a dotted key of nested mappings, None where there is none."""
+    """The value at a dotted key of nested mappings, or None if there is none."""
     value: Any = content
     for part in dotted.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -257,7 +256,7 @@ def lookup(content: Mapping[str, Any], dotted: str) -> Any:
 
 
 def git_commit() -> str:
-    """The commit that is checked out, with `-dirty` after it where files differ; `unknown` outside git."""
+    """The checked-out commit, with the suffix `-dirty` if files differ; `unknown` outside git."""
     found = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
         capture_output=True,
@@ -267,7 +266,7 @@ def git_commit() -> str:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings with their keys joined by dots."""
+    """Yield the leaves of nested mappings with their keys joined by dots."""
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -277,7 +276,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def flatten_numbers(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """The finite numbers among `flatten`'s leaves, under names that MLflow accepts."""
+    """The finite numbers among the leaves of `flatten`, under names that MLflow accepts."""
     return [
         ("".join(c if c.isalnum() or c in "_-. /" else "_" for c in key), float(value))
         for key, value in flatten(content, prefix)

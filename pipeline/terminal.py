@@ -1,4 +1,4 @@
-"""What a stage shows in the terminal: its own lines and progress bars, and no third-party noise."""
+"""What a stage prints: its own lines and progress bars, without third-party noise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 
-# Modules whose deprecation and hardware warnings are about their own insides, not about this run
+# Their deprecation and hardware warnings concern their internals, not this run
 NOISY_WARNINGS = (
     r"lightning(\.|$)",
     r"torch(\.|$)",
@@ -37,14 +37,14 @@ NOISY_LOGGERS = (
 
 
 def quiet() -> None:
-    """Silence what third-party packages say about themselves; `METALDEFECT_VERBOSE=1` leaves all of it.
+    """Silence third-party log output and warnings, unless `METALDEFECT_VERBOSE=1`.
 
-    Errors, and warnings that this project raises, stay.
+    Errors and this project's own warnings stay visible.
     """
     if os.environ.get("METALDEFECT_VERBOSE"):
         return
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    # MLflow sets its logger's level while it is imported
+    # MLflow sets its logger's level on import
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category)

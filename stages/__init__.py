@@ -2,5 +2,5 @@
 
 from pipeline.terminal import quiet
 
-# Before any stage imports the packages that warn while they are imported
+# Silence warnings first: some packages warn while a stage imports them
 quiet()

@@ -16,7 +16,7 @@ METRICS = Path("metrics/augment.json")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Augment the train split into `data/augmented`."""
+    """Write the augmented train split to `data/augmented`."""
     table = augment(
         MERGED,
         OUTPUT,

@@ -1,4 +1,4 @@
-"""Stage `calibrate`: the trained networks become a detector with map scales, map weights and a threshold."""
+"""Stage `calibrate`: turn the trained networks into a detector with map scales and a threshold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS = Path("metrics/calibrate.json")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Choose on validation normals and inserted defects; the test images are not looked at."""
+    """Choose map scales, map weights and threshold on validation normals and inserted defects only."""
     quantile = params.calibrate.threshold_quantile
     model, networks, training = load_networks(NETWORKS)
     provider = GeneratedDatasetProvider(INSPECTION, INSERTED)

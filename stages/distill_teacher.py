@@ -37,11 +37,11 @@ OUTPUT = Path("models/teacher")
 WEIGHTS = "teacher.safetensors"
 METRICS = Path("metrics/distill_teacher.json")
 METAL_IMAGES = 64
-UNSEEN_SEED = 0xD157111  # of metal that is drawn to measure shipped weights on
+UNSEEN_SEED = 0xD157111  # of the metal drawn to measure shipped weights
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `models/teacher` and what it explains of the backbone's features on images it has not seen."""
+    """Write `models/teacher`, and how much backbone-feature variance it explains on unseen images."""
     section = params.distill_teacher
     features = PatchFeatures(load_backbone(section.backbone))
     history: list[dict[str, float]] = []
@@ -70,7 +70,7 @@ def main(params: Params, run: StageRun) -> None:
 
     numbers = measured(teacher)
     if not numbers:
-        print("no image is unseen: the teacher's loss on unseen images is not known")
+        print("these weights have seen every image here: no loss on unseen images")
     held_out = {"held_out_loss": numbers.pop("loss")} if numbers else {}
     metrics: dict[str, Any] = {
         **held_out,
@@ -84,7 +84,7 @@ def main(params: Params, run: StageRun) -> None:
     }
     with atomic_directory(OUTPUT) as folder:
         save_teacher(folder / WEIGHTS, teacher, card, torch.float32, statistics)
-        # Without rows where the weights are the shipped ones
+        # No rows when the weights are the shipped ones
         pd.DataFrame(history, columns=["step", "loss"]).to_csv(folder / "losses.csv", index=False)
     write_json(METRICS, metrics)
     run.log_metrics(metrics)
@@ -92,7 +92,7 @@ def main(params: Params, run: StageRun) -> None:
 
 
 def training_images(section: DistillTeacher) -> tuple[DistillationImages, dict[str, str]]:
-    """Natural images and normal metal of the training split, at the backbone's size; and what they are."""
+    """Natural images and normal metal of the training split at the backbone's size, and their description."""
     side = 2 * section.image_size
     folder = Path(section.natural) if section.natural else None
     natural = natural_photographs(folder, side, section.natural_images)
@@ -109,11 +109,11 @@ def training_images(section: DistillTeacher) -> tuple[DistillationImages, dict[s
 def unseen_by_shipped(
     section: DistillTeacher, card: Mapping[str, Any]
 ) -> tuple[DistillationImages, dict[str, str]]:
-    """Images that the shipped weights cannot have learnt from, and what they are.
+    """Images that the shipped weights cannot have learnt from, and their description.
 
-    Their card says what they learnt from. Any folder of this project may hold the same photographs, so metal
-    is drawn anew with numbers that no sample set uses, and natural images are those inside the packages,
-    where the card does not name them.
+    The weights' card lists what they learnt from. Any folder of this project may hold the same photographs,
+    so the metal is drawn here, with numbers that no sample set uses, and the natural images come from
+    installed packages, unless the card names those.
     """
     side = 2 * section.image_size
     natural = natural_photographs(None, side, section.natural_images)
@@ -129,7 +129,7 @@ def unseen_by_shipped(
 
 
 def learnt_from(card: Mapping[str, Any]) -> str:
-    """The natural images that weights saw, those of the weights that they began from included."""
+    """The natural images that the weights saw, including those seen by the weights they started from."""
     earlier = f"; {learnt_from(card['base'])}" if "base" in card else ""
     return f"{card['data']['natural']}{earlier}"
 
@@ -140,7 +140,7 @@ def draw_unseen(number: int, side: int) -> U8:
 
 
 def configuration(section: DistillTeacher, seed: int) -> DistillationConfig:
-    """The parameters in the library's words."""
+    """The stage's parameters as the library's configuration."""
     return DistillationConfig(
         size=section.size,
         image_size=section.image_size,

@@ -1,4 +1,4 @@
-"""Stage `evaluate_efficientad`: how well the detector finds real defects, and drawn ones, of the test set."""
+"""Stage `evaluate_efficientad`: how well the detector finds real and inserted defects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLOTS = Path("plots/evaluate_efficientad")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Measure on the real test set and on the inserted defects that chose nothing."""
+    """Measure on the real test set and on the inserted defects that calibration did not use."""
     samples = params.evaluate_efficientad.bootstrap_samples
     model, config = load_detector(DETECTOR)
     sets = {"real defects": RealDatasetProvider(INSPECTION).test()}

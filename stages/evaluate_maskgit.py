@@ -1,4 +1,4 @@
-"""Stage `evaluate_maskgit`: what MaskGIT knows of held-out tokens, after its training and along it."""
+"""Stage `evaluate_maskgit`: how well MaskGIT predicts held-out tokens, during and after its training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENIZER, MODEL = Path("models/vq"), Path("models/maskgit")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Measure test tokens under the final weights and validation tokens under the snapshots."""
+    """Measure the final weights on test tokens and the snapshots on validation tokens."""
     keep_freed_memory()
     section = params.evaluate_maskgit
     about = read_json(MODEL / CONFIG)

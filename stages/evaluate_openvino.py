@@ -1,4 +1,4 @@
-"""Stage `evaluate_openvino`: the exported files' parity with torch, accuracy per precision, and latency."""
+"""Stage `evaluate_openvino`: parity of the exported files with torch, accuracy per precision, and latency."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ DETECTOR = Path("models/detector")
 EXPORT = Path("models/openvino")
 INSPECTION = Path("data/merged/inspection")
 METRICS = Path("metrics/evaluate_openvino.json")
-# Apart from the other metrics: these differ from run to run.
+# Kept apart from the other metrics: latencies differ from run to run.
 LATENCY = Path("metrics/latency.json")
 PLOTS = Path("plots/evaluate_openvino")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Refuse files that do not compute what torch computes, and measure each precision."""
+    """Measure each precision.
+
+    Raises:
+        UserError: the exported files do not compute what torch computes.
+    """
     section = params.evaluate_openvino
     model, config = load_detector(DETECTOR)
     test = RealDatasetProvider(INSPECTION).test()

@@ -1,4 +1,4 @@
-"""Stage `evaluate_synthesis`: how good drawn images and inserted defects are, beside real test images."""
+"""Stage `evaluate_synthesis`: compare drawn images and inserted defects with real test images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SYNTHETIC = Path("data/synthetic")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Measure `data/synthetic` against the merged set's test images."""
+    """Measure `data/synthetic` against the test images of the merged set."""
     keep_freed_memory()
     section = params.evaluate_synthesis
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))

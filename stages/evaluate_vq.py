@@ -1,4 +1,4 @@
-"""Stage `evaluate_vq`: the tokenizer before and after its training, on held-out images."""
+"""Stage `evaluate_vq`: reconstruction of held-out images before, during and after training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODEL = Path("models/vq")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Measure test images under the first snapshot and the final weights, and validation images between."""
+    """Measure the first and last weights on test images, and the snapshots on validation images."""
     section = params.evaluate_vq
     about = read_json(MODEL / CONFIG)
     size = int(about["image_size"])

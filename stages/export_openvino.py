@@ -20,7 +20,7 @@ OUTPUT = Path("models/openvino")
 
 
 def main(params: Params, _run: StageRun) -> None:
-    """Write the files of every precision, each with the threshold of its own validation scores."""
+    """Write the files of every precision, each with a threshold from its own validation scores."""
     model, config = load_detector(DETECTOR)
     provider = RealDatasetProvider(INSPECTION)
     normal = stack_resized(

@@ -26,14 +26,14 @@ from pipeline.run import StageRun, run_stage
 STAGE = "finetune_vq"
 AUGMENTED = Path("data/augmented")
 OUTPUT = Path("models/vq")
-START_IMAGES = 1000  # images behind the closed-form start of fresh weights
-GRAIN_IMAGES = 600  # images on which the tokenizer's residual is measured
-# Keys of the training section that are about batches and files, not about the loss
+START_IMAGES = 1000  # images for the closed-form start of fresh weights
+GRAIN_IMAGES = 600  # images for measuring the tokenizer's residual
+# Keys of the training section that concern batches and files, not the loss
 SCHEDULING = {"batch_size", "checkpoint_steps", "snapshots"}
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `models/vq`: the tokenizer, its grain, its losses and snapshots along the training."""
+    """Write `models/vq`: the tokenizer, its grain, its losses and snapshots taken during training."""
     section, training = params.finetune_vq, params.finetune_vq.training
     size = section.tokenizer.image_size
     config = named_config(section.tokenizer.name, section.tokenizer.codebook_size)
@@ -78,7 +78,7 @@ def main(params: Params, run: StageRun) -> None:
 
 
 def training_config(params: Params) -> VQTrainingConfig:
-    """The stage's training section in the library's words."""
+    """The stage's training section as the library's configuration."""
     tokenizer = params.finetune_vq.tokenizer
     return VQTrainingConfig(
         **params.finetune_vq.training.model_dump(exclude=SCHEDULING),

@@ -1,4 +1,4 @@
-"""Stage `merge`: raw datasets to one validated sample table with leak-free splits."""
+"""Stage `merge`: combine the raw datasets into one validated sample table with leak-free splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `report`: what the pipeline measured and drew, as one page that needs no network."""
+"""Stage `report`: everything the pipeline measured and drew, as one page that works offline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLOTS = Path("plots")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `reports/index.html`, the headline metrics, and the figures of stages that draw none."""
+    """Write `reports/index.html`, the headline metrics, and figures for the stages that draw none."""
     for stage, figures in data_figures().items():
         with atomic_directory(PLOTS / stage) as folder:
             save_figures(figures, folder)
@@ -40,7 +40,7 @@ def main(params: Params, run: StageRun) -> None:
 def data_figures() -> dict[str, dict[str, Figure]]:
     """Figures of what the data stages and the distillation wrote.
 
-    They are drawn here, so that a change of a figure does not make the data anew.
+    They are drawn here so that changing a figure does not rerun the data stages.
     """
     teacher = read_json("metrics/distill_teacher.json")
     table = pd.read_csv("models/teacher/losses.csv")

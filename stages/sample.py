@@ -1,4 +1,4 @@
-"""Stage `sample`: procedural images in the real datasets' layouts, the default input without a download."""
+"""Stage `sample`: procedural images in the real datasets' layouts, so that no download is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS = Path("metrics/sample.json")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `data/sample` and its counts."""
+    """Write `data/sample` and its image counts."""
     written = write_sample_datasets(OUTPUT, SampleCounts(**params.sample.model_dump()), params.seed)
     metrics = {"images": written, "total": sum(written.values())}
     write_json(METRICS, metrics)

@@ -28,7 +28,7 @@ REPORTS = Path("reports/synthesize")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `data/synthetic`: whole images, candidates' features, insertions, and how all were drawn."""
+    """Write `data/synthetic`: whole images, candidates' features, insertions, and how each was drawn."""
     keep_freed_memory()
     section = params.synthesize
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
@@ -65,7 +65,11 @@ def main(params: Params, run: StageRun) -> None:
 
 
 def write_images(painter: Painter, drawn: DrawnImages, per_class: int, folder: Path) -> ValidationReport:
-    """Write whole images with their table, and check them; a failed check is an error."""
+    """Write whole images with their table, and validate them.
+
+    Raises:
+        ValidationFailedError: a check failed; the message lists every failed expectation.
+    """
     rows = []
     for number, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
         path = f"images/{label}/{label}_{number % per_class:05d}.png"

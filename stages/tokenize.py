@@ -1,4 +1,4 @@
-"""Encode all images to tokens: training ones from `augment`, held-out ones from `merge`."""
+"""Stage `tokenize`: encode training images from `augment` and held-out images from `merge` to tokens."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MERGED, AUGMENTED = Path("data/merged"), Path("data/augmented")
 TOKENIZER = Path("models/vq")
 OUTPUT = Path("data/tokens")
 TOKENS = "tokens.npy"
-MISSING = np.iinfo(np.uint16).max  # no codebook is that large
+MISSING = np.iinfo(np.uint16).max  # marks a row not yet encoded: no codebook is that large
 KEPT = ["path", "label", "source", "split", "group"]
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `data/tokens/train` and `data/tokens/held_out`: token grids with the rows of their images."""
+    """Write `data/tokens/train` and `data/tokens/held_out`: token grids with their images' table rows."""
     model = load_tokenizer(TOKENIZER)
     size = int(read_json(TOKENIZER / CONFIG)["image_size"])
     merged = rows_of(MERGED)
@@ -69,7 +69,7 @@ def main(params: Params, run: StageRun) -> None:
 def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, working: Path) -> None:
     """Fill the array file `working`, `uint16 [N, h, w]`, with the tokenizer's codes of each image.
 
-    A file that an interrupted run left there is gone on with: rows not yet encoded hold `MISSING`.
+    Resumes from the file of an interrupted run: `MISSING` marks the rows still to encode.
     """
     grid = model.config.grid(size)
     shape = (len(table), grid, grid)
@@ -81,7 +81,7 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
     missing = (out == MISSING).any(axis=(1, 2))
     done = int(missing.argmax()) if missing.any() else len(table)
     if done:
-        print(f"going on after {done} of {len(table)} images in {working}", flush=True)
+        print(f"resuming after {done} of {len(table)} images in {working}", flush=True)
     paths = [Path(root) / path for root, path in zip(table["root"], table["path"], strict=True)]
     encoder = batch_encoder(model)
     with (
@@ -97,7 +97,7 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
 
 
 def batch_encoder(model: VQModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images to tokens, in bfloat16 where the machine multiplies that faster."""
+    """A function from images to tokens; it uses bfloat16 if the machine multiplies that faster."""
     keep_freed_memory()
     on = device_of(model)
 

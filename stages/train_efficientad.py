@@ -1,4 +1,4 @@
-"""Stage `train_efficientad`: the detector's networks, from normal training images and the teacher alone."""
+"""Stage `train_efficientad`: train the detector's networks on normal images with the teacher."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METRICS = Path("metrics/train_efficientad.json")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write the trained networks, not calibrated yet, and the losses of their training."""
+    """Write the trained but uncalibrated networks and their training losses."""
     section = params.train_efficientad
     images = training_images(
         RealDatasetProvider(INSPECTION),
@@ -58,7 +58,7 @@ def main(params: Params, run: StageRun) -> None:
 
 
 def final_losses(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Each loss's mean over the last tenth of the recorded steps."""
+    """The mean of each loss over the last tenth of the recorded steps."""
     last = pd.DataFrame(history[-max(1, len(history) // 10) :])
     return {str(name): float(value) for name, value in last.drop(columns="step").mean().items()}
 

@@ -1,4 +1,4 @@
-"""Stage `train_maskgit`: train MaskGIT on the training images' tokens."""
+"""Stage `train_maskgit`: train MaskGIT on the tokens of the training images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUTPUT = Path("models/maskgit")
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `models/maskgit`: the model, its vocabulary, its losses and snapshots along the training."""
+    """Write `models/maskgit`: the model, its vocabulary, its losses and snapshots taken during training."""
     keep_freed_memory()
     section, classes = params.train_maskgit, params.data.classes
     train, vocabulary = TokenGrids.training(TOKENS, classes), Vocabulary.load(TOKENS)
