@@ -1,18 +1,17 @@
 """Atomic writes: at every instant either the old artefact or the new one is complete on disk.
 
-A writer prepares the new artefact in a hidden folder beside the target (`.<name>.tmp-*`) and then swaps
-the two. It holds a lock (`flock`) on that folder, which the kernel releases when the process ends, however
-it ends. So the next writer can tell the leftovers of a killed process, which it removes, from the folder
-of a process that is still writing, which it leaves alone.
+A writer prepares the new artefact in a hidden folder beside the target (`.<name>.tmp-*`), then swaps the
+two. It holds a lock (`flock`) on that folder, which the kernel releases whenever the process ends. The next
+writer therefore removes the unlocked folders of killed processes and leaves the locked ones alone.
 
 Linux swaps folders in one system call (`renameat2`, RENAME_EXCHANGE). Where the kernel or the file system
-has no such call, two renames take its place: the old folder goes to `.<name>.old-*`, the new one goes in.
-A process killed between the two leaves the target's name empty and the old folder complete; the next
-`atomic_directory` on that target moves it back. On a file system without `flock` (some network ones)
-nothing is swept, and two writers at once are safe only where the swap is one system call.
+lacks it, the writer uses two renames: the old folder moves to `.<name>.old-*`, then the new one moves in.
+A process killed between the two leaves no folder at the target but a complete old one; the next
+`atomic_directory` on that target moves it back. On a file system without `flock` (some network ones) no
+leftovers are removed, and concurrent writers are safe only if the swap is one system call.
 
-This covers killed processes. Files are also flushed to the disk before they replace their predecessor;
-folders are not, so a power cut may cost the files of a folder written in the seconds before it.
+All this protects against killed processes. Single files are also flushed to disk before they replace the
+old ones; folders are not, so a power cut can lose files of a folder written seconds before.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from metaldefect.errors import UserError
 
 AT_FDCWD = -100  # renameat2: paths are relative to the working directory
 RENAME_EXCHANGE = 2
-# renameat2 says so where the kernel or the file system cannot exchange
+# Error codes of renameat2 when the kernel or the file system cannot exchange
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
-# The target appeared or went away between a check and a rename: another writer was faster
+# Another writer created or removed the target between our check and our rename
 OVERTAKEN = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
@@ -46,19 +45,20 @@ OVERTAKEN = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 def atomic_directory(path: Path | str) -> Iterator[Path]:
     """Yield an empty directory beside `path` that replaces `path` when the block ends without error.
 
-    On an error it is removed and `path` stays as it was. Of two writers at once the later one wins, whole.
+    On an error, the new directory is removed and `path` stays unchanged. Of two concurrent writers, the last
+    to finish wins, and its directory is complete.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_interrupted_swap(path)
     with working_directory(path) as temporary:
-        temporary.chmod(0o755)  # mkdtemp makes it private; outs are shared like any other folder
+        temporary.chmod(0o755)  # mkdtemp makes it private, but other users may read outputs
         yield temporary
         put_in_place(temporary, path)
 
 
 def replace_directory(new: Path, path: Path) -> None:
-    """Move a finished folder of the same file system to `path`, with the guarantees of `atomic_directory`."""
+    """Move a finished folder to `path`, as safely as `atomic_directory`; both must share a file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_interrupted_swap(path)
     with working_directory(path) as folder:
@@ -68,7 +68,10 @@ def replace_directory(new: Path, path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a path of the same name in a hidden folder; what the block writes there replaces `path`."""
+    """Yield a temporary path; the file that the block writes there replaces `path` at the end.
+
+    The temporary file has the same name and lies in a hidden folder beside `path`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with working_directory(path) as folder:
@@ -82,7 +85,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def working_directory(path: Path) -> Iterator[Path]:
-    """Yield a new, locked folder beside `path`; what is there at the end, under its name, is removed."""
+    """Yield a new, locked folder beside `path`; remove whatever has that folder's name at the end."""
     prefix = f".{path.name}.tmp-"
     sweep_leftovers(path.parent, prefix)
     temporary, lock = make_locked_directory(path.parent, prefix)
@@ -94,15 +97,15 @@ def working_directory(path: Path) -> Iterator[Path]:
 
 
 def make_locked_directory(parent: Path, prefix: str) -> tuple[Path, int]:
-    """A new folder and the descriptor that holds its lock.
+    """Make a folder; return it and the descriptor that holds its lock.
 
-    A sweep may remove the folder between its making and its locking; then another one is made.
+    Retries because another process may sweep the folder away before it is locked.
     """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         with suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # no flock here: the folder is never swept
+            with suppress(OSError):  # without flock, no writer ever sweeps the folder
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.exists():
                 return folder, lock
@@ -110,15 +113,15 @@ def make_locked_directory(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def sweep_leftovers(parent: Path, prefix: str) -> None:
-    """Remove the folders that no living process holds locked."""
+    """Remove the folders that no running process has locked."""
     for leftover in matches(parent, prefix):
         try:
             lock = os.open(leftover, os.O_RDONLY)
-        except OSError:  # gone, or not ours to read
+        except OSError:  # already removed, or not readable
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # a living writer's, or no flock on this file system
+        except OSError:  # its writer still runs, or the file system has no flock
             continue
         else:
             remove(leftover)
@@ -127,7 +130,7 @@ def sweep_leftovers(parent: Path, prefix: str) -> None:
 
 
 def put_in_place(new: Path, path: Path) -> None:
-    """Move the folder `new` to `path`; what was at `path` is then under the name `new`, or gone."""
+    """Move the folder `new` to `path`; the old content of `path` is moved to `new` or deleted."""
     while True:
         try:
             if not os.path.lexists(path):
@@ -141,10 +144,10 @@ def put_in_place(new: Path, path: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Swap two paths in one system call; False where there is no such call.
+    """Swap two paths in one system call; return False if the system has no such call.
 
     Raises:
-        OSError: the swap failed for another reason, such as a path that does not exist.
+        OSError: the swap failed for another reason, such as a missing path.
     """
     call = renameat2()
     if call is None:
@@ -159,7 +162,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 @functools.cache
 def renameat2() -> Callable[..., int] | None:
-    """The C library's function, None where it has none."""
+    """The C library's `renameat2`, or None if it has none."""
     function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if function is not None:
         function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
@@ -181,17 +184,16 @@ def swap_in_two_steps(new: Path, path: Path) -> None:
 
 
 def recover_interrupted_swap(path: Path) -> None:
-    """Undo or finish the two renames of a process that was killed between them."""
+    """Undo or finish the two renames if a process was killed between them."""
     if matches(path.parent, f".{path.name}.old-"):
         with locked(path.parent):
             finish_swap(path)
 
 
 def finish_swap(path: Path) -> None:
-    """Move the old folder back where `path` is missing, remove it where the new one is in place.
+    """Move the old folder back if `path` is missing; delete it if the new one is in place.
 
-    Every swap calls this first, under the lock, so that there is never more than one old folder while
-    `path` is missing.
+    Every swap calls this first, under the lock, so at most one old folder exists while `path` is missing.
     """
     for aside in matches(path.parent, f".{path.name}.old-"):
         if os.path.lexists(path):
@@ -202,7 +204,7 @@ def finish_swap(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock on a folder, where its file system has locks."""
+    """Hold the lock on a folder, if its file system supports locks."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -213,12 +215,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def matches(parent: Path, prefix: str) -> list[Path]:
-    """What lies in `parent` under a name that begins with `prefix`, sorted."""
+    """Entries of `parent` whose names begin with `prefix`, sorted."""
     return sorted(parent.glob(f"{glob.escape(prefix)}*"))
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, a file or a link, if it is there."""
+    """Remove a folder, a file or a link, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -226,14 +228,18 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """Write `content` as indented JSON with sorted keys, atomically; NaN is refused (it is not JSON)."""
+    """Write `content` atomically as indented JSON with sorted keys; NaN raises `ValueError`."""
     with atomic_file(path) as temporary:
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file; a missing or broken file is an error that names it."""
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing or not valid JSON.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -250,10 +256,10 @@ def sha256_file(path: Path | str) -> str:
 
 
 def check_sha256(path: Path | str, expected: str) -> None:
-    """Refuse a file that is not the one its card was written for.
+    """Check that a file is the one its card describes.
 
     Raises:
-        UserError: its SHA-256 is not `expected`.
+        UserError: the SHA-256 is not `expected`.
     """
     if (actual := sha256_file(path)) != expected:
         raise UserError(f"{path} has SHA-256 {actual}, its card says {expected}: restore the file")

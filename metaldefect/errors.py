@@ -12,16 +12,16 @@ TRACEBACK_VARIABLE = "METALDEFECT_TRACEBACK"
 
 
 class UserError(Exception):
-    """The input is at fault: a file, a folder, a setting, a mask, a missing model.
+    """The user's input is wrong: a file, a folder, a setting, a mask, a missing model.
 
     The message names the file or the setting, the value found there, and what to do about it.
-    A mistake in this code is never a `UserError`: it stays a `ValueError`, `TypeError` and so on.
+    Bugs in this code never raise it: they raise `ValueError`, `TypeError` and so on.
     """
 
 
 @contextmanager
 def exit_on_user_error(program: str) -> Iterator[None]:
-    """End the process with exit code 1 and one message, `program: message`, on a `UserError`.
+    """On a `UserError`, print `program: message` and exit with code 1.
 
     `METALDEFECT_TRACEBACK=1` prints the traceback before the message.
     """

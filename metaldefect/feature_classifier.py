@@ -1,4 +1,4 @@
-"""The classifier on image features, for choosing among candidates and for measuring drawn images."""
+"""A classifier on image features: it chooses among candidates and measures drawn images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Features = NDArray[np.float32]
 
 
 def classifier(features: Features, labels: NDArray[np.str_], seed: int) -> Pipeline:
-    """Logistic regression on standardised features `[N, D]`, classes weighted to count equally."""
+    """Fit logistic regression on standardised features `[N, D]`; every class gets equal weight."""
     model = LogisticRegression(max_iter=2000, C=0.1, class_weight="balanced", random_state=seed)
     return make_pipeline(StandardScaler(), model).fit(features, labels)

@@ -1,4 +1,4 @@
-"""Image grids, overlays and bars: what all figures of the library share."""
+"""Image grids, mask overlays and bar charts, shared by all figures of the library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def image_grid(
     column_labels: Sequence[str] | None = None,
     cell: float = 1.3,
 ) -> Figure:
-    """Images in a table, grey or RGB, a label at each row and over each column."""
+    """Lay out grey or RGB images in a grid, with one label per row and per column."""
     columns = max(len(row) for row in rows)
     figure, axes = plt.subplots(
         len(rows), columns, figsize=(cell * columns + 1.2, cell * len(rows) + 0.3), squeeze=False
@@ -42,14 +42,14 @@ def image_grid(
 
 
 def mask_overlay(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Grey `uint8 [H, W]` as colour with the mask tinted red."""
+    """Tint the mask red on a grey image `uint8 [H, W]`; returns `uint8 [H, W, 3]`."""
     colour = np.repeat(image[..., None], 3, axis=2).astype(np.float32)
     colour[mask] = 0.55 * colour[mask] + 0.45 * np.array([255.0, 30.0, 30.0])
     return colour.round().astype(np.uint8)
 
 
 def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
-    """Grouped bars: one group an outer key, one colour an inner key."""
+    """Draw grouped bars: one group per outer key, one colour per inner key."""
     table = pd.DataFrame(values).T
     figure, axis = plt.subplots(figsize=(1.2 * len(table) + 2, 3))
     table.plot.bar(ax=axis, rot=0)

@@ -1,19 +1,19 @@
 """What this machine can do, and the environment variables that override it.
 
-Hardware choices never live in `params.yaml`: moving to another machine must not rerun the pipeline.
+Hardware choices stay out of `params.yaml`, because moving to another machine must not rerun the pipeline.
 
-- `METALDEFECT_DEVICE`: `cpu`, `cuda`, `cuda:1`, `mps` (default: the first of cuda, mps, cpu that is there)
+- `METALDEFECT_DEVICE`: `cpu`, `cuda`, `cuda:1`, `mps` (default: the first available of cuda, mps, cpu)
 - `METALDEFECT_THREADS`: threads of one torch process (default: all cores)
 - `METALDEFECT_WORKERS`: processes for image work (default: all cores)
-- `METALDEFECT_PRECISION`: `float32` or `bfloat16` (default: bfloat16 where the device multiplies it)
+- `METALDEFECT_PRECISION`: `float32` or `bfloat16` (default: bfloat16 if the device has units for it)
 
-This module alone decides on the device. Loaders (`load_tokenizer`, `load_maskgit`, `load_detector`) put
-their model on `device()`, and `trainer_arguments()` says the same to Lightning. Library functions then work
-where the model they are given lies: they move inputs there, and return results on the CPU where numpy or a
-file comes next.
+Only this module chooses the device. Loaders (`load_tokenizer`, `load_maskgit`, `load_detector`) put their
+model on `device()`, and `trainer_arguments()` passes the same choice to Lightning. Library functions compute
+on the device of the model that they receive: they move inputs there, and return results on the CPU if numpy
+or a file needs them next.
 
-Random numbers come from generators on the CPU and are moved, so that a seed means the same noise, masks and
-tokens on every device. The one exception is the dropout inside networks, which uses the device's generator.
+Random numbers come from CPU generators and are then moved, so a seed gives the same noise, masks and tokens
+on every device. The one exception is dropout inside networks, which uses the device's generator.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def cpu_flags() -> frozenset[str]:
-    """CPU feature flags that the kernel reports (empty where `/proc/cpuinfo` has none)."""
+    """CPU feature flags that the kernel reports; empty if `/proc/cpuinfo` has none."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -46,7 +46,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cpu_name() -> str:
-    """The processor's model name, its core count and the bf16 units it has."""
+    """The processor's model name, core count and bf16 units, as text."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -60,7 +60,7 @@ def cpu_name() -> str:
 
 
 def available_devices() -> list[str]:
-    """Devices of this machine, the preferred one first: `cuda` (`cuda:1`, ... too), `mps`, `cpu`."""
+    """Devices of this machine in order of preference: `cuda`, `cuda:1` and so on, `mps`, `cpu`."""
     import torch
 
     gpus = [f"cuda:{index}" if index else "cuda" for index in range(torch.cuda.device_count())]
@@ -74,7 +74,7 @@ def device() -> torch.device:
     """The device to compute on: `METALDEFECT_DEVICE`, or the first of `available_devices()`.
 
     Raises:
-        UserError: the device that `METALDEFECT_DEVICE` asks for is not in this machine.
+        UserError: this machine lacks the device that `METALDEFECT_DEVICE` names.
     """
     import torch
 
@@ -86,10 +86,10 @@ def device() -> torch.device:
 
 
 def use_device(name: str) -> torch.device:
-    """Let this process and its children compute on the device called `name`; `auto` changes nothing.
+    """Make this process and its children compute on the device `name`; `auto` changes nothing.
 
     Raises:
-        UserError: the device is not in this machine.
+        UserError: this machine lacks the device.
     """
     if name != "auto":
         os.environ["METALDEFECT_DEVICE"] = name
@@ -97,7 +97,7 @@ def use_device(name: str) -> torch.device:
 
 
 def trainer_arguments() -> dict[str, Any]:
-    """What Lightning's Trainer needs to train on `device()`, and on that one alone."""
+    """Arguments that make Lightning's Trainer use `device()` and no other device."""
     chosen = device()
     return {
         "accelerator": chosen.type,
@@ -107,7 +107,7 @@ def trainer_arguments() -> dict[str, Any]:
 
 
 def device_of(module: torch.nn.Module) -> torch.device:
-    """Where a module's parameters lie."""
+    """The device of a module's parameters."""
     return next(module.parameters()).device
 
 
@@ -117,7 +117,11 @@ def workers() -> int:
 
 
 def positive_integer(variable: str, default: int) -> int:
-    """An environment variable as an integer of at least 1; another value is an error naming it."""
+    """Read an environment variable as an integer of at least 1; `default` if it is unset.
+
+    Raises:
+        UserError: the variable holds anything else.
+    """
     text = os.environ.get(variable)
     if not text:
         return default
@@ -134,16 +138,16 @@ def set_threads() -> None:
         torch.set_num_threads(positive_integer("METALDEFECT_THREADS", 1))
 
 
-# Parameters of glibc's mallopt: when to give freed memory back, and how many blocks may be mapped singly.
+# Parameters of glibc's mallopt: when to return freed memory, and how many blocks get their own mapping.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees; whether the C library can do that.
+    """Make this process keep the memory that it frees; return whether the C library supports it.
 
-    A training step frees and takes the same large tensors again. By default glibc gives each back to
-    the kernel and pays for every page anew, which makes element-wise operations on the CPU several
-    times slower. The price: the process stays as large as it ever was.
+    Every training step frees and allocates the same large tensors. By default glibc returns each of them
+    to the kernel and faults every page in again, which makes element-wise CPU operations several times
+    slower. The price: the process never shrinks.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -153,15 +157,15 @@ def keep_freed_memory() -> bool:
 
 
 def autocast_dtype(on: torch.device | None = None) -> torch.dtype:
-    """The dtype for autocast: bfloat16 where the device multiplies it, else float32.
+    """The dtype for autocast: bfloat16 if the device has units for it, else float32.
 
-    On a CPU without bf16 units, `METALDEFECT_PRECISION=bfloat16` is honoured: PyTorch computes it, slowly.
+    A CPU without bf16 units still obeys `METALDEFECT_PRECISION=bfloat16`: PyTorch emulates it, slowly.
 
     Args:
-        on: the device; None: `device()`.
+        on: the device; None takes `device()`.
 
     Raises:
-        UserError: `METALDEFECT_PRECISION` is neither word, or asks for bfloat16 where the device has none.
+        UserError: `METALDEFECT_PRECISION` is invalid, or asks for bfloat16 on a GPU that lacks it.
     """
     import torch
 
@@ -180,7 +184,7 @@ def autocast_dtype(on: torch.device | None = None) -> torch.dtype:
 
 
 def autocast(on: torch.device | None = None) -> AbstractContextManager[object]:
-    """Autocast to `autocast_dtype(on)` on the device `on` (None: `device()`); nothing for float32."""
+    """Autocast to `autocast_dtype(on)` on `on` (None takes `device()`); does nothing for float32."""
     import torch
 
     on = on or device()

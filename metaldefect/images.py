@@ -1,4 +1,4 @@
-"""Reading, resizing and writing images: one place, so that every stage sees the same pixels."""
+"""Read, resize and write images in one place, so that every stage sees the same pixels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from metaldefect.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# torch is imported where it is used: data work runs in many processes, and it costs each 400 MB
+# Functions import torch themselves: data work runs in many processes, and torch costs each one 400 MB
 
 U8 = NDArray[np.uint8]
 
-# What `read_grey` and `read_rgb` are given.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
@@ -46,7 +45,7 @@ def read_grey(path: Path | str, size: int | tuple[int, int] | None = None) -> U8
 
 
 def read_rgb(path: Path | str, size: int | tuple[int, int] | None = None) -> U8:
-    """Read an image as colour, `uint8 [H, W, 3]`; otherwise as `read_grey`."""
+    """Read an image as colour, `uint8 [H, W, 3]`; arguments and errors as for `read_grey`."""
     try:
         with Image.open(path) as image:
             colour = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -65,7 +64,7 @@ def resize(image: U8, size: int | tuple[int, int], *, nearest: bool = False) -> 
 
 
 def stack_resized(images: Iterable[U8], size: int) -> U8:
-    """Images of any size as one array `uint8 [N, size, size]`; without any, N is 0."""
+    """Stack images of any size into one array `uint8 [N, size, size]`; N may be 0."""
     resized = [resize(image, size) for image in images]
     return np.stack(resized) if resized else np.empty((0, size, size), np.uint8)
 
@@ -77,7 +76,7 @@ def write_png(path: Path | str, image: U8, level: int = 1) -> None:
 
 
 def to_tanh_range(images: U8) -> torch.Tensor:
-    """Grey `uint8 [N, H, W]` to the tokenizer's input, `float32 [N, 3, H, W]` in [-1, 1]."""
+    """Turn grey `uint8 [N, H, W]` into the tokenizer's input, `float32 [N, 3, H, W]` in [-1, 1]."""
     import torch
 
     tensor = torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1.0)
@@ -85,20 +84,20 @@ def to_tanh_range(images: U8) -> torch.Tensor:
 
 
 def grey_levels(images: torch.Tensor) -> NDArray[np.float32]:
-    """The tokenizer's output `float [N, 3, H, W]` in [-1, 1] as grey levels (channel mean).
+    """Turn the tokenizer's output `float [N, 3, H, W]` in [-1, 1] into grey levels (channel mean).
 
-    `float32 [N, H, W]`, neither rounded nor clipped.
+    Returns `float32 [N, H, W]`, neither rounded nor clipped.
     """
     return images.float().mean(dim=1).add(1.0).mul(127.5).cpu().numpy()
 
 
 def to_u8(levels: NDArray[np.float32]) -> U8:
-    """Grey levels rounded and clipped to `uint8`."""
+    """Round and clip grey levels to `uint8`."""
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 def from_tanh_range(images: torch.Tensor) -> U8:
-    """The tokenizer's output `float [N, 3, H, W]` in [-1, 1] to grey `uint8 [N, H, W]` (channel mean)."""
+    """Turn the tokenizer's output `float [N, 3, H, W]` in [-1, 1] into grey `uint8 [N, H, W]`."""
     return to_u8(grey_levels(images))
 
 
@@ -107,7 +106,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def to_imagenet_range(images: U8) -> torch.Tensor:
-    """Grey `uint8 [N, H, W]` to the detector's input, `float32 [N, 3, H, W]`, ImageNet-normalised."""
+    """Turn grey `uint8 [N, H, W]` into the detector's ImageNet-normalised input, `float32 [N, 3, H, W]`."""
     import torch
 
     unit = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)[:, None]

@@ -1,4 +1,4 @@
-"""Random numbers that belong to one drawn image, whatever else is drawn beside it."""
+"""Random numbers per drawn image: an image stays the same whatever else its batch contains."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def image_generator(seed: int, *key: str | int) -> torch.Generator:
-    """A generator, on the CPU, that depends on `seed` and on the words and numbers of `key` alone."""
+    """Return a CPU generator that depends only on `seed` and on the words and numbers of `key`."""
     digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def uniforms(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
-    """One block of uniform numbers in [0, 1) from each generator, `float32 [len(generators), *shape]`."""
+    """Draw one block of uniforms in [0, 1) per generator, `float32 [len(generators), *shape]`."""
     return torch.stack([torch.rand(shape, generator=generator) for generator in generators])

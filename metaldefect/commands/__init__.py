@@ -1,1 +1,1 @@
-"""What the command `metaldefect` does: train a detector, look at images with it."""
+"""The work behind the `metaldefect` commands: train a detector, score images, distil a teacher."""

@@ -1,4 +1,4 @@
-"""`metaldefect distill`: a teacher for the detector, its card and its loss curve."""
+"""`metaldefect distill`: train a teacher for the detector and write its card and loss curve."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from metaldefect.training.data import LazyImages
 
 
 def metal_images(folders: Sequence[Path], size: int) -> LazyImages:
-    """Every image under the folders, sorted by path, as grey `uint8 [N, size, size]`; read when asked for.
+    """All images under the folders, sorted by path, as lazily read grey `uint8 [N, size, size]`.
 
-    Files of a `ground_truth` folder are masks and are left out, as are PNGs beside a JPEG of the same stem
-    (magnetic tiles keep their masks so). Of a merged dataset (a folder with `samples.parquet`) the training
-    split is read, so that images held out for tests stay unseen.
+    Skips masks: files in a `ground_truth` folder, and PNGs beside a JPEG of the same stem (the layout of
+    magnetic tiles). Of a merged dataset (a folder with `samples.parquet`), reads only the training split,
+    so the teacher never sees test images.
 
     Raises:
-        UserError: a folder does not exist or holds no image.
+        UserError: a folder is missing or holds no image.
     """
     found: list[Path] = []
     for folder in folders:
@@ -67,10 +67,10 @@ def metal_images(folders: Sequence[Path], size: int) -> LazyImages:
 
 
 def earlier_training(base: Path, config: DistillationConfig, backbone: str) -> dict[str, Any]:
-    """The card of the weights to start from.
+    """Read the card of the weights to start from.
 
     Raises:
-        UserError: they are of another size or backbone.
+        UserError: the weights have another size or backbone than this run.
     """
     card = read_card(base)
     for name, wanted, found in (
@@ -83,7 +83,7 @@ def earlier_training(base: Path, config: DistillationConfig, backbone: str) -> d
 
 
 def training_split(folder: Path) -> list[Path]:
-    """Images of a merged dataset's training split, sorted."""
+    """Image paths of a merged dataset's training split, sorted."""
     table = read_table(folder / TABLE_NAME)
     return sorted(folder / path for path in table.loc[table["split"] == "train", "path"])
 
@@ -95,18 +95,18 @@ def distil_and_measure(
     checkpoint_directory: Path | None,
     base: Path | None = None,
 ) -> tuple[Distilled, dict[str, Any]]:
-    """Train on all but the held-out photographs and scenes.
+    """Train a teacher on all but the held-out photographs and scenes, and measure it on those.
 
     Args:
-        images: natural and metal.
+        images: natural and metal images.
         config: how to train.
-        features: the targets.
-        checkpoint_directory: of the state to write and take up.
+        features: computes the targets.
+        checkpoint_directory: where the run saves its state and resumes from.
         base: weights to start from, with the statistics of their targets.
 
     Returns:
-        The teacher, and its numbers on the held-out images: how many there are of each kind, and no loss
-        of a kind of which none is unseen.
+        The teacher, and its results on the held-out images: their number by kind, and the loss of each
+        kind that has any.
     """
     training, unseen = images.split()
     start = (load_teacher(base), load_target_statistics(base)) if base is not None else None
@@ -126,15 +126,15 @@ def run_distillation(
     taps: Sequence[str] | None = None,
     base: Path | None = None,
 ) -> None:
-    """Distil a teacher and write its weights, its card and its loss curve.
+    """Distil a teacher and write its weights, card and loss curve.
 
     Args:
         config: how to train.
-        output: the `.safetensors` file; a killed run goes on from `.<output>.training`.
-        natural: folder of natural images; None takes packaged photographs.
+        output: the `.safetensors` file; a killed run resumes from `.<output>.training`.
+        natural: folder of natural images; None uses the packaged photographs.
         metal: folders of metal images.
         backbone: network whose features the teacher learns.
-        taps: modules of the backbone, fine to coarse; None takes those that are known for it.
+        taps: modules of the backbone, fine to coarse; None uses `load_backbone`'s default.
         base: weights to start from.
     """
     set_threads()
@@ -154,7 +154,7 @@ def run_distillation(
             "metal": [folder.name for folder in metal],
             "metal_images": len(images.metal),
         },
-        # Totals of all trainings, where this one went on from the weights of another
+        # Totals over this run and the runs that trained its base weights
         "images_seen": before.get("images_seen", 0) + distilled.images_seen,
         "computing_minutes": round(before.get("computing_minutes", 0.0) + distilled.seconds / 60, 2),
         "steps": before.get("steps", 0) + distilled.steps,
@@ -171,5 +171,5 @@ def run_distillation(
     shutil.rmtree(state, ignore_errors=True)
     for kind in ("natural", "metal"):
         if not numbers[f"held_out_{kind}"]:
-            print(f"no {kind} image is unseen: there is no loss on {kind} images")
+            print(f"no {kind} image is held out, so there is no loss on {kind} images")
     print(f"{output}: {distilled.images_seen} images seen, held out {numbers}")

@@ -1,4 +1,4 @@
-"""`metaldefect infer`: scores and heat maps of images, with a trained or an exported detector."""
+"""`metaldefect infer`: score images and draw heat maps with a trained or an exported detector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ COLUMNS = ("image", "score", "threshold", "is_anomalous", "heat_map")
 
 @dataclass(frozen=True)
 class Model:
-    """A detector ready to use: `detect` takes `uint8 [size, size]` and gives score and map."""
+    """A detector ready to use.
+
+    `detect` maps `uint8 [image_size, image_size]` to a score and a `float32` map of the same size.
+    """
 
     detect: Callable[[U8], tuple[float, NDArray[np.float32]]]
     image_size: int
@@ -39,22 +42,22 @@ class Model:
 
 @dataclass(frozen=True)
 class Frame:
-    """An image to look at and the name of its row, a relative path."""
+    """An image to score, and its name in `scores.csv`: a relative path."""
 
     name: str
     load: Callable[[], U8]
 
 
 def load_model(folder: Path, precision: str) -> Model:
-    """A folder that `metaldefect train` or the stage `train_efficientad` wrote, or an OpenVINO export.
+    """Load a trained detector or an OpenVINO export.
 
     Args:
-        folder: with `config.json`, or with the export's `metadata.json`.
-        precision: of an export: fp32, fp16 or int8.
+        folder: written by `metaldefect train` or the stage `train_efficientad` (holds `config.json`), or
+            an export (holds `metadata.json`).
+        precision: which graph of an export: fp32, fp16 or int8; ignored for a trained detector.
 
     Raises:
-        UserError: the folder is neither.
-        UserError: its files do not fit each other.
+        UserError: the folder is neither, or its files do not match each other.
     """
     if (folder / METADATA).is_file():
         detector = Detector.load(folder, precision)
@@ -66,10 +69,10 @@ def load_model(folder: Path, precision: str) -> Model:
 
 
 def frames_of(path: Path) -> list[Frame]:
-    """One image, or every image below a folder, by relative path.
+    """List one image, or every image below a folder, sorted and named by relative path.
 
     Raises:
-        UserError: there is nothing at `path`, or no image in it.
+        UserError: `path` does not exist or holds no image.
     """
     if path.is_file():
         return [Frame(path.name, partial(read_grey, path))]
@@ -82,7 +85,7 @@ def frames_of(path: Path) -> list[Frame]:
 
 
 def synthetic_frames(count: int, size: int, seed: int) -> list[Frame]:
-    """Procedural images, normal and anomalous in turns; the name says which kind."""
+    """List procedural images, cycling through normal and each anomaly; names contain the kind."""
     kinds = (GOOD, *ANOMALIES)
 
     def draw(kind: str, index: int) -> U8:
@@ -96,12 +99,15 @@ def synthetic_frames(count: int, size: int, seed: int) -> list[Frame]:
 
 
 def run_inference(model: Model, frames: Sequence[Frame], output: Path) -> list[tuple[str, str]]:
-    """Write a heat-map overlay of each image and `scores.csv`; returns (name, reason) of unreadable ones.
+    """Write `scores.csv` and one heat-map overlay per image.
 
     Args:
-        model: what judges.
+        model: the detector.
         frames: the images.
         output: folder to write to; heat maps keep the images' relative paths, as PNG.
+
+    Returns:
+        (name, reason) of each unreadable image.
     """
     unreadable: list[tuple[str, str]] = []
     rows = list(judged(model, frames, output, unreadable))
@@ -115,7 +121,7 @@ def run_inference(model: Model, frames: Sequence[Frame], output: Path) -> list[t
 def judged(
     model: Model, frames: Sequence[Frame], output: Path, unreadable: list[tuple[str, str]]
 ) -> Iterator[tuple[str, str, str, bool, str]]:
-    """The row of each readable image, its heat map written."""
+    """Score each image, write its heat map and yield its row; append unreadable ones to `unreadable`."""
     for frame in tqdm(frames, desc="infer", unit="image"):
         try:
             image = frame.load()

@@ -1,4 +1,4 @@
-"""What `metaldefect train` is told: a YAML file with overrides, as validated data."""
+"""The settings of `metaldefect train`: a YAML file with overrides, validated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metaldefect.procedural.textures import Finish
 
 
 class Section(BaseModel):
-    """Unknown keys are errors, values never change after parsing."""
+    """Base of all settings: rejects unknown keys, and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,7 +38,7 @@ class SyntheticSettings(Section):
 
 
 class GeneratedSettings(Section):
-    """Which models insert defects, how many, and how they sample."""
+    """Which models insert defects, how many defects per class, and how the models sample."""
 
     tokenizer: Path = Path("models/vq")
     maskgit: Path = Path("models/maskgit")
@@ -51,7 +51,7 @@ class GeneratedSettings(Section):
 
 
 class TrainSettings(Section):
-    """All of `conf/efficientad.yaml`; that file says what each key means."""
+    """All keys of `conf/efficientad.yaml`, which explains each of them."""
 
     output: Path
     seed: int = Field(default=0, ge=0)
@@ -84,11 +84,10 @@ class TrainSettings(Section):
 
 
 def load_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:
-    """Read a settings file and lay the overrides over it.
+    """Read a settings file and apply the overrides.
 
     Raises:
-        UserError: there is no such file; or it is not YAML, or a key or value is wrong; the message names
-            them all.
+        UserError: the file is missing or not YAML, or a key or value is wrong; the message lists all.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: copy conf/efficientad.yaml")

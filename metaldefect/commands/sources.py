@@ -1,4 +1,4 @@
-"""The dataset provider that the settings of `metaldefect train` ask for."""
+"""Build the dataset provider that the settings of `metaldefect train` name."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ INSERTION_ATTEMPTS = 3
 
 
 def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
-    """The provider of the settings' source; what has to be made for it is kept in `work`.
+    """Return the provider for the settings' source; prepared data and inserted defects go to `work`.
 
     Raises:
-        UserError: as the providers; or the models that insert defects are not there.
+        UserError: the provider raises it, or the models that insert defects are missing.
     """
     if settings.source == "synthetic":
         counts = settings.synthetic
@@ -57,12 +57,12 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
 
 
 def prepared_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
-    """The dataset with its splits and scenes: itself where it is prepared, else prepared in `work`.
+    """Return a folder with splits and scenes: `root` if it is prepared already, else a new one in `work`.
 
-    Prepared anew whenever it is asked for: images may have changed since a run that was killed.
+    Prepares the dataset again on every call, because its images may have changed since a killed run.
 
     Raises:
-        UserError: as `build_inspection`; or a file may not be used.
+        UserError: `build_inspection` raises it or rejects a file.
     """
     if (root / SCENES).is_file():
         return root
@@ -71,7 +71,7 @@ def prepared_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
         counts, rejected = build_inspection(adapter, root, partial, seed)
         if rejected:
             lines = "\n".join(f"  {file.path}: {file.reason}" for file in rejected)
-            raise UserError(f"{root}: {len(rejected)} files may not be used, mend or remove them:\n{lines}")
+            raise UserError(f"{root}: {len(rejected)} unusable files; repair or remove them:\n{lines}")
     print(
         f"{root}: {counts.train} train, {counts.validation} validation, {counts.canvas} canvases,"
         f" test {counts.test}"
@@ -80,7 +80,10 @@ def prepared_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
 
 
 def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: int, folder: Path) -> None:
-    """Write `folder` with defects drawn into normal images that nothing else sees."""
+    """Insert defects into the canvases and write the results to `folder`.
+
+    Neither training, validation nor test uses the canvases themselves.
+    """
     painter = require_painter(settings.tokenizer, settings.maskgit)
     config = SamplingConfig(
         steps=settings.steps, guidance=settings.guidance, temperature=settings.temperature
@@ -95,10 +98,10 @@ def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: i
 
 
 def require_painter(tokenizer: Path, maskgit: Path) -> Painter:
-    """The models that draw defects.
+    """Load the models that draw defects.
 
     Raises:
-        UserError: they have not been trained.
+        UserError: a model's folder does not exist.
     """
     for folder, stage in ((tokenizer, "finetune_vq"), (maskgit, "train_maskgit")):
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""`metaldefect train`: a detector, its threshold, its metrics and figures in one folder."""
+"""`metaldefect train`: write a detector, its threshold, metrics and figures to one folder."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ METRICS = "metrics.json"
 
 
 def run_training(settings: TrainSettings) -> dict[str, Any]:
-    """Train, test and write `settings.output`; returns the metrics.
+    """Train and test a detector, write it to `settings.output` and return its metrics.
 
-    What a killed training needs to go on lies beside the output, until it is done.
+    A killed run resumes from a folder beside the output, which is deleted at the end.
 
     Raises:
-        UserError: the images, the teacher or the settings are at fault, or the machine lacks the accelerator.
+        UserError: the images, the teacher or the settings are wrong, or the machine lacks the accelerator.
     """
     use_device(settings.accelerator)
     set_threads()
@@ -73,12 +73,16 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
 
 
 def work_folder(settings: TrainSettings) -> Path:
-    """Where a training keeps its state; what it was made from stands in the state itself."""
+    """The folder that holds a run's state; the state itself records the inputs that it belongs to."""
     return settings.output.with_name(f".{settings.output.name}.training")
 
 
 def check_test_images(provider: DatasetProvider) -> None:
-    """Refuse a test set that cannot be measured on, before any training."""
+    """Before any training, check that the test set holds normal and defective images.
+
+    Raises:
+        UserError: one of the two is missing.
+    """
     labels = provider.test().labels
     if GOOD not in labels or set(labels) == {GOOD}:
         raise UserError(
@@ -88,7 +92,7 @@ def check_test_images(provider: DatasetProvider) -> None:
 
 
 def choose_teacher(settings: TrainSettings) -> PatchDescriptionNetwork:
-    """The shipped teacher of the wanted size, or the one in a file.
+    """Load the shipped teacher of `settings.model`'s size, or the one in the file `settings.teacher`.
 
     Raises:
         UserError: the file holds a teacher of the other size.
@@ -109,7 +113,7 @@ def train_detector(
     work: Path,
     after_epoch: AfterEpoch | None = None,
 ) -> Trained:
-    """Train with the settings' numbers."""
+    """Train the detector as the settings say; `work` holds the state for resuming."""
     config = TrainingConfig(
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -134,7 +138,7 @@ def calibrate_detector(settings: TrainSettings, model: EfficientAD, provider: Da
 def detector_config(
     settings: TrainSettings, teacher: PatchDescriptionNetwork, calibration: Calibration
 ) -> DetectorConfig:
-    """What must be known to use the detector."""
+    """The configuration that is saved with the detector and needed to use it."""
     networks = NetworkConfig(
         teacher.size, settings.padding, settings.image_size, count_include_pad=teacher.count_include_pad
     )
@@ -142,7 +146,7 @@ def detector_config(
 
 
 def save_figures(groups: Mapping[str, Sequence[Scored]], threshold: float, folder: Path) -> None:
-    """The figures of the test sets, as PNG."""
+    """Draw the figures of the test sets and write them as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in detector_figures(groups, threshold).items():
         figure.savefig(folder / f"{name}.png", dpi=100)

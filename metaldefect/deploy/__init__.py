@@ -1,1 +1,1 @@
-"""The detector as it runs on the line: export to ONNX and OpenVINO, the runtime, its latency."""
+"""The detector on the production line: ONNX and OpenVINO export, runtime, latency."""

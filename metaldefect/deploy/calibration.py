@@ -1,4 +1,4 @@
-"""What an export chooses for its precisions: the images that show INT8 its ranges, and the thresholds."""
+"""Calibration of an export: images that set the INT8 ranges, and one threshold per precision."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PAINTED_INTERVAL = 4
 
 
 def with_painted_anomalies(images: U8, seed: int) -> U8:
-    """Normal images `uint8 [N, S, S]`, one in four with something painted onto it, procedurally.
+    """Paint a procedural anomaly onto one in four of the normal images; returns `uint8 [N, S, S]`.
 
-    INT8 holds only the range that its calibration images show, and defects lie beyond what normal ones do.
+    INT8 can represent only the range of its calibration images, and defects exceed the range of normal ones.
     """
     painted = images.copy()
     kinds = list(ANOMALIES)
@@ -30,13 +30,13 @@ def with_painted_anomalies(images: U8, seed: int) -> U8:
 
 
 def choose_threshold(folder: Path, precision: str, normals: U8, quantile: float) -> float:
-    """The threshold of a precision: the quantile of its own scores on validation normals.
+    """Choose a precision's threshold: a quantile of the scores that it gives validation normals.
 
     Args:
         folder: holds the exported graphs.
         precision: fp32, fp16 or int8.
         normals: grey `uint8 [N, S, S]` at the graph's size.
-        quantile: of the scores.
+        quantile: which quantile of the scores, 0 to 1.
     """
     compiled = compile_graph(folder / graph_file(precision), precision)
     detector = Detector(compiled, normals.shape[1], threshold=0.0, precision=precision)

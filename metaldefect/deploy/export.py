@@ -1,4 +1,4 @@
-"""Export of a detector: ONNX, and OpenVINO in FP32, FP16 and INT8."""
+"""Export a detector to ONNX, and to OpenVINO in FP32, FP16 and INT8."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONNX = "model.onnx"
 METADATA = "metadata.json"
 PRECISIONS = ("fp32", "fp16", "int8")
 
-# The differences, their squares and the map scaling lose what they measure in eight bits.
+# Eight bits are too few for the feature differences, their squares and the map scaling.
 NOT_QUANTISED = (
     "Subtract",
     "Multiply",
@@ -35,14 +35,14 @@ NOT_QUANTISED = (
 
 
 def graph_file(precision: str) -> str:
-    """Name of the OpenVINO graph of a precision."""
+    """File name of a precision's OpenVINO graph."""
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     return f"detector_{precision}.xml"
 
 
 def export_onnx(graph: InspectionGraph, size: int, path: Path) -> None:
-    """Write the graph for one frame `uint8 [1, size, size, 1]` as one ONNX file, weights inside."""
+    """Write the graph for one frame `uint8 [1, size, size, 1]` as a single ONNX file with its weights."""
     example = torch.zeros(1, size, size, 1, dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.onnx.export(
@@ -56,7 +56,7 @@ def export_onnx(graph: InspectionGraph, size: int, path: Path) -> None:
         verbose=False,
     )
     model = onnx.load(path)
-    # The exporter notes the source lines of the exporting machine in every node.
+    # The exporter records source lines of the exporting machine in every node; they would change the bytes.
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -72,13 +72,13 @@ def export_openvino(onnx_path: Path, folder: Path, calibration: U8) -> None:
     """Write the FP32, FP16 and INT8 graphs.
 
     Args:
-        onnx_path: what `export_onnx` wrote.
-        folder: where to.
-        calibration: images `uint8 [N, H, W]` at the graph's size, for the ranges of INT8; some should show
-            defects, real or painted: what no image shows cannot be represented.
+        onnx_path: the file that `export_onnx` wrote.
+        folder: receives the graphs.
+        calibration: images `uint8 [N, H, W]` at the graph's size that set the INT8 ranges. Some must show
+            defects, real or painted, because INT8 clips values beyond those of the images.
 
     Raises:
-        ValueError: there is no calibration image.
+        ValueError: `calibration` is empty.
     """
     if not len(calibration):
         raise ValueError("no images to calibrate INT8 on")
@@ -90,10 +90,10 @@ def export_openvino(onnx_path: Path, folder: Path, calibration: U8) -> None:
 
 
 def quantise(model: Any, calibration: U8) -> Any:
-    """The graph with INT8 convolutions, post-training; ranges hold everything the images show.
+    """Quantise the graph's convolutions to INT8 after training; ranges cover every calibration image.
 
-    NNCF's default, the mean of the images' extremes, cuts off what is beyond the usual: the very thing that
-    a detector looks for. Scores of defects then end at a ceiling that normal images reach as well.
+    NNCF's default range, the mean of the images' extremes, clips unusual values, which are just what a
+    detector looks for: defects then score no higher than some normal images.
     """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
@@ -113,12 +113,12 @@ def quantise(model: Any, calibration: U8) -> Any:
 
 
 def parity(graph: InspectionGraph, folder: Path, frames: U8) -> dict[str, float]:
-    """Largest absolute differences from torch of the ONNX file and of the FP32 graph, score and map.
+    """Compare the ONNX file and the FP32 graph with torch: largest absolute errors of score and map.
 
-    OpenVINO is asked for float32 execution: its default precision is the machine's, not the file's.
+    Requests float32 execution from OpenVINO, whose default precision depends on the machine, not the file.
 
     Args:
-        graph: the torch module that was exported.
+        graph: the exported torch module.
         folder: holds the exported files.
         frames: grey `uint8 [N, H, W]` at the graph's size.
     """
@@ -143,12 +143,12 @@ def parity(graph: InspectionGraph, folder: Path, frames: U8) -> dict[str, float]
 
 
 def write_metadata(folder: Path, config: DetectorConfig, thresholds: dict[str, float]) -> None:
-    """Write what a program must know to run the files, with their SHA-256.
+    """Write `metadata.json`: all that a program needs to run the files, and their SHA-256.
 
     Args:
         folder: holds the exported files.
-        config: the detector's.
-        thresholds: by precision; scores above are anomalous.
+        config: the detector's configuration.
+        thresholds: by precision; a higher score means anomalous.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != METADATA)
     write_json(

@@ -1,4 +1,4 @@
-"""The detector as one graph from a camera frame to an anomaly map and a score."""
+"""The detector as one graph that turns a camera frame into an anomaly map and a score."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OUTPUTS = ("anomaly_map", "score")
 class InspectionGraph(nn.Module):
     """Preprocessing, networks and map scaling in one module.
 
-    Scaling lives inside the graph, so no program that runs it can scale differently.
+    The graph contains the scaling, so every program that runs it scales alike.
 
     Args:
-        model: the trained detector; it is copied to the CPU, with its teacher's constants folded.
+        model: the trained detector; the graph holds a CPU copy with the teacher's constants folded.
     """
 
     def __init__(self, model: EfficientAD) -> None:
@@ -33,16 +33,17 @@ class InspectionGraph(nn.Module):
     std: Tensor
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly map `float32 [N, 1, H, W]` and score `float32 [N]` of frames `uint8 [N, H, W, 1]`."""
+        """Return map `float32 [N, 1, H, W]` and score `float32 [N]` of frames `uint8 [N, H, W, 1]`."""
         images = (frame.permute(0, 3, 1, 2).float() - self.mean) / self.std
         anomaly_map, score = self.model(images)
         return anomaly_map, score
 
 
 def fold_teacher_constants(model: EfficientAD) -> EfficientAD:
-    """A copy on the CPU whose teacher's last convolution gives normalised features by itself, exactly.
+    """Return a CPU copy whose teacher's last convolution outputs normalised features directly.
 
-    The copy's `teacher_mean` is 0 and its `teacher_std` 1.
+    The normalisation is folded into weights and bias: `teacher_mean` becomes 0, `teacher_std` 1. The result
+    is mathematically equal.
     """
     folded = copy.deepcopy(model).cpu()
     last = folded.teacher.convolutions[-1]

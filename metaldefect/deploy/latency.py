@@ -1,4 +1,4 @@
-"""How long a frame takes, from its bytes to the verdict."""
+"""Latency of one frame, from its bytes to the verdict."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ WARM_UP_FRAMES = 5
 
 
 def measure_latency(detector: Detector, frames: U8, count: int) -> dict[str, float]:
-    """Milliseconds of `Detector.infer`, whole path, one frame at a time.
+    """Time `Detector.infer`, including pre- and post-processing, one frame at a time.
 
     Args:
         detector: compiled for latency.
-        frames: grey `uint8 [N, H, W]`, taken in turn.
-        count: timed frames, after a warm-up.
+        frames: grey `uint8 [N, H, W]`, used in turn.
+        count: number of timed frames; a few warm-up frames come first.
 
     Returns:
-        `p50_ms`, `p99_ms` and `frames_per_s` (of the median).
+        `p50_ms`, `p99_ms` and `frames_per_s` (1000 / `p50_ms`).
     """
     for index in range(WARM_UP_FRAMES):
         detector.infer(frames[index % len(frames)])

@@ -1,4 +1,4 @@
-"""The detector on the line: loads an exported graph with OpenVINO and judges frames."""
+"""The runtime: load an exported graph with OpenVINO and score frames."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ HEAT = "inferno"
 
 @dataclass(frozen=True)
 class Detection:
-    """What the detector says about a frame.
+    """The detector's verdict on a frame.
 
     Attributes:
         score: the anomaly map's maximum.
-        is_anomalous: whether the score is above the threshold.
-        anomaly_map: `float32 [H, W]` at the frame's size; about 0 where normal, 0.1 at its 99.5 % quantile.
+        is_anomalous: whether the score exceeds the threshold.
+        anomaly_map: `float32 [H, W]` at the frame's size; about 0 on normal metal, whose 99.5 % quantile
+            is scaled to 0.1.
     """
 
     score: float
@@ -37,7 +38,7 @@ class Detection:
 
 
 class Detector:
-    """A compiled detector for one frame at a time; make it with `Detector.load`."""
+    """A compiled detector that scores one frame at a time; create it with `Detector.load`."""
 
     def __init__(self, compiled: Any, image_size: int, threshold: float, precision: str) -> None:
         self.request = compiled.create_infer_request()
@@ -47,11 +48,10 @@ class Detector:
     def load(cls, folder: Path | str, precision: str = "fp16") -> Detector:
         """Load `fp32`, `fp16` or `int8` from a folder of exported files.
 
-        `fp32` computes in float32; the others in what the machine does fastest.
+        `fp32` computes in float32; the others compute in the machine's fastest precision.
 
         Raises:
-            UserError: the folder is not an export.
-            UserError: the precision is unknown or was not exported.
+            UserError: the folder holds no export, or the precision is unknown or missing from it.
         """
         folder = Path(folder)
         metadata = read_json(folder / METADATA)
@@ -62,10 +62,10 @@ class Detector:
         return cls(compiled, int(metadata["image_size"]), float(metadata["thresholds"][precision]), precision)
 
     def infer(self, image: U8) -> Detection:
-        """Judge a grey image `uint8 [H, W]` of any size.
+        """Score a grey image `uint8 [H, W]` of any size.
 
         Raises:
-            ValueError: it is not a grey 8-bit image.
+            ValueError: the image is not grey or not 8-bit.
         """
         if image.ndim != 2 or image.dtype != np.uint8:
             raise ValueError(f"expected uint8 [H, W], got {image.dtype} {list(image.shape)}")
@@ -74,14 +74,14 @@ class Detector:
         return Detection(score, score > self.threshold, full_map)
 
     def detect(self, frame: U8) -> tuple[float, NDArray[np.float32]]:
-        """Score and map `float32 [S, S]` of a frame `uint8 [S, S]` at the graph's own size."""
+        """Return score and map `float32 [S, S]` of a frame `uint8 [S, S]` that has the graph's size."""
         results = self.request.infer({INPUT: np.ascontiguousarray(frame[None, :, :, None])})
         anomaly_map, score = (results[name] for name in OUTPUTS)
         return float(score[0]), np.array(anomaly_map[0, 0])
 
 
 def compile_graph(path: Path, precision: str) -> Any:
-    """Compile a graph for one camera: least latency of a single frame."""
+    """Compile a graph for one camera, with the lowest latency per frame."""
     options = {"PERFORMANCE_HINT": "LATENCY"}
     if precision == "fp32":
         options["INFERENCE_PRECISION_HINT"] = "f32"
@@ -89,19 +89,19 @@ def compile_graph(path: Path, precision: str) -> Any:
 
 
 def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, strength: float = 0.55) -> U8:
-    """The heat map over the image, `uint8 [H, W, 3]`.
+    """Draw the heat map over the image; returns `uint8 [H, W, 3]`.
 
-    A pixel's colour and its opacity grow from nothing at 0 to full at twice the threshold, so that pictures
-    of different images can be compared.
+    Colour and opacity grow from nothing at 0 to full at twice the threshold, so overlays of different
+    images are comparable.
 
     Args:
         image: grey `uint8 [H, W]`.
         anomaly_map: `float32 [H, W]`.
-        threshold: the detector's.
+        threshold: the detector's threshold.
         strength: largest opacity, in [0, 1].
 
     Raises:
-        UserError: the two differ in size.
+        UserError: image and map differ in size.
     """
     if image.shape != anomaly_map.shape:
         raise UserError(f"image is {image.shape}, anomaly map {anomaly_map.shape}")

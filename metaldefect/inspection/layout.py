@@ -1,8 +1,8 @@
-"""The folder of a detector's dataset: MVTec AD's layout, a split of canvases, and the scene of every image.
+"""The folder layout of a detector's dataset: MVTec AD's, plus a split of canvases and each image's scene.
 
-`train/good`, `validation/good`, `canvas/good`, `test/good`, `test/<kind>`,
-`ground_truth/<kind>/<stem>_mask.png` and `scenes.csv`. Only `metaldefect.ingest.inspection` writes such a
-folder, so its leak policy is the only one.
+A folder holds `train/good`, `validation/good`, `canvas/good`, `test/good`, `test/<kind>`,
+`ground_truth/<kind>/<stem>_mask.png` and `scenes.csv`. Only `metaldefect.ingest.inspection` writes such
+folders, so every dataset follows its rules against leaks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ INSERTIONS = "insertions.csv"
 
 
 def mask_path(root: Path, kind: str, stem: str) -> Path:
-    """Where the mask of an image lies."""
+    """The path of an image's mask."""
     return root / "ground_truth" / kind / f"{stem}_mask.png"
 
 
 def write_scenes(root: Path, scenes: Mapping[str, str]) -> None:
-    """Write the scene of every image, by the image's path inside `root`."""
+    """Write `scenes.csv`: the scene of every image, by the image's path inside `root`."""
     with (root / SCENES).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("path", "scene"))
@@ -33,15 +33,15 @@ def write_scenes(root: Path, scenes: Mapping[str, str]) -> None:
 
 
 def read_scenes(root: Path) -> dict[str, str]:
-    """The scene of every image, by the image's path inside `root`.
+    """Read the scene of every image, by the image's path inside `root`.
 
     Raises:
-        UserError: the folder was not prepared.
+        UserError: `root` is not a prepared dataset: it has no `scenes.csv`.
     """
     path = root / SCENES
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist: {root} is no prepared dataset; `metaldefect train` prepares one from"
+            f"{path} does not exist: {root} is not a prepared dataset; `metaldefect train` prepares one from"
             " any known layout, the stage `merge` writes data/merged/inspection"
         )
     with path.open(newline="", encoding="utf-8") as stream:

@@ -1,8 +1,8 @@
-"""Where the anomaly detector's images come from, behind one interface, in splits that share no scene.
+"""Providers: one interface to the anomaly detector's images, in splits that share no scene.
 
-`train`, `validation` and `canvases` hold normal images only (nothing that is chosen may see the test
-images), `defects` holds drawn ones to choose by, `test` holds normal images and anomalies with their masks.
-Images are loaded or drawn when they are asked for, so a provider of any length costs nothing to make.
+`train`, `validation` and `canvases` hold only normal images. `defects` holds inserted defects for choosing
+map weights, because no choice may depend on test images. `test` holds normal images and anomalies with
+masks. Providers load or draw each image on access, so creating one is cheap, however many images it has.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Mask = NDArray[np.bool_]
 
 
 class InspectionImage(NamedTuple):
-    """An image of the inspection line.
+    """An image from the inspection line.
 
-    `image` is `uint8 [H, W]`; `mask` is `bool [H, W]`, None on a normal image; `label` is `good` or the kind
-    of defect; `name` is unique in its split; images of one `scene` show one piece of metal, so they are not
-    independent of each other.
+    `image` is `uint8 [H, W]`; `mask` is `bool [H, W]`, None for a normal image; `label` is `good` or the
+    kind of defect; `name` is unique within its split. Images of one `scene` show the same piece of metal,
+    so they are not independent.
     """
 
     image: U8
@@ -41,7 +41,7 @@ class InspectionImage(NamedTuple):
 
 
 class InspectionImages(Sequence[InspectionImage]):
-    """A sequence of images, each loaded or drawn anew whenever it is asked for."""
+    """A lazy sequence of images: every access loads or draws the image again."""
 
     def __init__(
         self, load: Sequence[Callable[[], InspectionImage]] = (), labels: Sequence[str] = ()
@@ -66,7 +66,7 @@ class InspectionImages(Sequence[InspectionImage]):
 
 
 class DatasetProvider(ABC):
-    """The images that an anomaly detector trains on, is calibrated on and is tested on."""
+    """The images that an anomaly detector needs for training, calibration and test."""
 
     @abstractmethod
     def train(self) -> InspectionImages:
@@ -77,11 +77,11 @@ class DatasetProvider(ABC):
         """Normal images that calibrate the anomaly maps and the threshold."""
 
     def canvases(self) -> InspectionImages:
-        """Normal images to insert defects in; none where a provider has no use for them."""
+        """Normal images to insert defects into; empty by default."""
         return InspectionImages()
 
     def defects(self) -> InspectionImages:
-        """Inserted defects that choose the weights of the maps, on canvases; none where none were drawn."""
+        """Defects inserted into canvases, for choosing the map weights; empty by default."""
         return InspectionImages()
 
     @abstractmethod
@@ -90,17 +90,17 @@ class DatasetProvider(ABC):
 
 
 class RealDatasetProvider(DatasetProvider):
-    """A folder that `metaldefect.ingest.inspection.build_inspection` prepared.
+    """The images of a folder that `metaldefect.ingest.inspection.build_inspection` prepared.
 
-    Each split is checked when it is asked for, and no other is looked at.
+    Each method checks only its own split.
 
     Args:
         root: the prepared folder.
 
     Raises:
-        UserError: the folder was not prepared, a split is missing, or an anomaly has no mask.
-        UserError: a split is empty, an image has no scene, or a mask is of another size than its image.
-        UnreadableImageError: a file that is no image.
+        UserError: the folder was not prepared, a split is missing or empty, an image has no scene, or an
+            anomaly has no mask or one of another size.
+        UnreadableImageError: a file is not an image.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -146,23 +146,23 @@ class RealDatasetProvider(DatasetProvider):
     def _scene(self, path: Path) -> str:
         inside = path.relative_to(self.root).as_posix()
         if inside not in self.scenes:
-            raise UserError(f"{path} was added to a prepared dataset: add it to the source, prepare anew")
+            raise UserError(f"{path} was added to a prepared dataset: add it to the source and prepare again")
         return self.scenes[inside]
 
 
 class GeneratedDatasetProvider(DatasetProvider):
-    """Normal images of a prepared dataset, and defects that were inserted into its canvases.
+    """Normal images of a prepared dataset, and defects inserted into its canvases.
 
-    Some of the insertions choose the weights of the maps (`defects`), the others are tested on, against the
-    normal test images of the dataset. No canvas serves both.
+    One part of the insertions serves to choose the map weights (`defects`); the other forms the test set,
+    together with the dataset's normal test images. The two parts share no canvas.
 
     Args:
-        normal_root: as `RealDatasetProvider`.
-        inserted_root: what `metaldefect.synthesis.insertion.write_insertions` wrote.
+        normal_root: the prepared dataset, as for `RealDatasetProvider`.
+        inserted_root: a folder that `metaldefect.synthesis.insertion.write_insertions` wrote.
 
     Raises:
-        As `RealDatasetProvider`, and UserError where insertions share a scene with what calibrates, or
-            those to choose by with those to test on.
+        UserError: as `RealDatasetProvider`; or a canvas shows a scene of train, validation or test; or
+            `defects` and `test` share a canvas.
     """
 
     def __init__(self, normal_root: Path | str, inserted_root: Path | str) -> None:
@@ -204,10 +204,10 @@ class GeneratedDatasetProvider(DatasetProvider):
 
 
 def read_insertions(root: Path) -> dict[str, list[dict[str, str]]]:
-    """The visible insertions by split, in the order of their labels.
+    """Read the records of visible insertions by split, sorted by label and path.
 
     Raises:
-        UserError: there is no record of insertions.
+        UserError: `root` has no record of insertions.
     """
     path = root / INSERTIONS
     if not path.is_file():
@@ -219,14 +219,18 @@ def read_insertions(root: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files directly in a folder of a prepared dataset, sorted by name."""
+    """The images directly inside a folder of a prepared dataset, sorted by name."""
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: is {folder.parents[1]} a prepared dataset?")
     return sorted(folder.glob("*.png"))
 
 
 def anomalies(files: Iterable[tuple[Path, Path, str, str]]) -> InspectionImages:
-    """Anomalies from (image, mask, label, scene); masks are checked here."""
+    """Lazy anomalies from tuples (image, mask, label, scene), after checking every mask.
+
+    Raises:
+        UserError: from `check_mask`.
+    """
     load, labels = [], []
     for image, mask, label, scene in files:
         check_mask(image, mask)
@@ -236,7 +240,11 @@ def anomalies(files: Iterable[tuple[Path, Path, str, str]]) -> InspectionImages:
 
 
 def check_mask(image: Path, mask: Path) -> None:
-    """Refuse an anomaly without a mask, or with a mask of another size; reads the headers only."""
+    """Check, from the file headers alone, that an anomaly has a mask of its size.
+
+    Raises:
+        UserError: the mask is missing or has another size.
+    """
     if not mask.is_file():
         raise UserError(f"{image} has no mask: {mask} does not exist")
     if (image_size := header_size(image)) != (mask_size := header_size(mask)):
@@ -261,7 +269,7 @@ def read_normal(path: Path, scene: str) -> InspectionImage:
 
 
 def read_anomaly(path: Path, mask: Path, label: str, scene: str) -> InspectionImage:
-    """Read an anomaly and its mask; mask values above 127 count."""
+    """Read an anomaly and its mask; mask values above 127 mark the defect."""
     return InspectionImage(
         read_grey(path), np.greater(read_grey(mask), 127), label, f"{label}/{path.stem}", scene
     )

@@ -1,4 +1,4 @@
-"""A provider of procedural metal, drawn when asked for."""
+"""A provider that draws procedural metal on access."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metaldefect.procedural.textures import Finish
 
 @dataclass(frozen=True)
 class SyntheticCounts:
-    """How many images a `SyntheticDatasetProvider` has: `test_anomalies` of each kind."""
+    """Number of images per split; `test_anomalies` counts images per kind of anomaly."""
 
     train: int
     validation: int
@@ -32,15 +32,14 @@ class SyntheticCounts:
 class SyntheticDatasetProvider(DatasetProvider):
     """Procedural metal with scratches, contamination and misplaced objects.
 
-    Image k of a split is a function of `seed`, the split and k alone: more images change none of the
-    earlier ones. Every image, an anomaly's metal included, is drawn from a key of its own, so each is a
-    scene of its own.
+    Image k depends only on `seed`, split, label and k, so larger counts leave earlier images unchanged.
+    Every image has its own random key, and so forms its own scene.
 
     Args:
         seed: non-negative.
         counts: sizes of the splits.
         size: side of the images in pixels, at least 16.
-        finish: the metal; None mixes all finishes, as on a line that changes its product.
+        finish: the metal; None mixes all finishes, as on a line that makes several products.
     """
 
     def __init__(self, seed: int, counts: SyntheticCounts, size: int, finish: Finish | None = None) -> None:

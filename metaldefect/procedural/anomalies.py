@@ -1,7 +1,7 @@
-"""Things that do not belong on the line: scratches, contamination and misplaced objects.
+"""Paint anomalies onto metal: scratches, contamination and misplaced objects.
 
-Unlike the six defect classes they lie on any metal, which is what an anomaly detector must cope with.
-A painter takes `(rng, surface)` and returns the marked surface and the mask, as in `procedural_defects`.
+Unlike the six defect classes, they occur on any finish, as an anomaly detector has to expect.
+A painter takes `(rng, surface)` and returns the marked surface and its mask, as in `procedural.defects`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from metaldefect.procedural.textures import (
 
 
 def paint_scratch(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """A slightly curved score in any direction, brighter or darker than the metal."""
+    """Paint a slightly curved scratch in any direction, brighter or darker than the metal."""
     size = len(surface)
     along, beside = turned_grid(rng, size)
     half_length, bend = rng.uniform(25, 75), rng.uniform(-0.004, 0.004)
@@ -33,7 +33,7 @@ def paint_scratch(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
 
 
 def paint_contamination(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """A blot of oil or dust with splashes around it."""
+    """Paint a blot of oil or dust with splashes around it."""
     size = len(surface)
     along, beside = turned_grid(rng, size)
     ragged = 0.35 * gaussian_field(rng, size, 7) + 0.1 * gaussian_field(rng, size, 2)
@@ -51,7 +51,7 @@ def paint_contamination(rng: np.random.Generator, surface: F32) -> tuple[F32, Ma
 
 
 def paint_misplaced_object(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """A nut, a washer or a pin left on the sheet, lit from one side, with its shadow."""
+    """Paint a nut, a washer or a pin that lies on the sheet, lit from one side, with its shadow."""
     size = len(surface)
     along, beside = turned_grid(rng, size)
     radius = rng.uniform(12, 24)
@@ -78,7 +78,7 @@ def paint_misplaced_object(rng: np.random.Generator, surface: F32) -> tuple[F32,
 
 
 def turned_grid(rng: np.random.Generator, size: int) -> tuple[F32, F32]:
-    """Coordinates `float32 [S, S]` in reference pixels, along and beside a random axis."""
+    """Coordinates `float32 [S, S]` in reference pixels, along and across a random axis."""
     rows, columns = grid(size)
     rows, columns = rows - rng.uniform(45, 155), columns - rng.uniform(45, 155)
     angle = rng.uniform(0, np.pi)
@@ -87,7 +87,7 @@ def turned_grid(rng: np.random.Generator, size: int) -> tuple[F32, F32]:
 
 
 def away_from(surface: F32, contrast: float, rng: np.random.Generator) -> float:
-    """`contrast` with the sign that leaves room between the surface's level and the ends of the range."""
+    """`contrast`, negative on bright and positive on dark metal so that it does not clip, else random."""
     level = float(surface.mean())
     if level > 150:
         return -contrast

@@ -1,4 +1,4 @@
-"""Procedural images written in the published layouts of the real datasets that they stand in for."""
+"""Write procedural images in the published layouts of the real datasets that they replace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Job = Callable[[], None]
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """How many images to write: per class, `normal` in all (at least 5, to have some in each split)."""
+    """Number of images to write per class; `normal` is a total, at least 5 so that no split is empty."""
 
     neu_det: int
     sd_saliency_900: int
@@ -57,17 +57,14 @@ class SampleCounts:
 def write_sample_datasets(root: Path, counts: SampleCounts, seed: int) -> dict[str, int]:
     """Write `NEU-DET`, `SD-saliency-900`, `X-SDD` and `inspection` under `root`, atomically.
 
-    - NEU-DET: 200 x 200 RGB JPEG and VOC boxes, four fifths `train`, every fifth `validation`.
-    - SD-saliency-900: 200 x 200 BMP and masks. As in the real one, images are NEU-DET's photographs in
-      another encoding: here two in three, wherever NEU-DET has that number.
-    - X-SDD: 128 x 128 JPEG in three classes that merge with NEU-DET's and one (`red iron`) that does not.
-    - inspection: MVTec AD layout, 256 x 256 PNG; defects of the six classes on the normal images' metal.
+    - NEU-DET: 200 x 200 RGB JPEG and VOC boxes; every fifth image is `validation`, the others `train`.
+    - SD-saliency-900: 200 x 200 BMP and masks. As in the real dataset, images repeat NEU-DET's photographs
+      in another encoding: here two in three, if NEU-DET has an image of that number.
+    - X-SDD: 128 x 128 JPEG; three classes merge with NEU-DET's, one (`red iron`) does not.
+    - inspection: MVTec AD layout, 256 x 256 PNG; normal metal, and defects of the six classes.
 
     Returns:
         The number of images in each dataset.
-
-    Raises:
-        UserError: from `SampleCounts`.
     """
     written = {}
     with atomic_directory(root) as temporary, ThreadPoolExecutor(workers()) as pool:
@@ -89,7 +86,7 @@ def run_job(job: Job) -> None:
 
 
 def plan_neu_det(root: Path, counts: SampleCounts, seed: int) -> Iterator[Job]:
-    """One job an image of NEU-DET; numbers start at 1."""
+    """Yield one job per image of NEU-DET; numbers start at 1."""
     for label in DEFECT_CLASSES:
         for number in range(1, counts.neu_det + 1):
             split = "validation" if number % HELD_OUT == 0 else "train"
@@ -107,12 +104,12 @@ def write_neu_det(image_path: Path, annotation_path: Path, label: str, seed: int
 
 
 def neu_det_photograph(label: str, seed: int, number: int) -> tuple[U8, Mask]:
-    """NEU-DET's photograph `number` of a class before any encoding, and its mask."""
+    """Draw NEU-DET's photograph `number` of a class, before any encoding, and its mask."""
     return generate_defect_image(label, keyed_generator(seed, "NEU-DET", label, number), NEU_DET_SIZE)
 
 
 def plan_sd_saliency_900(root: Path, counts: SampleCounts, seed: int) -> Iterator[Job]:
-    """One job an image of SD-saliency-900; numbers not divisible by three repeat NEU-DET's photograph."""
+    """Yield one job per image of SD-saliency-900; numbers not divisible by 3 repeat NEU-DET's photograph."""
     for label, prefix in SALIENCY_PREFIXES.items():
         for number in range(1, counts.sd_saliency_900 + 1):
             image = root / "Source Images" / f"{prefix}_{number}.bmp"
@@ -133,7 +130,7 @@ def write_sd_saliency_900(image_path: Path, mask_path: Path, label: str, seed: i
 
 
 def plan_x_sdd(root: Path, counts: SampleCounts, seed: int) -> Iterator[Job]:
-    """One job an image of X-SDD."""
+    """Yield one job per image of X-SDD."""
     for label in PLATE_CLASSES:
         for number in range(1, counts.x_sdd + 1):
             path = root / "datas" / label / f"{number}.jpg"
@@ -142,13 +139,13 @@ def plan_x_sdd(root: Path, counts: SampleCounts, seed: int) -> Iterator[Job]:
 
 
 def write_x_sdd(path: Path, label: str, seed: int, number: int) -> None:
-    """Draw and write one image of X-SDD; it publishes no masks."""
+    """Draw and write one image of X-SDD, without a mask: the real dataset has none."""
     image, _ = generate_plate_image(label, keyed_generator(seed, "X-SDD", label, number), X_SDD_SIZE)
     write_jpeg(path, image)
 
 
 def plan_inspection(root: Path, counts: SampleCounts, seed: int) -> Iterator[Job]:
-    """One job an image of the detector's dataset; every fifth normal image is a test image."""
+    """Yield one job per image of the detector's dataset; every fifth normal image is a test image."""
     for number in range(counts.normal):
         split = "test" if number % HELD_OUT == HELD_OUT - 1 else "train"
         path = root / split / "good" / f"{number:03d}.png"
@@ -170,7 +167,7 @@ def write_inspection_normal(path: Path, seed: int, number: int) -> None:
 
 
 def write_inspection_defect(image_path: Path, mask_path: Path, label: str, seed: int, number: int) -> None:
-    """Draw and write one image with a defect, and its mask."""
+    """Draw one image with a defect and write it with its mask."""
     rng = keyed_generator(seed, "inspection", label, number)
     image, mask = generate_defect_image(label, rng, INSPECTION_SIZE)
     write_png(image_path, image)
@@ -178,13 +175,13 @@ def write_inspection_defect(image_path: Path, mask_path: Path, label: str, seed:
 
 
 def make_folders(*paths: Path) -> None:
-    """Make the folders of files to be written."""
+    """Make the parent folders of the paths."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_jpeg(path: Path, image: U8) -> None:
-    """Write grey levels as an RGB JPEG with equal channels, as NEU-DET and X-SDD are published."""
+    """Write grey levels as an RGB JPEG with equal channels, the format of NEU-DET and X-SDD."""
     Image.fromarray(image).convert("RGB").save(path, format="JPEG", quality=93)
 
 
@@ -194,7 +191,7 @@ def write_mask(path: Path, mask: Mask) -> None:
 
 
 def write_voc(path: Path, filename: str, label: str, mask: Mask) -> None:
-    """Write an image's boxes in the Pascal VOC format that NEU-DET uses: pixels from 1, both ends inside."""
+    """Write an image's boxes as NEU-DET does, in Pascal VOC: pixels count from 1, ends are inclusive."""
     root = ElementTree.Element("annotation")
     for tag, text in (("folder", label), ("filename", filename)):
         ElementTree.SubElement(root, tag).text = text
@@ -211,13 +208,13 @@ def write_voc(path: Path, filename: str, label: str, mask: Mask) -> None:
 
 
 def add_numbers(parent: ElementTree.Element, **numbers: int) -> None:
-    """Add one child element a number, in the order given."""
+    """Add one child element per number, in the given order."""
     for tag, number in numbers.items():
         ElementTree.SubElement(parent, tag).text = str(number)
 
 
 def bounding_boxes(mask: Mask, gap: int = 8) -> list[tuple[int, int, int, int]]:
-    """Boxes `(xmin, ymin, xmax, ymax)` around the islands of a mask, pixels from 1, both ends inside.
+    """Boxes `(xmin, ymin, xmax, ymax)` around the islands of a mask; pixels from 1, ends inclusive.
 
     Islands less than about `gap` pixels apart share a box, as an annotator would draw it.
     """

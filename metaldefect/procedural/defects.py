@@ -1,7 +1,7 @@
-"""The six hot-rolled-strip defect classes of NEU-DET, drawn on procedural metal with exact masks.
+"""Paint NEU-DET's six defect classes of hot-rolled strip on procedural metal, with exact masks.
 
-Each class has the shapes and the metal that its photographs in NEU-DET show. A painter takes
-`(rng, surface)` and returns the marked surface and the mask, `float32 [S, S]` and `bool [S, S]`.
+Shapes and metal of each class follow its photographs in NEU-DET. A painter takes `(rng, surface)` and
+returns the marked surface and its mask, `float32 [S, S]` and `bool [S, S]`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from metaldefect.procedural.textures import (
 
 
 def paint_crazing(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """A net of fine dark cracks over most of the image, with a few spots where scale broke out."""
+    """Paint a net of fine dark cracks over most of the image, and a few spots where scale broke out."""
     size = len(surface)
     extent = gaussian_field(rng, size, 45, 28, 90)
     crazed = extent > np.quantile(extent, rng.uniform(0.1, 0.45))
@@ -44,10 +44,10 @@ def paint_crazing(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
 
 
 def paint_inclusion(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """One to six dark slivers in a line along the rolling direction, their ends drawn out."""
+    """Paint one to six dark slivers with long thin ends, in a line along the rolling direction."""
     size = len(surface)
     rows, columns = grid(size)
-    if rng.random() < 0.12:  # now and then the strip lies across
+    if rng.random() < 0.12:  # in some photographs the strip lies sideways
         rows, columns = columns, rows
     lane, ragged = rng.uniform(30, 170), 0.30 * gaussian_field(rng, size, 5, 1.6, 90)
     level = np.full_like(surface, -10.0)
@@ -64,7 +64,7 @@ def paint_inclusion(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
 
 
 def paint_patches(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """Large dark stains with soft, ragged borders on a bright surface."""
+    """Paint large dark stains with soft, ragged borders on a bright surface."""
     size = len(surface)
     level = gaussian_field(rng, size, 27, 16, 90 + rng.normal(0, 10))
     level = level + 0.14 * gaussian_field(rng, size, 4) + 0.05 * gaussian_field(rng, size, 1.2)
@@ -78,7 +78,7 @@ def paint_patches(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
 
 
 def paint_pitted_surface(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """Hundreds of small dark pits, denser here than there, at times with a dark corner."""
+    """Paint hundreds of small dark pits of varying density, sometimes with large dark blotches."""
     size = len(surface)
     scale = size / REFERENCE_SIZE
     density = np.clip(0.75 + 0.8 * gaussian_field(rng, size, 45, 22, 90), 0, None)
@@ -98,7 +98,7 @@ def paint_pitted_surface(rng: np.random.Generator, surface: F32) -> tuple[F32, M
 
 
 def paint_rolled_in_scale(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """Clusters of short dark flakes pressed into the surface along its grain, lit on one edge."""
+    """Paint clusters of short dark flakes, pressed in along the grain and lit on one edge."""
     size = len(surface)
     cluster = gaussian_field(rng, size, 28, 12, 90)
     field = gaussian_field(rng, size, 4.2, 1.7, rng.normal(-8, 6)) + 0.55 * np.minimum(
@@ -113,7 +113,7 @@ def paint_rolled_in_scale(rng: np.random.Generator, surface: F32) -> tuple[F32, 
 
 
 def paint_scratches(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """Bright straight scores: broken hairlines, a broad polished band, or a slanting fan."""
+    """Paint bright straight scratches: broken hairlines, a broad polished band, or a slanting fan."""
     size = len(surface)
     kind = rng.choice(["hairlines", "band", "fan"], p=[0.45, 0.35, 0.2])
     column = rng.uniform(35, 165)
@@ -149,9 +149,9 @@ def scored_line(
     pivot: float = 100.0,
     broken: bool = True,
 ) -> F32:
-    """Coverage in [0, 1] of a line that leans by `slope` columns a row about `(pivot, column)`.
+    """Coverage in [0, 1] of a line through `(pivot, column)` that shifts by `slope` columns per row.
 
-    A `broken` line fades in and out and ends somewhere; another one runs through nearly the whole image.
+    A `broken` line fades in and out and may be short; an unbroken one spans nearly the whole image.
     """
     rows, columns = grid(size)
     wander = 0.5 * gaussian_field(rng, size, 25)[:, :1] + 0.25 * gaussian_field(rng, size, 2)[:, :1]
@@ -164,20 +164,20 @@ def scored_line(
 
 
 def zero_contour(field: F32, width: float) -> Mask:
-    """Pixels within `width` reference pixels of the curves where the field is zero."""
+    """Mask of pixels within `width` reference pixels of the field's zero contour."""
     slope_rows, slope_columns = np.gradient(field)
     distance = np.abs(field) / (np.hypot(slope_rows, slope_columns) + 1e-6)
     return distance < width * len(field) / REFERENCE_SIZE
 
 
 def keep_islands(level: F32, area: float, margin: float = 3.0) -> F32:
-    """Push `level` far below zero except on and near the islands of `level > 0` that are large enough.
+    """Keep only large islands of `level > 0` and their soft edges; elsewhere, return -10.
 
-    Specks, and hollows that nearly reach zero, would leave a faint mark that no mask shows.
+    Specks, and levels just below zero, would leave faint marks outside the mask.
 
     Args:
-        area: smallest island kept, square reference pixels.
-        margin: distance from a kept island at which its soft edge ends, reference pixels.
+        area: smallest island to keep, in square reference pixels.
+        margin: width of the soft edge around a kept island, in reference pixels.
     """
     scale = len(level) / REFERENCE_SIZE
     islands, _ = ndimage.label(level > 0)
@@ -190,7 +190,10 @@ def keep_islands(level: F32, area: float, margin: float = 3.0) -> F32:
 
 
 def surround(marks: Mask, radius: float, share: float) -> Mask:
-    """The area that an annotator would outline: the marks and where they cover more than `share` around."""
+    """The area that an annotator would outline: all marks, and pixels whose surroundings they fill.
+
+    A pixel counts if marks cover more than `share` of its surroundings of about `radius` reference pixels.
+    """
     window = 2 * round(radius * len(marks) / REFERENCE_SIZE) + 1
     nearby = ndimage.uniform_filter(marks.astype(np.float32), window, mode="nearest")
     return marks | (ndimage.uniform_filter(nearby, window, mode="nearest") > share)
@@ -198,7 +201,7 @@ def surround(marks: Mask, radius: float, share: float) -> Mask:
 
 @dataclass(frozen=True)
 class DefectClass:
-    """A defect class: the metal that it is photographed on and how it is painted."""
+    """A defect class: the finish of its metal and the function that paints it."""
 
     finish: Finish
     paint: Painter

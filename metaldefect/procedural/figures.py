@@ -22,7 +22,7 @@ def sample_figures(root: Path) -> dict[str, Figure]:
 
 
 def class_rows(root: Path) -> dict[str, list[U8]]:
-    """The first images of normal metal, of each NEU-DET class and of each X-SDD class, by name."""
+    """The first images of normal metal, of each NEU-DET class and of each X-SDD class, by row name."""
     folders = {"normal": root / "inspection/train/good"}
     folders |= {folder.name: folder for folder in sorted((root / "NEU-DET/train/images").iterdir())}
     folders |= {f"X-SDD: {folder.name}": folder for folder in sorted((root / "X-SDD/datas").iterdir())}
@@ -30,7 +30,7 @@ def class_rows(root: Path) -> dict[str, list[U8]]:
 
 
 def outlined_rows(root: Path) -> dict[str, list[U8]]:
-    """The first test images of each defect class with their masks outlined in white."""
+    """The first test images of each defect class, with the masks outlined in white."""
     rows = {}
     for folder in sorted((root / "ground_truth").iterdir()):
         rows[folder.name] = [
@@ -44,17 +44,17 @@ def outlined_rows(root: Path) -> dict[str, list[U8]]:
 
 
 def first_files(folder: Path) -> list[Path]:
-    """The first files of a folder as a person counts: `x_2` before `x_10`."""
+    """The first files of a folder in natural order: `x_2` before `x_10`."""
     return sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name))[:COLUMNS]
 
 
 def outline(image: U8, mask: U8) -> U8:
-    """Draw the border of a mask into an image."""
+    """Draw a mask's border in white on an image; returns a new `uint8 [H, W]`."""
     return np.where(find_boundaries(mask > 127, mode="outer"), np.uint8(255), image)
 
 
 def contact_sheet(rows: dict[str, list[U8]]) -> Figure:
-    """Lay out rows of images, each with its name at the left."""
+    """Lay out rows of images, with each row's name on the left."""
     figure = Figure(figsize=(1.5 * COLUMNS + 1.6, 1.5 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), COLUMNS, squeeze=False)
     for axes_row, (name, images) in zip(axes, rows.items(), strict=True):

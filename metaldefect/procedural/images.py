@@ -1,7 +1,7 @@
 """Procedural images of metal surfaces: a stand-in for real photographs that needs no download.
 
-Every image is a pure function of its generator, and `keyed_generator` ties a generator to a name and an
-index: image k of a class is the same however many others are made, and in whatever order.
+Every image is a pure function of its generator, and `keyed_generator` derives a generator from a name and
+an index. Image k of a class is therefore the same whatever other images are drawn, and in any order.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from metaldefect.procedural.textures import (
 
 T = TypeVar("T")
 
-SMALLEST_DEFECT = 30.0  # square reference pixels: a smaller one would be lost at the detector's resolution
+SMALLEST_DEFECT = 30.0  # square reference pixels; the detector's resolution would lose smaller ones
 
 
 def keyed_generator(seed: int, *key: str | int) -> np.random.Generator:
-    """Random generator that depends on `seed` and the words and numbers of `key` alone."""
+    """Return a random generator that depends only on `seed` and the words and numbers of `key`."""
     name = "/".join(str(part) for part in key)
     return np.random.default_rng([seed, zlib.crc32(name.encode()), len(name)])
 
@@ -47,10 +47,10 @@ def generate_normal_image(
     Args:
         seed_or_rng: a seed, or the generator to draw from.
         size: side in pixels, at least 16.
-        finish: one of `FINISHES`; drawn at random when None.
+        finish: one of `FINISHES`; None picks one at random.
 
     Raises:
-        UserError: `size` is too small or `finish` unknown.
+        UserError: `size` is too small or `finish` is unknown.
     """
     rng = np.random.default_rng(seed_or_rng)
     check_size(size)
@@ -58,14 +58,14 @@ def generate_normal_image(
 
 
 def generate_defect_image(label: str, rng: np.random.Generator, size: int) -> tuple[U8, Mask]:
-    """Draw a defect of one of NEU-DET's six classes on its own metal.
+    """Draw a defect of one of NEU-DET's six classes, on the metal typical of its class.
 
     Returns:
         Image `uint8 [size, size]` and mask `bool [size, size]`, True on the defect; never empty.
-        Where a class is a swarm of marks (crazing, pits, flakes), the mask is the area they cover.
+        For classes that are swarms of marks (crazing, pits, flakes), the mask is the area they cover.
 
     Raises:
-        UserError: unknown `label`, or `size` is too small.
+        UserError: `label` is unknown, or `size` is too small.
     """
     chosen = lookup(DEFECT_CLASSES, label, "defect class")
     check_size(size)
@@ -75,7 +75,7 @@ def generate_defect_image(label: str, rng: np.random.Generator, size: int) -> tu
 def generate_plate_image(label: str, rng: np.random.Generator, size: int) -> tuple[U8, Mask]:
     """Draw a defect in X-SDD's look (mid-grey, low contrast); `label` is one of its folder names.
 
-    Returns and raises as `generate_defect_image`.
+    Return values and errors as for `generate_defect_image`.
     """
     painter = lookup(PLATE_CLASSES, label, "X-SDD class")
     check_size(size)
@@ -85,9 +85,9 @@ def generate_plate_image(label: str, rng: np.random.Generator, size: int) -> tup
 def generate_anomalous_image(
     kind: str, rng: np.random.Generator, size: int, finish: Finish | None = None
 ) -> tuple[U8, Mask]:
-    """Draw something that does not belong on metal: `scratch`, `contamination` or `misplaced_object`.
+    """Draw metal with an anomaly: `scratch`, `contamination` or `misplaced_object`.
 
-    Returns and raises as `generate_defect_image`; `finish` as in `generate_normal_image`.
+    Return values and errors as for `generate_defect_image`; `finish` as for `generate_normal_image`.
     """
     painter = lookup(ANOMALIES, kind, "kind of anomaly")
     check_size(size)
@@ -95,12 +95,12 @@ def generate_anomalous_image(
 
 
 def paint_anomaly(kind: str, rng: np.random.Generator, image: U8) -> tuple[U8, Mask]:
-    """As `generate_anomalous_image`, onto a given square image `uint8 [S, S]` of any metal."""
+    """Paint an anomaly onto a square image `uint8 [S, S]` of any metal; returns image and mask."""
     return paint(lookup(ANOMALIES, kind, "kind of anomaly"), rng, image.astype(np.float32))
 
 
 def paint(painter: Painter, rng: np.random.Generator, surface: F32) -> tuple[U8, Mask]:
-    """Paint until the defect is large enough to be seen: a few in a thousand fall off the image."""
+    """Paint until the defect is large enough: a few in a thousand land mostly outside the image."""
     smallest = SMALLEST_DEFECT * (len(surface) / REFERENCE_SIZE) ** 2
     while True:
         marked, mask = painter(rng, surface)
@@ -109,18 +109,18 @@ def paint(painter: Painter, rng: np.random.Generator, surface: F32) -> tuple[U8,
 
 
 def random_finish(rng: np.random.Generator) -> Finish:
-    """One of the finishes, each as likely as the others."""
+    """Pick one of the finishes, all equally likely."""
     return FINISHES[int(rng.integers(len(FINISHES)))]
 
 
 def check_size(size: int) -> None:
-    """Refuse a side in which the shapes cannot be drawn."""
+    """Raise `UserError` if the image side is too small for the shapes."""
     if size < SMALLEST_SIZE:
         raise UserError(f"image size {size} is too small: at least {SMALLEST_SIZE} pixels are needed")
 
 
 def lookup(table: dict[str, T], name: str, what: str) -> T:
-    """The entry `name` of `table`; another name is an error that lists the known ones."""
+    """Return the entry `name` of `table`; raise `UserError` with the known names if it is unknown."""
     if name not in table:
         raise UserError(f"unknown {what} {name!r}: choose one of {', '.join(table)}")
     return table[name]

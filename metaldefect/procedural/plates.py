@@ -1,7 +1,7 @@
-"""X-SDD's look: the same kinds of damage photographed by another camera, mid-grey and low in contrast.
+"""Draw X-SDD's look: similar damage as another camera sees it, mid-grey and low in contrast.
 
-That difference is the point: a classifier that tells sources apart instead of defects shows itself here.
-A painter takes `(rng, surface)` and returns the marked surface and the mask, as in `procedural_defects`.
+The different look is deliberate: it exposes a classifier that recognises the source instead of the defect.
+A painter takes `(rng, surface)` and returns the marked surface and its mask, as in `procedural.defects`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metaldefect.procedural.textures import (
 
 
 def draw_plate(rng: np.random.Generator, size: int) -> F32:
-    """Even mid-grey plate with faint clouds and grain, `float32 [size, size]`."""
+    """Draw an even mid-grey plate with faint clouds and grain, `float32 [size, size]`."""
     surface = rng.uniform(127, 136) + shading(rng, size, rng.uniform(0, 4))
     surface = surface + rng.uniform(0.6, 1.8) * gaussian_field(rng, size, 12, 9)
     surface += rng.uniform(0.4, 1.4) * gaussian_field(rng, size, 40, 4, 90)
@@ -30,7 +30,7 @@ def draw_plate(rng: np.random.Generator, size: int) -> F32:
 
 
 def paint_iron_sheet_ash(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """A small clot of dark ash with bright crumbs and a pale plume below it."""
+    """Paint a small clot of dark ash with bright crumbs and a pale plume below it."""
     size = len(surface)
     rows, columns = grid(size)
     row, column, radius = rng.uniform(40, 165), rng.uniform(30, 170), rng.uniform(5, 13)
@@ -56,7 +56,7 @@ def paint_iron_sheet_ash(rng: np.random.Generator, surface: F32) -> tuple[F32, M
 
 
 def paint_plate_scale(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """One or two upright spindles of scale, rippled across."""
+    """Paint one or two upright spindles of scale with ripples across them."""
     size = len(surface)
     rows, columns = grid(size)
     level = np.full_like(surface, -10.0)
@@ -74,7 +74,7 @@ def paint_plate_scale(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask
 
 
 def paint_surface_scratch(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """One to three thin dark lines down the whole image, with faint specks about."""
+    """Paint one to three thin dark lines down the whole image, with faint specks around them."""
     size = len(surface)
     rows, columns = grid(size)
     coverage = np.zeros_like(surface)
@@ -90,7 +90,7 @@ def paint_surface_scratch(rng: np.random.Generator, surface: F32) -> tuple[F32, 
 
 
 def paint_red_iron(rng: np.random.Generator, surface: F32) -> tuple[F32, Mask]:
-    """Flat darker flames of red iron oxide along the rolling direction."""
+    """Paint flat, darker flames of red iron oxide along the rolling direction."""
     size = len(surface)
     level = gaussian_field(rng, size, 14, 5, 90) + 0.12 * gaussian_field(rng, size, 2.5, 1.2, 90)
     level = keep_islands(level - np.quantile(level, rng.uniform(0.82, 0.95)), 20)

@@ -1,7 +1,7 @@
-"""Bare metal, drawn from noise: the defect-free surfaces on which the procedural defects lie.
+"""Draw bare metal from noise: the defect-free surfaces under the procedural defects.
 
-Every length is given in pixels of a 200 x 200 image and scaled to the size asked for, so that the same
-metal drawn at 128, 200 and 256 pixels looks alike after resizing.
+All lengths are in reference pixels, those of a 200 x 200 image, and scale with the image size. Metal drawn
+at 128, 200 and 256 pixels therefore looks alike after resizing.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def gaussian_field(
 ) -> F32:
     """Draw a Gaussian random field with zero mean and unit deviation, `float32 [size, size]`.
 
-    White noise is filtered in the frequency domain: the cost is the same for every correlation length
-    and direction. The field is periodic, which nothing smaller than the image shows.
+    Filters white noise in the frequency domain, so the cost does not depend on correlation length or
+    direction. The field is periodic, but defects smaller than the image do not reveal that.
 
     Args:
-        along: correlation length (deviation of the blur) along the grain, in reference pixels.
-        across: the same across the grain; `along` when omitted.
+        along: correlation length (standard deviation of the blur) along the grain, in reference pixels.
+        across: the same across the grain; None means `along`.
         angle: direction of the grain in degrees, 0 along the rows, 90 down the columns.
     """
     scale = size / REFERENCE_SIZE
@@ -64,13 +64,13 @@ def soft_step(level: F32, softness: float) -> F32:
 
 
 def grid(size: int) -> tuple[F32, F32]:
-    """Row and column coordinates of pixel centres in reference pixels, broadcastable `[S, 1]`, `[1, S]`."""
+    """Row and column coordinates of pixel centres in reference pixels, `float32 [S, 1]` and `[1, S]`."""
     positions = ((np.arange(size, dtype=np.float32) + 0.5) * (REFERENCE_SIZE / size)).astype(np.float32)
     return positions[:, None], positions[None, :]
 
 
 def shading(rng: np.random.Generator, size: int, strength: float) -> F32:
-    """Uneven lighting: a ramp of a random direction that ends `strength` grey levels darker."""
+    """Draw uneven lighting: a ramp in a random direction that ends `strength` grey levels darker."""
     rows, columns = grid(size)
     direction = rng.uniform(0, 2 * np.pi)
     ramp = (rows - 100) * np.float32(np.sin(direction)) + (columns - 100) * np.float32(np.cos(direction))
@@ -79,11 +79,12 @@ def shading(rng: np.random.Generator, size: int, strength: float) -> F32:
 
 
 def draw_surface(finish: Finish, rng: np.random.Generator, size: int) -> F32:
-    """Draw bare metal of a finish, grey levels as `float32 [size, size]`, not yet clipped.
+    """Draw bare metal with a finish; returns unclipped grey levels, `float32 [size, size]`.
 
-    `smooth` is the dull cold-rolled sheet of inclusions and scratches, `rough` the bright speckled one of
-    crazing and patches, `bright` the unevenly lit one of pitted surfaces, `grained` the mid-grey one of
-    rolled-in scale. Base level and contrast vary as they do from coil to coil.
+    The finishes imitate the metal in NEU-DET's photographs: `smooth`, dull cold-rolled sheet, carries
+    inclusions and scratches; `rough`, bright and speckled, carries crazing and patches; `bright`, unevenly
+    lit, carries pitted surfaces; `grained`, mid-grey, carries rolled-in scale. Base level and contrast vary
+    as they do from coil to coil.
     """
     if finish == "smooth":
         surface = rng.uniform(80, 122) + shading(rng, size, rng.uniform(4, 26))
