@@ -94,7 +94,7 @@ def build_inspection(
     samples, files = read_dataset(adapter, root)
     normals = take_fingerprints([raw for raw in samples if raw.is_normal], files, "read normal images")
     if not normals:
-        raise UserError(f"{root} holds no normal images: the detector learns from nothing else")
+        raise UserError(f"{root} holds no normal images: the detector trains only on those")
     defects = take_fingerprints([raw for raw in samples if not raw.is_normal], files, "read defects")
     scenes = scenes_of(normals)
     splits, across = split_normals([item.raw.source_split for item in normals], scenes, seed)
@@ -202,12 +202,12 @@ def hold_out_validation(splits: Sequence[str], scenes: Sequence[str], seed: int)
     if sum("train" in held for held in found.values()) < 2:
         raise UserError(
             "the normal training images show fewer than two scenes: none can be held out for validation;"
-            " add normal images of another piece"
+            " add normal images of another piece of metal"
         )
     if not places:
         raise UserError(
             "every scene of the normal training images is in another split too: none can be held out for"
-            " validation; add normal images, or take the copies out of the test images"
+            " validation; add normal images, or remove the duplicates from the test images"
         )
     chosen = lowest(places, VALIDATION_OF_TRAIN, 1)
     return [
