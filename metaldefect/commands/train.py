@@ -86,8 +86,8 @@ def check_test_images(provider: DatasetProvider) -> None:
     labels = provider.test().labels
     if GOOD not in labels or set(labels) == {GOOD}:
         raise UserError(
-            f"the test images are all of {sorted(set(labels))}: normal ones (test/good) and defective ones"
-            " are needed"
+            f"the test images have only the labels {sorted(set(labels))}: add both normal (test/good) and"
+            " defective images"
         )
 
 

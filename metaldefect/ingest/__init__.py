@@ -1,1 +1,1 @@
-"""Datasets: adapters, the merged sample table, leak-free splits, augmentation, validation."""
+"""Datasets: adapters, the merged sample table, leak-free splits, augmentation and validation."""

@@ -1,4 +1,4 @@
-"""Augmentation: the eight symmetries of the square, and mild changes of light where wanted."""
+"""Augmentation: the eight symmetries of the square and, optionally, mild changes of light."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metaldefect.ingest.groups import SYMMETRIES, apply_symmetry, hash_pixels, p
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.samples import TABLE_NAME, read_table, write_image_file, write_table
 
-# Lighting varies this much between cameras that see the same defect; more would change the class.
+# Cameras that see the same defect differ by about this much in lighting; more would change the class.
 BRIGHTNESS = (0.9, 1.1)
 CONTRAST = (0.9, 1.1)
 
@@ -33,17 +33,17 @@ def augment(
 ) -> pd.DataFrame:
     """Write all eight symmetries of every training image, with their masks.
 
-    `images/<label>/<stem>_<k>.png`, `masks/<label>/<stem>_<k>.png` where known, and `samples.parquet` with
-    the column `symmetry` (k, see `apply_symmetry`). The same inputs give the same bytes.
+    Writes `images/<label>/<stem>_<k>.png`, `masks/<label>/<stem>_<k>.png` if known, and `samples.parquet`
+    with the column `symmetry` (k, see `apply_symmetry`). The same inputs give the same bytes.
 
     Args:
         merged: folder of the merged dataset.
         output: replaced as a whole at the end.
-        partial: where the work grows. Images that a killed run left there are taken over, so it must
-            belong to these inputs alone; it becomes `output`, hence lies on the same file system.
+        partial: work folder, on the file system of `output`, which it finally becomes. Images that a killed
+            run left there are reused, so use a different folder for different inputs.
         png_level: zlib level, 0 (fast) to 9 (small).
-        photometric: also change brightness and contrast mildly (not of k = 0, the original).
-        seed: decides the photometric changes.
+        photometric: also change brightness and contrast mildly, except for k = 0, the original.
+        seed: determines the photometric changes.
 
     Returns:
         The sample table that was written.
@@ -70,11 +70,11 @@ def augment(
 def augment_sample(
     sample: dict[str, Any], merged: Path, output: Path, png_level: int, photometric_seed: int | None
 ) -> list[dict[str, Any]]:
-    """Write the eight versions of one image: their rows of the sample table."""
+    """Write the eight versions of one image; return their rows of the sample table."""
     image = read_grey(merged / sample["path"])
     mask = read_grey(merged / sample["mask_path"]) if sample["mask_path"] else None
     small = hash_pixels(image)
-    # light is changed too mildly to matter to the hash
+    # Hash before changing the light: the change is too mild to affect the hash
     hashes = perceptual_hash(np.stack([apply_symmetry(small, k) for k in range(SYMMETRIES)]))
     rows = []
     for k in range(SYMMETRIES):
@@ -103,12 +103,12 @@ def augment_sample(
 
 
 def versioned(path: str, k: int) -> str:
-    """`<stem>_<k>.png` beside `path`."""
+    """The path `<stem>_<k>.png` beside `path`."""
     return str(PurePosixPath(path).with_suffix("")) + f"_{k}.png"
 
 
 def turn_boxes(boxes: str, k: int, side: int) -> str:
-    """Boxes (JSON) of a square image of `side` pixels as symmetry `k` leaves them."""
+    """Apply symmetry `k` to the boxes (JSON) of a square image of `side` pixels."""
     rows = json.loads(boxes)
     for row in rows:
         corners = np.array([[row["xmin"], row["ymin"]], [row["xmax"], row["ymax"]]])
@@ -124,7 +124,7 @@ def turn_boxes(boxes: str, k: int, side: int) -> str:
 
 
 def change_light(image: U8, key: str) -> U8:
-    """Change brightness and contrast of `uint8 [H, W]` mildly; `key` alone decides how much."""
+    """Change brightness and contrast of `uint8 [H, W]` mildly, by amounts that depend only on `key`."""
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
     brighter = ImageEnhance.Brightness(Image.fromarray(image)).enhance(generator.uniform(*BRIGHTNESS))
     return np.asarray(ImageEnhance.Contrast(brighter).enhance(generator.uniform(*CONTRAST)))

@@ -1,4 +1,4 @@
-"""First look at raw datasets: which images are taken, what they show, which files are refused."""
+"""Examine raw datasets: select images, map their labels, measure them and reject unusable files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from metaldefect.ingest.shortcut import GreyStatistics, grey_statistics
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A dataset to merge: where it lies, which of its splits are taken, what its labels mean here."""
+    """A dataset to merge.
+
+    Attributes:
+        adapter: a name in `ADAPTERS`.
+        root: the dataset's folder.
+        labels: maps the dataset's labels to this project's classes.
+        splits: publisher's splits to use; None uses all images.
+        ignore: labels whose images are skipped.
+        name: its name in the sample table; None uses the adapter's.
+    """
 
     adapter: str
     root: Path
@@ -29,13 +38,13 @@ class DatasetSpec:
 
     @property
     def source(self) -> str:
-        """Its name in the sample table."""
+        """The dataset's name in the sample table."""
         return self.name or self.adapter
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A raw image after the first look at its pixels; `shape` is (height, width) of the source."""
+    """A raw image with its class, hashes and statistics; `shape` is the source's (height, width)."""
 
     raw: RawSample
     label: str
@@ -49,18 +58,18 @@ class Examined:
 def examine_dataset(
     spec: DatasetSpec, classes: Sequence[str], image_size: int
 ) -> tuple[list[Examined], list[Rejected]]:
-    """Read a dataset's records and look at every wanted image once.
+    """Read a dataset's records and examine every selected image.
 
     Args:
         spec: the dataset.
-        classes: the labels that may occur.
+        classes: the allowed labels.
         image_size: side in pixels that images are resized to.
 
     Returns:
-        The images, in the adapter's order, and the refused files.
+        The images, in the adapter's order, and the rejected files.
 
     Raises:
-        UserError: as `read_dataset` and `choose`.
+        UserError: `read_dataset` or `choose` raises it.
     """
     samples, files = read_dataset(spec.adapter, spec.root, spec.source)
     chosen = choose(samples, spec, classes)
@@ -81,10 +90,10 @@ def examine_dataset(
 
 
 def examine_image(raw: RawSample, spec: DatasetSpec, files: DatasetFiles, image_size: int) -> Examined:
-    """Decode one image and its mask strictly.
+    """Decode one image and its mask strictly, and measure the image.
 
     Raises:
-        RejectedFileError: the image, or its mask, may not be used.
+        RejectedFileError: the image or its mask is unusable.
     """
     original = read_image(raw.path)
     if isinstance(raw.mask, Path):
@@ -105,11 +114,11 @@ def examine_image(raw: RawSample, spec: DatasetSpec, files: DatasetFiles, image_
 
 
 def choose(samples: Sequence[RawSample], spec: DatasetSpec, classes: Sequence[str]) -> list[RawSample]:
-    """The samples of the wanted splits whose labels are mapped.
+    """Select the samples with mapped labels from the splits of `spec`.
 
     Raises:
-        UserError: a label neither mapped nor ignored, a mapping to an unknown class, or a split that
-            the dataset does not have.
+        UserError: a label is neither mapped nor ignored, maps to an unknown class or has no images; or the
+            dataset lacks a split.
     """
     found = sorted({raw.source_label for raw in samples})
     unknown = [label for label in found if label not in spec.labels and label not in spec.ignore]
@@ -139,7 +148,7 @@ def choose(samples: Sequence[RawSample], spec: DatasetSpec, classes: Sequence[st
 
 
 def check_splits(samples: Sequence[RawSample], spec: DatasetSpec) -> None:
-    """Refuse a split that the dataset does not have."""
+    """Raise `UserError` if `spec` names a split that the dataset lacks."""
     existing = sorted({raw.source_split for raw in samples if raw.source_split})
     for split in spec.splits or ():
         if split not in existing:
@@ -150,5 +159,5 @@ def check_splits(samples: Sequence[RawSample], spec: DatasetSpec) -> None:
 
 
 def quoted(names: Sequence[str]) -> str:
-    """Names for an error message."""
+    """Format names for an error message."""
     return ", ".join(repr(name) for name in names)

@@ -1,7 +1,7 @@
-"""Great Expectations suites, as code: the merged sample table and synthetic images.
+"""Great Expectations suites in code, for the merged sample table and for synthetic images.
 
-The library's own Data Docs load some twenty files from five content networks and show nothing without a
-connection, so the results are written as one page that holds all it needs, beside JSON and Markdown.
+The library's own Data Docs load about twenty files from five CDNs and stay empty offline. This module
+therefore writes the results as one self-contained HTML page, plus JSON and Markdown.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ code { display: block; font-size: 12.5px; opacity: .7; overflow-wrap: anywhere; 
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """One expectation.
+    """The result of one expectation.
 
     Attributes:
-        expectation: what was demanded, in a sentence.
-        success: whether it holds.
-        found: what was found where it does not.
-        type: its name in Great Expectations.
-        arguments: its arguments there.
+        expectation: the requirement, as a sentence.
+        success: whether the data meets it.
+        found: what the data shows instead, if not.
+        type: the expectation's name in Great Expectations.
+        arguments: its arguments in Great Expectations.
     """
 
     expectation: str
@@ -94,7 +94,7 @@ class ExpectationResult:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The expectations about one dataset and how they came out."""
+    """The results of all expectations about one dataset."""
 
     name: str
     results: list[ExpectationResult]
@@ -110,7 +110,7 @@ class ValidationReport:
         return len(self.results) - self.passed
 
     def raise_if_failed(self) -> None:
-        """Raise `ValidationFailedError` that lists every expectation that does not hold."""
+        """Raise `ValidationFailedError`, listing every failed expectation, if there are any."""
         lines = [
             f"  {result.expectation} (found: {result.found})" for result in self.results if not result.success
         ]
@@ -122,7 +122,7 @@ class ValidationReport:
 
 
 class ValidationFailedError(UserError):
-    """Data that is not what the next stage may count on; the message lists every failed expectation."""
+    """The data does not meet the next stage's requirements; the message lists every failed expectation."""
 
 
 def validate_merged(
@@ -132,14 +132,14 @@ def validate_merged(
     image_size: int,
     expected_counts: dict[str, int] | None = None,
 ) -> ValidationReport:
-    """Check the merged sample table against what its files really are.
+    """Validate the merged sample table, including the actual size and mode of its image files.
 
     Args:
         table: the sample table.
-        folder: what its paths are relative to; every image's header is read.
-        classes: the labels that must occur, and no other may.
+        folder: base of the table's paths; the function reads every image's header.
+        classes: exactly the labels that must occur.
         image_size: side of every image in pixels.
-        expected_counts: images of each class, None for any number.
+        expected_counts: number of images per class; None accepts any.
     """
     import great_expectations.expectations as gxe
 
@@ -188,15 +188,18 @@ def validate_synthetic(
     count_per_class: int,
     folder: Path | None = None,
 ) -> ValidationReport:
-    """Check a table of synthetic images.
+    """Validate a table of synthetic images.
 
     Args:
-        table: with columns path, label, width, height, mode (as Pillow names it) and sha256 (of the
-            file: two synthetic images that are equal mean a sampler that collapsed).
-        classes: the labels that must occur, and no other may.
+        table: with columns path, label, width, height, mode (Pillow's name) and sha256 (of the file; equal
+            hashes mean that the sampler has collapsed).
+        classes: exactly the labels that must occur.
         image_size: side of every image in pixels.
-        count_per_class: images of each class.
-        folder: where given, width, height and mode are read from the files below it instead of the table.
+        count_per_class: number of images per class.
+        folder: if given, width, height and mode come from the files below it instead of the table.
+
+    Raises:
+        ValueError: the table lacks a column.
     """
     import great_expectations.expectations as gxe
 
@@ -221,7 +224,7 @@ def validate_synthetic(
 
 
 def image_expectations(classes: Sequence[str], image_size: int) -> list[tuple[str, Expectation]]:
-    """What holds for every image folder of ours: its classes, the images' size and mode, one row a file."""
+    """Expectations common to all our image folders: classes, image size and mode, one row per file."""
     import great_expectations.expectations as gxe
 
     return [
@@ -247,7 +250,7 @@ def image_expectations(classes: Sequence[str], image_size: int) -> list[tuple[st
 
 
 def count_expectations(checked: pd.DataFrame, counts: dict[str, int]) -> list[tuple[str, Expectation]]:
-    """Exact numbers of images by class; adds a column a class to `checked`."""
+    """Expectations on the exact number of images per class; adds one column per class to `checked`."""
     import great_expectations.expectations as gxe
 
     expectations: list[tuple[str, Expectation]] = []
@@ -264,7 +267,7 @@ def count_expectations(checked: pd.DataFrame, counts: dict[str, int]) -> list[tu
 
 
 def read_headers(paths: Sequence[str], folder: Path) -> pd.DataFrame:
-    """`file_width`, `file_height` and `file_mode` of images by their headers; of an empty path, empty too."""
+    """Read `file_width`, `file_height` and `file_mode` from image headers; empty for an empty path."""
     rows: list[tuple[int | None, int | None, str | None]] = []
     for path in paths:
         if not isinstance(path, str):
@@ -278,7 +281,7 @@ def read_headers(paths: Sequence[str], folder: Path) -> pd.DataFrame:
 def run_suite(
     name: str, table: pd.DataFrame, expectations: Sequence[tuple[str, Expectation]]
 ) -> ValidationReport:
-    """Validate a table in a context that lives in memory and speaks to no network."""
+    """Validate a table in an in-memory context that makes no network connections."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
@@ -298,7 +301,7 @@ def run_suite(
 
 
 def describe(result: Any) -> ExpectationResult:
-    """One result of Great Expectations in words; nothing in it changes from run to run."""
+    """Describe one result of Great Expectations in words, with the same text in every run."""
     details = result.result or {}
     if result.success:
         found = "as expected"
@@ -322,7 +325,7 @@ def describe(result: Any) -> ExpectationResult:
 
 
 def write(report: ValidationReport, directory: Path) -> None:
-    """Write `expectations_<name>` as JSON, Markdown and HTML into a directory; the page needs no network."""
+    """Write `expectations_<name>` as JSON, Markdown and self-contained HTML into a directory."""
     rows = [asdict(result) for result in report.results]
     content = {"dataset": report.name, "passed": report.passed, "failed": report.failed, "expectations": rows}
     write_json(directory / f"expectations_{report.name}.json", content)
@@ -346,5 +349,5 @@ def write(report: ValidationReport, directory: Path) -> None:
 
 
 def cell(text: str) -> str:
-    """Text that may stand in a Markdown table."""
+    """Escape text for a Markdown table cell."""
     return text.replace("|", "\\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Figures about the merged dataset."""
+"""Figures of the merged dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metaldefect.ingest.samples import TABLE_NAME, read_table
 
 
 def merge_figures(merged: Path) -> dict[str, Figure]:
-    """Counts, splits and near-duplicates of a merged dataset."""
+    """Draw a merged dataset's counts, splits and near-duplicates."""
     table = read_table(merged / TABLE_NAME)
     return {
         "images_per_class_and_source": counts_figure(table),
@@ -25,7 +25,7 @@ def merge_figures(merged: Path) -> dict[str, Figure]:
 
 
 def counts_figure(table: pd.DataFrame) -> Figure:
-    """Images of each class as bars, one colour a source."""
+    """Draw the number of images per class as stacked bars, one colour per source."""
     counts = table.groupby(["label", "source"]).size().unstack(fill_value=0).sort_index()
     figure = Figure(figsize=(8, 0.6 * len(counts) + 1.6), layout="constrained")
     axes = figure.subplots()
@@ -46,7 +46,7 @@ def counts_figure(table: pd.DataFrame) -> Figure:
 
 
 def splits_figure(table: pd.DataFrame) -> Figure:
-    """Share of each split by class and source, as bars."""
+    """Draw the share of each split, one stacked bar per class and source."""
     name = table["label"] + " · " + table["source"]
     counts = table.groupby([name, "split"]).size().unstack(fill_value=0).sort_index()
     counts = counts[[split for split in ("train", "validation", "test") if split in counts]]
@@ -67,11 +67,11 @@ def splits_figure(table: pd.DataFrame) -> Figure:
 
 
 def pairs_figure(merged: Path, columns: int = 6) -> Figure:
-    """Near-duplicates one above the other, from the weakest to the strongest correlation.
+    """Show near-duplicate pairs one above the other, from the weakest to the strongest correlation.
 
     Args:
-        merged: folder of the merged dataset; pairs of which it lacks an image are not shown.
-        columns: pairs to show.
+        merged: folder of the merged dataset; pairs with a dropped image are left out.
+        columns: number of pairs to show.
     """
     pairs = pd.read_csv(merged / NEAR_DUPLICATES).dropna(subset=["first", "second"])
     ordered = pairs.sort_values(["correlation", "first", "second"]).reset_index(drop=True)
@@ -83,7 +83,7 @@ def pairs_figure(merged: Path, columns: int = 6) -> Figure:
     axes = figure.subplots(2, len(chosen), squeeze=False)
     for column, pair in enumerate(chosen.to_dict("records")):
         one = resize(read_grey(merged / pair["first"]), 200)
-        # turned so that the eye can compare
+        # Align the second image with the first, for comparison by eye
         other = apply_symmetry(resize(read_grey(merged / pair["second"]), 200), pair["symmetry"])
         for row, (image, path) in enumerate(((one, pair["first"]), (other, pair["second"]))):
             axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)

@@ -1,15 +1,15 @@
-"""Near-duplicates: the same photograph in another encoding, size, rotation or mirror image.
+"""Find near-duplicates: the same photograph in another encoding, size, rotation or mirror image.
 
-An exact hash cannot see that two datasets publish one photograph, once as JPEG and once as BMP. A
-perceptual hash proposes pairs, under the eight symmetries of the square; the correlation of their
-pixels decides, once as they are and once without their coarse shading, which alone can make two
-photographs alike. Two bounds, two words:
+An exact hash cannot tell that two datasets publish one photograph, once as JPEG and once as BMP. Instead, a
+perceptual hash proposes pairs under the eight symmetries of the square, and pixel correlation decides. The
+correlation must also hold without coarse shading, because shading alone can make two photographs similar.
+Two bounds on the correlation define:
 
-- a *group* is one photograph: nothing but encoding, size or symmetry differs;
-- a *scene* is one piece of metal: also photographs cut a pixel apart or compressed so hard that the pixels
-  differ. Splits go by scene, so that neither leaks.
+- a *group*: images of one photograph, which differ only in encoding, size or symmetry;
+- a *scene*: images of one piece of metal, including crops shifted by a pixel and heavily compressed copies.
+  Splits separate scenes, so neither photographs nor pieces of metal leak between them.
 
-Both are connected components of the pairs that pass, and every group lies inside one scene.
+Both are connected components of the accepted pairs, and every group lies inside one scene.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ HASH_PIXELS = 32
 PIXELS = 64
 SYMMETRIES = 8
 
-# Chosen on NEU-DET against SD-saliency-900, whose file numbers tell which images are one photograph. The
-# 900 true pairs lie within 6 bits, correlate by 0.9953 or more, and in detail by 0.932 or more. Of the
-# rest, scratches_232 and _247 are one scene, turned by 90 degrees and cut a pixel apart (0.984, detail
-# 0.941); all others stay below 0.97, and below 0.68 in detail.
+# Chosen on NEU-DET and SD-saliency-900, whose file numbers reveal shared photographs. The 900 true pairs
+# differ by at most 6 bits; they correlate by at least 0.9953, and by 0.932 in detail. Among other pairs,
+# scratches_232 and _247 show one scene, rotated by 90 degrees and cropped a pixel apart (0.984, detail
+# 0.941); all the rest correlate by less than 0.97, and by less than 0.68 in detail.
 MAX_DISTANCE = 14
 GROUP_CORRELATION = 0.99
 SCENE_CORRELATION = 0.9
 MIN_DETAIL = 0.8
-# Side of the mean that is taken out to leave the detail, in pixels of the 64x64 image.
+# Side of the local mean that `detail` subtracts, in pixels of the 64x64 image.
 SHADING_SIDE = 7
-# Norm of 64x64 pixels below which an image is blank; float16 rounding stays below it.
+# Images whose 64x64 pixels have a smaller norm count as blank; float16 rounding stays below it.
 FLAT = 1.0
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of an image: `uint8 [32, 32]` for the hash, `float16 [64, 64]` (mean zero) to compare."""
+    """Reduced image: `uint8 [32, 32]` for hashing, zero-mean `float16 [64, 64]` for comparing."""
 
     hash_pixels: U8
     pixels: NDArray[np.float16]
@@ -56,12 +56,12 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Pair:
-    """Images `first` < `second` show one scene; `symmetry` maps the second onto the first.
+    """Two images, `first` < `second`, that show one scene; `symmetry` maps the second onto the first.
 
     Attributes:
-        distance: bits of 64 by which the perceptual hashes differ.
+        distance: number of differing bits of the 64-bit perceptual hashes.
         correlation: Pearson correlation of the 64x64 pixels, -1 to 1.
-        detail: the same after the coarse shading is taken out.
+        detail: the same without coarse shading.
     """
 
     first: int
@@ -73,37 +73,37 @@ class Pair:
 
     @property
     def same_photograph(self) -> bool:
-        """Whether nothing but encoding, size or symmetry differs."""
+        """Whether the images differ only in encoding, size or symmetry."""
         return self.correlation >= GROUP_CORRELATION
 
 
 def apply_symmetry(images: NDArray, k: int) -> NDArray:
-    """Symmetry `k` of the square on the last two axes: `k % 4` quarter turns, then a mirror for k >= 4.
+    """Apply symmetry `k` of the square to the last two axes: `k % 4` quarter turns, mirrored for k >= 4.
 
-    0 leaves the image as it is; the eight results are all different for an image without symmetry.
+    k = 0 changes nothing. The eight results differ unless the image itself is symmetric.
     """
     turned = np.rot90(images, k % 4, axes=(-2, -1))
     return turned[..., ::-1] if k >= 4 else turned
 
 
 def fingerprint(image: U8) -> Fingerprint:
-    """Reduce a square grey image `uint8 [H, W]` to what the comparison needs (9 KiB)."""
-    # averaged as floats: rounding to grey levels would drown images whose contrast is a few levels
+    """Reduce a square grey image `uint8 [H, W]` to the 9 KiB that comparisons need."""
+    # Average as floats: rounding to grey levels would erase images with a contrast of a few levels
     floats = Image.fromarray(image.astype(np.float32))
     compared = np.asarray(floats.resize((PIXELS, PIXELS), Image.Resampling.BOX))
     return Fingerprint(hash_pixels(image), (compared - compared.mean()).astype(np.float16))
 
 
 def hash_pixels(image: U8) -> U8:
-    """A grey image `uint8 [H, W]` reduced to the `uint8 [32, 32]` that `perceptual_hash` looks at."""
+    """Reduce a grey image `uint8 [H, W]` to the `uint8 [32, 32]` that `perceptual_hash` takes."""
     size = (HASH_PIXELS, HASH_PIXELS)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
 def perceptual_hash(small: U8) -> NDArray[np.uint8]:
-    """The 64-bit DCT hash of `imagehash.phash`, for many images: `uint8 [N, 32, 32]` -> bytes `[N, 8]`.
+    """Compute the 64-bit DCT hash of `imagehash.phash` for many images: `uint8 [N, 32, 32]` -> `[N, 8]`.
 
-    imagehash takes one image at a time, which takes 3.2 times as long; a test compares the two.
+    imagehash hashes one image at a time, which takes 3.2 times as long; a test compares the two.
     """
     spectrum = dctn(small.astype(np.float64), axes=(-2, -1))[:, :HASH_SIDE, :HASH_SIDE]
     low = spectrum.reshape(len(small), -1)
@@ -111,7 +111,7 @@ def perceptual_hash(small: U8) -> NDArray[np.uint8]:
 
 
 def near_duplicate_pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
-    """All pairs of images of one scene, sorted by their indices, the best symmetry of each."""
+    """Find all pairs of images of one scene, sorted by index, each with its best symmetry."""
     if len(fingerprints) < 2:
         return []
     small = np.stack([item.hash_pixels for item in fingerprints])
@@ -142,19 +142,19 @@ def near_duplicate_pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
 def compare(
     one: NDArray[np.float16], many: NDArray[np.float16]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Correlation of `[S, S]` with each of `[N, S, S]`: of the pixels, and of their detail, `[N]` each."""
+    """Correlate `[S, S]` with each of `[N, S, S]`; returns correlations of pixels and of detail, `[N]`."""
     whole_one, whole_many = one[None].astype(np.float64), many.astype(np.float64)
     values = correlation(whole_one, whole_many)
     return values, correlation(detail(whole_one), detail(whole_many))
 
 
 def detail(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[N, S, S]` without its coarse shading."""
+    """Remove the coarse shading from `[N, S, S]`."""
     return pixels - uniform_filter(pixels, size=(1, SHADING_SIDE, SHADING_SIDE), mode="nearest")
 
 
 def correlation(one: NDArray[np.float64], many: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson correlation of `[1, S, S]` with each of `[N, S, S]`; two flat images count as equal."""
+    """Pearson correlation of `[1, S, S]` with each of `[N, S, S]`; 1 for two blank images."""
     a = one.reshape(1, -1) - one.mean()
     b = many.reshape(len(many), -1)
     b = b - b.mean(axis=1, keepdims=True)
@@ -164,7 +164,7 @@ def correlation(one: NDArray[np.float64], many: NDArray[np.float64]) -> NDArray[
 
 
 def first_of_each(count: int, pairs: Sequence[Pair]) -> NDArray[np.int64]:
-    """The smallest index of each image's connected component, `int64 [count]`."""
+    """The smallest index in each image's connected component, `int64 [count]`."""
     rows = [pair.first for pair in pairs]
     columns = [pair.second for pair in pairs]
     graph = coo_array((np.ones(len(pairs), dtype=bool), (rows, columns)), shape=(count, count))

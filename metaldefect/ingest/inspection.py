@@ -1,4 +1,4 @@
-"""The detector's dataset: normal images to learn from, defects to be tested on, in MVTec AD layout."""
+"""Prepare the detector's dataset in MVTec AD layout: normal images to train on, defects to test on."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.splits import assign_splits, position
 from metaldefect.inspection.layout import CANVAS, GOOD, mask_path, write_scenes
 
-# Shares of the normal images where the publisher has no split, and of train where a split is missing.
+# Shares of all normal images if the publisher has no split; shares of train if only one split is missing.
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 VALIDATION_OF_TRAIN = 1 / 8
 CANVASES_OF_TRAIN = 1 / 8
-CANVAS_SCENES = 2  # defects to calibrate on and defects to test on need canvases of their own
+CANVAS_SCENES = 2  # defects for calibration and defects for the test must not share a canvas
 COMPARED_SIDE = 128
 SCENE_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class InspectionCounts:
-    """Images in the detector's dataset.
+    """Image counts of the detector's dataset.
 
     Attributes:
-        train: normal images to learn from.
-        validation: normal images that thresholds are chosen on.
-        canvas: normal images to insert defects in; 0 where the training normals show too few scenes.
-        test: test images by type, `good` among them.
-        empty_masks: defective images whose mask marks no pixel; they count for image scores only.
-        scenes_across_splits: scenes of normal images that the publisher's own split cuts.
+        train: normal images to train on.
+        validation: normal images for choosing thresholds.
+        canvas: normal images to insert defects into; 0 if the training normals show too few scenes.
+        test: test images by type, including `good`.
+        empty_masks: defective images whose mask is empty; they count only for image-level scores.
+        scenes_across_splits: scenes of normal images that the publisher put into several splits.
     """
 
     train: int
@@ -59,7 +59,7 @@ class InspectionCounts:
 
 @dataclass(frozen=True)
 class Fingerprinted:
-    """An image with what its scene and its split depend on."""
+    """An image, with the fingerprint and content hash that determine its scene and split."""
 
     raw: RawSample
     fingerprint: Fingerprint
@@ -69,32 +69,32 @@ class Fingerprinted:
 def build_inspection(
     adapter: str, root: Path, output: Path, seed: int
 ) -> tuple[InspectionCounts, list[Rejected]]:
-    """Write a dataset in `metaldefect.inspection.layout`'s layout, at its original resolution.
+    """Write a dataset in the layout of `metaldefect.inspection.layout`, at its original resolution.
 
-    Every defect goes to test. Where the publisher has no split, normal images are split 70/10/20; where
-    there is no validation, one in eight scenes of train becomes it; and one in eight of what is left
-    becomes `canvas`, the normal images to insert defects in. A scene (each magnetic tile was photographed
-    under up to six exposures) stays in one split, and adding images moves no old one.
+    All defects go to test. If the publisher has no split, normal images are split 70/10/20 into train,
+    validation and test. If only validation is missing, it gets one in eight scenes of train. One in eight of
+    the remaining train scenes becomes `canvas`, normal images to insert defects into. Scenes never cross
+    these splits (each magnetic tile was photographed under up to six exposures), and adding images does not
+    move existing ones.
 
-    With two scenes of training normals, one trains and one validates; canvases need four.
+    Two scenes of training normals suffice for train and validation; canvases need four.
 
     Args:
         adapter: a name in `ADAPTERS`.
         root: the dataset's folder.
-        output: folder to write into; made where it is missing.
-        seed: decides the split.
+        output: folder to write to, created if missing.
+        seed: determines the split.
 
     Returns:
-        What was written, and the refused files.
+        The counts of what was written, and the rejected files.
 
     Raises:
-        UserError: as `read_dataset`; or the training normals show one scene only, or a
-            split would be empty.
+        UserError: `read_dataset` raises it, the training normals show only one scene, or a split is empty.
     """
     samples, files = read_dataset(adapter, root)
     normals = take_fingerprints([raw for raw in samples if raw.is_normal], files, "read normal images")
     if not normals:
-        raise UserError(f"{root} holds no normal images: the detector learns from nothing else")
+        raise UserError(f"{root} holds no normal images: the detector trains only on those")
     defects = take_fingerprints([raw for raw in samples if not raw.is_normal], files, "read defects")
     scenes = scenes_of(normals)
     splits, across = split_normals([item.raw.source_split for item in normals], scenes, seed)
@@ -138,7 +138,7 @@ def build_inspection(
 def take_fingerprints(
     samples: Sequence[RawSample], files: DatasetFiles, description: str
 ) -> list[Fingerprinted]:
-    """Look at every image once; refused files are recorded."""
+    """Fingerprint every image; unusable files are recorded in `files.rejected` and left out."""
 
     def examine(raw: RawSample) -> Fingerprinted | RejectedFileError:
         try:
@@ -157,16 +157,16 @@ def take_fingerprints(
 
 
 def scenes_of(images: Sequence[Fingerprinted]) -> list[str]:
-    """The scene of each image: the content key of the first image that shows it."""
+    """The scene key of each image: the content hash of the first image that shows the scene."""
     first = first_of_each(len(images), near_duplicate_pairs([item.fingerprint for item in images]))
     return [images[index].content[:SCENE_DIGITS] for index in first]
 
 
 def split_normals(published: Sequence[str | None], scenes: Sequence[str], seed: int) -> tuple[list[str], int]:
-    """The split of each normal image, and how many scenes the publisher's own split cuts.
+    """Return the split of each normal image, and the number of scenes in several published splits.
 
-    What is held out of the publisher's `train` shows scenes that no other split has. A published
-    validation image whose scene is also in test goes to `train`: the threshold must not see the test.
+    Scenes held out of the published `train` occur in no other split. A published validation image whose
+    scene is also in test goes to `train`, because the threshold must not depend on test scenes.
     """
     if set(published) == {None}:
         splits, _ = assign_splits(scenes, [GOOD] * len(scenes), seed, VALIDATION_SHARE, TEST_SHARE)
@@ -184,7 +184,7 @@ def split_normals(published: Sequence[str | None], scenes: Sequence[str], seed: 
 
 
 def splits_by_scene(splits: Sequence[str], scenes: Sequence[str]) -> dict[str, set[str]]:
-    """In which splits each scene is."""
+    """The splits in which each scene occurs."""
     found: dict[str, set[str]] = {}
     for scene, split in zip(scenes, splits, strict=True):
         found.setdefault(scene, set()).add(split)
@@ -192,22 +192,22 @@ def splits_by_scene(splits: Sequence[str], scenes: Sequence[str]) -> dict[str, s
 
 
 def hold_out_validation(splits: Sequence[str], scenes: Sequence[str], seed: int) -> list[str]:
-    """One in eight scenes of train, and at least one, become validation.
+    """Move one in eight scenes of train, at least one, to validation.
 
     Raises:
-        UserError: train has fewer than two scenes, or none that test has not.
+        UserError: train has fewer than two scenes, or every one of them occurs in another split too.
     """
     found = splits_by_scene(splits, scenes)
     places = {scene: position(scene, seed) for scene, held in found.items() if held == {"train"}}
     if sum("train" in held for held in found.values()) < 2:
         raise UserError(
             "the normal training images show fewer than two scenes: none can be held out for validation;"
-            " add normal images of another piece"
+            " add normal images of another piece of metal"
         )
     if not places:
         raise UserError(
             "every scene of the normal training images is in another split too: none can be held out for"
-            " validation; add normal images, or take the copies out of the test images"
+            " validation; add normal images, or remove the duplicates from the test images"
         )
     chosen = lowest(places, VALIDATION_OF_TRAIN, 1)
     return [
@@ -217,7 +217,7 @@ def hold_out_validation(splits: Sequence[str], scenes: Sequence[str], seed: int)
 
 
 def hold_out_canvases(splits: Sequence[str], scenes: Sequence[str], seed: int) -> list[str]:
-    """One in eight scenes of train, and at least two, become canvases; none where two leave no training."""
+    """Turn one in eight scenes of train, at least two, into canvases; none if train has no more."""
     found = splits_by_scene(splits, scenes)
     places = {
         scene: position(f"{CANVAS} {scene}", seed) for scene, held in found.items() if held == {"train"}
@@ -232,14 +232,17 @@ def hold_out_canvases(splits: Sequence[str], scenes: Sequence[str], seed: int) -
 
 
 def lowest(places: Mapping[str, float], share: float, at_least: int) -> set[str]:
-    """The scenes whose place is below `share`, and the lowest `at_least` of them; the highest stays out."""
+    """Choose the scenes whose place is below `share`, and at least the lowest `at_least`.
+
+    The scene with the highest place stays out unless `at_least` requires it.
+    """
     ranked = sorted(places, key=lambda scene: places[scene])
     below = sum(place < share for place in places.values())
     return set(ranked[: max(at_least, min(below, len(ranked) - 1))])
 
 
 def write_inspection_image(raw: RawSample, output: Path, split: str, kind: str, name: str) -> bool:
-    """Write one image, and for a defect its mask; whether that mask is empty."""
+    """Write one image, and its mask if it shows a defect; return whether that mask is empty."""
     image = read_image(raw.path)
     if kind == GOOD:
         write_png(output / split / kind / f"{name}.png", image)
@@ -251,7 +254,11 @@ def write_inspection_image(raw: RawSample, output: Path, split: str, kind: str, 
 
 
 def defect_mask(raw: RawSample, size: tuple[int, ...]) -> U8:
-    """The mask of a defective image as `uint8 [H, W]` of {0, 255}."""
+    """Read the mask of a defective image as `uint8 [H, W]` of {0, 255}.
+
+    Raises:
+        RejectedFileError: the image has no mask, or an unusable one.
+    """
     height, width = size
     if isinstance(raw.mask, RunLengths):
         return draw_runs(raw.mask, (height, width))
@@ -264,12 +271,12 @@ def defect_mask(raw: RawSample, size: tuple[int, ...]) -> U8:
 
 
 def label_folder(label: str) -> str:
-    """A label as a folder name in MVTec's manner."""
+    """Turn a label into a folder name in MVTec's style: lower case with underscores."""
     return label.strip().replace(" ", "_").replace("/", "_").lower()
 
 
 def unique_stems(jobs: Sequence[tuple[RawSample, str, str]], files: DatasetFiles) -> list[str]:
-    """File stems, with the publisher's split before them where two images would collide."""
+    """Name each image by its file stem; stems that collide get their source folder as prefix."""
     plain = [(split, kind, raw.path.stem.lower()) for raw, split, kind in jobs]
     counts = Counter(plain)
     stems = []

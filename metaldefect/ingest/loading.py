@@ -1,4 +1,4 @@
-"""Rows and images of a sample table: the loaders through which training and evaluation see the data."""
+"""Load rows and images of a sample table, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from metaldefect.ingest.samples import TABLE_NAME
 
 
 def training_rows(folder: Path) -> pd.DataFrame:
-    """The sample table of a folder from which something is about to learn.
+    """Load a folder's sample table for training, and check that it holds only the train split.
 
-    Every training reads its rows here, so a row of another split stops the training instead of
-    teaching it the images that it is measured on.
+    Every training reads its rows here, so no model can train on images that later measure it.
 
     Raises:
-        UserError: the folder holds no sample table, the table has no rows, or a row is not of the train
-            split; the message names some.
+        UserError: the folder holds no sample table, the table is empty, or rows belong to another split; the
+            message names some.
     """
     table = rows_of(folder)
     if table.empty:
@@ -40,11 +39,11 @@ def training_rows(folder: Path) -> pd.DataFrame:
 
 
 def held_out_rows(folder: Path, split: str, limit: int | None = None) -> pd.DataFrame:
-    """Rows of `validation` or `test`, always the same ones; with a limit spread evenly over the classes.
+    """Load rows of `validation` or `test`; a `limit` picks rows evenly over classes, always the same ones.
 
     Raises:
         UserError: the folder holds no sample table, or the split has no rows.
-        ValueError: `split` is not a held-out one.
+        ValueError: `split` is neither `validation` nor `test`.
     """
     table = rows_of(folder)
     table = table[in_held_out(table, split, folder)].reset_index(drop=True)
@@ -52,7 +51,7 @@ def held_out_rows(folder: Path, split: str, limit: int | None = None) -> pd.Data
 
 
 def split_rows(folder: Path, split: str) -> pd.DataFrame:
-    """Rows of one split, `train` among them, to measure with.
+    """Load the rows of any one split, including `train`, for measurements.
 
     Raises:
         UserError: the folder holds no sample table, or the split has no rows.
@@ -65,11 +64,11 @@ def split_rows(folder: Path, split: str) -> pd.DataFrame:
 
 
 def in_held_out(table: pd.DataFrame, split: str, folder: Path) -> NDArray[np.bool_]:
-    """Which rows of a folder's table are of a held-out split.
+    """Which rows of a folder's table belong to a held-out split, `bool [N]`.
 
     Raises:
-        ValueError: `split` is not a held-out one.
-        UserError: it has no rows.
+        ValueError: `split` is neither `validation` nor `test`.
+        UserError: the split has no rows.
     """
     if split not in ("validation", "test"):
         raise ValueError(f"{split!r} is not a held-out split: expected validation or test")
@@ -80,7 +79,11 @@ def in_held_out(table: pd.DataFrame, split: str, folder: Path) -> NDArray[np.boo
 
 
 def rows_of(folder: Path) -> pd.DataFrame:
-    """The sample table of a folder, or a missing file's error that names it."""
+    """Load a folder's sample table.
+
+    Raises:
+        UserError: the folder holds none.
+    """
     path = folder / TABLE_NAME
     if not path.is_file():
         raise UserError(f"{path} does not exist: run the stage that writes it")
@@ -88,10 +91,10 @@ def rows_of(folder: Path) -> pd.DataFrame:
 
 
 def spread_over_classes(table: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Up to `limit` rows, taken from each class in turn and within a class from each group in turn.
+    """Pick up to `limit` rows, alternating between classes, and within a class between groups.
 
-    A table is often sorted by label, and a photograph often has near-duplicates: the first rows would be
-    one class, and few photographs of it. The order within a class follows the images' hashes.
+    Tables are often sorted by label and contain near-duplicates, so their first rows would show few
+    photographs of one class. Within a class, rows are ordered by the images' hashes.
     """
     ordered = table.sort_values(["sha256", "path"])
     repeat = ordered.groupby(["label", "group"]).cumcount()
@@ -102,7 +105,7 @@ def spread_over_classes(table: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 
 def load_images(root: Path, table: pd.DataFrame, size: int, what: str) -> U8:
-    """All images of a table as grey `uint8 [N, size, size]`, in the table's order."""
+    """Load all images of a table as grey `uint8 [N, size, size]`, in the table's order."""
     images = np.empty((len(table), size, size), np.uint8)
     files = [root / path for path in table["path"]]
 

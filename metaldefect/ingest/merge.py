@@ -1,4 +1,4 @@
-"""Merge raw datasets into one sample table whose every image is accounted for."""
+"""Merge raw datasets into one sample table, recording why any file was left out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAIR_COLUMNS = ["first", "second", "symmetry", "distance", "correlation", "detai
 
 @dataclass(frozen=True)
 class InspectionSpec:
-    """The detector's dataset."""
+    """Which dataset the detector uses: an adapter's name and the dataset's folder."""
 
     adapter: str
     root: Path
@@ -45,15 +45,15 @@ class MergeOptions:
     """How to merge.
 
     Attributes:
-        classes: the labels that may occur.
+        classes: the allowed labels.
         image_size: side of the square that images are resized to, in pixels.
         validation: expected share of the scenes in the validation split, 0 to 1.
         test: the same for the test split.
-        seed: decides the split.
-        duplicates: `drop` keeps the first image of each group (one photograph) only.
-        normalise_source: bring every source to the same mean brightness and contrast.
-        max_rejected: number of refused files above which the merge fails.
-        expected_counts: images of each class that must come out, None for any.
+        seed: determines the split.
+        duplicates: `drop` keeps only the first image of each group (one photograph).
+        normalise_source: give every source the same mean brightness and contrast.
+        max_rejected: the merge fails if more files are rejected.
+        expected_counts: required number of images per class; None accepts any.
     """
 
     classes: Sequence[str]
@@ -69,7 +69,7 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class Placed:
-    """An image with its place in the merged dataset; `name` is `<label>/<file stem>`."""
+    """An image and its place in the merged dataset; `name` is `<label>/<file stem>`."""
 
     item: Examined
     name: str
@@ -80,15 +80,15 @@ class Placed:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What a merge found.
+    """The result of a merge.
 
     Attributes:
         table: the sample table.
-        pairs: near-duplicates as two image files and how they match.
-        rejected: the refused files.
-        report: the expectations about the merged dataset and how they came out.
-        inspection: what went into the detector's dataset.
-        summary: counts and measures, equal from run to run, for the metrics file.
+        pairs: near-duplicates: two image files and how they match.
+        rejected: the files left out.
+        report: the results of validating the merged dataset.
+        inspection: image counts of the detector's dataset.
+        summary: reproducible counts and measures for the metrics file.
     """
 
     table: pd.DataFrame
@@ -100,7 +100,7 @@ class MergeResult:
 
 
 class TooManyRejectedError(UserError):
-    """More files were refused than the parameters allow; the message lists them."""
+    """More files were rejected than `max_rejected` allows; the message lists the first of them."""
 
 
 def merge_datasets(
@@ -112,22 +112,21 @@ def merge_datasets(
 ) -> MergeResult:
     """Write the merged dataset to `output`, atomically.
 
-    `images/<label>/<source>_<stem>.png` (8-bit L, square), `masks/<label>/` ({0, 255}, where known),
+    Writes `images/<label>/<source>_<stem>.png` (8-bit L, square), `masks/<label>/` ({0, 255}, if known),
     `samples.parquet`, `rejected.csv`, `near_duplicates.csv`, and the detector's images in MVTec AD layout
-    under `inspection/`.
-    The same inputs give the same bytes.
+    under `inspection/`. The same inputs give the same bytes.
 
     Args:
-        datasets: what to merge; the order decides which image of a near-duplicate group is the first.
+        datasets: the datasets to merge; their order decides which image of a near-duplicate group is first.
         inspection: the detector's dataset.
         output: replaced as a whole.
-        reports: gets `rejected.csv` and the validation report, also when the merge fails.
+        reports: receives `rejected.csv` and the validation report, even if the merge fails.
         options: see `MergeOptions`.
 
     Raises:
-        UserError: a dataset, or a part of its published layout, is missing; or a label that is neither
-            mapped nor ignored, too many refused files, a class without enough images, or an expectation
-            about the result that does not hold.
+        UserError: a dataset or part of its published layout is missing; a label is neither mapped nor
+            ignored; too many files are rejected; a class has too few images; or the merged dataset fails
+            its validation.
     """
     check_sources(datasets)
     examined: list[Examined] = []
@@ -145,7 +144,7 @@ def merge_datasets(
         check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
         if not examined:
             raise UserError(
-                "no image is left to merge: look at the datasets' labels, splits and ignored labels"
+                "no image is left to merge: check the datasets' labels, splits and ignored labels"
             )
         pairs = near_duplicate_pairs([item.fingerprint for item in examined])
         placed, moved = place(examined, pairs, options)
@@ -177,7 +176,7 @@ def merge_datasets(
 
 
 def check_sources(datasets: Sequence[DatasetSpec]) -> None:
-    """Refuse two datasets under one name: their files would overwrite each other."""
+    """Raise `UserError` if two datasets share a name, because their files would overwrite each other."""
     for name, count in Counter(spec.source for spec in datasets).items():
         if count > 1:
             raise UserError(f"{count} datasets are called {name!r}: give each its own `name`")
@@ -186,10 +185,13 @@ def check_sources(datasets: Sequence[DatasetSpec]) -> None:
 def place(
     examined: Sequence[Examined], pairs: Sequence[Pair], options: MergeOptions
 ) -> tuple[list[Placed], list[str]]:
-    """Give every image that stays its group, scene, split and name; sorted by name, with the moved scenes.
+    """Assign group, scene, split and name to every image that is kept.
 
-    The key of a group or scene is its first image's content, and the first is the earliest in the
-    datasets' order: adding a repeat after it leaves the key, and so the split, as it was.
+    A group's or scene's key is the hash of its first image in the datasets' order. Adding a duplicate later
+    in that order therefore changes neither key nor split.
+
+    Returns:
+        The images, sorted by name, and the keys of scenes that `assign_splits` moved.
     """
     group = first_of_each(len(examined), [pair for pair in pairs if pair.same_photograph]).tolist()
     scene = first_of_each(len(examined), pairs).tolist()
@@ -204,9 +206,9 @@ def place(
 
 
 def unique_names(items: Sequence[Examined]) -> list[str]:
-    """`<label>/<source>_<stem>` of each image; a hash of the path tells equal ones apart."""
+    """Name each image `<label>/<source>_<stem>`; equal names get a hash of the path appended."""
     plain = [f"{item.label}/{item.raw.source}_{PurePosixPath(item.source_path).stem}" for item in items]
-    # file systems exist that take x.png and X.png for one file
+    # Case-insensitive file systems treat x.png and X.png as one file
     counts = Counter(name.lower() for name in plain)
     return [
         name
@@ -219,7 +221,7 @@ def unique_names(items: Sequence[Examined]) -> list[str]:
 def write_images(
     placed: Sequence[Placed], folder: Path, options: MergeOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write images and masks: the sample table, and the grey statistics of each of its rows."""
+    """Write images and masks; return the sample table and the grey statistics of its rows."""
     items = [place.item for place in placed]
     sources = [item.raw.source for item in items]
     tones: dict[str, Tone] = {}
@@ -239,7 +241,7 @@ def write_images(
 def write_image(
     place: Placed, folder: Path, side: int, tone: Tone | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Write one image and its mask: its row of the sample table, and its grey statistics."""
+    """Write one image and its mask; return its row of the sample table and its grey statistics."""
     item, raw = place.item, place.item.raw
     image = resize(read_image(raw.path), side)
     if tone:
@@ -272,7 +274,7 @@ def write_image(
 
 
 def load_mask(item: Examined, side: int) -> U8:
-    """A sample's mask as `uint8 [side, side]` of {0, 255}."""
+    """Load a sample's mask as `uint8 [side, side]` of {0, 255}; the sample must have one."""
     height, width = item.shape
     mask = item.raw.mask
     assert mask is not None
@@ -283,7 +285,7 @@ def load_mask(item: Examined, side: int) -> U8:
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair], examined: Sequence[Examined], table: pd.DataFrame) -> None:
-    """Write the near-duplicate pairs; an image that was dropped from the merged set has no path."""
+    """Write the near-duplicate pairs as CSV; images dropped from the merged set have an empty path."""
     keys = zip(table["source"], table["source_path"], strict=True)
     paths = dict(zip(keys, table["path"], strict=True))
 
@@ -300,7 +302,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair], examined: Sequence[Examined],
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
-    """Write the refused files as CSV with the columns path and reason."""
+    """Write the rejected files as CSV with the columns path and reason."""
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "reason"])
@@ -308,7 +310,7 @@ def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
 
 
 def check_rejected(rejected: Sequence[Rejected], allowed: int, report: Path) -> None:
-    """Raise `TooManyRejectedError` with the first of them where more were refused than allowed."""
+    """Raise `TooManyRejectedError` if more than `allowed` files were rejected; it lists the first 20."""
     if len(rejected) <= allowed:
         return
     shown = [f"  {item.path}: {item.reason}" for item in rejected[:20]]
@@ -321,13 +323,13 @@ def check_rejected(rejected: Sequence[Rejected], allowed: int, report: Path) -> 
 
 
 def count_foreign_boxes(placed: Sequence[Placed]) -> int:
-    """Boxes whose own label is not their image's."""
+    """Count the boxes whose label differs from their image's."""
     raws = [place.item.raw for place in placed]
     return sum(box.label != raw.source_label for raw in raws for box in raw.boxes)
 
 
 def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: ValidationReport) -> dict[str, Any]:
-    """Counts of the sample table, the detector's dataset and the expectations."""
+    """Count images, groups, scenes, splits and expectations, for the metrics file."""
     sizes = table.groupby("group").size()
     combined = table["label"] + " from " + table["source"]
     return {
@@ -354,7 +356,7 @@ def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: Validat
 
 
 def encode_boxes(boxes: Sequence[Box], scale_x: float, scale_y: float) -> str:
-    """Boxes as JSON after scaling their corners to the image that is written."""
+    """Encode boxes as JSON, with corners scaled to the written image."""
     rows = []
     for box in boxes:
         row = asdict(box)

@@ -1,7 +1,7 @@
-"""Natural photographs: what the distillation and the detector's penalty see besides metal.
+"""Natural photographs for the distillation and the detector's penalty, which need more than metal.
 
-A folder of one's own (ImageNet, say) is best. Without one, the photographs that lie inside the installed
-packages scikit-image and scikit-learn serve: no download, the same pictures on every machine.
+A folder of photographs such as ImageNet works best. Without one, the functions use photographs inside the
+installed packages scikit-image and scikit-learn: no download, and the same images on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from metaldefect.images import U8, read_rgb, resize
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
-# Photographs only: the packages' drawings, text pages and test charts look like nothing in nature.
+# Photographs only: the packages' drawings, text pages and test charts do not look natural.
 PACKAGED = {
     "skimage.data": (
         "astronaut.png",
@@ -41,18 +41,18 @@ PACKAGED = {
     "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
 }
 
-# Crops a photograph: their side as a share of the photograph's short side, and how many along each axis.
+# Crops per photograph: their side as a share of its short side, and their number along each axis.
 CROPS = ((1.0, 1), (0.6, 2), (0.42, 3))
 CROPS_EACH = sum(positions**2 for _, positions in CROPS)
 
 
 @dataclass(frozen=True)
 class Natural:
-    """A natural image that is read when it is asked for.
+    """A natural image that is read on demand.
 
     Attributes:
-        photograph: the file that it is part of: crops of one photograph have the same.
-        read: reads it, `uint8 [size, size, 3]`.
+        photograph: its file; crops of one photograph share it.
+        read: returns the image, `uint8 [size, size, 3]`.
     """
 
     photograph: str
@@ -60,17 +60,17 @@ class Natural:
 
 
 def natural_photographs(folder: Path | None, size: int, limit: int | None) -> list[Natural]:
-    """Square colour images of side `size`, not read yet.
+    """List square colour images of side `size` without reading them.
 
     Args:
         folder: searched for JPEG and PNG files at any depth, in sorted order, one centre crop each;
-            None takes the packaged photographs, fourteen crops each.
+            None uses the packaged photographs, fourteen crops each.
         size: side in pixels.
-        limit: how many at most; evenly spread over what there is. None takes all.
+        limit: maximum number of images, evenly spread over those found; None uses all.
 
     Raises:
-        UserError: `folder` does not exist, or no packaged photograph is installed; or `folder` holds no
-            image, or `limit` is below 1.
+        UserError: `folder` is missing or holds no image, no packaged photograph is installed, or `limit` is
+            below 1.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit of natural images is {limit}: at least 1 is needed")
@@ -89,7 +89,7 @@ def natural_photographs(folder: Path | None, size: int, limit: int | None) -> li
 
 
 def natural_source(folder: Path | None) -> str:
-    """Name what `natural_photographs` reads: the folder, or the packages with their versions."""
+    """Describe the source of `natural_photographs`: the folder, or the packages with their versions."""
     if folder is not None:
         return f"{len(image_files(folder))} images in the folder {folder.name}"
     count = len(packaged_photographs())
@@ -100,7 +100,7 @@ def natural_source(folder: Path | None) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The JPEG and PNG files below `folder`, sorted by their path."""
+    """The JPEG and PNG files below `folder`, sorted by path; `UserError` if there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of natural images")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -110,7 +110,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def packaged_photographs() -> list[Path]:
-    """Paths of the photographs inside the installed packages; those that a release left out are absent."""
+    """Paths of the photographs in the installed packages, without those that a release left out."""
     paths = [Path(str(files(package) / name)) for package, names in PACKAGED.items() for name in names]
     present = [path for path in paths if path.is_file()]
     if not present:
@@ -120,17 +120,17 @@ def packaged_photographs() -> list[Path]:
 
 @lru_cache(maxsize=2)
 def last_read(path: Path) -> U8:
-    """The photograph; crops are mostly asked for in order, so the last ones stay."""
+    """Read a photograph, caching the last two: callers mostly read all crops of one photograph in a row."""
     return read_rgb(path)
 
 
 def read_crop(path: Path, number: int, size: int) -> U8:
-    """One of the fourteen crops of a photograph in a file."""
+    """Read one of a photograph's fourteen crops, `uint8 [size, size, 3]`."""
     return crop_of(last_read(path), number, size)
 
 
 def crop_of(photograph: U8, number: int, size: int) -> U8:
-    """One of fourteen square crops of `uint8 [H, W, 3]`, at one of three magnifications."""
+    """Cut one of fourteen square crops, in three magnifications, from `uint8 [H, W, 3]`."""
     height, width = photograph.shape[:2]
     places = [(share, row, column, n) for share, n in CROPS for row in range(n) for column in range(n)]
     share, row, column, positions = places[number]
@@ -143,12 +143,12 @@ def crop_of(photograph: U8, number: int, size: int) -> U8:
 
 
 def read_centre(path: Path, size: int) -> U8:
-    """The centre of a photograph."""
+    """Read a photograph's centre crop, `uint8 [size, size, 3]`."""
     return centre_crop(read_rgb(path), size)
 
 
 def centre_crop(image: U8, size: int) -> U8:
-    """The largest centred square of `uint8 [H, W, 3]`, resized to `size`."""
+    """Cut the largest centred square from `uint8 [H, W, 3]` and resize it to `size`."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -156,7 +156,7 @@ def centre_crop(image: U8, size: int) -> U8:
 
 
 def spread(count: int, limit: int | None) -> list[int]:
-    """At most `limit` indices out of `count`, evenly spread and increasing."""
+    """At most `limit` indices below `count`, evenly spread and increasing."""
     if limit is None or limit >= count:
         return list(range(count))
     return [index * count // limit for index in range(limit)]

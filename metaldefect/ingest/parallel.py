@@ -1,4 +1,4 @@
-"""Threads with a progress bar: decoding, resizing and compressing images release the interpreter lock."""
+"""Threads with a progress bar, for image work: decoding, resizing and compressing release the GIL."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CHUNK = 1024
 
 
 def map_threads(function: Callable[[Item], Result], items: Sequence[Item], title: str) -> Iterator[Result]:
-    """Apply `function` to every item, results in the order of the items.
+    """Apply `function` to every item in threads; yield the results in the order of the items.
 
-    Works chunk by chunk, so that results waiting to be taken stay few however many items there are. An
-    error in one item stops the work at once.
+    Works in chunks, so few finished results wait in memory, however many items there are. Raises the first
+    exception of `function` and starts no further chunk.
     """
     with ThreadPoolExecutor(workers()) as executor, tqdm(total=len(items), desc=title, unit="image") as bar:
         for start in range(0, len(items), CHUNK):

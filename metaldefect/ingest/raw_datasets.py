@@ -1,4 +1,4 @@
-"""The published datasets: what a whole copy of each holds, its licence, and taking in a copy safely."""
+"""The published datasets: contents of a complete copy, licence, and safe import of local copies."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class RawDataset:
 
     Attributes:
         folder: its name under the data root.
-        counts: files by suffix that a whole copy holds.
-        licence: on what terms it may be used.
+        counts: number of files by suffix in a complete copy.
+        licence: terms of use.
         origin: where it is published.
-        importable: whether its public repository holds the very files that are used here.
+        importable: whether its public repository holds exactly the files that this project uses.
     """
 
     folder: str
@@ -75,10 +75,10 @@ RAW_DATASETS = (
 
 
 def verify(dataset: RawDataset, folder: Path) -> None:
-    """Compare a copy's numbers of files with the published ones.
+    """Check that a copy holds as many files of each type as the published dataset.
 
     Raises:
-        UserError: one of them differs; the message names folder, found and expected.
+        UserError: a number differs; the message names the folder and both numbers.
     """
     found = dict.fromkeys(dataset.counts, 0)
     for path in folder.rglob("*"):
@@ -97,18 +97,18 @@ def verify(dataset: RawDataset, folder: Path) -> None:
 
 
 def take_local_copies(source: Path, raw: Path) -> tuple[list[RawDataset], list[str]]:
-    """Take datasets from tars and folders in `source` into `raw`, each verified, then put in place at once.
+    """Copy datasets from the tars and folders in `source` to `raw`, verifying each before it goes in place.
 
     Args:
-        source: a folder of tars, of dataset folders, or a dataset folder or tar itself.
-        raw: gets one folder a dataset; a folder of that name is replaced.
+        source: a dataset folder or tar, or a folder of these.
+        raw: receives one folder per dataset, replacing any folder of that name.
 
     Returns:
-        The datasets that were taken, and names in `source` that hold none.
+        The datasets copied, and the names of entries of `source` that hold none.
 
     Raises:
-        UserError: `source` does not exist, or holds no known dataset; or a tar or folder that is unsafe,
-            broken or no whole copy, or a full disk.
+        UserError: `source` is missing or holds no known dataset; a tar or folder is unsafe, broken or
+            incomplete; or the disk is too small.
     """
     taken: list[RawDataset] = []
     unknown: list[str] = []
@@ -131,7 +131,7 @@ def take_local_copies(source: Path, raw: Path) -> tuple[list[RawDataset], list[s
 
 
 def candidates(source: Path) -> list[Path]:
-    """Tars and dataset folders that `source` is or holds, sorted by name."""
+    """`source` itself if it is a tar or a dataset's folder, else the tars and folders in it, sorted."""
     if not source.exists():
         raise UserError(f"{source} does not exist: give a folder of tars or dataset folders")
     known = {dataset.folder for dataset in RAW_DATASETS}
@@ -143,13 +143,13 @@ def candidates(source: Path) -> list[Path]:
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is named like a tar."""
+    """Whether a path is a file with a tar's suffix."""
     return path.is_file() and path.name.lower().endswith(TAR_SUFFIXES)
 
 
 @contextmanager
 def opened(entry: Path, raw: Path) -> Iterator[dict[str, Path]]:
-    """The folders that an entry holds by name: itself, or what its tar unpacks to."""
+    """Yield folders by name: the entry itself, or the folders that its tar unpacks to."""
     if entry.is_dir():
         yield {entry.resolve().name: entry}
         return
@@ -160,10 +160,10 @@ def opened(entry: Path, raw: Path) -> Iterator[dict[str, Path]]:
 
 
 def unpack(tar_file: Path, target: Path) -> None:
-    """Unpack a tar that nobody vouches for: nothing lands outside `target`, and no link leads out of it.
+    """Unpack an untrusted tar: no file lands outside `target`, and no link points outside it.
 
     Raises:
-        UserError: such a member, a broken tar, or less free disk than it needs.
+        UserError: a member would break that, the tar is broken, or the disk is too small.
     """
     try:
         with tarfile.open(tar_file) as tar:
@@ -178,14 +178,14 @@ def unpack(tar_file: Path, target: Path) -> None:
 
 
 def check_space(needed: int, target: Path, tar_file: Path) -> None:
-    """Refuse a tar that would fill the disk."""
+    """Raise `UserError` if a tar needs more space than the disk has."""
     free = shutil.disk_usage(target).free
     if needed > free:
         raise UserError(f"{tar_file} needs {needed} bytes on the disk of {target}, which has {free} free")
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy the files below `source`; links inside are followed, one that leads out of it is an error."""
+    """Copy the files below `source`, following links; `UserError` if a link points outside it."""
     files = sorted(list_files(source))
     for path in tqdm(files, desc=f"copy {source.name}", unit="file"):
         place = target / path.relative_to(source)
@@ -194,7 +194,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def list_files(folder: Path) -> Iterator[Path]:
-    """Regular files below a folder, checked to lie in it."""
+    """Yield the regular files below a folder; `UserError` for special files and unsafe links."""
     root = folder.resolve()
     for parent, folders, names in os.walk(folder):
         for name in [*folders, *names]:
@@ -208,7 +208,7 @@ def list_files(folder: Path) -> Iterator[Path]:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a link that is broken, leaves the root, or leads to a folder."""
+    """Raise `UserError` if a link is broken, points outside the root, or points to a folder."""
     target = path.resolve()
     if not target.is_relative_to(root) or not target.is_file():
         raise UserError(f"{path} is a link to {target}: put the file itself there")

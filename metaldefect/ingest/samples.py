@@ -1,4 +1,4 @@
-"""The sample table: one row an image, the same columns in every stage."""
+"""The sample table: one row per image, with the same columns in every stage."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ COLUMNS = {
     "source": pa.string(),
     "source_label": pa.string(),
     "split": pa.string(),  # train, validation or test
-    "group": pa.string(),  # images of one photograph; never crosses a split
-    "scene": pa.string(),  # images of one piece of metal, made of whole groups; never crosses a split
+    "group": pa.string(),  # images of one photograph; never in two splits
+    "scene": pa.string(),  # images of one piece of metal, made of whole groups; never in two splits
     "width": pa.int32(),
     "height": pa.int32(),
-    "sha256": pa.string(),  # of the file that `path` names
-    "phash": pa.string(),  # 64-bit perceptual hash of the image as it lies in the table's folder
-    "mask_path": pa.string(),  # null where the mask is unknown
+    "sha256": pa.string(),  # of the file at `path`
+    "phash": pa.string(),  # 64-bit perceptual hash of the image at `path`
+    "mask_path": pa.string(),  # null if the mask is unknown
     "boxes": pa.string(),  # JSON list of boxes in pixels of this image
-    "source_path": pa.string(),  # inside the dataset's own folder
-    "source_split": pa.string(),  # the publisher's split, null where there is none
+    "source_path": pa.string(),  # relative to the source dataset's folder
+    "source_split": pa.string(),  # the publisher's split, null if there is none
     "source_sha256": pa.string(),  # of the publisher's file
-    "weight": pa.float64(),  # sampling weight that balances classes, and sources inside a class
+    "weight": pa.float64(),  # sampling weight that balances classes, and sources within a class
 }
 AUGMENTED_COLUMNS = {**COLUMNS, "symmetry": pa.int8()}
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a sample table as Parquet, atomically and byte-equal for equal rows.
+    """Write a sample table as Parquet, atomically; equal rows give equal bytes.
 
-    Columns and their types are `COLUMNS`, with `symmetry` (int8, 0 to 7) where the table has it.
+    Columns and types are those of `COLUMNS`, plus `symmetry` (int8, 0 to 7) if the table has it.
     """
     columns = AUGMENTED_COLUMNS if "symmetry" in table else COLUMNS
     arrays = [
@@ -55,10 +55,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a sample table; missing masks and splits are None.
+    """Read a sample table; unknown masks and source splits are None.
 
     Raises:
-        UserError: the table does not exist; or it is not a sample table; the message names what is missing.
+        UserError: the file does not exist or is not Parquet, or lacks columns, which the message names.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,9 +77,9 @@ def read_table(path: Path | str) -> pd.DataFrame:
 
 
 def write_image_file(path: Path, image: U8, png_level: int = 1) -> str:
-    """Write `uint8 [H, W]` as 8-bit grey PNG, atomically: the file's SHA-256 as hexadecimal.
+    """Write `uint8 [H, W]` atomically as 8-bit grey PNG; return the file's SHA-256 in hexadecimal.
 
-    A file that is there already is left as it is: under its final name an image is always whole.
+    Leaves an existing file alone: writes are atomic, so it is complete.
     """
     if path.exists():
         return hashlib.sha256(path.read_bytes()).hexdigest()

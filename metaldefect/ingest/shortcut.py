@@ -1,6 +1,6 @@
-"""The source shortcut: how well brightness alone gives away which dataset an image is from.
+"""Measure the source shortcut: how well grey statistics alone reveal which dataset an image is from.
 
-Where a class comes from two datasets that look different, a classifier can learn the camera instead of the
+If a class comes from two datasets that look different, a classifier can learn the camera instead of the
 defect. The measure is the balanced accuracy of a linear classifier on four statistics per image.
 """
 
@@ -25,7 +25,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class GreyStatistics:
-    """Grey levels of one image (0 to 255): mean, standard deviation, skewness, and sharpness."""
+    """Statistics of one image's grey levels (0 to 255); `sharpness` is the Laplacian's deviation."""
 
     mean: float
     std: float
@@ -42,13 +42,13 @@ class Tone:
     target: float
 
     def apply(self, image: U8) -> U8:
-        """Change an image `uint8 [H, W]`, clipped to 0..255."""
+        """Return the changed image `uint8 [H, W]`, clipped to 0..255."""
         changed = (image.astype(np.float32) - self.mean) * self.gain + self.target
         return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
 
 def grey_statistics(image: U8) -> GreyStatistics:
-    """Statistics of a grey image `uint8 [H, W]`; sharpness is the standard deviation of its Laplacian."""
+    """Measure a grey image `uint8 [H, W]`."""
     levels = image.astype(np.float64)
     spread = float(levels.std())
     return GreyStatistics(
@@ -62,17 +62,17 @@ def grey_statistics(image: U8) -> GreyStatistics:
 def source_tones(
     sources: list[str], statistics: list[GreyStatistics], reference: list[bool]
 ) -> dict[str, Tone]:
-    """One tone per source, which brings its mean brightness and contrast to the average over sources.
+    """Compute one tone per source that moves its mean brightness and contrast to the average of all sources.
 
-    The change is the same for all images of a source, so the differences between classes stay.
+    All images of a source get the same change, so differences between classes remain.
 
     Args:
         sources: source of each image.
         statistics: grey statistics of each image.
-        reference: whether the image counts (training images only, so that nothing leaks).
+        reference: which images to average; pass training images only, so that no test data leaks.
 
     Returns:
-        source -> tone; sources without a reference image have none.
+        source -> tone, for sources with at least one reference image.
     """
     frame = pd.DataFrame([asdict(item) for item in statistics]).assign(source=sources)[reference]
     averages = frame.groupby("source")[["mean", "std"]].mean()
@@ -84,7 +84,7 @@ def source_tones(
 
 
 def source_shortcut(table: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """How well the source can be told inside each class that has several.
+    """Measure, in each class with several sources, how well a classifier recognises the source.
 
     Args:
         table: with columns `label`, `source`, `scene`.
@@ -92,8 +92,8 @@ def source_shortcut(table: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, 
 
     Returns:
         By class: `balanced_accuracy` (0 to 1, lower is better) of a logistic regression, cross-validated
-        with scenes kept together, beside `chance` (1 / number of sources). Classes where a source has
-        fewer than one scene per fold are left out: `too_few_images` is 1.
+        by scene, and `chance` (1 / number of sources). If a source has fewer scenes than there are folds,
+        the class has `too_few_images: 1` instead of an accuracy.
     """
     found: dict[str, dict[str, float]] = {}
     for label in sorted(table["label"].unique()):

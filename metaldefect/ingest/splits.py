@@ -1,12 +1,12 @@
-"""Splits by scene: leak-free, deterministic for a seed, and stable as data grows.
+"""Split by scene: leak-free, deterministic for a seed, and stable as data grows.
 
-A scene (see `groups`) goes where a keyed hash of its first image's content sends it: below `test` to
-test, below `test + validation` to validation, else to train. No scene's fate depends on another, so adding
-images moves no old one, at the price of fractions that are exact only on average. Classes and sources
-are stratified by the same chance.
+A keyed hash of its first image's content gives each scene (see `groups`) a position in [0, 1): below `test`
+it goes to test, below `test + validation` to validation, else to train. Scenes do not affect each other, so
+adding images does not move existing ones. In return, the fractions are exact only on average, overall and
+within each class and source.
 
-A class too small for chance to fill every split is the exception: its scene nearest to the missing
-split's interval is moved there. That ends, and is reported, as soon as chance fills the split.
+Classes so small that some split gets none of their scenes are the exception: the scene nearest to that
+split's interval moves there, and is reported. It moves back once another scene falls into the split.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def position(key: str, seed: int) -> float:
-    """A number in [0, 1) that `key` and `seed` alone decide."""
+    """A number in [0, 1) that depends only on `key` and `seed`."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
@@ -38,7 +38,7 @@ def intervals(validation: float, test: float) -> dict[str, tuple[float, float]]:
 def assign_splits(
     scenes: Sequence[str], labels: Sequence[str], seed: int, validation: float, test: float
 ) -> tuple[list[str], list[str]]:
-    """The split of each image.
+    """Assign each image to a split.
 
     Args:
         scenes: content key of each image's scene.
@@ -48,10 +48,10 @@ def assign_splits(
         test: expected share of scenes in test, 0 to 1.
 
     Returns:
-        One of `SPLITS` an image, and the keys of scenes that were moved to fill a small class's split.
+        One of `SPLITS` per image, and the keys of scenes that were moved to fill a small class's split.
 
     Raises:
-        UserError: a class has fewer than three scenes, so that no split of it can be fair.
+        UserError: a class has fewer than three scenes, too few for one per split.
     """
     spans = intervals(validation, test)
     places = {key: position(key, seed) for key in dict.fromkeys(scenes)}
@@ -78,7 +78,10 @@ def fill_small_class(
     spans: dict[str, tuple[float, float]],
     moved: list[str],
 ) -> None:
-    """Give every split at least one scene of the class, moving those nearest to the split's interval."""
+    """Give every split at least one scene of the class by moving the scene nearest to its interval.
+
+    Updates `split_of` and appends the keys of moved scenes to `moved`.
+    """
     if len(keys) < len(SPLITS):
         raise UserError(
             f"class {label!r} has {len(keys)} scene(s) that are not near-duplicates of one another: train, "
@@ -96,12 +99,12 @@ def fill_small_class(
 
 
 def across_splits(table: pd.DataFrame, column: Literal["group", "scene"]) -> int:
-    """Number of groups or scenes with images in more than one split; anything but 0 is a leak."""
+    """Count the groups or scenes with images in more than one split; anything but 0 is a leak."""
     return int((table.groupby(column)["split"].nunique() > 1).sum())
 
 
 def sampling_weights(labels: Sequence[str], sources: Sequence[str]) -> NDArray[np.float64]:
-    """Weights under which classes, and sources inside a class, are drawn equally often; mean 1, `[N]`."""
+    """Weights `float64 [N]`, mean 1, that make sampling uniform over classes, and over sources in a class."""
     frame = pd.DataFrame({"label": list(labels), "source": list(sources)})
     images = frame.groupby(["label", "source"])["label"].transform("size")
     sources_of_label = frame.groupby("label")["source"].transform("nunique")

@@ -1,7 +1,7 @@
 """Dataset adapters by name: each turns one published layout into `RawSample` records.
 
-A module of this package that has a function `read(files: DatasetFiles) -> Iterator[RawSample]` is an adapter
-and is known by the module's name, so a new adapter is one new file.
+Every module of this package with a function `read(files: DatasetFiles) -> Iterator[RawSample]` is an adapter
+named after the module, so adding an adapter takes one new file.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def read_dataset(adapter: str, root: Path, source: str | None = None) -> tuple[l
     Args:
         adapter: a name in `ADAPTERS`.
         root: the dataset's folder.
-        source: its name in the sample table; the adapter's where None.
+        source: its name in the sample table; None uses the adapter's name.
 
     Returns:
-        The records, and the dataset's files with those that were refused so far.
+        The records, and the dataset's files, including those rejected so far.
 
     Raises:
-        UserError: unknown adapter, or a folder without a single image; or the folder, or a part of the
-            published layout, is missing.
+        UserError: the adapter is unknown, the folder or part of the published layout is missing, or the
+            folder holds no images.
     """
     if adapter not in ADAPTERS:
         raise UserError(f"unknown dataset adapter {adapter!r}: known are {', '.join(sorted(ADAPTERS))}")

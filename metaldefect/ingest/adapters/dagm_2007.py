@@ -12,9 +12,9 @@ SPLITS = {"Train": "train", "Test": "test"}
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read `Class<k>/{Train,Test}/<n>.PNG` with `Label/<n>_label.PNG` for the defective ones.
+    """Read `Class<k>/{Train,Test}/<n>.PNG`, with masks `Label/<n>_label.PNG` of the defective images.
 
-    Labels are `Class<k> defect` and `Class<k> good`: an image without a label file has no defect.
+    Labels are `Class<k> defect` and, for images without a label file, `Class<k> good`.
     """
     folders = [folder for folder in files.folders(files.root) if folder.name.startswith("Class")]
     if not folders:

@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for: strict decoding, and never a byte from outside the root."""
+"""Read untrusted files: decode strictly, and never read outside the dataset's folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from metaldefect.images import U8
 from metaldefect.ingest.adapters.records import Rejected, RejectedFileError, RunLengths
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
-# Decoders that may run on foreign files; GIF and WebP are opened only to say that they are refused.
+# Decoders allowed on untrusted files; GIF and WebP are opened only to reject them with a clear reason.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
 MODES = frozenset({"L", "RGB"})
 MASK_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "LA"})
 MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
 MAX_TEXT_BYTES = 64 * 2**20
-# What file managers leave behind; everything else in a class folder has to be an image.
+# Files that file managers create; everything else in a class folder must be an image.
 DESKTOP_FILES = frozenset({"thumbs.db", "desktop.ini"})
 EXIF_ORIENTATION = 0x0112
 
 
 class DatasetFiles:
-    """The files of one dataset: lists them in a fixed order and collects those that are refused.
+    """The files of one dataset: lists them in a fixed order and collects rejected ones in `rejected`.
 
     Args:
         root: the dataset's folder.
@@ -47,7 +47,10 @@ class DatasetFiles:
         self._resolved_root = root.resolve()
 
     def images(self, folder: Path, *, recursive: bool = False) -> list[Path]:
-        """Image files of a folder in natural order; what is no image or may not be read is refused."""
+        """Image files of a folder in natural order; rejects other and unsafe files.
+
+        With `recursive`, searches all sub-folders and skips other files silently.
+        """
         candidates = folder.rglob("*") if recursive else folder.iterdir()
         paths = []
         for path in sorted(candidates, key=self._order):
@@ -63,16 +66,16 @@ class DatasetFiles:
         return paths
 
     def folders(self, folder: Path) -> list[Path]:
-        """Sub-folders in natural order, hidden ones left out; a link that leaves the root is refused."""
+        """Visible sub-folders in natural order; rejects unsafe ones, such as links out of the root."""
         found = sorted((path for path in folder.iterdir() if path.is_dir()), key=self._order)
         return [path for path in found if not path.name.startswith(".") and self.accepts(path)]
 
     def sidecar(self, path: Path) -> Path | None:
-        """`path` where it exists and may be read, else None."""
+        """Return `path` if it is an existing, safe file, else None; rejects unsafe ones."""
         return path if path.is_file() and self.accepts(path) else None
 
     def accepts(self, path: Path) -> bool:
-        """Whether a path may be read; refuses it with the reason where it may not."""
+        """Whether a path is safe to read; if not, rejects it with the reason."""
         try:
             self.check(path)
         except RejectedFileError as error:
@@ -81,7 +84,7 @@ class DatasetFiles:
         return True
 
     def check(self, path: Path) -> None:
-        """Raise `RejectedFileError` where the path leaves the root or its name is unsafe."""
+        """Raise `RejectedFileError` if the path points outside the root or its name is unsafe."""
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:
@@ -89,20 +92,20 @@ class DatasetFiles:
         if not target.is_relative_to(self._resolved_root):
             raise RejectedFileError("symbolic link that leaves the dataset's folder: copy the file into it")
         if not (target.is_file() or target.is_dir()):
-            # reading a named pipe would wait forever
+            # Reading a named pipe would block forever
             raise RejectedFileError("neither a file nor a folder")
         name = str(path.relative_to(self.root))
         if not (name.isascii() and name.isprintable()):
             raise RejectedFileError("name with characters outside printable ASCII: rename the file")
 
     def reject(self, path: Path, reason: str) -> None:
-        """Record a refused file once, under a name that is safe to print."""
+        """Record a rejected file once, under a name that is safe to print."""
         row = Rejected(self.display_name(path), reason)
         if row not in self.rejected:
             self.rejected.append(row)
 
     def display_name(self, path: Path) -> str:
-        """`<source>/<path in the dataset>` in printable ASCII."""
+        """The name `<source>/<path in the dataset>` in printable ASCII."""
         return printable(f"{self.source}/{path.relative_to(self.root).as_posix()}")
 
     def relative(self, path: Path) -> str:
@@ -110,10 +113,10 @@ class DatasetFiles:
         return path.relative_to(self.root).as_posix()
 
     def read_text(self, path: Path) -> str:
-        """A text file inside the root.
+        """Read a text file inside the root.
 
         Raises:
-            RejectedFileError: outside the root, larger than 64 MiB, or not UTF-8.
+            RejectedFileError: the file is outside the root, larger than 64 MiB, or not UTF-8.
         """
         self.check(path)
         if path.stat().st_size > MAX_TEXT_BYTES:
@@ -128,14 +131,14 @@ class DatasetFiles:
 
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key under which `x_2` comes before `x_10`; different names never compare equal."""
+    """Sort key that puts `x_2` before `x_10`; different names never compare equal."""
     parts = re.split(r"(\d+)", name)
     keys = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
     return [*keys, (True, 0, name)]
 
 
 def printable(text: str) -> str:
-    """`text` with everything outside printable ASCII as backslash escapes."""
+    """Escape every character outside printable ASCII with a backslash."""
     return "".join(
         c if c.isascii() and c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
@@ -144,11 +147,11 @@ def printable(text: str) -> str:
 def read_image(path: Path) -> U8:
     """Decode an image strictly, as grey levels `uint8 [H, W]`.
 
-    Only what means the same to every reader passes: one frame, 8 bits, mode L or RGB, upright, from
-    16x16 to 50 megapixels. The size is checked before any pixel is decoded.
+    Accepts only images that every reader decodes alike: one frame, 8 bits, mode L or RGB, upright, from
+    16x16 pixels to 50 megapixels. Checks the size before decoding any pixel.
 
     Raises:
-        RejectedFileError: the reason, and what to do about it.
+        RejectedFileError: the image is unusable; the message says why and what to do.
     """
     image = open_checked(path, MODES)
     return np.asarray(image.convert("L"))
@@ -158,7 +161,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> U8:
     """Decode a mask of `size` (height, width) as `uint8 [H, W]` of {0, 255}: 255 above half intensity.
 
     Raises:
-        RejectedFileError: unreadable, or of another size than its image.
+        RejectedFileError: the mask is unreadable or differs from `size`.
     """
     image = open_checked(path, MASK_MODES)
     grey = np.asarray(image.convert("L"))
@@ -168,10 +171,10 @@ def read_mask(path: Path, size: tuple[int, int]) -> U8:
 
 
 def draw_runs(mask: RunLengths, size: tuple[int, int]) -> U8:
-    """Run lengths as a mask of `size` (height, width), `uint8 [H, W]` of {0, 255}.
+    """Draw run lengths as a mask of `size` (height, width), `uint8 [H, W]` of {0, 255}.
 
     Raises:
-        RejectedFileError: a run leaves the image.
+        RejectedFileError: a run exceeds the image.
     """
     height, width = size
     flat = np.zeros(height * width, dtype=np.uint8)
@@ -188,7 +191,7 @@ def open_checked(path: Path, modes: Iterable[str]) -> Image.Image:
         if path.stat().st_size == 0:
             raise RejectedFileError("empty file")
         with warnings.catch_warnings():
-            # Pillow warns at half its limit; the check below is stricter and an error.
+            # Pillow only warns, at half its own limit; `check_header` is stricter and raises.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
         with image:
@@ -199,13 +202,13 @@ def open_checked(path: Path, modes: Iterable[str]) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise RejectedFileError(f"more than {MAX_PIXELS} pixels: scale it down") from error
-    except Exception as error:  # decoders raise nearly anything on broken bytes
+    except Exception as error:  # decoders raise all kinds of exceptions on broken bytes
         reason = str(error).replace(str(path), path.name)
         raise RejectedFileError(f"unreadable image: {printable(reason) or type(error).__name__}") from error
 
 
 def check_header(image: Image.Image, modes: frozenset[str]) -> None:
-    """Refuse by what the header says, before any pixel is decoded."""
+    """Raise `RejectedFileError` if the header shows an unusable image; decodes no pixels."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise RejectedFileError(f"{width}x{height} is more than {MAX_PIXELS} pixels: scale it down")

@@ -1,4 +1,4 @@
-"""A tree with one folder per class: the user's own images."""
+"""The user's own images, in one folder per class."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NORMAL_LABEL = "good"
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read `<class>/<image>`; the class `good` holds images without a defect."""
+    """Read `<class>/<image>`; images of the class `good` have no defect."""
     yield from read_classes(files, files.root)
 
 
 def read_classes(files: DatasetFiles, root: Path) -> Iterator[RawSample]:
-    """Every image of every class folder below `root`."""
+    """Yield every image of every class folder below `root`."""
     folders = files.folders(root)
     if not folders:
         raise UserError(f"{root} holds no class folders: expected <class>/<image>")

@@ -9,7 +9,7 @@ from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.ingest.adapters.voc import index_annotations, read_boxes
 
-# The class folders are numbered; the names are the paper's.
+# The release numbers its class folders; the paper names the classes.
 CLASSES = {
     "1": "punching_hole",
     "2": "welding_line",

@@ -22,7 +22,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
         paths = files.images(folder / "Imgs")
         for path in paths:
             if path.suffix.lower() == ".png":
-                # masks share their image's stem; a mask alone is a loss that has to be seen
+                # Masks share their image's stem; report a mask whose image was lost
                 if not path.with_suffix(".jpg").exists():
                     files.reject(path, "mask without its image")
                 continue

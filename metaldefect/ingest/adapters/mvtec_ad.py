@@ -1,4 +1,4 @@
-"""MVTec AD and every folder in its layout (P. Bergmann et al., 2019)."""
+"""MVTec AD, and any folder in its layout (P. Bergmann et al., 2019)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 
 NORMAL_LABEL = "good"
-SPLITS = ("train", "validation", "canvas", "test")  # canvas: in folders that this project prepared
+SPLITS = ("train", "validation", "canvas", "test")  # only this project writes canvas
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
@@ -38,7 +38,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
 
 
 def find_mask(files: DatasetFiles, label: str, image: Path) -> Path | None:
-    """The mask under MVTec's name `<stem>_mask.png`, or under the image's own as some copies have it."""
+    """The mask, named `<stem>_mask.png` as by MVTec or `<stem>.png` as in some copies; None if missing."""
     if label == NORMAL_LABEL:
         return None
     folder = files.root / "ground_truth" / label

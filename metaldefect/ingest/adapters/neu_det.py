@@ -24,15 +24,15 @@ FLAT_FOLDERS = frozenset(
     {"images", "validation_images", "jpegimages", "train", "validation", "valid", "test"}
 )
 STEM = re.compile(r"(?P<label>.+?)_(?P<number>\d+)")
-# The split of the common copy of NEU-DET: numbers 1 to 240 of each class train, 241 to 300 validation.
+# The split of the common copy of NEU-DET: in each class, 1 to 240 are train and 241 to 300 validation.
 LAST_TRAIN, LAST_VALIDATION = 240, 300
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read the Kaggle layout (`train/images/<class>/`) or a flat one (`IMAGES/<class>_<k>.jpg`).
 
-    A flat layout is split by number, as the Kaggle one is. That holds also beside a folder
-    `Validation_Images`, where a public copy keeps five images a class that its owner drew at random.
+    A flat layout is split by number, like the Kaggle one. A folder named `Validation_Images` does not change
+    that: in one public copy it holds only five images per class that its owner picked at random.
     """
     annotations = index_annotations(files)
     for path in files.images(files.root, recursive=True):
@@ -47,7 +47,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
 
 
 def label_of(files: DatasetFiles, path: Path) -> str:
-    """The class: the folder's name, or in a flat layout what stands before the file's number."""
+    """The class: the folder's name or, in a flat layout, the file name up to its number."""
     parent = path.parent
     if (
         parent != files.root
@@ -61,7 +61,7 @@ def label_of(files: DatasetFiles, path: Path) -> str:
 
 
 def split_of(files: DatasetFiles, path: Path) -> str | None:
-    """The publisher's split: the first folder that is named like one, else by the file's number."""
+    """The publisher's split, from the first folder named after one, else from the file's number."""
     for part in files.relative(path.parent).split("/"):
         if part.lower() in SPLITS:
             return SPLITS[part.lower()]

@@ -1,4 +1,4 @@
-"""The one record type that every dataset adapter yields."""
+"""The records that every dataset adapter yields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metaldefect.errors import UserError
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled box in pixels of the source image, corners inclusive as PASCAL VOC writes them."""
+    """A labelled box in pixels of the source image, with inclusive corners as in PASCAL VOC."""
 
     label: str
     xmin: int
@@ -21,7 +21,7 @@ class Box:
 
 @dataclass(frozen=True)
 class RunLengths:
-    """A mask as 1-based `start length` pairs over the column-major pixels, the Severstal encoding."""
+    """A mask in Severstal's encoding: 1-based (start, length) pairs over the column-major pixels."""
 
     runs: tuple[tuple[int, int], ...]
 
@@ -33,11 +33,11 @@ class RawSample:
     Attributes:
         path: image file.
         source: name of the dataset.
-        source_label: class in the dataset's own words.
-        source_split: the publisher's split (`train`, `validation`, `test`), None where there is none.
-        mask: mask file, run lengths, or None where the mask is unknown.
-        boxes: boxes with their own labels, which may differ from `source_label`.
-        is_normal: the image shows no defect.
+        source_label: the dataset's name for the class.
+        source_split: the publisher's split (`train`, `validation`, `test`), None if there is none.
+        mask: mask file or run lengths, None if the mask is unknown.
+        boxes: boxes, whose labels may differ from `source_label`.
+        is_normal: whether the image shows no defect.
     """
 
     path: Path
@@ -51,11 +51,11 @@ class RawSample:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that was left out: `path` is `<source>/<path in the dataset>`, printable ASCII."""
+    """A rejected file; `path` is `<source>/<path in the dataset>` in printable ASCII."""
 
     path: str
     reason: str
 
 
 class RejectedFileError(UserError):
-    """A file that may not enter the pipeline; the message is the reason alone."""
+    """A file is unusable; the message holds only the reason, not the path."""

@@ -14,7 +14,7 @@ MASKS = "Ground truth"
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read `Source Images/{In,Pa,Sc}_<k>.bmp` with `Ground truth/<same stem>.png`."""
+    """Read `Source Images/{In,Pa,Sc}_<k>.bmp` with masks `Ground truth/<same stem>.png`."""
     folder = files.root / IMAGES
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: expected the published layout of SD-saliency-900")

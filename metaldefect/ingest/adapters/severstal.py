@@ -16,10 +16,9 @@ NORMAL_LABEL = "good"
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read `train_images/<id>.jpg` with the masks of `train.csv`, in either of its two column layouts.
+    """Read `train_images/<id>.jpg` with masks from `train.csv`, in either of its two column layouts.
 
-    The label is the class number (`1` to `4`), several joined by `+` where an image shows more than
-    one defect, and `good` where it shows none.
+    Labels are class numbers (`1` to `4`), joined by `+` if an image shows several defects, or `good`.
     """
     table = files.root / "train.csv"
     if not table.is_file():
@@ -44,7 +43,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
 
 
 def read_masks(files: DatasetFiles) -> dict[str, dict[str, list[tuple[int, int]]]]:
-    """Run lengths by image name and class; rows without pixels (no defect) are left out."""
+    """Read run lengths by image name and class; skips rows without pixels, which mean no defect."""
     table = files.root / "train.csv"
     masks: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(dict)
     for number, row in read_rows(files, table):
@@ -61,7 +60,7 @@ def read_masks(files: DatasetFiles) -> dict[str, dict[str, list[tuple[int, int]]
 
 
 def read_rows(files: DatasetFiles, table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The table's rows with their numbers; from where it is no CSV or text on, the table is refused."""
+    """Yield numbered rows of the table; rejects the table and stops where it is not valid CSV or text."""
     try:
         yield from enumerate(csv.DictReader(io.StringIO(files.read_text(table))), start=2)
     except (csv.Error, RejectedFileError) as error:
@@ -69,6 +68,6 @@ def read_rows(files: DatasetFiles, table: Path) -> Iterator[tuple[int, dict[str,
 
 
 def parse_runs(encoded: str) -> list[tuple[int, int]]:
-    """`start length start length ...` as pairs; another count or non-numbers raise `ValueError`."""
+    """Parse `start length start length ...` into pairs; `ValueError` for an odd count or non-numbers."""
     numbers = [int(word) for word in encoded.split()]
     return list(zip(numbers[::2], numbers[1::2], strict=True))

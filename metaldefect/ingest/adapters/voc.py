@@ -1,4 +1,4 @@
-"""PASCAL VOC annotations from files that nobody vouches for."""
+"""Read PASCAL VOC annotations from untrusted files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metaldefect.ingest.adapters.records import Box, RejectedFileError
 
 
 def index_annotations(files: DatasetFiles) -> dict[str, Path]:
-    """XML files anywhere under the root by stem; a file in the wrong split's folder is found as well."""
+    """Index all XML files under the root by stem; this also finds files in the wrong split's folder."""
     index: dict[str, Path] = {}
     found = (path for path in files.root.rglob("*") if path.suffix.lower() == ".xml")
     for path in sorted(found, key=lambda p: natural_key(files.relative(p))):
@@ -29,7 +29,7 @@ def index_annotations(files: DatasetFiles) -> dict[str, Path]:
 
 
 def read_boxes(files: DatasetFiles, path: Path) -> tuple[Box, ...]:
-    """The boxes of one VOC file; a refused file is recorded and has none."""
+    """Read the boxes of one VOC file; records an unusable file as rejected and returns no boxes."""
     try:
         return parse_boxes(files.read_text(path))
     except RejectedFileError as error:
@@ -38,13 +38,13 @@ def read_boxes(files: DatasetFiles, path: Path) -> tuple[Box, ...]:
 
 
 def parse_boxes(text: str) -> tuple[Box, ...]:
-    """Parse VOC XML without entities, DTDs or outside references.
+    """Parse VOC XML into boxes, forbidding entities, DTDs and external references.
 
-    Images are found by the annotation's own file name, so paths inside the XML are never opened;
-    a `<filename>` that tries to leave the folder is refused all the same.
+    No path inside the XML is ever opened, because the annotation's file name identifies the image. A
+    `<filename>` that points outside its folder is rejected all the same.
 
     Raises:
-        RejectedFileError: forbidden or broken XML, or a box without numbers.
+        RejectedFileError: the XML is forbidden or broken, or a box lacks numbers.
     """
     try:
         root = fromstring(text, forbid_dtd=True, forbid_entities=True, forbid_external=True)
@@ -57,14 +57,14 @@ def parse_boxes(text: str) -> tuple[Box, ...]:
 
 
 def check_filename(name: str) -> None:
-    """Refuse a `<filename>` that is absolute or climbs out of its folder."""
+    """Raise `RejectedFileError` for a `<filename>` that is absolute or points outside its folder."""
     path = PurePosixPath(name.strip().replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or name.strip()[1:2] == ":":
         raise RejectedFileError(f"annotation names a file outside its folder: {printable(name.strip())}")
 
 
 def parse_object(item: Element) -> Box:
-    """One `<object>` as a box."""
+    """Parse one `<object>` into a box."""
     corners = []
     for name in ("xmin", "ymin", "xmax", "ymax"):
         text = item.findtext(f"bndbox/{name}")

@@ -10,6 +10,6 @@ from metaldefect.ingest.adapters.records import RawSample
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read `datas/<class>/<image>`, or `<class>/<image>` where there is no `datas` folder."""
+    """Read `datas/<class>/<image>`, or `<class>/<image>` if there is no `datas` folder."""
     folder = files.root / "datas"
     yield from read_classes(files, folder if folder.is_dir() else files.root)
