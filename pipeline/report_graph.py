@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 
 from pipeline.run import lookup
 
-BOX_WIDTH, BOX_HEIGHT = 168, 54
-GAP_X, GAP_Y = 44, 22
+BOX_WIDTH, BOX_HEIGHT = 184, 54
+GAP_X, GAP_Y = 32, 22
 ROW_GAP = 40
 MARGIN = 14
 COLUMNS = 5
