@@ -13,7 +13,7 @@ from torch import Tensor
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, resize
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.inpainting import inpaint
 from metaldefect.synthesis.painter import Painter, load_painter

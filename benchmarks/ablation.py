@@ -39,11 +39,11 @@ from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.evaluation import measure
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.recipe import Recipe, train_recipe
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.token_data import TokenGrids
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.metrics.generation_suite import Labelled, evaluate
-from metaldefect.synthesis.drawing import CandidateConfig, draw_classes
+from metaldefect.synthesis.drawing import draw_classes
 from metaldefect.synthesis.evaluation import RealSides, real_sides
 from metaldefect.synthesis.grain import Grain
 from metaldefect.synthesis.painter import Painter
@@ -218,7 +218,7 @@ def trained(params: Params, data: Tokens, inputs: str) -> tuple[MaskGIT, dict[st
     if not (folder / "model/metrics.json").is_file():
         seed_everything(params.seed)
         model, _ = train_recipe(
-            Recipe.of(params.train_maskgit.model_dump(), params.seed),
+            Recipe.of(params.train_maskgit, params.seed),
             data.train,
             data.vocabulary,
             data.tokenizer.quantize.codebook.detach(),
@@ -244,13 +244,13 @@ def weights(
 def quality_of(params: Params, data: Tokens, model: MaskGIT, real: RealSides) -> dict[str, Any]:
     """The generation metrics of images drawn with the parameters."""
     section = params.synthesize
-    config = SamplingConfig(**params.synthesize.sampling.model_dump(exclude={"batch_size"}))
+    config = SamplingConfig.of(section.sampling)
     painter = data.painter(model)
     if not params.synthesize.grain:
         painter = replace(painter, grain=None)
     drawn = draw_classes(
         painter, MERGED, section.images_per_class, config,
-        CandidateConfig(**section.candidates.model_dump()), section.sampling.batch_size, params.seed,
+        section.candidates, section.sampling.batch_size, params.seed,
     )  # fmt: skip
     fake = Labelled.ungrouped(pooled_features(drawn.images), drawn.labels)
     return evaluate(*real, fake, params.seed)

@@ -20,9 +20,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks.results import add_results_argument, publish
+from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.lightning_model import training_losses
-from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
+from metaldefect.efficientad.loss import distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training_data import Batch, TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.hardware import autocast, keep_freed_memory, set_threads
@@ -141,7 +142,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.efficientad", description=__doc__)
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each formulation")
-    parser.add_argument("--hard-quantile", type=float, default=HARD_QUANTILE, help="of the hard feature loss")
+    parser.add_argument(
+        "--hard-quantile",
+        type=float,
+        default=TrainingConfig.model_fields["hard_quantile"].default,
+        help="of the hard feature loss",
+    )
     add_results_argument(parser, "efficientad_speed")
     arguments = parser.parse_args()
     quantile = arguments.hard_quantile

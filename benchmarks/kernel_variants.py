@@ -29,13 +29,15 @@ from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
-from metaldefect.maskgit.sampler import SamplingConfig, TokenModel, halton_sample
+from metaldefect.maskgit.sampler import TokenModel, halton_sample
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.training_masks import training_mask
 from metaldefect.random_numbers import image_generator
 from metaldefect.tokenizer.config import named_config
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, to_model_input
+from metaldefect.tokenizer.lightning_module import VQLightning, to_model_input
 from metaldefect.tokenizer.losses import hinge_discriminator_loss
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 
 Step = Callable[[int], Tensor]
 
@@ -145,7 +147,7 @@ def maskgit_sampling(
     """Halton sampling with guidance in the machine's compute dtype; the packed model in float32 too."""
     model = random_model(size, codes, grid).eval()
     labels = torch.arange(images) % model.config.classes
-    config = SamplingConfig(steps=steps, guidance=GUIDANCE, roll=False)
+    config = SamplingConfig(temperature=1.0, steps=steps, guidance=GUIDANCE, roll=False)
 
     def variant(
         name: str, sampled: TokenModel, context: Callable[[], AbstractContextManager[Any]]

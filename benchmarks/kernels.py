@@ -30,7 +30,7 @@ from benchmarks.kernel_variants import (
 )
 from benchmarks.maskgit import peak_rss_mb
 from benchmarks.results import add_results_argument, publish
-from metaldefect.efficientad.loss import HARD_QUANTILE
+from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.hardware import autocast_dtype, keep_freed_memory, set_threads
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import generate_defect_image
@@ -149,7 +149,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--hard-quantile",
         type=float,
-        default=HARD_QUANTILE,
+        default=TrainingConfig.model_fields["hard_quantile"].default,
         help="for EfficientAD (default: %(default)s)",
     )
     add_results_argument(parser, "kernels")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import Block, MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
-from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.sampler import halton_sample
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.training_masks import training_mask
 from metaldefect.random_numbers import image_generator, uniforms
 
@@ -115,7 +115,7 @@ def measure_sampling(
     model.eval()
     shape = model.config
     labels = torch.arange(images) % shape.classes
-    config = SamplingConfig(steps=steps, guidance=GUIDANCE, roll=False)
+    config = SamplingConfig(temperature=1.0, steps=steps, guidance=GUIDANCE, roll=False)
     # The uniform numbers that halton_sample draws
     chances = uniforms([image_generator(1, number) for number in range(images)], shape.grid**2)
 
@@ -150,11 +150,16 @@ def measure_sampling(
     wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, autocast_dtype())
     # Warm up: libraries build their kernels per shape
     for sampled, count in ((wide, images), (narrow, 1), (narrow, batch)):
-        ours(sampled, count, SamplingConfig(steps=1, guidance=GUIDANCE, roll=False))
+        ours(sampled, count, SamplingConfig(temperature=1.0, steps=1, guidance=GUIDANCE, roll=False))
     same = run("ours_fp32", images, lambda: ours(wide, images), repeats)
     run("ours_best_single", 1, lambda: ours(narrow, 1), repeats)
     run("ours_best", batch, lambda: ours(narrow, batch), repeats)
-    run("ours_fewer_steps", batch, lambda: ours(narrow, batch, replace(config, steps=fewer_steps)), repeats)
+    run(
+        "ours_fewer_steps",
+        batch,
+        lambda: ours(narrow, batch, config.model_copy(update={"steps": fewer_steps})),
+        repeats,
+    )
     bar.close()
     per_image = {name: float(np.median(seconds)) / count for name, (count, seconds) in runs.items()}
     upstream = per_image["upstream_fp32"]

@@ -27,11 +27,12 @@ from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import prepared_folder
 from metaldefect.commands.train import calibrate_detector, detector_config, save_figures, train_detector
+from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.evaluation import quick_auroc, score_test_images, summarise
 from metaldefect.efficientad.figures import steps_figure
 from metaldefect.efficientad.model_files import save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
-from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, Size
+from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training_sets import training_images
 from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads

@@ -34,8 +34,9 @@ from metaldefect.procedural.images import generate_defect_image
 from metaldefect.tokenizer import lightning_module
 from metaldefect.tokenizer.checkpoints import load_base
 from metaldefect.tokenizer.config import named_config
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, pick
+from metaldefect.tokenizer.lightning_module import VQLightning, pick
 from metaldefect.tokenizer.model import Conv3x3, VQModel
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from pipeline.params import load_params
@@ -77,13 +78,11 @@ def plain_convolutions() -> Iterator[None]:
 def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
     """(images per second, seconds of the steps, perceptual loss) of the default tokenizer, all losses on."""
     section = load_params().finetune_vq
-    chosen = section.training.model_dump()
-    batch = chosen.pop("batch_size")
-    for name in ("checkpoint_steps", "steps", "warmup_steps", "discriminator_start"):
-        del chosen[name]
+    batch = section.training.batch_size
+    changes = {"steps": steps, "warmup_steps": 1, "discriminator_start": 0}
     torch.manual_seed(0)
     model = load_base("shipped", named_config(section.tokenizer.name, section.tokenizer.codebook_size))
-    config = VQTrainingConfig(**chosen, steps=steps, warmup_steps=1, discriminator_start=0)
+    config = VQTrainingConfig.of(section.training).model_copy(update=changes)
     module = VQLightning(model.train(), config)
     times = StepTimes()
     fit(

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from pydantic import ValidationError
 
+from metaldefect.config import Config
+from metaldefect.efficientad.config import Size
+from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.errors import UserError, exit_on_user_error
+from metaldefect.tokenizer.training_config import PretrainSettings
 
 # torch and Lightning take seconds to import, so each command imports them itself and --help stays quick
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 
+Settings = TypeVar("Settings", bound=Config)
 SHOWN = ("image_auroc", "pixel_auroc", "au_pro", "f1_max", "f1_at_threshold", "threshold", "steps")
+
+
+def defaults(settings: type[Config]) -> dict[str, Any]:
+    """Defaults by name, from where they are declared."""
+    return {name: field.default for name, field in settings.model_fields.items()}
+
+
+def checked(settings: type[Settings], **values: Any) -> Settings:
+    """Settings from options; a value out of range is a wrong command line."""
+    try:
+        return settings(**values)
+    except ValidationError as error:
+        wrong = [f"--{str(item['loc'][0]).replace('_', '-')}: {item['msg']}" for item in error.errors()]
+        raise typer.BadParameter("; ".join(wrong)) from error
+
+
+DISTILLING = defaults(DistillationConfig)
+PRETRAINING = defaults(PretrainSettings)
 
 
 def run_app(commands: typer.Typer, arguments: list[str] | None = None) -> None:
@@ -39,7 +63,7 @@ def train(
     ] = None,
     root: Annotated[Path | None, option("Folder of the dataset.")] = None,
     adapter: Annotated[str | None, option("Layout of the dataset, such as mvtec_ad or folder.")] = None,
-    model: Annotated[Literal["S", "M"] | None, option("Size of the network.")] = None,
+    model: Annotated[Size | None, option("Size of the network.")] = None,
     teacher: Annotated[str | None, option("`shipped`, or a file of teacher weights.")] = None,
     image_size: Annotated[int | None, option("Side of the square that images are resized to, px.")] = None,
     steps: Annotated[int | None, option("Training steps.")] = None,
@@ -125,20 +149,22 @@ def distill(
     tap: Annotated[
         list[str] | None, option("Module of the backbone to distil; may be repeated, fine to coarse.")
     ] = None,
-    size: Annotated[Literal["S", "M"], typer.Option(help="Size of the teacher.")] = "S",
-    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    size: Annotated[Size, typer.Option(help="Size of the teacher.")] = DISTILLING["size"],
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = DISTILLING["batch_size"],
+    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = DISTILLING["learning_rate"],
     metal_share: Annotated[
-        float, typer.Option(help="Share of the images of a step that are metal.", min=0, max=1)
-    ] = 0.5,
-    checkpoint_steps: Annotated[int, typer.Option(help="Steps between two saved states.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+        float, typer.Option(help="Share of the images of a step that are metal.")
+    ] = DISTILLING["metal_share"],
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between two saved states.")] = DISTILLING[
+        "checkpoint_steps"
+    ],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DISTILLING["seed"],
 ) -> None:
     """Distil a teacher for the detector from an ImageNet backbone."""
     from metaldefect.commands.distill import run_distillation
-    from metaldefect.efficientad.distillation import DistillationConfig
 
-    config = DistillationConfig(
+    config = checked(
+        DistillationConfig,
         size=size,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -156,13 +182,15 @@ def pretrain_tokenizer(
     natural: Annotated[
         Path | None, option("Folder of photographs, instead of those in installed packages.")
     ] = None,
-    metal: Annotated[int, typer.Option(help="Number of procedural metal images.", min=1)] = 1400,
-    tokenizer: Annotated[str, typer.Option(help="Named shape of the model.")] = "vq16_small",
-    size: Annotated[int, typer.Option(help="Side of the training images, px.", min=16)] = 256,
-    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1500,
-    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 4e-4,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    metal: Annotated[int, typer.Option(help="Number of procedural metal images.")] = PRETRAINING["metal"],
+    tokenizer: Annotated[str, typer.Option(help="Named shape of the model.")] = PRETRAINING["tokenizer"],
+    size: Annotated[int, typer.Option(help="Side of the training images, px.")] = PRETRAINING["size"],
+    steps: Annotated[int, typer.Option(help="Training steps.")] = PRETRAINING["steps"],
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = PRETRAINING["batch_size"],
+    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = PRETRAINING[
+        "learning_rate"
+    ],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = PRETRAINING["seed"],
     checkpoints: Annotated[Path, typer.Option(help="Folder of the state that a killed run resumes.")] = Path(
         ".checkpoints/pretrain_vq"
     ),
@@ -171,10 +199,20 @@ def pretrain_tokenizer(
 
     This command trained the weights that ship with the package.
     """
-    from metaldefect.tokenizer.pretrain import PretrainSettings, pretrain
+    from metaldefect.tokenizer.pretrain import pretrain
 
     pretrain(
-        PretrainSettings(natural, metal, tokenizer, size, steps, batch_size, learning_rate, seed),
+        checked(
+            PretrainSettings,
+            natural=natural,
+            metal=metal,
+            tokenizer=tokenizer,
+            size=size,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        ),
         checkpoints,
         output,
     )

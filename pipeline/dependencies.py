@@ -16,8 +16,10 @@ from ruamel.yaml import YAML
 
 PACKAGES = ("metaldefect", "pipeline", "stages", "flows", "app", "benchmarks")
 DVC_FILE = "dvc.yaml"
+# It gathers the settings of all stages. A stage imports by itself the settings that it works with.
+PARAMS = "pipeline/params.py"
 # Typed params (DVC itself tracks each stage's values), tracking, and terminal output.
-PLUMBING = frozenset({"pipeline/params.py", "pipeline/run.py", "pipeline/terminal.py", "stages/__init__.py"})
+PLUMBING = frozenset({PARAMS, "pipeline/run.py", "pipeline/terminal.py", "stages/__init__.py"})
 # A package that finds its plug-in modules contains this call.
 DISCOVERY = "pkgutil.iter_modules(__path__)"
 # Stages whose output the plumbing draws, so they depend on it.
@@ -55,13 +57,14 @@ def direct_imports(root: Path, file: Path) -> set[Path]:
 
 
 def all_imports(root: Path, file: Path) -> set[Path]:
-    """`file` and every project file that it imports, directly or indirectly."""
+    """`file` and every project file that it imports, directly or indirectly; imports of `PARAMS` do not count."""
     seen: set[Path] = set()
     todo = {file}
     while todo:
         current = todo.pop()
         seen.add(current)
-        todo |= direct_imports(root, current) - seen
+        if current.relative_to(root).as_posix() != PARAMS:
+            todo |= direct_imports(root, current) - seen
     return seen
 
 

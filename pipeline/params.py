@@ -1,14 +1,18 @@
-"""`params.yaml` as typed, validated data: one model per section; unknown keys are errors."""
+"""`params.yaml` as typed, validated data: one model per section; unknown keys are errors.
+
+A hyper-parameter of the library is declared there; a section inherits it and adds what only its stage has.
+The file is complete: a key may not be left out because the library has a default.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -17,24 +21,24 @@ from pydantic import (
     model_validator,
 )
 
+from metaldefect.config import Config
+from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, TrainingSettings
+from metaldefect.efficientad.distillation_config import DistillationSettings
 from metaldefect.errors import UserError
+from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.maskgit.training_config import RecipeSettings, RecipeTrainingSettings
+from metaldefect.synthesis.config import BlendSettings, CandidateConfig
+from metaldefect.tokenizer.training_config import PerceptualName, VQTrainingSettings
 
 Fraction = float
-Perceptual = Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
 
 
-class Section(BaseModel):
-    """A section of `params.yaml`; unknown keys are errors, and values cannot change after parsing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Data(Section):
+class Data(Config):
     root: Path
     classes: list[str] = Field(min_length=2)
 
 
-class Sample(Section):
+class Sample(Config):
     neu_det: PositiveInt
     sd_saliency_900: PositiveInt
     x_sdd: PositiveInt
@@ -42,26 +46,26 @@ class Sample(Section):
     defective: PositiveInt
 
 
-class DatasetParams(Section):
+class DatasetParams(Config):
     adapter: str
     root: str
     splits: list[str] | None = None
     labels: dict[str, str]
-    ignore: list[str] = []
+    ignore: list[str] = Field(default=[])
     name: str | None = None
 
 
-class InspectionParams(Section):
+class InspectionParams(Config):
     adapter: str
     root: str
 
 
-class Split(Section):
+class Split(Config):
     validation: Fraction = Field(gt=0, lt=0.5)
     test: Fraction = Field(gt=0, lt=0.5)
 
 
-class Merge(Section):
+class Merge(Config):
     image_size: PositiveInt
     datasets: list[DatasetParams] = Field(min_length=1)
     inspection: InspectionParams
@@ -69,188 +73,116 @@ class Merge(Section):
     duplicates: Literal["keep", "drop"]
     normalise_source: bool
     max_rejected: NonNegativeInt
-    expected_counts: dict[str, int] | None = None
+    expected_counts: dict[str, int] | None
 
 
-class Augment(Section):
+class Augment(Config):
     png_level: int = Field(ge=0, le=9)
     photometric: bool
 
 
-class Tokenizer(Section):
+class Tokenizer(Config):
     base: Literal["shipped", "none"] | str
     name: str
     image_size: PositiveInt
     codebook_size: PositiveInt
 
 
-class VQTraining(Section):
-    steps: PositiveInt
+class VQTraining(VQTrainingSettings):
     batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    warmup_steps: NonNegativeInt
-    mode: Literal["full", "decoder_only"]
-    perceptual: Perceptual
-    l1_weight: float
-    ssim_weight: float
-    perceptual_weight: float
-    edge_weight: float
-    adversarial_weight: float
-    discriminator_start: NonNegativeInt
-    discriminator_channels: PositiveInt
-    entropy_ratio: float
-    codebook_decay: float | None = Field(gt=0, lt=1)
-    ema_decay: float = Field(ge=0, lt=1)
     checkpoint_steps: PositiveInt
     snapshots: int = Field(ge=2)
 
 
-class FinetuneVQ(Section):
+class FinetuneVQ(Config):
     tokenizer: Tokenizer
     training: VQTraining
 
 
-class EvaluateVQ(Section):
-    perceptual: Perceptual
+class EvaluateVQ(Config):
+    perceptual: PerceptualName
     images: PositiveInt
     curve_points: PositiveInt
     curve_images: PositiveInt
 
 
-class Tokenize(Section):
+class Tokenize(Config):
     batch_size: PositiveInt
     vocabulary: Literal["used", "full"]
 
 
-class MaskGITTraining(Section):
-    steps: PositiveInt
-    unconditional_steps: NonNegativeInt
-    balanced: bool
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    warmup_steps: NonNegativeInt
-    weight_decay: float
-    label_dropout: Fraction
-    label_smoothing: Fraction
-    soft_weight: float = Field(ge=0, lt=1)
-    soft_neighbours: PositiveInt
-    soft_temperature: PositiveFloat
-    unmasked_weight: float
-    rectangle_share: Fraction
-    ema_decay: float = Field(ge=0, lt=1)
-    checkpoint_steps: PositiveInt
+class MaskGITTraining(RecipeTrainingSettings):
     snapshots: int = Field(ge=2)
 
 
-class TrainMaskGIT(Section):
-    size: str
-    heads: PositiveInt
-    dropout: Fraction
-    conditioning: Literal["adaln", "sum"]
-    mixing: NonNegativeInt
-    codebook_start: float = Field(ge=0)
-    base: str | None
+class TrainMaskGIT(RecipeSettings):
     training: MaskGITTraining
 
 
-class EvaluateMaskGIT(Section):
+class EvaluateMaskGIT(Config):
     images: PositiveInt
     curve_points: PositiveInt
     curve_images: PositiveInt
 
 
-class Sampling(Section):
-    steps: PositiveInt
-    order: Literal["halton", "random", "confidence"]
-    roll: bool
-    guidance: float = Field(ge=0)
-    guidance_schedule: Literal["constant", "linear"]
-    temperature: PositiveFloat
-    temperature_convention: Literal["divide", "multiply"]
-    top_k: NonNegativeInt
-    top_p: float = Field(gt=0, le=1)
-    confidence_noise: float = Field(ge=0)
+class Sampling(SamplingConfig):
     batch_size: PositiveInt
 
 
-class Candidates(Section):
-    per_image: PositiveInt
-    steps: PositiveInt
-    guidance: float = Field(ge=0)
-    temperature: PositiveFloat
-
-
-class Synthesize(Section):
+class Synthesize(BlendSettings):
     images_per_class: PositiveInt
-    candidates: Candidates
+    candidates: CandidateConfig
     insertions_per_class: PositiveInt
     insertion_attempts: PositiveInt
     sampling: Sampling
-    feather: PositiveFloat
     grain: bool
 
 
-class EvaluateSynthesis(Section):
+class EvaluateSynthesis(Config):
     border_images: PositiveInt
 
 
-class DistillTeacher(Section):
-    size: Literal["S", "M"]
+class DistillTeacher(DistillationSettings):
     source: Literal["shipped", "distill"]
     backbone: str
-    steps: NonNegativeInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    image_size: PositiveInt
-    natural: str | None
+    natural: Path | None
     natural_images: PositiveInt
-    checkpoint_steps: PositiveInt
 
     @model_validator(mode="after")
     def steps_fit_the_source(self) -> DistillTeacher:
         """Shipped weights need 0 steps, and a distillation needs at least one."""
-        if (self.source == "shipped") != (self.steps == 0):
+        if self.steps is None or (self.source == "shipped") != (self.steps == 0):
             raise ValueError("source: shipped needs steps: 0, source: distill needs steps of at least 1")
         return self
 
 
-class TrainEfficientAD(Section):
-    image_size: int = Field(ge=128)
-    steps: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    weight_decay: float
-    hard_quantile: float = Field(ge=0, lt=1)
-    padding: bool
-    penalty: bool
-    natural: str | None
-    penalty_images: PositiveInt
-    checkpoint_steps: PositiveInt
+class TrainEfficientAD(TrainingSettings, ImageSettings):
+    pass
 
 
-class Calibrate(Section):
-    threshold_quantile: float = Field(gt=0, le=1)
+class Calibrate(CalibrationSettings):
+    pass
 
 
-class EvaluateEfficientAD(Section):
+class EvaluateEfficientAD(Config):
     bootstrap_samples: PositiveInt
 
 
-class ExportOpenVINO(Section):
+class ExportOpenVINO(Config):
     calibration_images: PositiveInt
 
 
-class EvaluateOpenVINO(Section):
+class EvaluateOpenVINO(Config):
     parity_images: PositiveInt
     latency_frames: PositiveInt
     max_parity_error: PositiveFloat
 
 
-class Report(Section):
+class Report(Config):
     title: str
 
 
-class Params(Section):
+class Params(Config):
     """The whole of `params.yaml`."""
 
     seed: NonNegativeInt
@@ -300,12 +232,33 @@ def parse_params(content: Any, origin: str = "params.yaml") -> Params:
     Raises:
         ParamsError: names `origin` and every offending key, with what was expected.
     """
+    lines = [f"  {place}: Field required" for place in left_out(Params, content)]
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
-        lines = [
+        wrong = [
             f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']}"
             + ("" if item["type"] in ("missing", "extra_forbidden") else f" (got {item['input']!r})")
             for item in error.errors()
         ]
+        lines = wrong + lines
         raise ParamsError(f"{origin} is not valid:\n" + "\n".join(lines)) from error
+    if lines:
+        raise ParamsError(f"{origin} is not valid:\n" + "\n".join(lines))
+    return params
+
+
+def left_out(section: type[BaseModel], content: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
+    """Dotted names of absent keys for which a default would stand in, those of sections in sections too.
+
+    Entries of lists are not looked at: a dataset's keys are optional.
+    """
+    if not isinstance(content, Mapping):
+        return
+    for name, field in section.model_fields.items():
+        here, kind = (*place, name), field.annotation
+        if name not in content:
+            if not field.is_required():
+                yield ".".join(here)
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from left_out(kind, content[name], here)

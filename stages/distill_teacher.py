@@ -13,7 +13,8 @@ import torch
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.backbones import load_backbone
-from metaldefect.efficientad.distillation import DistillationConfig, distil, evaluate
+from metaldefect.efficientad.distillation import distil, evaluate
+from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.efficientad.distillation_data import DistillationImages, distillation_images
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import (
@@ -53,7 +54,9 @@ def main(params: Params, run: StageRun) -> None:
     else:
         images, source = training_images(section)
         training, unseen = images.split()
-        distilled = distil(training, features, configuration(section, params.seed), run.checkpoint_directory)
+        distilled = distil(
+            training, features, DistillationConfig.of(section, seed=params.seed), run.checkpoint_directory
+        )
         teacher, history = distilled.teacher, distilled.history
         statistics = (distilled.target_mean, distilled.target_std)
         card = {
@@ -94,15 +97,14 @@ def main(params: Params, run: StageRun) -> None:
 def training_images(section: DistillTeacher) -> tuple[DistillationImages, dict[str, str]]:
     """Natural images and normal metal of the training split at the backbone's size, and their description."""
     side = 2 * section.image_size
-    folder = Path(section.natural) if section.natural else None
-    natural = natural_photographs(folder, side, section.natural_images)
+    natural = natural_photographs(section.natural, side, section.natural_images)
     normals = RealDatasetProvider(INSPECTION).train()
 
     def read(index: int) -> U8:
         return resize(normals[index].image, side)
 
     metal = LazyImages([partial(read, index) for index in range(len(normals))], (side, side))
-    source = {"natural": natural_source(folder), "metal": str(INSPECTION)}
+    source = {"natural": natural_source(section.natural), "metal": str(INSPECTION)}
     return distillation_images(natural, metal, side), source
 
 
@@ -137,19 +139,6 @@ def learnt_from(card: Mapping[str, Any]) -> str:
 def draw_unseen(number: int, side: int) -> U8:
     """A normal procedural image."""
     return generate_normal_image(np.random.default_rng((UNSEEN_SEED, number)), side)
-
-
-def configuration(section: DistillTeacher, seed: int) -> DistillationConfig:
-    """The stage's parameters as the library's configuration."""
-    return DistillationConfig(
-        size=section.size,
-        image_size=section.image_size,
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        steps=section.steps,
-        checkpoint_steps=section.checkpoint_steps,
-        seed=seed,
-    )
 
 
 if __name__ == "__main__":

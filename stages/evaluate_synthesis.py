@@ -10,7 +10,7 @@ import pandas as pd
 from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.figures import save_figures
 from metaldefect.hardware import keep_freed_memory
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.metrics.generation_suite import Labelled, evaluate, nearest_neighbours
 from metaldefect.synthesis.drawing import Candidates
 from metaldefect.synthesis.evaluation import (

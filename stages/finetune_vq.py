@@ -14,8 +14,9 @@ from metaldefect.ingest.loading import training_rows
 from metaldefect.synthesis.residual import residual_grain
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
 from metaldefect.tokenizer.config import named_config
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
+from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.patch_start import start_from_images
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.data import ImageFiles, SampledBatches
 from metaldefect.training.snapshot_files import FOLDER
 from metaldefect.training.snapshots import Snapshots
@@ -28,8 +29,6 @@ AUGMENTED = Path("data/augmented")
 OUTPUT = Path("models/vq")
 START_IMAGES = 1000  # images for the closed-form start of fresh weights
 GRAIN_IMAGES = 600  # images for measuring the tokenizer's residual
-# Keys of the training section that concern batches and files, not the loss
-SCHEDULING = {"batch_size", "checkpoint_steps", "snapshots"}
 
 
 def main(params: Params, run: StageRun) -> None:
@@ -80,8 +79,8 @@ def main(params: Params, run: StageRun) -> None:
 def training_config(params: Params) -> VQTrainingConfig:
     """The stage's training section as the library's configuration."""
     tokenizer = params.finetune_vq.tokenizer
-    return VQTrainingConfig(
-        **params.finetune_vq.training.model_dump(exclude=SCHEDULING),
+    return VQTrainingConfig.of(
+        params.finetune_vq.training,
         data_initialised_codebook=tokenizer.base == "none" and not named_config(tokenizer.name).patch_path,
     )
 

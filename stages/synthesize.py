@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +13,11 @@ from metaldefect.images import write_png
 from metaldefect.ingest.expectations import ValidationReport, validate_synthetic
 from metaldefect.ingest.expectations import write as write_validation
 from metaldefect.inspection.provider import RealDatasetProvider
-from metaldefect.maskgit.sampler import SamplingConfig
-from metaldefect.synthesis.drawing import CandidateConfig, DrawnImages, draw_classes
+from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.synthesis.config import InsertionConfig
+from metaldefect.synthesis.drawing import DrawnImages, draw_classes
 from metaldefect.synthesis.insertion import Canvas
-from metaldefect.synthesis.insertion_set import InsertionConfig, training_masks, write_insertion_set
+from metaldefect.synthesis.insertion_set import training_masks, write_insertion_set
 from metaldefect.synthesis.painter import Painter, load_painter
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -35,13 +36,16 @@ def main(params: Params, run: StageRun) -> None:
     if not section.grain:
         painter = replace(painter, grain=None)
     batch_size = section.sampling.batch_size
-    sampling = SamplingConfig(**section.sampling.model_dump(exclude={"batch_size"}))
+    sampling = SamplingConfig.of(section.sampling)
     drawn = draw_classes(
         painter, MERGED, section.images_per_class, sampling,
-        CandidateConfig(**section.candidates.model_dump()), batch_size, params.seed,
+        section.candidates, batch_size, params.seed,
     )  # fmt: skip
     inserting = InsertionConfig(
-        section.insertions_per_class, section.insertion_attempts, section.feather, batch_size
+        per_class=section.insertions_per_class,
+        attempts=section.insertion_attempts,
+        feather=section.feather,
+        batch_size=batch_size,
     )
     canvases = [
         Canvas(item.name, item.scene, item.image)
@@ -52,7 +56,7 @@ def main(params: Params, run: StageRun) -> None:
         insertions = write_insertion_set(
             painter, canvases, training_masks(MERGED), folder, sampling, inserting, params.seed
         )
-        write_json(folder / "config.json", {"seed": params.seed, "sampling": asdict(sampling)})
+        write_json(folder / "config.json", {"seed": params.seed, "sampling": sampling.model_dump()})
     metrics = {
         "images": len(drawn.images),
         "candidates": len(drawn.images if drawn.candidates is None else drawn.candidates.labels),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.efficientad.lightning_model import TrainingConfig
+from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.model_files import NetworkConfig, save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher
 from metaldefect.efficientad.training import train
@@ -32,19 +31,18 @@ def main(params: Params, run: StageRun) -> None:
         RealDatasetProvider(INSPECTION),
         section.image_size,
         section.penalty,
-        Path(section.natural) if section.natural else None,
+        section.natural,
         section.penalty_images,
     )
     teacher = load_teacher(TEACHER, section.padding)
-    names = {field.name for field in fields(TrainingConfig)}
-    config = TrainingConfig(seed=params.seed, **section.model_dump(include=names))
+    config = TrainingConfig.of(section, seed=params.seed)
     trained = train(teacher, images, config, run.checkpoint_directory)
     with atomic_directory(OUTPUT) as folder:
         networks = NetworkConfig(
             teacher.size, section.padding, section.image_size, count_include_pad=teacher.count_include_pad
         )
         save_detector(
-            folder, trained.model, networks, asdict(config) | {"penalty_source": images.penalty_source}
+            folder, trained.model, networks, config.model_dump() | {"penalty_source": images.penalty_source}
         )
         pd.DataFrame(trained.history).to_csv(folder / LOSSES, index=False, float_format="%.6g")
     metrics = {

@@ -32,7 +32,7 @@ def main(params: Params, run: StageRun) -> None:
     train, vocabulary = TokenGrids.training(TOKENS, classes), Vocabulary.load(TOKENS)
     codebook = load_tokenizer(TOKENIZER).quantize.codebook.detach().cpu()
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, section.training.snapshots)
-    recipe = Recipe.of(section.model_dump(), params.seed)
+    recipe = Recipe.of(section, params.seed)
     model, history = train_recipe(
         recipe, train, vocabulary, codebook, classes, run.checkpoint_directory, snapshots
     )

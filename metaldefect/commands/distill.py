@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,8 @@ import torch
 
 from metaldefect.artifacts import write_json
 from metaldefect.backbones import LITE0, load_backbone
-from metaldefect.efficientad.distillation import (
-    DistillationConfig,
-    Distilled,
-    distil,
-    evaluate,
-)
+from metaldefect.efficientad.distillation import Distilled, distil, evaluate
+from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.efficientad.distillation_data import DistillationImages, distillation_images
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import (
@@ -161,7 +156,7 @@ def run_distillation(
         **({"base": before} if before else {}),
         "held_out": numbers,
         "legs": distilled.legs,
-        "config": asdict(config),
+        "config": config.model_dump(mode="json"),
         "command": shlex.join(["metaldefect", *sys.argv[1:]]),
         "machine": cpu_name(),
     }

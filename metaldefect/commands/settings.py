@@ -7,27 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import PositiveInt, ValidationError, model_validator
 
+from metaldefect.config import Config
+from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, Size, TrainingConfig
 from metaldefect.errors import UserError
+from metaldefect.maskgit.sampling_config import DrawingSettings
 from metaldefect.procedural.textures import Finish
+from metaldefect.synthesis.config import InsertionSettings
 
 
-class Section(BaseModel):
-    """Base of all settings: rejects unknown keys, and is immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SyntheticSettings(Section):
+class SyntheticSettings(Config):
     """Sizes of the procedural splits."""
 
     train: PositiveInt = 200
@@ -37,44 +27,25 @@ class SyntheticSettings(Section):
     finish: Finish | None = None
 
 
-class GeneratedSettings(Section):
+class GeneratedSettings(DrawingSettings, InsertionSettings):
     """Which models insert defects, how many defects per class, and how the models sample."""
 
     tokenizer: Path = Path("models/vq")
     maskgit: Path = Path("models/maskgit")
-    per_class: PositiveInt = 10
-    steps: PositiveInt = 16
-    guidance: float = Field(default=2.0, ge=0)
-    temperature: PositiveFloat = 0.7
-    feather: PositiveFloat = 6.0
-    batch_size: PositiveInt = 16
 
 
-class TrainSettings(Section):
+class TrainSettings(TrainingConfig, ImageSettings, CalibrationSettings):
     """All keys of `conf/efficientad.yaml`, which explains each of them."""
 
     output: Path
-    seed: int = Field(default=0, ge=0)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    model: Literal["S", "M"] = "S"
+    model: Size = "S"
     teacher: str = "shipped"
-    padding: bool = True
-    image_size: int = Field(default=256, ge=128)
     source: Literal["real", "synthetic", "generated"]
     root: Path | None = None
     adapter: str = "mvtec_ad"
     synthetic: SyntheticSettings = SyntheticSettings()
     generated: GeneratedSettings = GeneratedSettings()
-    steps: PositiveInt
-    batch_size: PositiveInt = 1
-    learning_rate: PositiveFloat = 1e-4
-    weight_decay: float = Field(default=1e-5, ge=0)
-    hard_quantile: float = Field(default=0.999, ge=0, lt=1)
-    penalty: bool = True
-    natural: Path | None = None
-    penalty_images: PositiveInt = 128
-    checkpoint_steps: PositiveInt = 100
-    threshold_quantile: float = Field(default=0.99, gt=0, le=1)
 
     @model_validator(mode="after")
     def source_has_a_root(self) -> TrainSettings:

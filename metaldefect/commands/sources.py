@@ -16,7 +16,7 @@ from metaldefect.inspection.provider import (
     RealDatasetProvider,
 )
 from metaldefect.inspection.synthetic import SyntheticCounts, SyntheticDatasetProvider
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter, load_painter
 from metaldefect.training.resume import kept_folder
@@ -85,9 +85,7 @@ def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: i
     Neither training, validation nor test uses the canvases themselves.
     """
     painter = require_painter(settings.tokenizer, settings.maskgit)
-    config = SamplingConfig(
-        steps=settings.steps, guidance=settings.guidance, temperature=settings.temperature
-    )
+    config = SamplingConfig.of(settings)
     images = [Canvas(item.name, item.scene, item.image) for item in canvases]
     jobs = plan_insertions(painter.classes, settings.per_class, seed, images, {})
     drawn = draw_insertions(

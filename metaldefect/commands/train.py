@@ -13,9 +13,9 @@ from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import make_provider
 from metaldefect.efficientad.calibration import Calibration, calibrate
+from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
 from metaldefect.efficientad.figures import detector_figures
-from metaldefect.efficientad.lightning_model import TrainingConfig
 from metaldefect.efficientad.model_files import DetectorConfig, NetworkConfig, calibrated, save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
@@ -114,15 +114,8 @@ def train_detector(
     after_epoch: AfterEpoch | None = None,
 ) -> Trained:
     """Train the detector as the settings say; `work` holds the state for resuming."""
-    config = TrainingConfig(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        hard_quantile=settings.hard_quantile,
-        checkpoint_steps=min(settings.checkpoint_steps, settings.steps),
-        seed=settings.seed,
-    )
+    epoch = min(settings.checkpoint_steps, settings.steps)
+    config = TrainingConfig.of(settings).model_copy(update={"checkpoint_steps": epoch})
     return train(teacher, images, config, work, after_epoch)
 
 

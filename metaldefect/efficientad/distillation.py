@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.efficientad.distillation_data import CropBatches, DistillationImages, as_colour, resized
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, Size, map_size
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size
 from metaldefect.hardware import autocast, device
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
 from metaldefect.training.callbacks import ComputingTime
@@ -30,46 +31,9 @@ STATISTICS_BATCHES = 64
 STATISTICS_STEP = 2**31  # the statistics use crops of steps that training never reaches
 RECORD_STEPS = 10  # steps per row of the loss curve
 # Fields that may change between runs: a longer training continues a shorter one
-LENGTH = ("steps", "seconds")
+LENGTH = {"steps", "seconds"}
 
 Base = tuple[PatchDescriptionNetwork, tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class DistillationConfig:
-    """How to distil a teacher; saved next to its weights.
-
-    Attributes:
-        size: the PDN, `S` or `M`.
-        image_size: side of the PDN's crops; the backbone sees twice this size.
-        batch_size: images per step.
-        learning_rate: Adam's at the start; falls to zero along a cosine.
-        weight_decay: Adam's L2.
-        steps: training steps, or None to train for `seconds`.
-        seconds: limit of computing time over all resumed runs, see `ComputingTime`; None for no limit.
-        warmup_steps: steps of linear warm-up.
-        metal_share: probability of a metal image if both kinds are available.
-        grey_share: probability that a natural image is turned grey.
-        checkpoint_steps: steps between checkpoints.
-        seed: of the weights and the crops.
-    """
-
-    size: Size = "S"
-    image_size: int = 128
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
-    steps: int | None = None
-    seconds: float | None = None
-    warmup_steps: int = 50
-    metal_share: float = 0.5
-    grey_share: float = 0.5
-    checkpoint_steps: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps is None and self.seconds is None:
-            raise ValueError("distillation needs a number of steps or a time limit")
 
 
 def imagenet_scaled(images: Tensor) -> Tensor:
@@ -145,7 +109,7 @@ class DistillationModule(Trainee):
 
     def content(self) -> dict[str, Any]:
         """The settings except the length, and the backbone."""
-        settings = {name: value for name, value in asdict(self.config).items() if name not in LENGTH}
+        settings = self.config.model_dump(exclude=LENGTH)
         backbone = {"weights": self._features[0], "taps": self._features[0].backbone.taps}
         return {"settings": settings, "backbone": backbone}
 

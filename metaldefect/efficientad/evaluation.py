@@ -133,8 +133,8 @@ def summarise(
         for name, statistic in statistics.items()
     }
     result: dict[str, Any] = {
-        "images": {"good": int((~labels).sum()), "defective": int(labels.sum())},
-        "scenes": {kind: scenes_among(scored, kind == "defective") for kind in ("good", "defective")},
+        "images": {GOOD: int((~labels).sum()), "defective": int(labels.sum())},
+        "scenes": {kind: scenes_among(scored, kind == "defective") for kind in (GOOD, "defective")},
         "image_auroc": detection.auroc(scores, labels),
         "image_ap": detection.average_precision(scores, labels),
         "f1_max": best,

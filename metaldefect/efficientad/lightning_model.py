@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metaldefect.efficientad.loss import HARD_QUANTILE, distance_loss, hard_feature_loss, penalty_loss
+from metaldefect.efficientad.config import TrainingConfig
+from metaldefect.efficientad.loss import distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.efficientad.training_data import Batch, TeacherFeatures, teacher_content
 from metaldefect.training.module import Trainee
@@ -19,32 +19,8 @@ RECORD_STEPS = 10  # steps per row of the loss curve
 SPARSE_FROM = 0.99
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train EfficientAD.
-
-    Attributes:
-        steps: optimisation steps; the learning rate falls tenfold after 95 % of them.
-        batch_size: images per step (the paper: 1).
-        learning_rate: Adam's.
-        hard_quantile: share of an image's squared differences that the hard feature loss leaves out (the
-            paper: 0.999). With a smaller share, a short training learns faster.
-        weight_decay: Adam's L2.
-        checkpoint_steps: steps per epoch; a state is saved after each, and training resumes there.
-        seed: of the weights, the data order, the augmentation and the dropout.
-    """
-
-    steps: int
-    batch_size: int = 1
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-5
-    hard_quantile: float = HARD_QUANTILE
-    checkpoint_steps: int = 100
-    seed: int = 0
-
-
 def training_losses(
-    model: EfficientAD, batch: Batch, hard_quantile: float = HARD_QUANTILE
+    model: EfficientAD, batch: Batch, hard_quantile: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the total and its parts: `hard`, `penalty`, `autoencoder`, `imitation` (of the autoencoder).
 

@@ -7,10 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-HARD_QUANTILE = 0.999
 
-
-def hard_feature_loss(teacher: Tensor, student: Tensor, quantile: float = HARD_QUANTILE) -> Tensor:
+def hard_feature_loss(teacher: Tensor, student: Tensor, quantile: float) -> Tensor:
     """Mean of each image's largest squared differences, averaged over the batch.
 
     The limit is the exact quantile (linear between order statistics, as in `numpy.quantile`) of all

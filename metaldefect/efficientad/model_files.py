@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
 from metaldefect.efficientad.calibration import Calibration
-from metaldefect.efficientad.torch_model import EfficientAD, Size, check_image_size
+from metaldefect.efficientad.config import Size
+from metaldefect.efficientad.torch_model import EfficientAD, check_image_size
 from metaldefect.errors import UserError
 from metaldefect.hardware import device
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, check_sha256, read_json, sha256_file, write_json
-from metaldefect.efficientad.torch_model import FEATURES, LAYERS, PatchDescriptionNetwork, Size
+from metaldefect.efficientad.config import Size
+from metaldefect.efficientad.torch_model import FEATURES, LAYERS, PatchDescriptionNetwork
 from metaldefect.errors import UserError
 
 # Indices of the convolutions in nelson1425/EfficientAD's nn.Sequential.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from metaldefect.efficientad.anomaly_map import combine_maps, resize_map
+from metaldefect.efficientad.config import Size
 from metaldefect.errors import UserError
 from metaldefect.kernels.convolution import convolution
 from metaldefect.kernels.switch import HasCpuKernel
@@ -20,8 +20,6 @@ from metaldefect.kernels.switch import HasCpuKernel
 FEATURES = 384
 BOTTLENECK = 8
 MINIMUM_SIZE = 128
-
-Size = Literal["S", "M"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from metaldefect.efficientad.lightning_model import RECORD_STEPS, EfficientADModule, TrainingConfig
+from metaldefect.efficientad.config import TrainingConfig
+from metaldefect.efficientad.lightning_model import RECORD_STEPS, EfficientADModule
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, check_image_size
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.hardware import device, keep_freed_memory

@@ -16,9 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from metaldefect.errors import UserError
-from metaldefect.images import U8, read_rgb, resize
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+from metaldefect.images import IMAGE_SUFFIXES, U8, read_rgb, resize
 
 # Photographs only: the packages' drawings, text pages and test charts do not look natural.
 PACKAGED = {
@@ -103,9 +101,11 @@ def image_files(folder: Path) -> list[Path]:
     """The JPEG and PNG files below `folder`, sorted by path; `UserError` if there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of natural images")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
     if not found:
-        raise UserError(f"{folder} holds no {', '.join(sorted(SUFFIXES))} file")
+        raise UserError(f"{folder} holds no {', '.join(sorted(IMAGE_SUFFIXES))} file")
     return found
 
 

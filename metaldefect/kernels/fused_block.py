@@ -241,7 +241,7 @@ def weight_gradient(output_gradient: Tensor, inputs: Tensor, dtype: torch.dtype)
     return (output_gradient.flatten(0, 1).t() @ inputs.flatten(0, 1)).to(dtype)
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
+def matrix_product_dtype(x: Tensor) -> torch.dtype:
     """Dtype of matrix products: autocast's if it is enabled, else the input's."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -257,6 +257,6 @@ def fused_block(x: Tensor, modulation: Tensor, weights: BlockWeights, heads: int
         heads: attention heads.
         dropout: applied to both branches, before their gates.
     """
-    dtype = compute_dtype(x)
+    dtype = matrix_product_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         return FusedBlock.apply(x, modulation.to(x.dtype), heads, dropout, dtype, *weights)

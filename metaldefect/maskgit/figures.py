@@ -9,11 +9,11 @@ import torch
 from matplotlib.figure import Figure
 
 from metaldefect.figures import bars, image_grid
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.painter import Painter
 
 # Sampling settings of the figures' images; `synthesize` has its own
-SAMPLING = SamplingConfig(steps=16, guidance=2.0)
+SAMPLING = SamplingConfig(steps=16, guidance=2.0, temperature=1.0)
 SAMPLES_PER_CLASS = 4
 
 

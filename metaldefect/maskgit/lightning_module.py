@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,31 +11,11 @@ from torch import Tensor, nn
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig
 from metaldefect.maskgit.training_masks import training_mask
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.module import Trainee
 from metaldefect.training.schedule import warmup_cosine
-
-
-@dataclass(frozen=True)
-class MaskGITTrainingConfig:
-    """How MaskGIT is trained.
-
-    With `conditional` false every sample's label is hidden: the first of two stages. `soft_weight` is the
-    share of the target that goes to codes similar to the true one (see `soft_targets`).
-    """
-
-    steps: int
-    learning_rate: float = 5e-4
-    warmup_steps: int = 50
-    weight_decay: float = 0.03
-    label_dropout: float = 0.1
-    label_smoothing: float = 0.1
-    unmasked_weight: float = 0.0
-    rectangle_share: float = 0.15
-    ema_decay: float = 0.999
-    soft_weight: float = 0.0
-    conditional: bool = True
 
 
 class MaskGITLightning(Trainee):

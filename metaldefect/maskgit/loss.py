@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
-from metaldefect.kernels.fused_block import at_least_float32, compute_dtype
+from metaldefect.kernels.fused_block import at_least_float32, matrix_product_dtype
 from metaldefect.maskgit.soft_targets import SoftTargets
 
 # Rows of logits per chunk: with 16,384 codes in float32 they stay in the last-level cache
@@ -102,7 +102,7 @@ def linear_cross_entropy(
     """
     if soft_weight and soft is None:
         raise ValueError(f"soft_weight = {soft_weight} needs soft targets")
-    dtype = compute_dtype(rows)
+    dtype = matrix_product_dtype(rows)
     if soft is not None:
         soft = SoftTargets(*(part.to(rows.device) for part in soft))
     with torch.autocast(rows.device.type, enabled=False):

@@ -21,14 +21,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.schedule import cumulative_counts, halton_order
 from metaldefect.random_numbers import uniforms
-
-ORDERS = ("halton", "random", "confidence")
-GUIDANCE_SCHEDULES = ("constant", "linear")
-TEMPERATURE_CONVENTIONS = ("divide", "multiply")
 
 
 class TokenModel(Protocol):
@@ -38,61 +34,6 @@ class TokenModel(Protocol):
     def config(self) -> MaskGITConfig: ...
 
     def __call__(self, tokens: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How to sample.
-
-    Attributes:
-        steps: passes through the model, at least 1; never more than there are unknown positions.
-        order: `halton`, `random` or `confidence`.
-        roll: shift the Halton order per sample, so that samples of one seed start at different positions.
-        guidance: w of (1 + w) conditional - w unconditional logits; 0 needs one pass per step, not two.
-        guidance_schedule: `constant`, or `linear` from 0 at the first step to w at the last.
-        temperature: above 0; higher is more diverse.
-        temperature_convention: `divide` logits by the temperature, as in the literature, or `multiply`
-            them by it, as Halton-MaskGIT's code does.
-        top_k: keep the k most probable tokens; 0 keeps all.
-        top_p: keep the fewest most probable tokens that together have this probability; 1 keeps all.
-        confidence_noise: Gumbel noise added to the confidence, falling to 0 with the last step (4.5 in
-            MaskGIT).
-    """
-
-    steps: int = 16
-    order: str = "halton"
-    roll: bool = True
-    guidance: float = 1.0
-    guidance_schedule: str = "constant"
-    temperature: float = 1.0
-    temperature_convention: str = "divide"
-    top_k: int = 0
-    top_p: float = 1.0
-    confidence_noise: float = 4.5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps = {self.steps}: must be at least 1")
-        if self.temperature <= 0:
-            raise UserError(f"temperature = {self.temperature}: must be above 0")
-        for name in ("guidance", "top_k", "confidence_noise"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} = {getattr(self, name)}: must be at least 0")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p = {self.top_p}: must be above 0 and at most 1")
-        for name, allowed in (
-            ("order", ORDERS),
-            ("guidance_schedule", GUIDANCE_SCHEDULES),
-            ("temperature_convention", TEMPERATURE_CONVENTIONS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} = {getattr(self, name)!r}: expected {', '.join(allowed)}")
-
-    def guidance_at(self, step: int, steps: int) -> float:
-        """w at a step, counted from 0, out of `steps`."""
-        if self.guidance_schedule == "constant" or steps == 1:
-            return self.guidance
-        return self.guidance * step / (steps - 1)
 
 
 def sample(

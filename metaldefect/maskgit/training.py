@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from metaldefect.errors import UserError
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import SoftTargets
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig, Schedule
 from metaldefect.training.callbacks import History
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.snapshots import Snapshots, SnapshotWriter
 from metaldefect.training.trainer import fit
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and on which data MaskGIT is trained.
-
-    Attributes:
-        unconditional_steps: length of a first stage that hides all labels and samples images equally;
-            included in the configuration's steps. 0: one stage.
-        batch_size: images per step.
-        checkpoint_steps: steps between checkpoints.
-        seed: of batches, masks and dropout.
-        weights: sampling weight of each training image in the conditional stage; None: all equal.
-    """
-
-    unconditional_steps: int
-    batch_size: int
-    checkpoint_steps: int
-    seed: int
-    weights: Sequence[float] | None
 
 
 def train(
@@ -76,7 +55,9 @@ def train(
     done = 0
     for name, steps in (("unconditional", first), ("conditional", config.steps - first)):
         conditional = name == "conditional"
-        module = MaskGITLightning(model, replace(config, steps=steps, conditional=conditional), soft)
+        module = MaskGITLightning(
+            model, config.model_copy(update={"steps": steps, "conditional": conditional}), soft
+        )
         # With the same seed, the second stage would repeat the first one's batches
         seed = schedule.seed + (0 if conditional else 7919)
         rows = fit(

@@ -18,6 +18,7 @@ from metaldefect.artifacts import atomic_directory
 from metaldefect.errors import UserError
 from metaldefect.hardware import workers
 from metaldefect.images import write_png
+from metaldefect.inspection.layout import GOOD
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import (
     generate_defect_image,
@@ -148,7 +149,7 @@ def plan_inspection(root: Path, counts: SampleCounts, seed: int) -> Iterator[Job
     """Yield one job per image of the detector's dataset; every fifth normal image is a test image."""
     for number in range(counts.normal):
         split = "test" if number % HELD_OUT == HELD_OUT - 1 else "train"
-        path = root / split / "good" / f"{number:03d}.png"
+        path = root / split / GOOD / f"{number:03d}.png"
         make_folders(path)
         yield partial(write_inspection_normal, path, seed, number)
     for label in DEFECT_CLASSES:
@@ -161,9 +162,7 @@ def plan_inspection(root: Path, counts: SampleCounts, seed: int) -> Iterator[Job
 
 def write_inspection_normal(path: Path, seed: int, number: int) -> None:
     """Draw and write one defect-free image."""
-    write_png(
-        path, generate_normal_image(keyed_generator(seed, "inspection", "good", number), INSPECTION_SIZE)
-    )
+    write_png(path, generate_normal_image(keyed_generator(seed, "inspection", GOOD, number), INSPECTION_SIZE))
 
 
 def write_inspection_defect(image_path: Path, mask_path: Path, label: str, seed: int, number: int) -> None:

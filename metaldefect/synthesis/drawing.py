@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,29 +14,15 @@ from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features
 from metaldefect.images import U8
 from metaldefect.ingest.loading import load_images, split_rows
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import DrawingSettings, SamplingConfig
 from metaldefect.random_numbers import image_generator
+from metaldefect.synthesis.config import CandidateConfig
 from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.selection import choose, fit_selector
 
 SELECTOR_IMAGES = 100  # training images per class that the candidate selector learns from
 CANDIDATES = "candidates.npz"
 Labels = NDArray[np.str_]
-
-
-@dataclass(frozen=True)
-class CandidateConfig:
-    """How candidates are drawn: weak guidance keeps variety to choose from.
-
-    Attributes:
-        per_image: candidates per kept image; 1 draws exactly the images to keep, with `sampling` unchanged.
-        steps, guidance, temperature: replace those of `sampling`.
-    """
-
-    per_image: int
-    steps: int
-    guidance: float
-    temperature: float
 
 
 class Candidates(NamedTuple):
@@ -89,12 +74,7 @@ def draw_classes(
     """
     several = candidates.per_image > 1
     if several:
-        sampling = replace(
-            sampling,
-            steps=candidates.steps,
-            guidance=candidates.guidance,
-            temperature=candidates.temperature,
-        )
+        sampling = sampling.model_copy(update=dict(DrawingSettings.of(candidates)))
     per_label = per_class * candidates.per_image
     wanted = np.repeat(np.arange(len(painter.classes)), per_label)
     batches = []

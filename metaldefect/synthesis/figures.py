@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from metaldefect.figures import image_grid, mask_overlay
 from metaldefect.images import U8, read_grey
 from metaldefect.ingest.loading import split_rows
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.insertion_set import InsertedImage
 from metaldefect.synthesis.painter import Painter
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from metaldefect.errors import UserError
 from metaldefect.images import U8, resize, to_u8
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.painter import Painter
 
 Mask = NDArray[np.bool_]

@@ -6,7 +6,6 @@ import csv
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from metaldefect.errors import UserError
 from metaldefect.images import U8, write_png
 from metaldefect.ingest.splits import position
 from metaldefect.inspection.layout import INSERTIONS, mask_path
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.inpainting import Inpainted, Mask, inpaint
 from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, make_mask
@@ -148,7 +147,7 @@ def draw_insertions(
                 [job.canvas.image[job.window] for job in chosen],
                 [job.mask[job.window] for job in chosen],
                 [job.label for job in chosen],
-                replace(config, guidance=config.guidance + 2.0 * attempt),
+                config.model_copy(update={"guidance": config.guidance + 2.0 * attempt}),
                 [image_generator(seed, "insertion", job.label, job.number, attempt) for job in chosen],
                 feather,
             )

@@ -13,29 +13,14 @@ from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, write_png
 from metaldefect.ingest.loading import split_rows
 from metaldefect.inspection.layout import INSERTIONS
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.synthesis.config import InsertionConfig
 from metaldefect.synthesis.inpainting import Mask
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter
 
 CATEGORY = "inserted"
 PARTS = "insertions"
-
-
-class InsertionConfig(NamedTuple):
-    """How defects are inserted.
-
-    Attributes:
-        per_class: defects per class.
-        attempts: how many times to draw a defect that cannot be seen.
-        feather: width in pixels of the blend on either side of a mask's border.
-        batch_size: defects drawn per batch.
-    """
-
-    per_class: int
-    attempts: int
-    feather: float
-    batch_size: int
 
 
 class InsertedImage(NamedTuple):

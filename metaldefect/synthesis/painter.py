@@ -22,7 +22,8 @@ from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
-from metaldefect.maskgit.sampler import SamplingConfig, sample
+from metaldefect.maskgit.sampler import sample
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Grain

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,36 +21,10 @@ from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import spherical_kmeans
 from metaldefect.tokenizer.perceptual import perceptual_loss
 from metaldefect.tokenizer.quantizer import Quantized
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.module import Trainee
 from metaldefect.training.schedule import warmup_cosine
-
-
-@dataclass(frozen=True)
-class VQTrainingConfig:
-    """How a tokenizer is trained; weights multiply the loss terms they are named after.
-
-    `codebook_decay`: decay of the running mean of encoder outputs that each entry follows; None: the codebook
-    loss trains the entries, as in LlamaGen. `data_initialised_codebook`: the entries start from the first
-    batch's encoder outputs.
-    """
-
-    steps: int
-    learning_rate: float = 2e-4
-    warmup_steps: int = 50
-    mode: Literal["full", "decoder_only"] = "full"
-    perceptual: str = "squeeze"
-    l1_weight: float = 1.0
-    perceptual_weight: float = 1.0
-    ssim_weight: float = 0.0
-    edge_weight: float = 1.0
-    adversarial_weight: float = 0.1
-    discriminator_start: int = 0
-    discriminator_channels: int = 32
-    entropy_ratio: float = 0.0
-    ema_decay: float = 0.99
-    codebook_decay: float | None = None
-    data_initialised_codebook: bool = False
 
 
 class VQLightning(Trainee):

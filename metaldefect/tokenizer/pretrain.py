@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +24,10 @@ from metaldefect.ingest.natural import Natural, natural_photographs, natural_sou
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import generate_defect_image, generate_normal_image
 from metaldefect.tokenizer.config import VQConfig, named_config
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
+from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import start_from_images
+from metaldefect.tokenizer.training_config import PretrainSettings, VQTrainingConfig
 from metaldefect.training.callbacks import History
 from metaldefect.training.data import LazyImages, SampledBatches
 from metaldefect.training.trainer import fit
@@ -107,30 +106,6 @@ def train_base(
     )
     module.average.copy_to(module.model)
     return module, history
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """Settings that determine the weights; the defaults made the shipped ones."""
-
-    natural: Path | None = None
-    metal: int = 1400
-    tokenizer: str = "vq16_small"
-    size: int = 256
-    steps: int = 1500
-    batch_size: int = 8
-    learning_rate: float = 4e-4
-    seed: int = 0
-
-    def command(self) -> str:
-        """The command that trains with these settings; folders appear by name only."""
-        words = ["metaldefect", "pretrain-tokenizer"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                shown = value.name if isinstance(value, Path) else str(value)
-                words += [f"--{field.name.replace('_', '-')}", shown]
-        return shlex.join(words)
 
 
 def pretrain(settings: PretrainSettings, checkpoints: Path, output: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from metaldefect.artifacts import atomic_directory, read_json, sha256_file, write_json
+from metaldefect.config import Config
 
 
 @runtime_checkable
@@ -28,8 +29,8 @@ def resume_key(parts: Mapping[str, Any]) -> dict[str, str]:
 
     Args:
         parts: what determines the state, under names that users know (`settings`, `images`, ...):
-            numbers, strings, dataclasses, mappings, sequences, arrays, tensors, modules (their weights),
-            files and folders (their bytes and names), and objects with a method `digest`.
+            numbers, strings, settings, dataclasses, mappings, sequences, arrays, tensors, modules (their
+            weights), files and folders (their bytes and names), and objects with a method `digest`.
 
     Raises:
         TypeError: a part has another type.
@@ -62,6 +63,8 @@ def _feed(update: Callable[[bytes | memoryview], object], part: Any) -> None:
         _feed(update, part.state_dict())
     elif is_dataclass(part) and not isinstance(part, type):
         _feed(update, asdict(part))
+    elif isinstance(part, Config):
+        _feed(update, part.model_dump())
     elif isinstance(part, Mapping):
         for name in sorted(part):
             update(f"{name}=".encode())

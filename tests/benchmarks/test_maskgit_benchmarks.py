@@ -13,7 +13,8 @@ from benchmarks.plain_maskgit import plain_halton, plain_logits
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.packed_model import PackedMaskGIT
-from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.sampler import halton_sample
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator, uniforms
 from pipeline.params import ParamsError
 
@@ -38,7 +39,7 @@ def test_plain_formulation_gives_the_models_logits_and_the_samplers_tokens(model
     )
     labels = torch.tensor([0, 1, 2])
     chances = uniforms([image_generator(1, number) for number in range(3)], 16)
-    config = SamplingConfig(steps=5, guidance=1.5, roll=False)
+    config = SamplingConfig(temperature=1.0, steps=5, guidance=1.5, roll=False)
     drawn = halton_sample(
         PackedMaskGIT(model), labels, config, [image_generator(1, number) for number in range(3)]
     )

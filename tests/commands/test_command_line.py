@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from metaldefect import cli as commands
 from metaldefect.cli import app as library
 from metaldefect.commands.settings import TrainSettings
-from metaldefect.tokenizer.pretrain import PretrainSettings
+from metaldefect.tokenizer.training_config import PretrainSettings
 from pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +71,8 @@ def test_every_option_has_a_help_text(name: str) -> None:
             "infer --model m --output o --synthetic 0",
             "--synthetic': Input should be greater",
         ),
+        ("distill --minutes 1 --output o --batch-size 0", "--batch-size: Input should be greater than 0"),
+        ("pretrain-tokenizer --output o --size 8", "--size: Input should be greater than or equal to 16"),
         ("polish", "No such command 'polish'"),
     ],
 )
@@ -121,5 +123,5 @@ def test_pretraining_has_one_set_of_defaults() -> None:
     (entry,) = (entry for entry in library.registered_commands if entry.name == "pretrain-tokenizer")
     assert entry.callback is not None
     defaults = {name: made.default for name, made in signature(entry.callback).parameters.items()}
-    for name, value in vars(PretrainSettings()).items():
+    for name, value in PretrainSettings():
         assert defaults[name] == value

@@ -12,24 +12,26 @@ from torch.utils.data import TensorDataset
 from metaldefect import hardware
 from metaldefect.backbones import LITE0_FEATURES, pooled_features
 from metaldefect.efficientad.calibration import calibrate
+from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.evaluation import infer, score_test_images
-from metaldefect.efficientad.lightning_model import TrainingConfig
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.efficientad.training import train as train_detector
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.inspection.synthetic import SyntheticCounts, SyntheticDatasetProvider
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.sampler import ORDERS, SamplingConfig
+from metaldefect.maskgit.sampling_config import ORDERS, SamplingConfig
 from metaldefect.maskgit.soft_targets import soft_targets
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig
 from metaldefect.procedural.images import generate_normal_image
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.inpainting import inpaint
 from metaldefect.synthesis.painter import Painter, Vocabulary
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
+from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from tests.tiny_models import CLASSES, TINY_TOKENIZER, randomised

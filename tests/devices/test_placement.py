@@ -25,11 +25,13 @@ from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import start_from_codebook
 from metaldefect.maskgit.packed_model import PackedMaskGIT
-from metaldefect.maskgit.sampler import ORDERS, SamplingConfig, sample
+from metaldefect.maskgit.sampler import sample
+from metaldefect.maskgit.sampling_config import ORDERS, SamplingConfig
 from metaldefect.maskgit.soft_targets import soft_targets
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import BANDS, Grain
@@ -37,9 +39,10 @@ from metaldefect.synthesis.inpainting import inpaint
 from metaldefect.synthesis.painter import Painter
 from metaldefect.tokenizer import evaluation
 from metaldefect.tokenizer.evaluation import Distance, reconstruct
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
+from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.perceptual import FeatureDistance
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from tests.devices.simulated import simulated_device
 from tests.tiny_models import TINY, TINY_TOKENIZER, randomised
 

@@ -2,7 +2,6 @@ import itertools
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,8 @@ import torch
 from torch.nn import functional
 
 from metaldefect.backbones import Backbone
-from metaldefect.efficientad.distillation import (
-    DistillationConfig,
-    DistillationModule,
-    distil,
-    evaluate,
-)
+from metaldefect.efficientad.distillation import DistillationModule, distil, evaluate
+from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.efficientad.distillation_data import (
     CropBatches,
     DistillationImages,
@@ -183,7 +178,7 @@ distil(tiny_images(), tiny_features(), medium(), Path(sys.argv[1]))
 
 
 def medium() -> DistillationConfig:
-    return replace(CONFIG, size="M", steps=12, checkpoint_steps=1)
+    return CONFIG.model_copy(update={"size": "M", "steps": 12, "checkpoint_steps": 1})
 
 
 def test_a_distillation_of_pdn_m_survives_being_killed(
@@ -210,7 +205,7 @@ def test_a_distillation_of_pdn_m_survives_being_killed(
 def test_the_time_limit_counts_processor_time_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = itertools.count(step=2 * torch.get_num_threads())
     monkeypatch.setattr(time, "process_time", lambda: next(reading))
-    config = replace(CONFIG, steps=None, seconds=5.0)
+    config = CONFIG.model_copy(update={"steps": None, "seconds": 5.0})
     distilled = distil(tiny_images(), tiny_features(), config, None)
     # Two seconds a step on every thread: the third step ends beyond the limit.
     assert distilled.steps == 3

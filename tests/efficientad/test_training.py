@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,9 @@ import torch
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad import lightning_model
 from metaldefect.efficientad.calibration import fit_map_quantiles
+from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.evaluation import infer, score_test_images
-from metaldefect.efficientad.lightning_model import TrainingConfig, training_losses
+from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training import Trained, train
@@ -237,7 +237,7 @@ def test_saved_detector_gives_the_same_scores(tmp_path: Path) -> None:
 def test_a_detector_pools_as_its_teacher_also_after_loading(tmp_path: Path, count_include_pad: bool) -> None:
     torch.manual_seed(0)
     frozen = PatchDescriptionNetwork("S", count_include_pad=count_include_pad).requires_grad_(False).eval()
-    few = replace(CONFIG, steps=1, checkpoint_steps=1)
+    few = CONFIG.model_copy(update={"steps": 1, "checkpoint_steps": 1})
     trained = train(frozen, images(), few, tmp_path / "work").model.eval()
     config = DetectorConfig("S", True, 128, 0.25, 0.9, "", count_include_pad=count_include_pad)
     save_detector(tmp_path, trained, config, {})

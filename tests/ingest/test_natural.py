@@ -89,7 +89,7 @@ def test_errors_name_the_folder_or_file(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such folder of natural images"):
         load_natural_images(tmp_path / "nowhere", 16, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty holds no \.jpeg, \.jpg, \.png file"):
+    with pytest.raises(UserError, match=r"empty holds no \.bmp, \.jpeg, \.jpg, \.png, \.tif, \.tiff file"):
         natural_source(tmp_path / "empty")
     with pytest.raises(UserError, match="limit of natural images is 0"):
         load_natural_images(folder, 16, 0)

@@ -16,7 +16,7 @@ from metaldefect.errors import UserError
 from metaldefect.images import U8, write_png
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import DatasetProvider, InspectionImage, InspectionImages
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import load_painter

@@ -11,7 +11,8 @@ from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.loss import linear_cross_entropy
 from metaldefect.maskgit.model import Block, MaskGIT, Mixing
 from metaldefect.maskgit.packed_model import PackedMaskGIT, has_onednn_linear, linear
-from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.sampler import halton_sample
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.soft_targets import SoftTargets, soft_targets
 from metaldefect.random_numbers import image_generator
 
@@ -179,7 +180,7 @@ def test_packed_model_in_bfloat16_is_near_and_in_float32_draws_the_same_tokens()
         halton_sample(
             sampled,
             torch.tensor([0, 1, 2]),
-            SamplingConfig(steps=5),
+            SamplingConfig(temperature=1.0, steps=5),
             [image_generator(3, number) for number in range(3)],
         )
         for sampled in (model, PackedMaskGIT(model))

@@ -7,8 +7,9 @@ from torch.utils.data import TensorDataset
 
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import MaskGITConfig
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import Block, MaskGIT
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig, named_config
 from metaldefect.maskgit.model import Attention, MaskGIT
-from metaldefect.maskgit.sampler import SamplingConfig, halton_sample
+from metaldefect.maskgit.sampler import halton_sample
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
 from metaldefect.random_numbers import image_generator, uniforms
 from tests.tiny_models import TINY, randomised
@@ -173,7 +175,7 @@ def slow_halton(model: MaskGIT, label: int, steps: int, guidance: float, shift: 
 def test_sampler_gives_the_tokens_of_the_plain_algorithm(guidance: float) -> None:
     model = randomised(TINY)
     labels = torch.tensor([0, 2, 1])
-    config = SamplingConfig(steps=6, guidance=guidance)
+    config = SamplingConfig(temperature=1.0, steps=6, guidance=guidance)
     drawn = halton_sample(model, labels, config, generators(5, 3))
     again = generators(5, 3)
     shifts = [torch.randint(0, 16, (1,), generator=one) for one in again]
@@ -216,5 +218,5 @@ def test_bad_sampler_input() -> None:
         halton_sample(model, torch.tensor([0]), SamplingConfig(), own, torch.zeros(1, 3, 3).long())
     with pytest.raises(ValueError, match=r"must lie in \[0, 11\]"):
         halton_sample(model, torch.tensor([0]), SamplingConfig(), own, torch.full((1, 4, 4), 12))
-    with pytest.raises(UserError, match="temperature"):
+    with pytest.raises(ValidationError, match="temperature"):
         SamplingConfig(temperature=0)

@@ -9,11 +9,12 @@ from torch.utils.data import TensorDataset
 
 from metaldefect.errors import UserError
 from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
-from metaldefect.maskgit.lightning_module import MaskGITLightning, MaskGITTrainingConfig
+from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import soft_targets
-from metaldefect.maskgit.training import Schedule, train
+from metaldefect.maskgit.training import train
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig, Schedule
 from metaldefect.maskgit.training_masks import training_mask
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
@@ -91,7 +92,7 @@ def two_stages(directory, data, until: int | None = None) -> tuple[dict[str, tor
                 model,
                 config,
                 *data,
-                Schedule(4, batch_size=4, checkpoint_steps=4, seed=3, weights=[1.0] * 20),
+                Schedule(unconditional_steps=4, batch_size=4, checkpoint_steps=4, seed=3, weights=[1.0] * 20),
                 directory,
                 soft_targets(torch.randn(11, 3, generator=torch.Generator().manual_seed(0)), 2, 1.0),
             )
@@ -124,7 +125,7 @@ def test_the_first_stage_learns_nothing_about_classes() -> None:
 
 
 def test_a_first_stage_that_leaves_no_steps_is_an_error() -> None:
-    schedule = Schedule(12, batch_size=4, checkpoint_steps=4, seed=0, weights=None)
+    schedule = Schedule(unconditional_steps=12, batch_size=4, checkpoint_steps=4, seed=0, weights=None)
     with pytest.raises(UserError, match="unconditional_steps = 12 leaves nothing of 12 steps"):
         train(
             MaskGIT(TINY),

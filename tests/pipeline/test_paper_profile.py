@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import yaml
 from dvc.utils.hydra import compose_and_dump
 from torch.utils.data import TensorDataset
 
-from metaldefect.efficientad.lightning_model import TrainingConfig
+from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.efficientad.training import train
 from metaldefect.efficientad.training_data import TrainingImages
@@ -21,8 +20,9 @@ from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.recipe import Recipe
 from metaldefect.tokenizer.config import named_config as tokenizer_config
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
+from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from pipeline.params import Params, parse_params
@@ -74,11 +74,11 @@ def test_tokenizer(paper: Params) -> None:
 
 def test_maskgit(paper: Params) -> None:
     section = paper.train_maskgit
-    recipe = Recipe.of(section.model_dump(), paper.seed)
-    config = maskgit_config(classes=6, codebook_size=16_384, grid=16, **recipe.model)
+    recipe = Recipe.of(section, paper.seed)
+    config = maskgit_config(classes=6, codebook_size=16_384, grid=16, **recipe.shape)
     model = MaskGIT(config)
     assert sum(p.numel() for p in model.parameters()) == 68_884_993
-    module = MaskGITLightning(model, replace(recipe.loss, warmup_steps=1))
+    module = MaskGITLightning(model, recipe.loss.model_copy(update={"warmup_steps": 1}))
     before = model.head.bias.detach().clone()
     data = TensorDataset(torch.randint(0, 16_384, (2, 16, 16)), torch.tensor([0, 5]))
     history = fit(
@@ -101,9 +101,7 @@ def test_efficientad(paper: Params, tmp_path: Path) -> None:
     trained = train(
         fresh.teacher,
         TrainingImages(normal, penalty, "noise"),
-        TrainingConfig(
-            seed=paper.seed, **one_step.model_dump(include={field.name for field in fields(TrainingConfig)})
-        ),
+        TrainingConfig.of(one_step, seed=paper.seed),
         tmp_path,
     )
     assert set(trained.history[0]) >= {"hard", "penalty", "autoencoder", "imitation", "loss"}

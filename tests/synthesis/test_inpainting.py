@@ -9,7 +9,7 @@ import torch
 from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.sampler import SamplingConfig
+from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import BANDS, Grain

@@ -9,7 +9,7 @@ import torch
 from metaldefect.metrics.reconstruction import ssim
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.discriminator import PatchDiscriminator
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig, to_model_input
+from metaldefect.tokenizer.lightning_module import VQLightning, to_model_input
 from metaldefect.tokenizer.losses import (
     adaptive_weight,
     edge_loss,
@@ -19,6 +19,7 @@ from metaldefect.tokenizer.losses import (
     ssim_loss,
 )
 from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 

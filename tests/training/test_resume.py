@@ -16,20 +16,22 @@ from safetensors.torch import load_file, save_file
 
 from metaldefect.backbones import Backbone
 from metaldefect.cli import app
-from metaldefect.efficientad.distillation import DistillationConfig, distil
+from metaldefect.efficientad.distillation import distil
+from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.efficientad.distillation_data import DistillationImages
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import save_teacher
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.images import write_png
 from metaldefect.inspection.layout import write_scenes
-from metaldefect.maskgit.lightning_module import MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.training import Schedule, train
+from metaldefect.maskgit.training import train
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig, Schedule
 from metaldefect.tokenizer.config import VQConfig
-from metaldefect.tokenizer.lightning_module import VQLightning, VQTrainingConfig
+from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.pretrain import pretraining_images, train_base
+from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.callbacks import Checkpoint
 from metaldefect.training.data import ImageFiles, SampledBatches
 from metaldefect.training.resume import kept_folder, resume_key
@@ -111,7 +113,7 @@ def maskgit(folder: Path, state: Path) -> State:
     model = MaskGIT(TINY)
     model.load_state_dict(load_file(folder / "base.safetensors"))
     tokens, labels = torch.from_numpy(np.load(folder / "tokens.npy")), torch.arange(8) % 3
-    schedule = Schedule(0, batch_size=4, checkpoint_steps=2, seed=3, weights=None)
+    schedule = Schedule(unconditional_steps=0, batch_size=4, checkpoint_steps=2, seed=3, weights=None)
     train(model, MaskGITTrainingConfig(steps=3, warmup_steps=1), tokens, labels, schedule, state)
     return model.state_dict()
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
-from metaldefect.maskgit.lightning_module import MaskGITTrainingConfig
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.training import Schedule, train
+from metaldefect.maskgit.training import train
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig, Schedule
 from metaldefect.training.snapshots import Snapshots
 from tests.tiny_models import TINY
 
@@ -30,7 +30,7 @@ def train_two_stages(folder: Path, snapshots: Snapshots, checkpoints: Path | Non
         model,
         MaskGITTrainingConfig(steps=12, warmup_steps=2),
         *data().tensors,
-        Schedule(4, batch_size=4, checkpoint_steps=4, seed=3, weights=None),
+        Schedule(unconditional_steps=4, batch_size=4, checkpoint_steps=4, seed=3, weights=None),
         checkpoints,
         snapshots=snapshots,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
+from metaldefect.inspection.layout import GOOD
 
 SPLITS = {"Train": "train", "Test": "test"}
 
@@ -25,7 +26,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
                 continue
             for path in files.images(folder / name):
                 mask = files.sidecar(folder / name / "Label" / f"{path.stem}_label{path.suffix}")
-                kind = "good" if mask is None else "defect"
+                kind = GOOD if mask is None else "defect"
                 yield RawSample(
                     path=path,
                     source=files.source,

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from metaldefect.errors import UserError
-from metaldefect.images import U8
+from metaldefect.images import IMAGE_SUFFIXES, U8
 from metaldefect.ingest.adapters.records import Rejected, RejectedFileError, RunLengths
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
+# These are listed as images, so that reading them rejects them with a clear reason.
+REFUSED_SUFFIXES = frozenset({".gif", ".webp"})
 # Decoders allowed on untrusted files; GIF and WebP are opened only to reject them with a clear reason.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
 MODES = frozenset({"L", "RGB"})
@@ -59,7 +60,7 @@ class DatasetFiles:
             if path.is_dir() and not path.is_symlink():
                 continue
             if self.accepts(path):
-                if path.suffix.lower() in IMAGE_SUFFIXES:
+                if path.suffix.lower() in IMAGE_SUFFIXES | REFUSED_SUFFIXES:
                     paths.append(path)
                 elif not recursive:
                     self.reject(path, f"not an image: unknown file type {path.suffix!r}")

@@ -8,8 +8,7 @@ from pathlib import Path
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
-
-NORMAL_LABEL = "good"
+from metaldefect.inspection.layout import GOOD
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
@@ -24,4 +23,4 @@ def read_classes(files: DatasetFiles, root: Path) -> Iterator[RawSample]:
         raise UserError(f"{root} holds no class folders: expected <class>/<image>")
     for folder in folders:
         for path in files.images(folder):
-            yield RawSample(path, files.source, folder.name, is_normal=folder.name == NORMAL_LABEL)
+            yield RawSample(path, files.source, folder.name, is_normal=folder.name == GOOD)

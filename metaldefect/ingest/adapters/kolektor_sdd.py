@@ -9,6 +9,7 @@ import numpy as np
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import MASK_MODES, DatasetFiles, open_checked
 from metaldefect.ingest.adapters.records import RawSample, RejectedFileError
+from metaldefect.inspection.layout import GOOD
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
@@ -32,7 +33,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
             yield RawSample(
                 path=path,
                 source=files.source,
-                source_label="defect" if defective else "good",
+                source_label="defect" if defective else GOOD,
                 mask=mask,
                 is_normal=not defective,
             )

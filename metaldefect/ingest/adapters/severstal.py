@@ -11,8 +11,7 @@ from pathlib import Path
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample, RejectedFileError, RunLengths
-
-NORMAL_LABEL = "good"
+from metaldefect.inspection.layout import GOOD
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
@@ -36,7 +35,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
         yield RawSample(
             path=path,
             source=files.source,
-            source_label="+".join(sorted(found)) or NORMAL_LABEL,
+            source_label="+".join(sorted(found)) or GOOD,
             mask=RunLengths(runs),
             is_normal=not found,
         )

@@ -1,0 +1,102 @@
+"""How MaskGIT is trained, as typed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from metaldefect.config import Config
+
+
+class LossSettings(Config):
+    """Loss and optimiser.
+
+    `soft_weight` is the share of the target that goes to codes similar to the true one (see `soft_targets`).
+    """
+
+    steps: PositiveInt
+    learning_rate: PositiveFloat = 5e-4
+    warmup_steps: NonNegativeInt = 50
+    weight_decay: float = 0.03
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    label_smoothing: float = Field(default=0.1, ge=0, le=1)
+    unmasked_weight: float = 0.0
+    rectangle_share: float = Field(default=0.15, ge=0, le=1)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    soft_weight: float = Field(default=0.0, ge=0, lt=1)
+
+
+class MaskGITTrainingConfig(LossSettings):
+    """How one stage is trained; `conditional` false hides the label of every sample: the first of two."""
+
+    conditional: bool = True
+
+
+class ScheduleSettings(Config):
+    """How long and in which batches MaskGIT is trained.
+
+    Attributes:
+        unconditional_steps: length of a first stage that hides all labels and samples images equally;
+            included in the configuration's steps. 0: one stage.
+        batch_size: images per step.
+        checkpoint_steps: steps between checkpoints.
+    """
+
+    unconditional_steps: NonNegativeInt
+    batch_size: PositiveInt
+    checkpoint_steps: PositiveInt
+
+
+class Schedule(ScheduleSettings):
+    """How long and on which data MaskGIT is trained.
+
+    Attributes:
+        seed: of batches, masks and dropout.
+        weights: sampling weight of each training image in the conditional stage; None: all equal.
+    """
+
+    seed: NonNegativeInt
+    weights: Sequence[float] | None = None
+
+
+class RecipeTrainingSettings(LossSettings, ScheduleSettings):
+    """A whole training.
+
+    Attributes:
+        balanced: whether classes and sources get equal weight in the conditional stage.
+        soft_neighbours, soft_temperature: see `soft_targets`; used if the loss has a soft weight.
+    """
+
+    balanced: bool
+    soft_neighbours: PositiveInt
+    soft_temperature: PositiveFloat
+
+
+class ShapeSettings(Config):
+    """What `named_config` makes a model's shape from, besides the data's numbers."""
+
+    size: str
+    heads: PositiveInt
+    dropout: float = Field(ge=0, lt=1)
+    conditioning: Literal["adaln", "sum"]
+    mixing: NonNegativeInt
+
+
+class StartSettings(Config):
+    """What a training starts from.
+
+    Attributes:
+        base: path of a checkpoint or model; None starts from random weights.
+        codebook_start: see `start_weights`.
+    """
+
+    base: str | None
+    codebook_start: float = Field(ge=0)
+
+
+class RecipeSettings(ShapeSettings, StartSettings):
+    """What decides a trained MaskGIT besides its tokens and the seed."""
+
+    training: RecipeTrainingSettings
