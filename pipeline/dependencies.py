@@ -57,7 +57,7 @@ def direct_imports(root: Path, file: Path) -> set[Path]:
 
 
 def all_imports(root: Path, file: Path) -> set[Path]:
-    """`file` and every project file that it imports, directly or indirectly; imports of `PARAMS` do not count."""
+    """`file` and all project files that it imports, directly or not; those of `PARAMS` do not count."""
     seen: set[Path] = set()
     todo = {file}
     while todo:
