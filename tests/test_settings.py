@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from pkgutil import walk_packages
 
 import pytest
@@ -118,3 +119,17 @@ def test_a_distillation_needs_an_end() -> None:
         with pytest.raises(ValidationError, match="needs a number of steps or a time limit"):
             DistillationConfig(steps=steps)
     assert DistillationConfig(seconds=60.0).steps is None
+
+
+@pytest.mark.parametrize(
+    ("literal", "home"),
+    [
+        ('"good"', "inspection/layout.py"),
+        ('".jpeg"', "images.py"),
+        ('".gif"', "ingest/adapters/files.py"),
+    ],
+)
+def test_a_constant_of_the_library_is_written_once(literal: str, home: str) -> None:
+    library = Path(metaldefect.__path__[0])
+    files = [file for file in library.rglob("*.py") if literal in file.read_text()]
+    assert [file.relative_to(library).as_posix() for file in files] == [home]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from metaldefect.efficientad.evaluation import Scored, with_pixels
+from metaldefect.inspection.layout import GOOD
 from metaldefect.metrics.detection import FPR_LIMIT, area_to_limit, auroc, pro_curve
 
 CURVE_POINTS = 400
@@ -157,7 +158,7 @@ def histogram_figure(groups: Mapping[str, Sequence[Scored]], threshold: float) -
         bad = np.array([item.score for item in scored if item.is_defective])
         low, high = np.quantile(np.concatenate([good, bad, [threshold]]), [0.0, 0.98])
         bins = np.linspace(low, max(high, threshold, low + 1e-6), 41)
-        for kind, scores, color in (("good", good, "tab:blue"), ("defective", bad, "tab:red")):
+        for kind, scores, color in ((GOOD, good, "tab:blue"), ("defective", bad, "tab:red")):
             axes.hist(
                 np.clip(scores, low, bins[-1]),
                 bins,
