@@ -1,38 +1,27 @@
 """The formulations that `benchmarks.kernels` times: whole steps in plain PyTorch, compiled, and hand-written.
 
-A formulation is a function of the round's number that does one step and returns its loss (training) or its
-tokens (sampling). All formulations of a part start from the same weights and see the same batches.
+A formulation is a function of the round's number that does one training step and returns its loss. All
+formulations of a part start from the same weights and see the same batches.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.efficientad import training_batches
-from benchmarks.maskgit import GUIDANCE, random_model
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.torch_model import EfficientAD
-from metaldefect.hardware import autocast, autocast_dtype
+from metaldefect.hardware import autocast
 from metaldefect.images import U8
 from metaldefect.kernels.switch import cpu_kernels
-from metaldefect.maskgit.config import MaskGITConfig
-from metaldefect.maskgit.loss import masked_cross_entropy
-from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.packed_model import PackedMaskGIT
-from metaldefect.maskgit.sampler import TokenModel, halton_sample
-from metaldefect.maskgit.sampling_config import SamplingConfig
-from metaldefect.maskgit.training_masks import training_mask
-from metaldefect.random_numbers import image_generator
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, to_model_input
 from metaldefect.tokenizer.losses import hinge_discriminator_loss
@@ -44,7 +33,7 @@ Step = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """One formulation. `hand_written` marks code of `metaldefect/kernels` or a packed model."""
+    """One formulation. `hand_written` marks code of `metaldefect/kernels`."""
 
     name: str
     step: Step
@@ -61,113 +50,6 @@ def gradient_step(
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(list(parameters), clip)
     optimizer.step()
-
-
-def maskgit_training(size: str, codes: int, grid: int, batch: int, compiled: bool) -> list[Variant]:
-    """MaskGIT's training step without dropout: cross-entropy at masked positions, AdamW, clipping."""
-    start = random_model(size, codes, grid)
-    shape = start.config
-    torch.manual_seed(0)
-    tokens = torch.randint(0, shape.codebook_size, (batch, grid**2))
-    labels = torch.randint(0, shape.classes, (batch,))
-
-    def variant(
-        name: str, loss_of: Callable[[MaskGIT], Callable[[Tensor], Tensor]], kernels: bool = False
-    ) -> Variant:
-        model = copy.deepcopy(start).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        loss_function = loss_of(model)
-
-        def step(number: int) -> Tensor:
-            torch.manual_seed(number)
-            mask = training_mask(batch, grid, 0.0)
-            with cpu_kernels(model, enabled=kernels):
-                with autocast():
-                    loss = loss_function(mask)
-                gradient_step(optimizer, model.parameters(), loss, clip=1.0)
-            return loss.detach()
-
-        return Variant(name, step, compiled="compiled" in name, hand_written=kernels)
-
-    def all_positions(model: MaskGIT) -> Callable[[Tensor], Tensor]:
-        def loss(mask: Tensor) -> Tensor:
-            logits = model(tokens.masked_fill(mask, shape.mask_id), labels).flatten(0, 1)
-            each = F.cross_entropy(logits, tokens.flatten(), reduction="none")
-            return (each * mask.flatten()).sum() / mask.sum()
-
-        return loss
-
-    def masked_head(
-        hidden_of: Callable[[Tensor, Tensor], Tensor], head: nn.Linear
-    ) -> Callable[[Tensor], Tensor]:
-        def loss(mask: Tensor) -> Tensor:
-            hidden = hidden_of(tokens.masked_fill(mask, shape.mask_id), labels)
-            return masked_cross_entropy(hidden, head, tokens, mask)[0]
-
-        return loss
-
-    variants = [
-        variant("plain", all_positions),
-        variant("masked_head", lambda model: masked_head(model.hidden, model.head)),
-        variant("fused", lambda model: masked_head(model.hidden, model.head), kernels=True),
-    ]
-    if compiled:
-        variants += [
-            variant("compiled", lambda model: torch.compile(all_positions(model))),
-            variant(
-                "compiled_masked_head", lambda model: masked_head(torch.compile(model.hidden), model.head)
-            ),
-        ]
-    return variants
-
-
-class CompiledMaskGIT:
-    """MaskGIT for samplers with a compiled transformer; the head stays eager, because its positions vary."""
-
-    def __init__(self, model: MaskGIT) -> None:
-        self.model = model
-        self.hidden = torch.compile(model.hidden)
-
-    @property
-    def config(self) -> MaskGITConfig:
-        """The model's configuration."""
-        return self.model.config
-
-    def __call__(self, tokens: Tensor, labels: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Same as `MaskGIT.forward`."""
-        x = self.hidden(tokens, labels)
-        if positions is not None:
-            x = x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        return self.model.head(x)
-
-
-def maskgit_sampling(
-    size: str, codes: int, grid: int, images: int, steps: int, compiled: bool
-) -> list[Variant]:
-    """Halton sampling with guidance in the machine's compute dtype; the packed model in float32 too."""
-    model = random_model(size, codes, grid).eval()
-    labels = torch.arange(images) % model.config.classes
-    config = SamplingConfig(temperature=1.0, steps=steps, guidance=GUIDANCE, roll=False)
-
-    def variant(
-        name: str, sampled: TokenModel, context: Callable[[], AbstractContextManager[Any]]
-    ) -> Variant:
-        def step(number: int) -> Tensor:
-            with context():
-                generators = [image_generator(number, image) for image in range(images)]
-                return halton_sample(sampled, labels, config, generators)
-
-        return Variant(name, step, compiled=name == "compiled", hand_written="packed" in name)
-
-    variants = [
-        variant("plain", model, autocast),
-        variant("packed", PackedMaskGIT(model, autocast_dtype()), nullcontext),
-    ]
-    if autocast_dtype() is not torch.float32:
-        variants.append(variant("packed_float32", PackedMaskGIT(model), nullcontext))
-    if compiled:
-        variants.append(variant("compiled", CompiledMaskGIT(model), autocast))
-    return variants
 
 
 def tokenizer_training(name: str, images: U8, batch: int, compiled: bool) -> list[Variant]:

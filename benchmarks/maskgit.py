@@ -23,11 +23,9 @@ from tqdm import tqdm
 from benchmarks.plain_maskgit import plain_halton, plain_logits
 from benchmarks.results import add_results_argument, publish
 from metaldefect.hardware import autocast, autocast_dtype, keep_freed_memory, set_threads
-from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.loss import masked_cross_entropy
 from metaldefect.maskgit.model import Block, MaskGIT
-from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import halton_sample
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.training_masks import training_mask
@@ -54,7 +52,7 @@ def plain_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor, dro
 
 def our_loss(model: MaskGIT, tokens: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy as this project's training computes it."""
-    with autocast(), cpu_kernels(model, enabled=True):
+    with autocast():
         hidden = model.hidden(tokens.masked_fill(mask, model.config.mask_id), labels)
         return masked_cross_entropy(hidden, model.head, tokens, mask)[0]
 
@@ -119,10 +117,14 @@ def measure_sampling(
     # The uniform numbers that halton_sample draws
     chances = uniforms([image_generator(1, number) for number in range(images)], shape.grid**2)
 
-    def ours(sampled: PackedMaskGIT, count: int, how: SamplingConfig = config) -> Tensor:
+    def ours(count: int, how: SamplingConfig = config) -> Tensor:
         wanted = torch.arange(count) % shape.classes
         generators = [image_generator(1, number) for number in range(count)]
-        return halton_sample(sampled, wanted, how, generators).flatten(1)
+        return halton_sample(model, wanted, how, generators).flatten(1)
+
+    def ours_cast(count: int, how: SamplingConfig = config) -> Tensor:
+        with autocast():
+            return ours(count, how)
 
     plain_halton(model, labels[:1], 1, GUIDANCE, None)  # warm-up
     runs: dict[str, tuple[int, list[float]]] = {}
@@ -147,19 +149,15 @@ def measure_sampling(
     run("upstream_autocast", 1, cast)
     # Only after upstream's runs, which use PyTorch's defaults; our stages keep freed memory
     keep_freed_memory()
-    wide, narrow = PackedMaskGIT(model), PackedMaskGIT(model, autocast_dtype())
     # Warm up: libraries build their kernels per shape
-    for sampled, count in ((wide, images), (narrow, 1), (narrow, batch)):
-        ours(sampled, count, SamplingConfig(temperature=1.0, steps=1, guidance=GUIDANCE, roll=False))
-    same = run("ours_fp32", images, lambda: ours(wide, images), repeats)
-    run("ours_best_single", 1, lambda: ours(narrow, 1), repeats)
-    run("ours_best", batch, lambda: ours(narrow, batch), repeats)
-    run(
-        "ours_fewer_steps",
-        batch,
-        lambda: ours(narrow, batch, config.model_copy(update={"steps": fewer_steps})),
-        repeats,
-    )
+    one_step, fewer = (config.model_copy(update={"steps": count}) for count in (1, fewer_steps))
+    ours(images, one_step)
+    for count in (1, batch):
+        ours_cast(count, one_step)
+    same = run("ours_fp32", images, lambda: ours(images), repeats)
+    run("ours_best_single", 1, lambda: ours_cast(1), repeats)
+    run("ours_best", batch, lambda: ours_cast(batch), repeats)
+    run("ours_fewer_steps", batch, lambda: ours_cast(batch, fewer), repeats)
     bar.close()
     per_image = {name: float(np.median(seconds)) / count for name, (count, seconds) in runs.items()}
     upstream = per_image["upstream_fp32"]
@@ -170,7 +168,7 @@ def measure_sampling(
         "sample_speedup_fp32_same_draw": per_image["upstream_fp32_uniforms"] / per_image["ours_fp32"],
         "sample_speedup_fewer_steps": upstream / per_image["ours_fewer_steps"],
         "sample_speedup_best_single": upstream / per_image["ours_best_single"],
-        "best_mode": f"{autocast_dtype()} weights, {batch} images a batch".removeprefix("torch."),
+        "best_mode": f"{autocast_dtype()} products, {batch} images per batch".removeprefix("torch."),
         "seconds_per_image": per_image,
         "sampling_runs_s": {name: seconds for name, (_, seconds) in runs.items()},
     }

@@ -33,9 +33,9 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
     "grain": ("metaldefect/synthesis/grain.py", "metaldefect/metrics"),
     "kernels": (
-        "metaldefect/kernels", "metaldefect/maskgit", "metaldefect/tokenizer", "metaldefect/efficientad",
+        "metaldefect/kernels", "metaldefect/tokenizer", "metaldefect/efficientad",
     ),
-    "maskgit_speed": ("metaldefect/kernels", "metaldefect/maskgit", "metaldefect/hardware.py"),
+    "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),
     "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),

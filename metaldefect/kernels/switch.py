@@ -31,13 +31,12 @@ def cpu_kernels(model: nn.Module, enabled: bool) -> Iterator[None]:
     activation checkpointing recomputes layers there and must do so in the same way.
 
     Example:
-        >>> from metaldefect.maskgit.config import MaskGITConfig
-        >>> from metaldefect.maskgit.model import MaskGIT
-        >>> model = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=8, grid=4))
+        >>> from metaldefect.efficientad.torch_model import EfficientAD
+        >>> model = EfficientAD("S")
         >>> with cpu_kernels(model, enabled=True):
-        ...     model.transformer.layers[0].cpu_kernel
+        ...     model.student.cpu_kernel
         True
-        >>> model.transformer.layers[0].cpu_kernel
+        >>> model.student.cpu_kernel
         False
     """
     layers = [module for module in model.modules() if isinstance(module, HasCpuKernel)]

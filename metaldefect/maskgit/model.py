@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaldefect.kernels.fused_block import EPS, BlockWeights, fused_block
-from metaldefect.kernels.switch import HasCpuKernel
 from metaldefect.maskgit.config import MaskGITConfig
+
+# Of the blocks' RMS norms
+EPS = 1e-5
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -72,11 +73,8 @@ class Mixing(nn.Module):
         return x + F.pad(mixed.flatten(2).transpose(1, 2), (0, 0, 0, 1))
 
 
-class Block(HasCpuKernel, nn.Module):
-    """Attention and feed-forward, each modulated and gated by the class.
-
-    Its CPU kernel is `metaldefect.kernels.fused_block`.
-    """
+class Block(nn.Module):
+    """Attention and feed-forward, each modulated and gated by the class."""
 
     # The modulation without a class is the identity: shift 0, scale 0, gate 1, twice
     identity: Tensor
@@ -102,22 +100,10 @@ class Block(HasCpuKernel, nn.Module):
             return self.identity.expand(len(condition), -1, -1)
         return self.mlp(condition).unflatten(-1, (6, -1))
 
-    def weights(self) -> BlockWeights:
-        """All parameters except the modulation's."""
-        attn, ff = self.attn, self.ff
-        return BlockWeights(
-            self.ln1.weight, self.ln2.weight, attn.wq.weight, attn.wk.weight, attn.wv.weight,
-            attn.wo.weight, ff.w1.weight, ff.w2.weight, ff.w3.weight,
-        )  # fmt: skip
-
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        modulation = self.modulation(condition)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).unbind(1)
         if self.mixing is not None:
             x = self.mixing(x)
-        if self.cpu_kernel:
-            dropout = self.dropout.p if self.training else 0.0
-            return fused_block(x, modulation, self.weights(), self.attn.heads, dropout)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
         x = x + gate1.unsqueeze(1) * self.dropout(self.attn(modulate(self.ln1(x), shift1, scale1)))
         return x + gate2.unsqueeze(1) * self.dropout(self.ff(modulate(self.ln2(x), shift2, scale2)))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ from torch import Tensor
 
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
-from metaldefect.hardware import autocast, autocast_dtype, device_of
+from metaldefect.hardware import autocast, device_of
 from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import sample
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
@@ -35,6 +33,8 @@ from metaldefect.tokenizer.model import VQModel
 class Painter:
     """Encodes images as tokens of MaskGIT's vocabulary, and draws images of a class.
 
+    Models are in eval mode, as `load_tokenizer` and `load_maskgit` return them.
+
     `grain` is the texture that decoding leaves out, added to whole generated images; None leaves them
     smooth.
     """
@@ -45,11 +45,6 @@ class Painter:
     vocabulary: Vocabulary
     image_size: int
     grain: Grain | None = None
-
-    @cached_property
-    def sampled(self) -> PackedMaskGIT:
-        """MaskGIT packed for sampling, in the dtype that its device multiplies fastest."""
-        return PackedMaskGIT(self.maskgit, autocast_dtype(device_of(self.maskgit)))
 
     def label(self, name: str) -> int:
         """Number of a class; for an unknown name, raises a UserError that lists the classes."""
@@ -108,7 +103,8 @@ class Painter:
         """Token grids of the given classes, `int64 [N, grid, grid]`; see `sampler.sample`."""
         on = device_of(self.maskgit)
         known = None if known is None else known.to(on)
-        tokens = sample(self.sampled, labels.to(on), config, generators, known, history).cpu()
+        with autocast(on):
+            tokens = sample(self.maskgit, labels.to(on), config, generators, known, history).cpu()
         if history is not None:
             history[:] = [grids.cpu() for grids in history]
         return tokens

@@ -7,33 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernel_variants import (
-    Variant,
-    efficientad_training,
-    maskgit_sampling,
-    maskgit_training,
-    tokenizer_training,
-)
+from benchmarks.kernel_variants import Variant, efficientad_training, tokenizer_training
 from benchmarks.kernels import measure, procedural_images, summarise
 
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
-
-
-def test_formulations_of_maskgits_training_step_have_equal_losses() -> None:
-    variants = maskgit_training("cpu_tiny", codes=64, grid=4, batch=2, compiled=False)
-    assert [v.name for v in variants if v.hand_written] == ["fused"]
-    figures, _ = summarise("maskgit_training", measure("maskgit_training", variants, rounds=3))
-    assert figures["maskgit_training_fused_difference"] < 1e-3
-    assert figures["maskgit_training_masked_head_difference"] < 1e-3
-
-
-def test_formulations_of_sampling_draw_the_same_tokens() -> None:
-    variants = maskgit_sampling("cpu_tiny", 64, 4, images=2, steps=3, compiled=False)
-    figures, _ = summarise("maskgit_sampling", measure("maskgit_sampling", variants, rounds=2))
-    assert figures["maskgit_sampling_packed_difference"] == 0
 
 
 def test_formulations_of_the_tokenizers_step_have_equal_losses() -> None:

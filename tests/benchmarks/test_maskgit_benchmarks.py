@@ -12,7 +12,6 @@ from benchmarks.maskgit import matrix_gflops, measure_sampling, our_loss, plain_
 from benchmarks.plain_maskgit import plain_halton, plain_logits
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import halton_sample
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator, uniforms
@@ -40,9 +39,7 @@ def test_plain_formulation_gives_the_models_logits_and_the_samplers_tokens(model
     labels = torch.tensor([0, 1, 2])
     chances = uniforms([image_generator(1, number) for number in range(3)], 16)
     config = SamplingConfig(temperature=1.0, steps=5, guidance=1.5, roll=False)
-    drawn = halton_sample(
-        PackedMaskGIT(model), labels, config, [image_generator(1, number) for number in range(3)]
-    )
+    drawn = halton_sample(model, labels, config, [image_generator(1, number) for number in range(3)])
     assert torch.equal(drawn.flatten(1), plain_halton(model, labels, 5, 1.5, chances))
     by_categorical = plain_halton(model, labels, 5, 1.5, None)
     assert int(by_categorical.max()) < SHAPE.codebook_size

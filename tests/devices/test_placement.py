@@ -27,7 +27,6 @@ from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatch
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import start_from_codebook
-from metaldefect.maskgit.packed_model import PackedMaskGIT
 from metaldefect.maskgit.sampler import sample
 from metaldefect.maskgit.sampling_config import ORDERS, SamplingConfig
 from metaldefect.maskgit.soft_targets import soft_targets
@@ -165,10 +164,9 @@ def test_held_out_cross_entropy(elsewhere: torch.device) -> None:
     assert there["per_sample"]["true"].device.type == "cpu"
 
 
-@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 @pytest.mark.parametrize("order", ORDERS)
-def test_samplers(elsewhere: torch.device, order: str, guidance: float, packed: bool) -> None:
+def test_samplers(elsewhere: torch.device, order: str, guidance: float) -> None:
     config = SamplingConfig(
         steps=4, order=order, guidance=guidance, guidance_schedule="linear", top_k=8, top_p=0.95
     )
@@ -180,8 +178,7 @@ def test_samplers(elsewhere: torch.device, order: str, guidance: float, packed: 
         generators = [image_generator(0, number) for number in range(2)]
         history: list[Tensor] = []
         labels = torch.tensor([0, 2]).to(device)
-        sampled: Any = PackedMaskGIT(model) if packed else model
-        found = sample(sampled, labels, config, generators, known.view(2, 4, 4).to(device), history)
+        found = sample(model, labels, config, generators, known.view(2, 4, 4).to(device), history)
         assert found.device == labels.device
         assert {grids.device for grids in history} == {labels.device}
         return found.cpu()

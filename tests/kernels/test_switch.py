@@ -1,48 +1,68 @@
 """Training on a CPU chooses the kernels; everything else has the plain layers."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from metaldefect.kernels.switch import cpu_kernels
-from metaldefect.maskgit.config import MaskGITConfig
-from metaldefect.maskgit.lightning_module import MaskGITLightning
-from metaldefect.maskgit.model import Block, MaskGIT
-from metaldefect.maskgit.training_config import MaskGITTrainingConfig
+from metaldefect.tokenizer.model import Conv3x3
 from metaldefect.training.data import SampledBatches
+from metaldefect.training.module import Trainee
 from metaldefect.training.trainer import fit
 
-SHAPE = MaskGITConfig(dim=32, depth=2, heads=2, classes=2, codebook_size=11, grid=4)
 
-
-class Recorder(MaskGITLightning):
-    """Notes at each step whether the blocks use their kernel."""
+class Recorder(Trainee):
+    """Notes at each step whether its layer uses its kernel."""
 
     def __init__(self) -> None:
-        super().__init__(MaskGIT(SHAPE), MaskGITTrainingConfig(steps=2))
+        super().__init__()
+        self.model = Conv3x3(1, 1)
         self.seen: list[bool] = []
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        self.seen += [layer.cpu_kernel for layer in self.model.modules() if isinstance(layer, Block)]
-        return super().training_step(batch, index)
+    def content(self) -> Mapping[str, Any]:
+        return {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=0.01)
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        self.seen.append(self.model.cpu_kernel)
+        loss = self.model(batch).square().mean()
+        self.log("loss", loss.detach())
+        return loss
 
 
-def test_the_trainer_uses_the_kernels_on_a_cpu_and_leaves_the_plain_layers() -> None:
+def test_the_trainer_uses_the_kernels_on_a_cpu_and_leaves_the_plain_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("METALDEFECT_DEVICE", "cpu")
     module = Recorder()
-    data = TensorDataset(torch.randint(0, 11, (4, 4, 4)), torch.zeros(4, dtype=torch.long))
-    fit(module, SampledBatches(data, 2, 0), steps=2, epoch_steps=2, seed=0, checkpoint_directory=None)
-    assert module.seen == [True] * 4
-    assert not any(layer.cpu_kernel for layer in module.model.modules() if isinstance(layer, Block))
+    batches = SampledBatches(torch.randn(4, 1, 8, 8), 2, 0)
+    fit(module, batches, steps=2, epoch_steps=2, seed=0, checkpoint_directory=None)
+    assert module.seen == [True] * 2
+    assert not module.model.cpu_kernel
+
+
+def test_neither_train_nor_eval_chooses_the_kernel() -> None:
+    layer = Conv3x3(1, 1)
+    assert not layer.train().cpu_kernel
+    with cpu_kernels(layer, enabled=True):
+        with cpu_kernels(layer, enabled=False):
+            assert not layer.cpu_kernel
+        assert layer.eval().cpu_kernel
+    assert not layer.cpu_kernel
 
 
 def test_the_switch_is_restored_after_an_error() -> None:
-    model = MaskGIT(SHAPE)
+    layer = Conv3x3(1, 1)
 
     def fail() -> None:
-        with cpu_kernels(model, enabled=True):
+        with cpu_kernels(layer, enabled=True):
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
         fail()
-    assert not any(layer.cpu_kernel for layer in model.modules() if isinstance(layer, Block))
+    assert not layer.cpu_kernel

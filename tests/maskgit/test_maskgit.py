@@ -1,6 +1,7 @@
 """MaskGIT is Halton-MaskGIT by shape and name; its order, schedule and sampler are the published ones."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig, named_config
-from metaldefect.maskgit.model import Attention, MaskGIT
+from metaldefect.maskgit.model import Attention, Block, MaskGIT, Mixing
 from metaldefect.maskgit.sampler import halton_sample
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.schedule import arccos_mask_ratio, cumulative_counts, halton_order
@@ -118,6 +119,37 @@ def test_attention_normalises_before_the_split_into_heads() -> None:
         weights = torch.softmax(q[:, part] @ k[:, part].T / 4.0, dim=-1)
         heads.append(weights @ v[:, part])
     torch.testing.assert_close(attention(x)[0], attention.wo(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-5)
+
+
+def test_mixing_against_loops_and_silent_at_the_start() -> None:
+    torch.manual_seed(0)
+    layer = Mixing(replace(TINY, mixing=3))
+    x = torch.randn(2, 17, 32)
+    torch.testing.assert_close(layer(x), x)
+    layer.weight.data.normal_()
+    expected = x.clone()
+    for row in range(4):
+        for column in range(4):
+            for i in range(-1, 2):
+                for j in range(-1, 2):
+                    if 0 <= row + i < 4 and 0 <= column + j < 4:
+                        weight = layer.weight[:, 0, 1 + i, 1 + j]
+                        expected[:, 4 * row + column] += weight * x[:, 4 * (row + i) + column + j]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_falls_on_both_branches_and_never_on_what_passes_them() -> None:
+    block = Block(replace(TINY, dropout=0.5))
+    for parameter in block.parameters():
+        parameter.data.normal_(std=0.3)
+    x, condition = torch.randn(2, 17, 32), torch.randn(2, 32)
+    drops = []
+    block.dropout.register_forward_hook(lambda _module, given, made: drops.append((made == 0).float().mean()))
+    block.train()(x, condition)
+    assert [float(share) for share in drops] == pytest.approx([0.5, 0.5], abs=0.1)
+    block.dropout.p = 1.0
+    assert torch.equal(block(x, condition), x)
+    assert not torch.equal(block.eval()(x, condition), x)
 
 
 def test_positions_select_rows_of_the_full_logits() -> None:

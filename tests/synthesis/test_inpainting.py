@@ -209,6 +209,24 @@ def test_parts_of_an_insertion(painter: Painter) -> None:
     assert not (found.changed & (feather(mask, 10.0) == 0)).any()
 
 
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+)
+def test_drawing_multiplies_in_the_machines_precision(
+    painter: Painter, monkeypatch: pytest.MonkeyPatch, precision: str, expected: torch.dtype
+) -> None:
+    monkeypatch.setenv("METALDEFECT_PRECISION", precision)
+    seen: list[torch.dtype] = []
+    layer = painter.maskgit.transformer.layers[0].ff.w1
+    hook = layer.register_forward_hook(lambda _module, given, made: seen.append(made.dtype))
+    try:
+        tokens = painter.draw_tokens(torch.tensor([0, 1]), SamplingConfig(steps=3), two_generators())
+    finally:
+        hook.remove()
+    assert set(seen) == {expected}
+    assert tokens.shape == (2, 8, 8)
+
+
 def test_tokens_outside_the_vocabulary_are_named(painter: Painter) -> None:
     with pytest.raises(ValueError, match=r"tokens lie in \[0, 20\], the vocabulary has 20"):
         painter.decode(torch.tensor([[[0, 20]]]))
