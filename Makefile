@@ -40,7 +40,7 @@ repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); a second run f
 	"$(BIN)/python" -m dvc repro
 
 flow: $(STAMP) ## Run the pipeline as a Prefect flow
-	$(BIN)/python -m flows.pipeline
+	$(BIN)/python -m flows.run
 
 # One test file per core, each on one thread, is faster than one file at a time on all threads.
 test: $(STAMP) ## All tests, including the end-to-end run

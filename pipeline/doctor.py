@@ -157,7 +157,7 @@ def check_prefect(_root: Path) -> Iterator[Finding]:
     if file is None:
         yield check_prefect_server(os.environ.get("PREFECT_API_URL"))
     elif not file.is_file():
-        text = "not made yet; the first `python -m flows.pipeline` makes it"
+        text = "not made yet; the first `python -m flows.run` makes it"
         yield Finding("note", "Prefect database", text)
     elif (revision := table_value(file, "alembic_version", "version_num")) is None:
         mend = f"delete {file} and type `prefect server database upgrade -y`"

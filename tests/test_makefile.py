@@ -66,7 +66,10 @@ def test_help_lists_every_target(project: Path) -> None:
         assert f"  {target} " in text
 
 
-def test_weights_beside_the_project_are_found_by_their_whole_path(project: Path) -> None:
+def test_weights_beside_the_project_are_found_by_their_whole_path(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("METALDEFECT_WEIGHTS", raising=False)
     (project.parent / "shared/weights").mkdir(parents=True)
     (project / ".venv/bin/metaldefect").write_text('#!/bin/sh\necho "$METALDEFECT_WEIGHTS" > calls\n')
     (found,) = make(project, "doctor")

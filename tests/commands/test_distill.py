@@ -60,14 +60,22 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 def test_going_on_from_weights_adds_up(distil: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "--output", "first.safetensors")
-    run(monkeypatch, "--output", "second.safetensors", "--base", "first.safetensors", "--learning-rate", "0")
+    run(
+        monkeypatch,
+        "--output",
+        "second.safetensors",
+        "--base",
+        "first.safetensors",
+        "--learning-rate",
+        "1e-30",
+    )
     first, second = (read_json(distil / f"{name}.json") for name in ("first", "second"))
     assert first["images_seen"] == 2 * first["steps"]
     assert second["images_seen"] == 2 * second["steps"]
     assert second["steps"] > first["steps"]
     assert second["computing_minutes"] >= first["computing_minutes"]
     assert second["base"]["sha256"] == first["sha256"]
-    # Without a learning rate the second training leaves weights and statistics as they were.
+    # A vanishing learning rate leaves weights and statistics as they were.
     weights = [load_teacher(distil / f"{name}.safetensors").state_dict() for name in ("first", "second")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     statistics = [load_target_statistics(distil / f"{name}.safetensors") for name in ("first", "second")]

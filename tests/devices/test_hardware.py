@@ -5,15 +5,14 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch.utils.data import TensorDataset
 
 from metaldefect import hardware
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.train import run_training
-from metaldefect.efficientad import training as efficientad_training
 from metaldefect.errors import UserError
 from metaldefect.hardware import autocast_dtype, available_devices, device, trainer_arguments, use_device
-from metaldefect.training import trainer as trainer_module
+from metaldefect.training.module import Trainee
+from metaldefect.training.trainer import fit
 
 
 @pytest.fixture(autouse=True)
@@ -131,27 +130,30 @@ def trainer_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         raise Stop
 
     monkeypatch.setattr(pl, "Trainer", trainer)
-    monkeypatch.setattr("lightning.Trainer", trainer)
     return calls
 
 
-def test_every_training_asks_lightning_for_the_chosen_device(
-    monkeypatch: pytest.MonkeyPatch, trainer_calls: list[dict[str, object]], tmp_path: Path
+class Untrained(Trainee):
+    def content(self) -> dict[str, object]:
+        return {}
+
+
+class NoBatches:
+    def batch(self, step: int) -> torch.Tensor:
+        raise AssertionError("the Trainer never starts")
+
+    def content(self) -> dict[str, object]:
+        return {}
+
+
+def test_the_one_trainer_asks_lightning_for_the_chosen_device(
+    monkeypatch: pytest.MonkeyPatch, trainer_calls: list[dict[str, object]]
 ) -> None:
     pretend(monkeypatch, gpus=4)
     monkeypatch.setenv("METALDEFECT_DEVICE", "cuda:1")
     with pytest.raises(Stop):
-        trainer_module.fit(
-            pl.LightningModule(), TensorDataset(torch.zeros(2)), steps=1, batch_size=1, epoch_steps=1, seed=0,
-            checkpoint_directory=None,
-        )  # fmt: skip
-    with pytest.raises(Stop):
-        efficientad_training.fit(
-            pl.LightningModule(),  # type: ignore[arg-type]
-            efficientad_training.TrainingConfig(steps=1),
-            tmp_path,
-        )
-    assert [(call["accelerator"], call["devices"]) for call in trainer_calls] == [("cuda", [1])] * 2
+        fit(Untrained(), NoBatches(), steps=1, epoch_steps=1, seed=0, checkpoint_directory=None)
+    assert [(call["accelerator"], call["devices"]) for call in trainer_calls] == [("cuda", [1])]
 
 
 def test_train_with_an_absent_accelerator_stops_before_it_begins(

@@ -19,6 +19,8 @@ from metaldefect import backbones
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.efficientad import calibration, distillation
 from metaldefect.efficientad.calibration import calibrate
+from metaldefect.efficientad.distillation_config import DistillationConfig
+from metaldefect.efficientad.distillation_data import CropBatches, DistillationImages
 from metaldefect.efficientad.evaluation import infer, quick_auroc
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.teacher_targets import PatchFeatures
@@ -42,6 +44,7 @@ from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.perceptual import FeatureDistance
 from metaldefect.tokenizer.training_config import VQTrainingConfig
+from metaldefect.training.callbacks import ComputingTime
 from tests.devices.simulated import simulated_device
 from tests.tiny_models import TINY, TINY_TOKENIZER, randomised
 
@@ -65,7 +68,9 @@ def lightning_stubs(module: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, T
     """What Lightning's Trainer gives a module; returns what the module logs."""
     logged: dict[str, Tensor] = {}
     found = module.configure_optimizers()
-    monkeypatch.setattr(module, "optimizers", lambda: found)
+    optimizers, schedulers = found if isinstance(found, tuple) else (found, [])
+    monkeypatch.setattr(module, "optimizers", lambda: optimizers)
+    monkeypatch.setattr(module, "lr_schedulers", lambda: schedulers)
     monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
     monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
     return logged
@@ -282,19 +287,26 @@ def tiny_features() -> PatchFeatures:
 
 def test_distillation(elsewhere: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    images = distillation.DistillationImages(
-        rng.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8), rng.integers(0, 256, (2, 128, 128), np.uint8)
-    )
-    config = distillation.DistillationConfig(image_size=64, batch_size=2, steps=2)
+    images = DistillationImages(
+        rng.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8), rng.integers(0, 256, (2, 128, 128), np.uint8),
+        natural_groups=(0, 1), metal_groups=(0, 1),
+    )  # fmt: skip
+    config = DistillationConfig(image_size=64, batch_size=2, steps=2)
     monkeypatch.setattr(distillation, "STATISTICS_BATCHES", 2)
 
     def numbers(device: torch.device | str) -> dict[str, float]:
         monkeypatch.setattr(distillation, "device", lambda: torch.device(device))
-        features = tiny_features()
-        distiller = distillation.Distiller(images, features, config)
-        done = distiller.fit()
-        statistics = (done.target_mean.cpu(), done.target_std.cpu())
-        return distillation.evaluate(distiller.predict, images, features, *statistics, 64)
+        teacher, batches = distillation.new_teacher(config), CropBatches(images, 64, 2, 0.5, 0.1, 0)
+        module = distillation.DistillationModule(
+            teacher, tiny_features(), config, ComputingTime(None), batches, None
+        ).to(device)
+        monkeypatch.setattr(module, "log", lambda *_, **__: None)
+        module.on_fit_start()
+        loss = module.training_step(batches.batch(0).to(device), 0)
+        loss.backward()
+        statistics = (module.target_mean.cpu(), module.target_std.cpu())
+        found = distillation.evaluate(teacher.eval(), images, tiny_features(), statistics, 64)
+        return found | {"training": float(loss.detach())}
 
     assert numbers(elsewhere) == pytest.approx(numbers("cpu"), rel=2e-2)
 

@@ -134,7 +134,7 @@ def test_mlflow_has_a_parent_with_one_child_per_stage(project: Project) -> None:
 
 def test_the_flow_finds_nothing_to_do_and_leaves_the_same_lock(project: Project) -> None:
     before = (project.root / "dvc.lock").read_bytes()
-    output = project.run(sys.executable, "-m", "flows.pipeline").stdout
+    output = project.run(sys.executable, "-m", "flows.run").stdout
     assert output.count("Unchanged") >= len(STAGES)
     assert (project.root / "dvc.lock").read_bytes() == before
 

@@ -157,7 +157,7 @@ def test_cancelling_a_run_on_the_server_ends_the_stage(
     (toy / "dvc.yaml").write_text(definition.replace("sleep 1 &&", "echo $$ > pid; sleep 120 &&"))
     with (toy / "log").open("w") as stream:
         flow = subprocess.Popen(
-            [sys.executable, "-m", "flows.pipeline", "--root", str(toy)],
+            [sys.executable, "-m", "flows.run", "--root", str(toy)],
             env=server,
             stdout=stream,
             stderr=stream,

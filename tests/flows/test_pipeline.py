@@ -1,4 +1,4 @@
-"""`python -m flows.pipeline` on a toy project, as a user runs it."""
+"""`python -m flows.run` on a toy project, as a user runs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("with_database")
 
-COMMAND = [sys.executable, "-m", "flows.pipeline"]
+COMMAND = [sys.executable, "-m", "flows.run"]
 
 
 def run(root: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

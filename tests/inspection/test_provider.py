@@ -102,7 +102,7 @@ def test_test_images_come_with_masks_kind_by_kind(category: Path) -> None:
 
 def test_a_folder_that_was_not_prepared_is_refused(category: Path, tmp_path: Path) -> None:
     (category / "scenes.csv").unlink()
-    with pytest.raises(UserError, match=r"scenes\.csv does not exist.*no prepared dataset"):
+    with pytest.raises(UserError, match=r"scenes\.csv does not exist.*is not a prepared dataset"):
         RealDatasetProvider(category).train()
     with pytest.raises(UserError, match=r"train/good does not exist"):
         RealDatasetProvider(tmp_path / "nowhere").train()

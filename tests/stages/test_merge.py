@@ -17,6 +17,7 @@ from stages import augment, merge
 
 CLASSES = ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"]
 MERGE = {
+    "expected_counts": None,
     "image_size": 64,
     "datasets": [
         {"adapter": "neu_det", "root": "NEU-DET", "splits": ["train"], "labels": {c: c for c in CLASSES}},

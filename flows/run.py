@@ -1,4 +1,4 @@
-"""`python -m flows.pipeline`: bring the whole pipeline up to date, as a Prefect flow."""
+"""`python -m flows.run`: bring the whole pipeline up to date, as a Prefect flow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_pipeline(root: Path | str = ".", force: Sequence[str] = ()) -> State[Any
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 if every stage is up to date, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m flows.run", description=__doc__)
     parser.add_argument("--root", default=".", help="the project's folder (default: the current one)")
     parser.add_argument(
         "--force", nargs="+", default=[], metavar="STAGE", help="stages to run although nothing changed"
