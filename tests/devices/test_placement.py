@@ -305,7 +305,8 @@ def test_distillation(elsewhere: torch.device, monkeypatch: pytest.MonkeyPatch) 
         loss = module.training_step(batches.batch(0).to(device), 0)
         loss.backward()
         statistics = (module.target_mean.cpu(), module.target_std.cpu())
-        found = distillation.evaluate(teacher.eval(), images, tiny_features(), statistics, 64)
+        network = distillation.new_teacher(config).eval()
+        found = distillation.evaluate(network, images, tiny_features(), statistics, 64)
         return found | {"training": float(loss.detach())}
 
     assert numbers(elsewhere) == pytest.approx(numbers("cpu"), rel=2e-2)
