@@ -172,7 +172,8 @@ def kill_after_checkpoint(project: Project, stage: str) -> None:
     )
     deadline = time.monotonic() + 240
     folder = project.root / ".checkpoints" / stage
-    while not list(folder.rglob("last.ckpt")):
+    # One that is still being written lies in a hidden folder beside its place
+    while not [path for path in folder.rglob("last.ckpt") if not path.parent.name.startswith(".")]:
         assert process.poll() is None, "the stage ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
