@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable
 
@@ -129,7 +130,7 @@ def main() -> None:
     print(f"{'distortion':<28}{'LPIPS':>8}{'stand-in':>10}{'ratio':>8}", *rows, sep="\n")
     figures = {"factor": float(torch.cat(logarithms).mean().exp())}
     figures |= {
-        f"factor_{label.replace(' ', '_')}": float(ratios.mean().exp())
+        "factor_" + re.sub(r"[^a-z0-9]+", "_", label.lower()): float(ratios.mean().exp())
         for label, ratios in zip(ways, logarithms, strict=True)
     }
     publish(arguments.results, "perceptual_scale", figures, {"images_per_distortion": len(images)})

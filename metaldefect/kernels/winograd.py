@@ -6,8 +6,8 @@ The same holds for both gradients, which are the transposed steps. In float32, r
 sum by less than 1e-4 of their standard deviation, which does not affect training; inference and export use
 the direct sum.
 
-Measured gain (`python -m benchmarks.kernels`, AMD EPYC, 2 cores, no bf16 units): the tokenizer's whole step
-1.6x; EfficientAD's whole step 3.3x together with `convolution.py`, which alone gives 1.4x.
+Measured gain (`python -m benchmarks.kernels --no-compile --rounds 5`, AMD EPYC, 2 cores, no bf16 units):
+EfficientAD's whole step 2.6x together with `convolution.py`; the tokenizer's whole step 1.09x.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308).
 """

@@ -1,4 +1,4 @@
-"""LPIPS where it can be had, a named alternative with a warning where not."""
+"""LPIPS where its weights are available; elsewhere a named alternative with a warning."""
 
 import importlib
 import urllib.error
