@@ -91,7 +91,11 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
         "peak_rss_mb": peak_rss_mb(),
         "augment_peak_rss_mb": augment_peak,
         "augmented": augmented,
-        "peak_rss_mb_at_1x_and_4x_images": peaks,
+        **{
+            f"{name}_peak_rss_mb_at_{times}x": peak
+            for name, both in peaks.items()
+            for times, peak in zip((1, 4), both, strict=True)
+        },
         **grouping(merged),
     }
 
