@@ -40,8 +40,6 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),
     "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
-    "tokenizer_128": ("metaldefect/tokenizer", "metaldefect/metrics/reconstruction.py"),
-    "tokenizer_256": ("metaldefect/tokenizer", "metaldefect/metrics/reconstruction.py"),
     "tokenizer_speed": ("metaldefect/kernels", "metaldefect/tokenizer", "metaldefect/hardware.py"),
 }  # fmt: skip
 
