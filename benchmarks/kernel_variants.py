@@ -1,32 +1,26 @@
 """The formulations that `benchmarks.kernels` times: whole steps in plain PyTorch, compiled, and hand-written.
 
 A formulation is a function of the round's number that does one training step and returns its loss. All
-formulations of a part start from the same weights and see the same batches.
+formulations start from the same weights and see the same batches.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.efficientad import training_batches
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import autocast
-from metaldefect.images import U8
 from metaldefect.kernels.switch import cpu_kernels
-from metaldefect.tokenizer.config import named_config
-from metaldefect.tokenizer.lightning_module import VQLightning, to_model_input
-from metaldefect.tokenizer.losses import hinge_discriminator_loss
-from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.training_config import VQTrainingConfig
 
 Step = Callable[[int], Tensor]
 
@@ -39,52 +33,6 @@ class Variant:
     step: Step
     compiled: bool = False
     hand_written: bool = False
-
-
-def gradient_step(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], loss: Tensor, clip: float | None
-) -> None:
-    """Do the backward pass, clip the gradients, and step the optimizer."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if clip is not None:
-        torch.nn.utils.clip_grad_norm_(list(parameters), clip)
-    optimizer.step()
-
-
-def tokenizer_training(name: str, images: U8, batch: int, compiled: bool) -> list[Variant]:
-    """The tokenizer's training step with all losses and the discriminator's step, as in `VQLightning`."""
-    torch.manual_seed(0)
-    start = VQLightning(VQModel(named_config(name)).train(), VQTrainingConfig(steps=1000))
-    stack = torch.from_numpy(images)
-
-    def variant(label: str, kernels: bool = False, compile_model: bool = False) -> Variant:
-        module = copy.deepcopy(start)
-        forward = torch.compile(module.model) if compile_model else module.model
-        parameters = list(module.model.parameters())
-        generator = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.95))
-        discriminator = torch.optim.Adam(module.discriminator.parameters(), lr=1e-4, betas=(0.9, 0.95))
-
-        def step(number: int) -> Tensor:
-            first = number * batch % len(stack)
-            with autocast(), cpu_kernels(module, enabled=kernels):
-                pixels = to_model_input(stack[first : first + batch])
-                module.discriminator.requires_grad_(False)
-                output = forward(pixels)
-                loss, parts = module.generator_loss(pixels, output, True)
-                gradient_step(generator, parameters, loss, clip=1.0)
-                module.discriminator.requires_grad_(True)
-                real = module.discriminator(pixels).float()
-                fake = module.discriminator(output.images.detach()).float()
-                d_loss = hinge_discriminator_loss(real, fake)
-                gradient_step(discriminator, module.discriminator.parameters(), d_loss, clip=1.0)
-            # Compare the parts: the total is a surrogate whose gradient alone is meaningful
-            return torch.stack([parts[key].float() for key in ("l1", "perceptual", "edge", "codebook")]).sum()
-
-        return Variant(label, step, compiled=compile_model, hand_written=kernels)
-
-    variants = [variant("plain"), variant("kernels", kernels=True)]
-    return [*variants, variant("compiled", compile_model=True)] if compiled else variants
 
 
 def efficientad_training(
@@ -120,7 +68,9 @@ def efficientad_training(
                     )
                 with autocast():
                     loss = training_losses(model, batches[number % rounds], quantile)[0]
-                gradient_step(optimizer, parameters, loss, clip=None)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
             return loss.detach()
 
         return Variant(name, step, compiled=compile_model, hand_written=kernels)

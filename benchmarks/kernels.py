@@ -1,18 +1,16 @@
 """`python -m benchmarks.kernels`: are the hand-written CPU kernels faster than PyTorch and torch.compile?
 
-Times the whole training steps of the tokenizer and of EfficientAD. Each runs in plain PyTorch, compiled (the
-warm-up that compiles is reported separately), and with the kernels, in interleaved rounds on the same
-batches. The verdict keeps a kernel if the whole step is at least 1.2 times as fast as both plain and
-compiled. Writes `benchmarks/results/kernels.json`; the last line printed is JSON.
+Times EfficientAD's whole training step in plain PyTorch, compiled (the warm-up that compiles is reported
+separately), and with the kernels, in interleaved rounds on the same batches. The verdict keeps a kernel if
+the whole step is at least 1.2 times as fast as both plain and compiled. Writes
+`benchmarks/results/kernels.json`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.kernel_variants import Variant, efficientad_training, tokenizer_training
+from benchmarks.kernel_variants import Variant, efficientad_training
 from benchmarks.maskgit import peak_rss_mb
 from benchmarks.results import add_results_argument, publish
 from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.hardware import autocast_dtype, keep_freed_memory, set_threads
-from metaldefect.procedural.defects import DEFECT_CLASSES
-from metaldefect.procedural.images import generate_defect_image
 
 WORTHWHILE = 1.2
+PART = "efficientad_training"
 
 
 def timed(variant: Variant, number: int) -> tuple[float, torch.Tensor]:
@@ -38,7 +35,7 @@ def timed(variant: Variant, number: int) -> tuple[float, torch.Tensor]:
     return time.perf_counter() - started, returned
 
 
-def measure(part: str, variants: list[Variant], rounds: int) -> dict[str, dict[str, Any]]:
+def measure(variants: list[Variant], rounds: int) -> dict[str, dict[str, Any]]:
     """Seconds and results of every variant: one warm-up step each, then `rounds` interleaved steps.
 
     The variant that goes first changes from round to round.
@@ -47,7 +44,7 @@ def measure(part: str, variants: list[Variant], rounds: int) -> dict[str, dict[s
         v.name: {"seconds": [], "returned": [], "compiled": v.compiled, "hand_written": v.hand_written}
         for v in variants
     }
-    for number in tqdm(range(rounds + 1), desc=part, unit="round"):
+    for number in tqdm(range(rounds + 1), desc=PART, unit="round"):
         first = number % len(variants)
         for variant in variants[first:] + variants[:first]:
             seconds, returned = timed(variant, number)
@@ -66,73 +63,42 @@ def difference(returned: list[torch.Tensor], plain: list[torch.Tensor]) -> float
     return max(float((ours - theirs).abs() / theirs.abs()) for ours, theirs in pairs)
 
 
-def summarise(part: str, found: dict[str, dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
-    """(figures, details) of a part: medians, speed-ups over plain, compile times, differences, verdict."""
+def summarise(found: dict[str, dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """(figures, details): medians, speed-ups over plain, compile times, differences, verdict."""
     medians = {name: float(np.median(row["seconds"])) for name, row in found.items()}
     plain = found["plain"]["returned"]
     figures: dict[str, float] = {}
     for name, row in found.items():
-        figures[f"{part}_{name}_s"] = medians[name]
+        figures[f"{PART}_{name}_s"] = medians[name]
         if name == "plain":
             continue
-        figures[f"{part}_{name}_speedup"] = medians["plain"] / medians[name]
-        figures[f"{part}_{name}_difference"] = difference(row["returned"], plain)
+        figures[f"{PART}_{name}_speedup"] = medians["plain"] / medians[name]
+        figures[f"{PART}_{name}_difference"] = difference(row["returned"], plain)
         if row["compiled"]:
-            figures[f"{part}_{name}_compile_s"] = row["first_step_s"] - medians[name]
+            figures[f"{PART}_{name}_compile_s"] = row["first_step_s"] - medians[name]
     others = min(value for name, value in medians.items() if not found[name]["hand_written"])
     verdict = {}
     for name, row in found.items():
         if row["hand_written"]:
             gain = others / medians[name]
-            figures[f"{part}_{name}_gain"] = gain
+            figures[f"{PART}_{name}_gain"] = gain
             verdict[name] = "keep" if gain >= WORTHWHILE else "delete"
     seconds = {name: row["seconds"] for name, row in found.items()}
     losses = {name: [float(loss) for loss in row["returned"]] for name, row in found.items()}
     return figures, {"seconds": seconds, "losses": losses, "verdict": verdict}
 
 
-def procedural_images(count: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Grey images of all defect classes, `uint8 [count, size, size]`."""
-    labels = list(DEFECT_CLASSES)
-    return np.stack(
-        [
-            generate_defect_image(labels[i % len(labels)], np.random.default_rng(i), size)[0]
-            for i in range(count)
-        ]
-    )
-
-
-def parts(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[], list[Variant]]]:
-    """Part name -> a function that makes its variants; call one at a time, together they fill the memory."""
-    compiled = not args.no_compile
-    return {
-        "tokenizer_training": lambda: tokenizer_training(
-            args.tokenizer,
-            procedural_images(args.tokenizer_batch * (args.rounds + 1), args.image_size),
-            args.tokenizer_batch,
-            compiled,
-        ),
-        "efficientad_training": lambda: efficientad_training(
-            args.image_size, args.rounds + 1, args.hard_quantile, folder, compiled
-        ),
-    }
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     add = parser.add_argument
-    names = ["tokenizer_training", "efficientad_training"]
-    add("--parts", nargs="+", choices=names, default=names, help="default: all")
     add("--rounds", type=int, default=7, help="timed steps of each formulation (default: %(default)s)")
     add("--no-compile", action="store_true", help="leave torch.compile out (it needs a C++ compiler)")
-    add("--tokenizer", default="vq16_small", help="named size (default: %(default)s)")
-    add("--tokenizer-batch", type=int, default=4, help="default: %(default)s")
     add("--image-size", type=int, default=256, help="pixels per side (default: %(default)s)")
     add(
         "--hard-quantile",
         type=float,
         default=TrainingConfig.model_fields["hard_quantile"].default,
-        help="for EfficientAD (default: %(default)s)",
+        help="default: %(default)s",
     )
     add_results_argument(parser, "kernels")
     return parser.parse_args()
@@ -142,22 +108,17 @@ def main() -> None:
     args = parse_arguments()
     set_threads()
     kept = keep_freed_memory()  # as every training of this project does, and here for all formulations alike
-    figures: dict[str, float] = {}
-    details: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        made = parts(args, Path(folder))
-        for part in args.parts:
-            found, about = summarise(part, measure(part, made[part](), args.rounds))
-            figures |= found
-            details[part] = about
-            torch.compiler.reset()
-            gc.collect()
+        variants = efficientad_training(
+            args.image_size, args.rounds + 1, args.hard_quantile, Path(folder), compiled=not args.no_compile
+        )
+        figures, details = summarise(measure(variants, args.rounds))
     details |= {
         "keeps_freed_memory": kept,
         "dtype": str(autocast_dtype()).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "settings": {k: v for k, v in vars(args).items() if k not in ("results", "parts")},
+        "settings": {k: v for k, v in vars(args).items() if k != "results"},
     }
     publish(args.results, "kernels", figures | {"peak_rss_mb": peak_rss_mb()}, details)
 

@@ -32,15 +32,13 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "efficientad_synthetic": ("metaldefect/efficientad", "metaldefect/procedural"),
     "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
     "grain": ("metaldefect/synthesis/grain.py", "metaldefect/metrics"),
-    "kernels": (
-        "metaldefect/kernels", "metaldefect/tokenizer", "metaldefect/efficientad",
-    ),
+    "kernels": ("metaldefect/kernels", "metaldefect/efficientad"),
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),
     "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),
     "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
-    "tokenizer_speed": ("metaldefect/kernels", "metaldefect/tokenizer", "metaldefect/hardware.py"),
+    "tokenizer_speed": ("metaldefect/tokenizer", "metaldefect/hardware.py"),
 }  # fmt: skip
 
 

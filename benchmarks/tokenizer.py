@@ -1,6 +1,6 @@
 """`python -m benchmarks.tokenizer`: the tokenizer's speed, and what its fast modes change.
 
-Times training of the default tokenizer with all losses, with this project's and with torch's convolutions.
+Times training of the default tokenizer with all losses.
 Times encoding and decoding at LlamaGen's full size, with random weights and a codebook of encoder outputs,
 because LlamaGen's weights cannot be shipped. Token agreement and SSIM are also measured on the shipped
 tokenizer, whose weights are trained. Images are procedural, or those of `--images DIR`. Writes
@@ -13,8 +13,7 @@ import argparse
 import copy
 import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.results import add_results_argument, publish
@@ -31,11 +30,10 @@ from metaldefect.images import U8, from_tanh_range, read_grey, to_tanh_range
 from metaldefect.metrics.reconstruction import ssim
 from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import generate_defect_image
-from metaldefect.tokenizer import lightning_module
 from metaldefect.tokenizer.checkpoints import load_base
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning, pick
-from metaldefect.tokenizer.model import Conv3x3, VQModel
+from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
@@ -61,18 +59,6 @@ class StepTimes(pl.Callback):
     def seconds(self) -> list[float]:
         """Seconds of the steps after the warm-up."""
         return np.diff(self.ends)[WARM_UP:].tolist()
-
-
-@contextmanager
-def plain_convolutions() -> Iterator[None]:
-    """Train with torch's own convolutions in its default memory order."""
-    own, layout = Conv3x3.forward, lightning_module.to_model_input
-    Conv3x3.forward = nn.Conv2d.forward  # type: ignore[method-assign]
-    lightning_module.to_model_input = lambda batch: layout(batch).contiguous()
-    try:
-        yield
-    finally:
-        Conv3x3.forward, lightning_module.to_model_input = own, layout  # type: ignore[method-assign]
 
 
 def train_speed(images: U8, steps: int) -> tuple[float, list[float], str]:
@@ -208,10 +194,8 @@ def main() -> None:
     tensor = to_tanh_range(images)
     full = compare(full_size(tensor[BATCH * 2 :]), tensor[: BATCH * 2], args.repeats)
     shipped = compare(load_base("shipped", named_config("vq16_small")).eval(), tensor, args.repeats)
-    # Last: training makes the process keep freed memory, which would speed up the plain formulation too
+    # Last: training makes the process keep freed memory, which would speed up the modes above
     trained, step_seconds, perceptual = train_speed(images, args.steps + WARM_UP + 1)
-    with plain_convolutions():
-        plainly, plain_seconds, _ = train_speed(images, args.steps + WARM_UP + 1)
     plain = full["float32"]
     same = [name for name, mode in full.items() if mode["token_agreement"] >= SAME_TOKENS]
     fastest = {
@@ -224,7 +208,6 @@ def main() -> None:
 
     figures = {
         "train_images_per_s": trained,
-        "train_step_speedup": trained / plainly,
         "encode_speedup": speedup(fastest["encode"], "encode"),
         "decode_speedup": speedup(fastest["decode"], "decode"),
         "token_agreement": full[fastest["encode"]]["token_agreement"],
@@ -239,7 +222,6 @@ def main() -> None:
         "full_size": full,
         "shipped": shipped,
         "train_step_s": step_seconds,
-        "plain_train_step_s": plain_seconds,
         "perceptual": perceptual,
         "threads": torch.get_num_threads(),
     }

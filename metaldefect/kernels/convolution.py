@@ -25,7 +25,6 @@ def convolution(
     padding: int = 0,
     *,
     sparse_gradient: bool = False,
-    fewest_channels: int = winograd.FEWEST_CHANNELS,
 ) -> Tensor:
     """`functional.conv2d` with stride 1, for training: weight and bias gradients are faster.
 
@@ -40,13 +39,12 @@ def convolution(
         padding: zeros on each side.
         sparse_gradient: the output's gradient is zero at most positions, as with the hard feature loss:
             compute only the others.
-        fewest_channels: with fewer input or output channels, do not use Winograd's algorithm.
     """
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         images, weight, bias = images.to(dtype), weight.to(dtype), bias.to(dtype)
     with torch.autocast("cpu", enabled=False):
-        by_tiles = winograd.worthwhile(images, weight, padding, fewest_channels)
+        by_tiles = winograd.worthwhile(images, weight, padding)
         result: Tensor = _Convolution.apply(images, weight, bias, padding, sparse_gradient, by_tiles)
     return result
 

@@ -7,7 +7,7 @@ sum by less than 1e-4 of their standard deviation, which does not affect trainin
 the direct sum.
 
 Measured gain (`python -m benchmarks.kernels --no-compile --rounds 5`, AMD EPYC, 2 cores, no bf16 units):
-EfficientAD's whole step 2.6x together with `convolution.py`; the tokenizer's whole step 1.09x.
+EfficientAD's whole step 2.6x together with `convolution.py`.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308).
 """
@@ -77,21 +77,20 @@ def along_both_axes(matrix: Tensor, tiles: Tensor) -> Tensor:
     return torch.bmm(matrix.expand(after, after, before), rows).view(after * after, -1)
 
 
-def worthwhile(images: Tensor, weight: Tensor, padding: int, fewest_channels: int = FEWEST_CHANNELS) -> bool:
+def worthwhile(images: Tensor, weight: Tensor, padding: int) -> bool:
     """Whether a stride-1 convolution can use Winograd's algorithm and is faster with it.
 
     Args:
         images: `[N, C, H, W]`.
         weight: `[O, C, K, K]`.
         padding: zeros on each side.
-        fewest_channels: False with fewer input or output channels.
     """
     outputs, channels, kernel = weight.shape[:3]
     return (
         images.device.type == "cpu"
         and images.dtype == weight.dtype == torch.float32
         and kernel in KERNELS
-        and min(outputs, channels) >= fewest_channels
+        and min(outputs, channels) >= FEWEST_CHANNELS
         and grid(images.shape[2], kernel, padding) * grid(images.shape[3], kernel, padding) >= FEWEST_TILES
     )
 

@@ -210,10 +210,7 @@ def to_model_input(batch: Tensor) -> Tensor:
     """`uint8 [N, H, W]` or `[N, H, W, 3]` to `float32 [N, 3, H, W]` in [-1, 1]."""
     images = batch.float().div(127.5).sub(1.0)
     grey = images.dim() == 3
-    images = images.unsqueeze(1).repeat(1, 3, 1, 1) if grey else images.permute(0, 3, 1, 2)
-    # float32 training (`Conv3x3`) uses channels last; in bfloat16 oneDNN prefers its own layout
-    in_float32 = images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return images.contiguous(memory_format=torch.channels_last if in_float32 else torch.contiguous_format)
+    return images.unsqueeze(1).repeat(1, 3, 1, 1) if grey else images.permute(0, 3, 1, 2).contiguous()
 
 
 def pick(vectors: Tensor, count: int) -> Tensor:

@@ -11,32 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaldefect.kernels.convolution import convolution
-from metaldefect.kernels.switch import HasCpuKernel
-from metaldefect.kernels.winograd import worthwhile
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.quantizer import Quantized, VectorQuantizer
-
-# Below the width at which Winograd's convolution pays off for one image: training batches have more tiles
-FEWEST_CHANNELS = 64
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
-
-
-class Conv3x3(HasCpuKernel, nn.Conv2d):
-    """A padded 3x3 convolution; its CPU kernel uses Winograd if the input is float32 and large enough."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
-
-    def forward(self, input: Tensor) -> Tensor:
-        use = self.cpu_kernel and not torch.is_autocast_enabled("cpu")
-        if use and worthwhile(input, self.weight, 1, FEWEST_CHANNELS):
-            assert self.bias is not None
-            return convolution(input, self.weight, self.bias, 1, fewest_channels=FEWEST_CHANNELS)
-        return super().forward(input)
 
 
 class ResidualBlock(nn.Module):
@@ -45,9 +25,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.norm1 = group_norm(inputs)
-        self.conv1 = Conv3x3(inputs, outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm2 = group_norm(outputs)
-        self.conv2 = Conv3x3(outputs, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +71,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = Conv3x3(channels, channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernel_variants import Variant, efficientad_training, tokenizer_training
-from benchmarks.kernels import measure, procedural_images, summarise
+from benchmarks.kernel_variants import Variant, efficientad_training
+from benchmarks.kernels import measure, summarise
 
 
 @pytest.fixture(autouse=True)
@@ -16,15 +16,9 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
 
 
-def test_formulations_of_the_tokenizers_step_have_equal_losses() -> None:
-    variants = tokenizer_training("vq16_tiny", procedural_images(4, 64), batch=2, compiled=False)
-    figures, _ = summarise("tokenizer_training", measure("tokenizer_training", variants, rounds=1))
-    assert figures["tokenizer_training_kernels_difference"] < 0.01
-
-
 def test_formulations_of_efficientads_step_have_equal_losses(tmp_path: Path) -> None:
     variants = efficientad_training(128, 2, 0.999, tmp_path, compiled=False)
-    figures, _ = summarise("efficientad_training", measure("efficientad_training", variants, rounds=1))
+    figures, _ = summarise(measure(variants, rounds=1))
     assert figures["efficientad_training_kernels_difference"] < 0.01
     assert figures["efficientad_training_convolution_difference"] < 0.01
 
@@ -45,12 +39,12 @@ def test_a_kernel_stays_that_beats_the_faster_of_plain_and_compiled_by_the_margi
         "fast": row(0.8, False, True, 1.25),
         "slow": row(0.9, False, True, 1.0),
     }
-    figures, details = summarise("part", found)
+    figures, details = summarise(found)
     assert details["verdict"] == {"fast": "keep", "slow": "delete"}
-    assert figures["part_fast_gain"] == pytest.approx(1.25)
-    assert figures["part_fast_speedup"] == pytest.approx(2.5)
-    assert figures["part_compiled_compile_s"] == pytest.approx(30.0)
-    assert figures["part_fast_difference"] == pytest.approx(0.25)
+    assert figures["efficientad_training_fast_gain"] == pytest.approx(1.25)
+    assert figures["efficientad_training_fast_speedup"] == pytest.approx(2.5)
+    assert figures["efficientad_training_compiled_compile_s"] == pytest.approx(30.0)
+    assert figures["efficientad_training_fast_difference"] == pytest.approx(0.25)
 
 
 def test_rounds_are_interleaved_and_the_first_step_is_a_warm_up() -> None:
@@ -63,6 +57,6 @@ def test_rounds_are_interleaved_and_the_first_step_is_a_warm_up() -> None:
 
         return Variant(name, step)
 
-    found = measure("part", [variant("plain"), variant("other")], rounds=2)
+    found = measure([variant("plain"), variant("other")], rounds=2)
     assert calls == [(0, "plain"), (0, "other"), (1, "other"), (1, "plain"), (2, "plain"), (2, "other")]
     assert {name: len(row["seconds"]) for name, row in found.items()} == {"plain": 2, "other": 2}

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from metaldefect.kernels.switch import cpu_kernels
-from metaldefect.tokenizer.model import Conv3x3
+from metaldefect.kernels.switch import HasCpuKernel, cpu_kernels
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.module import Trainee
 from metaldefect.training.trainer import fit
+
+
+class Layer(HasCpuKernel, nn.Conv2d):
+    """A layer that the switch reaches."""
 
 
 class Recorder(Trainee):
@@ -19,7 +22,7 @@ class Recorder(Trainee):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Conv3x3(1, 1)
+        self.model = Layer(1, 1, 3)
         self.seen: list[bool] = []
 
     def content(self) -> Mapping[str, Any]:
@@ -47,7 +50,7 @@ def test_the_trainer_uses_the_kernels_on_a_cpu_and_leaves_the_plain_layers(
 
 
 def test_neither_train_nor_eval_chooses_the_kernel() -> None:
-    layer = Conv3x3(1, 1)
+    layer = Layer(1, 1, 3)
     assert not layer.train().cpu_kernel
     with cpu_kernels(layer, enabled=True):
         with cpu_kernels(layer, enabled=False):
@@ -57,7 +60,7 @@ def test_neither_train_nor_eval_chooses_the_kernel() -> None:
 
 
 def test_the_switch_is_restored_after_an_error() -> None:
-    layer = Conv3x3(1, 1)
+    layer = Layer(1, 1, 3)
 
     def fail() -> None:
         with cpu_kernels(layer, enabled=True):

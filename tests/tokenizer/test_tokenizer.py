@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from metaldefect.errors import UserError
-from metaldefect.kernels import winograd
-from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.tokenizer.checkpoints import (
     load_base,
     load_tokenizer,
@@ -19,7 +17,7 @@ from metaldefect.tokenizer.checkpoints import (
     write_llamagen,
 )
 from metaldefect.tokenizer.config import VQConfig, named_config
-from metaldefect.tokenizer.model import AttentionBlock, Conv3x3, VQModel
+from metaldefect.tokenizer.model import AttentionBlock, VQModel
 from metaldefect.tokenizer.quantizer import VectorQuantizer
 
 TINY = VQConfig(
@@ -207,42 +205,3 @@ def test_save_and_load(tmp_path) -> None:
         with pytest.raises(UserError, match=r"tokenizer\.safetensors has SHA-256 \w+, its card says"):
             load()
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_winograds_convolution_is_taken_where_the_switch_says_so_and_is_the_plain_one(
-    training: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    layer = Conv3x3(64, 96).train(training)
-    images = torch.randn(2, 64, 32, 32)
-    taken = []
-    original = winograd.convolve
-    monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(1) or original(*given))
-    layer(images)
-    with torch.no_grad():
-        layer(images)
-    assert not taken
-
-    with cpu_kernels(layer, enabled=True):
-        found = layer(images)
-        with torch.no_grad():
-            assert torch.equal(layer(images), found)
-    assert len(taken) == 2
-    (of_found,) = torch.autograd.grad(found.square().sum(), layer.weight)
-    reference = torch.nn.Conv2d(64, 96, 3, padding=1).double()
-    reference.load_state_dict(layer.state_dict())
-    expected = reference(images.double())
-    (of_expected,) = torch.autograd.grad(expected.square().sum(), reference.weight)
-    for value, target in ((found, expected), (of_found, of_expected)):
-        assert float((value - target).abs().max() / target.std()) < 1e-4
-
-
-def test_narrow_or_small_layers_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "convolve", None)
-    narrow, wide = Conv3x3(32, 64), Conv3x3(64, 64)
-    with cpu_kernels(torch.nn.ModuleList([narrow, wide]), enabled=True):
-        narrow(torch.randn(1, 32, 64, 64))
-        wide(torch.randn(1, 64, 16, 16))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert wide(torch.randn(1, 64, 64, 64)).dtype == torch.bfloat16
