@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from metaldefect.errors import UserError
 
 
 class Config(BaseModel):
@@ -25,3 +27,27 @@ class Config(BaseModel):
         """
         shared = cls.model_fields.keys() & type(settings).model_fields.keys()
         return cls(**{name: getattr(settings, name) for name in shared} | more)
+
+    @classmethod
+    def parse(cls, content: Any, origin: str) -> Self:
+        """Settings from the content of a file.
+
+        Raises:
+            UserError: a key or value is wrong; the message names the file (`origin`) and lists all.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            lines = [
+                f"  {'.'.join(map(str, item['loc'])) or '(settings)'}: {item['msg']}"
+                for item in error.errors()
+            ]
+            raise UserError(f"{origin} is not valid:\n" + "\n".join(lines)) from error
+
+    def replace(self, **values: Any) -> Self:
+        """A copy with other values, checked like any settings.
+
+        Raises:
+            ValidationError: a name or value is wrong.
+        """
+        return type(self).model_validate(self.model_dump() | values)

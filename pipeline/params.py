@@ -28,6 +28,7 @@ from metaldefect.errors import UserError
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.training_config import RecipeSettings, RecipeTrainingSettings
 from metaldefect.synthesis.config import BlendSettings, CandidateConfig
+from metaldefect.tokenizer.config import CodebookSettings
 from metaldefect.tokenizer.training_config import PerceptualName, VQTrainingSettings
 
 Fraction = float
@@ -81,11 +82,10 @@ class Augment(Config):
     photometric: bool
 
 
-class Tokenizer(Config):
+class Tokenizer(CodebookSettings):
     base: Literal["shipped", "none"] | str
     name: str
     image_size: PositiveInt
-    codebook_size: PositiveInt
 
 
 class VQTraining(VQTrainingSettings):

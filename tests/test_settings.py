@@ -22,11 +22,12 @@ from pipeline import params
 from pipeline.params import ParamsError, TrainEfficientAD, parse_params
 
 USERS = (params, command_settings)
-# Words that mean another number for each thing that is made: of the tokenizer's images, of a sampler's draws
+# Words that mean another value for each thing that is made: of the tokenizer's images, of a sampler's draws
 SHARED_WORDS = {
     "base",
     "batch_size",
     "checkpoint_steps",
+    "classes",
     "image_size",
     "natural",
     "seed",
@@ -83,7 +84,21 @@ def test_no_class_declares_a_field_of_its_bases_again() -> None:
         assert (declared(kind) & inherited) - {"training"} == set(), kind
 
 
-@pytest.mark.parametrize("name", ["hard_quantile", "threshold_quantile", "rectangle_share", "top_p"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "codebook_size",
+        "conditioning",
+        "dropout",
+        "entropy_ratio",
+        "hard_quantile",
+        "heads",
+        "mixing",
+        "rectangle_share",
+        "threshold_quantile",
+        "top_p",
+    ],
+)
 def test_a_hyper_parameter_has_one_declaration(name: str) -> None:
     users = [kind for module in USERS for kind in own_classes(module.__name__)]
     assert len([kind for kind in [*library_classes(), *users] if name in declared(kind)]) == 1
@@ -112,6 +127,13 @@ def test_settings_of_a_part_are_taken_from_settings_of_the_whole() -> None:
     assert TrainingConfig.of(section, seed=3) == TrainingConfig(steps=7, hard_quantile=0.9, seed=3)
     with pytest.raises(ValidationError, match=r"sneed\s+Extra inputs are not permitted"):
         TrainingConfig.of(section, sneed=3)
+
+
+def test_a_copy_with_other_values_is_checked() -> None:
+    section = TrainEfficientAD(steps=7, hard_quantile=0.9, image_size=128)
+    assert section.replace(steps=8) == TrainEfficientAD(steps=8, hard_quantile=0.9, image_size=128)
+    with pytest.raises(ValidationError, match=r"steps\s+Input should be greater than 0"):
+        section.replace(steps=0)
 
 
 def test_a_distillation_needs_an_end() -> None:

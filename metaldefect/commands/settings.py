@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import PositiveInt, ValidationError, model_validator
+from pydantic import PositiveInt, model_validator
 
 from metaldefect.config import Config
 from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, Size, TrainingConfig
@@ -68,10 +68,4 @@ def load_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: copy conf/efficientad.yaml")
-    try:
-        return TrainSettings.model_validate({**content, **overrides})
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, item['loc'])) or '(settings)'}: {item['msg']}" for item in error.errors()
-        ]
-        raise UserError(f"{path} is not valid:\n" + "\n".join(lines)) from error
+    return TrainSettings.parse({**content, **overrides}, str(path))

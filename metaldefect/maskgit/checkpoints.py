@@ -27,7 +27,7 @@ def save_maskgit(model: MaskGIT, directory: Path, extra: Mapping[str, object] | 
     state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "head.weight"}
     with atomic_file(directory / WEIGHTS) as temporary:
         safetensors.torch.save_file(state, temporary)
-    own = {"maskgit": model.config.to_dict(), "sha256": sha256_file(directory / WEIGHTS)}
+    own = {"maskgit": model.config.model_dump(mode="json"), "sha256": sha256_file(directory / WEIGHTS)}
     write_json(directory / CONFIG, {**own, **(extra or {})})
 
 
@@ -38,7 +38,7 @@ def load_maskgit(directory: Path) -> MaskGIT:
         UserError: the directory holds no MaskGIT, the weights' SHA-256 differs from `config.json`, or keys do
             not fit; the message names them.
     """
-    model = MaskGIT(MaskGITConfig(**read_key(directory / CONFIG, "maskgit")))
+    model = MaskGIT(MaskGITConfig.parse(read_key(directory / CONFIG, "maskgit"), str(directory / CONFIG)))
     state = read_weights(directory / WEIGHTS, directory / CONFIG)
     if "tok_emb.weight" not in state:
         raise UserError(f"{directory / WEIGHTS} does not fit this model: missing tok_emb.weight")

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from metaldefect.config import Config
 from metaldefect.errors import UserError
-
-# How the class reaches the blocks: by shifts, scales and gates (Halton-MaskGIT), or added to every token
-CONDITIONINGS = ("adaln", "sum")
+from metaldefect.tokenizer.config import CodebookSettings
 
 
-@dataclass(frozen=True)
-class MaskGITConfig:
-    """Shape of the transformer. `grid` is the number of tokens along a side; the mask id is `codebook_size`.
+class BlockSettings(Config):
+    """What a person chooses about the transformer's blocks.
 
-    `mixing` is the side (odd) of a depthwise convolution over the grid before each block; 0 for none, as in
-    Halton-MaskGIT. Without it, attention must learn from data which tokens are neighbours, and a short
-    training on few images does not get that far.
+    Attributes:
+        heads: of attention.
+        dropout: on the branches of each block.
+        conditioning: how the class reaches the blocks: `adaln` by shifts, scales and gates (Halton-MaskGIT),
+            `sum` added to every token.
+        mixing: side (odd) of a depthwise convolution over the grid before each block; 0 for none, as in
+            Halton-MaskGIT. Without it, attention must learn from data which tokens are neighbours, and a
+            short training on few images does not get that far.
     """
 
-    dim: int
-    depth: int
-    heads: int
-    classes: int
-    codebook_size: int = 16_384
-    grid: int = 16
-    dropout: float = 0.0
-    conditioning: str = "adaln"
-    mixing: int = 0
+    heads: PositiveInt
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    conditioning: Literal["adaln", "sum"] = "adaln"
+    mixing: NonNegativeInt = 0
 
-    def __post_init__(self) -> None:
-        if self.conditioning not in CONDITIONINGS:
-            raise UserError(f"conditioning = {self.conditioning!r}: expected {' or '.join(CONDITIONINGS)}")
-        for name in ("dim", "depth", "heads", "classes", "codebook_size", "grid"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if self.mixing < 0 or (self.mixing and self.mixing % 2 == 0):
-            raise UserError(f"mixing = {self.mixing}: must be 0 or odd")
+    @field_validator("mixing")
+    @classmethod
+    def _odd(cls, mixing: int) -> int:
+        if mixing and mixing % 2 == 0:
+            raise ValueError("must be 0 or odd")
+        return mixing
+
+
+class ShapeSettings(BlockSettings):
+    """What `named_config` makes a model's shape from, besides the data's numbers."""
+
+    size: str
+
+
+class MaskGITConfig(BlockSettings, CodebookSettings):
+    """Shape of the transformer. `grid`: tokens along a side; the mask id is `codebook_size`."""
+
+    dim: PositiveInt
+    depth: PositiveInt
+    classes: PositiveInt
+    grid: PositiveInt
 
     @property
     def head_dim(self) -> int:
@@ -59,10 +71,6 @@ class MaskGITConfig:
         """Label for no class, used by guidance."""
         return self.classes
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
 
 # (dim, depth, heads). tiny .. large are Halton-MaskGIT's (github.com/valeoai/Halton-MaskGIT);
 # the cpu ones train on two cores.
@@ -76,20 +84,21 @@ SIZES = {
 }
 
 
-def named_config(
-    size: str,
-    *,
-    classes: int,
-    codebook_size: int,
-    grid: int,
-    heads: int | None = None,
-    dropout: float = 0.0,
-    conditioning: str = "adaln",
-    mixing: int = 0,
-) -> MaskGITConfig:
-    """Config of the named size; `heads` overrides the size's (upstream's own `small` has 6)."""
+def named_config(size: str, *, classes: int, codebook_size: int, grid: int, **blocks: Any) -> MaskGITConfig:
+    """Config of the named size.
+
+    Args:
+        size: a name in `SIZES`.
+        classes: number of labels.
+        codebook_size: number of codes.
+        grid: tokens along a side.
+        blocks: fields of `BlockSettings`; `heads` overrides the size's (upstream's own `small` has 6).
+
+    Raises:
+        UserError: unknown size; the message lists the known ones.
+    """
     if size not in SIZES:
         raise UserError(f"unknown MaskGIT size {size!r}: there are {', '.join(SIZES)}")
-    dim, depth, default_heads = SIZES[size]
-    heads = heads or default_heads
-    return MaskGITConfig(dim, depth, heads, classes, codebook_size, grid, dropout, conditioning, mixing)
+    dim, depth, heads = SIZES[size]
+    shape = {"dim": dim, "depth": depth, "classes": classes, "codebook_size": codebook_size, "grid": grid}
+    return MaskGITConfig(**{"heads": heads, **blocks, **shape})

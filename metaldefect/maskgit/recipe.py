@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from metaldefect.ingest.splits import sampling_weights
-from metaldefect.maskgit.config import named_config
+from metaldefect.maskgit.config import ShapeSettings, named_config
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import soft_targets
 from metaldefect.maskgit.token_data import TokenGrids, start_weights
 from metaldefect.maskgit.training import train
-from metaldefect.maskgit.training_config import MaskGITTrainingConfig, RecipeSettings, Schedule, ShapeSettings
+from metaldefect.maskgit.training_config import MaskGITTrainingConfig, RecipeSettings, Schedule
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.training.callbacks import History
 from metaldefect.training.snapshots import Snapshots

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from metaldefect.config import Config
+from metaldefect.maskgit.config import ShapeSettings
 
 
 class LossSettings(Config):
@@ -72,16 +72,6 @@ class RecipeTrainingSettings(LossSettings, ScheduleSettings):
     balanced: bool
     soft_neighbours: PositiveInt
     soft_temperature: PositiveFloat
-
-
-class ShapeSettings(Config):
-    """What `named_config` makes a model's shape from, besides the data's numbers."""
-
-    size: str
-    heads: PositiveInt
-    dropout: float = Field(ge=0, lt=1)
-    conditioning: Literal["adaln", "sum"]
-    mixing: NonNegativeInt
 
 
 class StartSettings(Config):

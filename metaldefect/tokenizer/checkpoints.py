@@ -27,7 +27,7 @@ def save_tokenizer(model: VQModel, directory: Path, extra: Mapping[str, object] 
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / WEIGHTS) as temporary:
         safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
-    own = {"tokenizer": model.config.to_dict(), "sha256": sha256_file(directory / WEIGHTS)}
+    own = {"tokenizer": model.config.model_dump(mode="json"), "sha256": sha256_file(directory / WEIGHTS)}
     write_json(directory / CONFIG, {**own, **(extra or {})})
 
 
@@ -38,9 +38,22 @@ def load_tokenizer(directory: Path) -> VQModel:
         UserError: the directory holds no tokenizer; the weights' SHA-256 differs from `config.json`; or keys
             are missing, unexpected or of the wrong shape; the message names them.
     """
-    model = VQModel(VQConfig.from_dict(read_key(directory / CONFIG, "tokenizer")))
+    model = VQModel(read_shape(directory / CONFIG))
     load_strict(model, read_weights(directory / WEIGHTS, directory / CONFIG), str(directory / WEIGHTS))
     return model.eval().to(device())
+
+
+def read_shape(card: Path) -> VQConfig:
+    """The shape of the tokenizer that a JSON file describes.
+
+    Files from before `entropy_ratio` became a setting of the training alone also have that key, which never
+    changed a network.
+
+    Raises:
+        UserError: the file is missing or says nothing about a tokenizer, or a key or value is wrong.
+    """
+    content = read_key(card, "tokenizer")
+    return VQConfig.parse({key: value for key, value in content.items() if key != "entropy_ratio"}, str(card))
 
 
 def read_key(path: Path, key: str) -> Any:
@@ -126,10 +139,10 @@ def load_base(base: str, config: VQConfig) -> VQModel:
         return model
     if base == "shipped":
         card = SHIPPED.with_suffix(".json")
-        shape = read_key(card, "tokenizer")
-        if VQConfig.from_dict(shape) != config:
+        shape = read_shape(card)
+        if shape != config:
             raise UserError(
-                f"the shipped weights have shape {shape}, the settings require {config.to_dict()}: "
+                f"the shipped weights have shape {shape!r}, the settings require {config!r}: "
                 "set finetune_vq.tokenizer.base to none, or use the shipped shape"
             )
         load_strict(model, read_weights(SHIPPED, card), str(SHIPPED))

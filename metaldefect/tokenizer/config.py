@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Literal
 
+from pydantic import Field, PositiveInt
+
+from metaldefect.config import Config
 from metaldefect.errors import UserError
 
 
-@dataclass(frozen=True)
-class VQConfig:
+class CodebookSettings(Config):
+    """How many codes there are; tokens are integers in [0, codebook_size)."""
+
+    codebook_size: int = Field(default=16_384, ge=2)
+
+
+class VQConfig(CodebookSettings):
     """Shape of a VQ tokenizer.
 
     `stem` = 1 is LlamaGen's network. A stem of s first folds s x s pixels into channels
@@ -21,25 +28,15 @@ class VQConfig:
     with sharp brightness and edges, and the convolutions learn the rest.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    encoder_blocks: int = 2
-    decoder_blocks: int = 3
-    z_channels: int = 256
-    codebook_size: int = 16_384
-    codebook_dim: int = 8
+    channels: int = Field(default=128, gt=0, multiple_of=32)  # GroupNorm has 32 groups
+    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
+    encoder_blocks: PositiveInt = 2
+    decoder_blocks: PositiveInt = 3
+    z_channels: PositiveInt = 256
+    codebook_dim: PositiveInt = 8
     commitment: float = 0.25
-    entropy_ratio: float = 0.0
-    stem: int = 1
+    stem: Literal[1, 2, 4, 8] = 1
     patch_path: bool = False
-
-    def __post_init__(self) -> None:
-        if self.channels % 32:
-            raise UserError(f"channels = {self.channels}: must be a multiple of 32 (GroupNorm has 32 groups)")
-        if self.codebook_size < 2:
-            raise UserError(f"codebook_size = {self.codebook_size}: must be at least 2")
-        if self.stem not in (1, 2, 4, 8):
-            raise UserError(f"stem = {self.stem}: must be 1, 2, 4 or 8")
 
     @property
     def downsampling(self) -> int:
@@ -51,18 +48,6 @@ class VQConfig:
         if image_size % self.downsampling:
             raise UserError(f"image size {image_size} is not a multiple of {self.downsampling}")
         return image_size // self.downsampling
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self) | {"multipliers": list(self.multipliers)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> VQConfig:
-        """Inverse of `to_dict`; raises a UserError that names unknown keys."""
-        unknown = set(content) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise UserError(f"unknown tokenizer config keys: {', '.join(sorted(unknown))}")
-        return cls(**{**content, "multipliers": tuple(content["multipliers"])})
 
 
 NAMED = {
@@ -92,7 +77,7 @@ NAMED = {
     ),
 }
 # The same network for 128 pixel images: also 16x16 tokens, so four times as many tokens per area
-NAMED["vq8_small"] = replace(NAMED["vq16_small"], stem=2)
+NAMED["vq8_small"] = NAMED["vq16_small"].replace(stem=2)
 
 
 def named_config(name: str, codebook_size: int | None = None) -> VQConfig:
@@ -104,4 +89,4 @@ def named_config(name: str, codebook_size: int | None = None) -> VQConfig:
     if name not in NAMED:
         raise UserError(f"unknown tokenizer {name!r}: there are {', '.join(NAMED)}")
     config = NAMED[name]
-    return config if codebook_size is None else replace(config, codebook_size=codebook_size)
+    return config if codebook_size is None else config.replace(codebook_size=codebook_size)

@@ -137,7 +137,7 @@ def pretrain(settings: PretrainSettings, checkpoints: Path, output: Path) -> Non
         half = {k: v.half().contiguous() for k, v in module.model.state_dict().items()}
         safetensors.torch.save_file(half, temporary)
     card = {
-        "tokenizer": config.to_dict(),
+        "tokenizer": config.model_dump(mode="json"),
         "data": f"grey: {natural_source(settings.natural)};"
         f" {settings.metal} procedural metal images of this package",
         "images_seen": settings.steps * settings.batch_size,

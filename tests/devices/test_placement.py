@@ -86,7 +86,7 @@ def test_tokenizer_step_with_all_losses_and_discriminator(
             steps=10, perceptual="efficientnet_lite0", ssim_weight=1.0, entropy_ratio=0.1,
             discriminator_channels=8, codebook_decay=codebook_decay, data_initialised_codebook=from_data,
         )  # fmt: skip
-        module = VQLightning(VQModel(replace(TINY_TOKENIZER, patch_path=True)), config).to(device)
+        module = VQLightning(VQModel(TINY_TOKENIZER.replace(patch_path=True)), config).to(device)
         logged = lightning_stubs(module, monkeypatch)
         module.on_fit_start()
         batch = torch.from_numpy(IMAGES).to(device)
@@ -113,7 +113,7 @@ def test_maskgit_step_with_soft_targets(
     elsewhere: torch.device, monkeypatch: pytest.MonkeyPatch, conditional: bool
 ) -> None:
     def loss(device: torch.device | str) -> float:
-        model = randomised(replace(TINY, mixing=3), seed=2).train()
+        model = randomised(TINY.replace(mixing=3), seed=2).train()
         codebook = torch.randn(11, 4, generator=torch.Generator().manual_seed(0))
         start_from_codebook(model, codebook.to(device), 0.01)
         config = MaskGITTrainingConfig(steps=4, unmasked_weight=0.1, soft_weight=0.2, conditional=conditional)
@@ -194,7 +194,7 @@ def test_samplers(elsewhere: torch.device, order: str, guidance: float) -> None:
 def painter_on(device: torch.device | str, seed: int = 0) -> Painter:
     torch.manual_seed(seed)
     tokenizer = VQModel(TINY_TOKENIZER).eval()
-    maskgit = randomised(replace(TINY, classes=2, codebook_size=20, grid=8))
+    maskgit = randomised(TINY.replace(classes=2, codebook_size=20, grid=8))
     grain = Grain(torch.full((32, BANDS), 5.0), torch.ones(1, BANDS), torch.ones(1, 32))
     tokenizer, maskgit = tokenizer.to(device), maskgit.to(device)
     vocabulary = Vocabulary.of(np.arange(20), tokenizer.quantize.codebook.detach())

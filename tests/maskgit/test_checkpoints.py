@@ -1,11 +1,11 @@
 """Saved models come back; Halton-MaskGIT's checkpoints are bodies for new classes and vocabularies."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
+from metaldefect.artifacts import read_json, write_json
 from metaldefect.errors import UserError
 from metaldefect.maskgit.checkpoints import (
     load_maskgit,
@@ -61,10 +61,27 @@ def test_save_and_load(tmp_path) -> None:
         load_maskgit(tmp_path)
 
 
-def test_a_training_goes_on_from_all_weights_of_a_saved_model(tmp_path) -> None:
-    source = randomised(replace(TINY, mixing=3))
+def test_a_model_written_by_the_first_release_loads_the_same(tmp_path) -> None:
+    source = randomised(TINY.replace(mixing=3, conditioning="sum")).eval()
     save_maskgit(source, tmp_path)
-    model = MaskGIT(replace(TINY, mixing=3, dropout=0.1)).eval()
+    sha256 = read_json(tmp_path / "config.json")["sha256"]
+    shape = {
+        "dim": 32, "depth": 2, "heads": 2, "classes": 3, "codebook_size": 11, "grid": 4, "dropout": 0.0,
+        "conditioning": "sum", "mixing": 3,
+    }  # fmt: skip
+    write_json(tmp_path / "config.json", {"sha256": sha256, "maskgit": shape})
+    loaded = load_maskgit(tmp_path)
+    assert loaded.config == source.config
+    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in source.state_dict().items())
+    write_json(tmp_path / "config.json", {"sha256": sha256, "maskgit": shape | {"mixing": 4}})
+    with pytest.raises(UserError, match=r"config\.json is not valid:\n  mixing: .*must be 0 or odd"):
+        load_maskgit(tmp_path)
+
+
+def test_a_training_goes_on_from_all_weights_of_a_saved_model(tmp_path) -> None:
+    source = randomised(TINY.replace(mixing=3))
+    save_maskgit(source, tmp_path)
+    model = MaskGIT(TINY.replace(mixing=3, dropout=0.1)).eval()
     start_from_saved(model, tmp_path)
     tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
     assert torch.equal(model(tokens, labels), source(tokens, labels))
@@ -76,14 +93,14 @@ def test_a_training_goes_on_from_all_weights_of_a_saved_model(tmp_path) -> None:
 
 def test_a_checkpoint_without_mixing_starts_one_with_it_unchanged() -> None:
     source = randomised(MaskGITConfig(dim=32, depth=2, heads=2, classes=1000, codebook_size=11, grid=4))
-    model = MaskGIT(replace(TINY, mixing=3))
+    model = MaskGIT(TINY.replace(mixing=3))
     start_from_halton(model, source.state_dict(), "a.pth")
     torch.testing.assert_close(
         model(torch.zeros(1, 16).long(), torch.tensor([3])),
         source(torch.zeros(1, 16).long(), torch.tensor([1000])),
     )
-    with pytest.raises(UserError, match="mixing = 4: must be 0 or odd"):
-        replace(TINY, mixing=4)
+    with pytest.raises(ValidationError, match=r"mixing\s+Value error, must be 0 or odd"):
+        TINY.replace(mixing=4)
 
 
 def test_codes_that_look_alike_start_with_embeddings_that_are_alike() -> None:

@@ -1,7 +1,5 @@
 """Losses against numpy, the discriminator's published keys, and training that resumes bit for bit."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -140,7 +138,7 @@ def test_a_codebook_that_starts_from_data_stays_there(
         data_initialised_codebook=True,
         discriminator_channels=8,
     )
-    module = VQLightning(VQModel(replace(TINY, codebook_size=codebook_size)), config)
+    module = VQLightning(VQModel(TINY.replace(codebook_size=codebook_size)), config)
     fit(
         module,
         SampledBatches(images, 2, 3),

@@ -86,6 +86,6 @@ def test_kmeans_finds_clusters_on_the_sphere() -> None:
 
 def test_refusals_say_what_to_do(tiles: np.ndarray) -> None:
     with pytest.raises(UserError, match="36 patches cannot start 64 codes"):
-        start_from_images(VQModel(VQConfig(**{**TINY.to_dict(), "codebook_size": 64})), tiles[:1])
+        start_from_images(VQModel(TINY.replace(codebook_size=64)), tiles[:1])
     with pytest.raises(UserError, match="no patch path"):
-        start_from_images(VQModel(VQConfig(**{**TINY.to_dict(), "patch_path": False})), tiles)
+        start_from_images(VQModel(TINY.replace(patch_path=False)), tiles)

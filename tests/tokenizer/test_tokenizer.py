@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
+from metaldefect.artifacts import read_json, write_json
 from metaldefect.errors import UserError
 from metaldefect.tokenizer.checkpoints import (
     load_base,
@@ -73,6 +75,8 @@ def test_256_pixels_become_16_by_16_tokens_at_every_named_size() -> None:
         named_config("vq16").grid(250)
     with pytest.raises(UserError, match=r"unknown tokenizer 'vq32'.*vq16_small"):
         named_config("vq32")
+    with pytest.raises(ValidationError, match="multiple of 32"):
+        named_config("vq16").replace(channels=48)
 
 
 def test_quantizer_numbers_match_numpy() -> None:
@@ -205,3 +209,21 @@ def test_save_and_load(tmp_path) -> None:
         with pytest.raises(UserError, match=r"tokenizer\.safetensors has SHA-256 \w+, its card says"):
             load()
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_model_written_before_the_entropy_ratio_left_its_shape_loads_the_same(tmp_path) -> None:
+    model = VQModel(TINY)
+    save_tokenizer(model, tmp_path)
+    sha256 = read_json(tmp_path / "config.json")["sha256"]
+    shape = {
+        "channels": 32, "multipliers": [1, 1], "encoder_blocks": 1, "decoder_blocks": 1, "z_channels": 32,
+        "codebook_size": 16, "codebook_dim": 8, "commitment": 0.25, "entropy_ratio": 0.0, "stem": 1,
+        "patch_path": False,
+    }  # fmt: skip
+    write_json(tmp_path / "config.json", {"sha256": sha256, "tokenizer": shape})
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.config == TINY
+    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
+    write_json(tmp_path / "config.json", {"sha256": sha256, "tokenizer": shape | {"stem": 3, "steam": 1}})
+    with pytest.raises(UserError, match=r"config\.json is not valid:\n  stem: .*\n  steam: Extra inputs"):
+        load_tokenizer(tmp_path)
