@@ -1,0 +1,103 @@
+"""Draw a defect with MaskGIT into a photograph of any size, in a window as large as the defect needs.
+
+A window of the whole photograph would be squeezed to the models' size, and a small defect in it to a few
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metaldefect.images import to_u8
+from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.random_numbers import image_generator
+from metaldefect.synthesis.change import SMALLEST_SHARE, Change
+from metaldefect.synthesis.inpainting import Mask, inpaint
+from metaldefect.synthesis.mask_makers import make_mask
+from metaldefect.synthesis.painter import Painter
+from metaldefect.synthesis.photographs import Photograph, grey_of
+from metaldefect.synthesis.placement import (
+    Spot,
+    bounding_box,
+    centre_of,
+    extent_of,
+    free_place,
+    random_size,
+    scaled_to,
+    square_around,
+)
+
+ROOM = 2.2  # side of the window over the extent of the mask: the models need metal around it
+SMALLEST_WINDOW = 64  # pixels
+STRONGER = 2.0  # guidance added at each further attempt: models that see metal around like to continue it
+
+
+def draw_defect(
+    canvas: Photograph,
+    painter: Painter,
+    label: str,
+    spot: Spot,
+    rng: np.random.Generator,
+    sampling: SamplingConfig,
+    masks: Sequence[Mask],
+    feather: float,
+    attempts: int,
+) -> Change | None:
+    """Draw a defect of a class into a photograph.
+
+    Args:
+        canvas: the photograph to change.
+        painter: the models.
+        label: one of the painter's classes.
+        spot: place and size, or the mask to fill.
+        rng: source of everything random.
+        sampling: how to sample.
+        masks: shapes of real defects, `bool`, any size; without any, strokes and blobs.
+        feather: width in pixels of the blend on either side of the mask's border.
+        attempts: how often to draw until a change is visible.
+
+    Returns:
+        The change, or None if the photograph has no room.
+
+    Raises:
+        UserError: unknown class.
+    """
+    painter.label(label)
+    brush = brush_mask(canvas, spot, rng, masks)
+    if brush is None:
+        return None
+    box = bounding_box(brush)
+    side = max(SMALLEST_WINDOW, round(ROOM * extent_of(box)), extent_of(box) + 4 * round(feather))
+    window = square_around(centre_of(box), side, canvas.shape)
+    before = to_u8(grey_of(canvas.levels(window)))
+    inside, seed = brush[window], int(rng.integers(2**31))
+    best = None
+    for attempt in range(attempts):
+        config = sampling.model_copy(update={"guidance": sampling.guidance + STRONGER * attempt})
+        generators = [image_generator(seed, attempt)]
+        (found,) = inpaint(painter, [before], [inside], [label], config, generators, feather)
+        if best is None or found.changed.sum() > best.changed.sum():
+            best = found
+        if best.changed.sum() >= SMALLEST_SHARE * inside.sum():
+            break
+    assert best is not None
+    added = best.image.astype(np.float32) - before
+    details = {"window": float(len(inside)), "guidance": config.guidance}
+    return Change(window, added[..., None], inside, "", details)
+
+
+def brush_mask(
+    canvas: Photograph, spot: Spot, rng: np.random.Generator, masks: Sequence[Mask]
+) -> Mask | None:
+    """The mask to fill, `bool [H, W]`: the user's, or a shape at a free place; None without room."""
+    if spot.mask is not None:
+        return spot.mask
+    shape = scaled_to(make_mask(rng, 256, masks), spot.size or random_size(rng, canvas.shape))
+    place = free_place(rng, shape, spot)
+    if place is None:
+        return None
+    brush = np.zeros(canvas.shape, bool)
+    brush[place[0] : place[0] + shape.shape[0], place[1] : place[1] + shape.shape[1]] = shape
+    return brush

@@ -1,0 +1,108 @@
+"""Photographs keep their channels and bits, and what cannot be kept is refused by name."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from metaldefect.images import UnreadableImageError
+from metaldefect.synthesis.photographs import as_photograph, read_photograph, write_photograph
+
+RNG = np.random.default_rng(0)
+KINDS = {
+    "grey": RNG.integers(0, 256, (20, 30)).astype(np.uint8),
+    "grey with alpha": RNG.integers(0, 256, (20, 30, 2)).astype(np.uint8),
+    "colour": RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8),
+    "colour with alpha": RNG.integers(0, 256, (20, 30, 4)).astype(np.uint8),
+    "16-bit grey": RNG.integers(0, 65536, (20, 30)).astype(np.uint16),
+    "16-bit colour": RNG.integers(0, 65536, (20, 30, 3)).astype(np.uint16),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_bit_of_a_photograph_survives_writing_and_reading(kind: str, tmp_path: Path) -> None:
+    photograph = as_photograph(KINDS[kind])
+    path = tmp_path / f"a{photograph.suffix}"
+    write_photograph(path, photograph)
+    found = read_photograph(path)
+    assert found.pixels.dtype == KINDS[kind].dtype
+    assert np.array_equal(found.pixels, KINDS[kind])
+    # An independent reader sees the same
+    other = tifffile.imread(path) if path.suffix == ".tif" else np.asarray(Image.open(path))
+    assert np.array_equal(other, KINDS[kind])
+
+
+def test_white_is_that_of_the_sensor() -> None:
+    for brightest, white in (
+        (255, 1023),
+        (1023, 1023),
+        (1024, 4095),
+        (4095, 4095),
+        (4096, 16383),
+        (65535, 65535),
+    ):
+        assert as_photograph(np.full((4, 4), brightest, np.uint16)).white == white
+    assert as_photograph(np.zeros((4, 4), np.uint8)).white == 255
+
+
+def test_a_change_is_in_levels_of_white_and_leaves_alpha_and_the_rest_alone() -> None:
+    pixels = np.full((8, 8, 4), 100, np.uint8)
+    change = np.zeros((2, 2, 3), np.float32)
+    change[0, 0] = (-30, 0, 200)
+    after = as_photograph(pixels).changed_by((slice(3, 5), slice(3, 5)), change).pixels
+    assert after[3, 3].tolist() == [70, 100, 255, 100]
+    after[3, 3] = 100
+    assert np.array_equal(after, pixels)
+    deep = as_photograph(np.full((8, 8), 4095, np.uint16))
+    assert (
+        deep.changed_by((slice(0, 1), slice(0, 1)), np.full((1, 1, 1), -51.0, np.float32)).pixels[0, 0]
+        == 3276
+    )
+    assert deep.levels((slice(0, 1), slice(0, 1)))[0, 0, 0] == 255
+
+
+def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
+    image = Image.fromarray(KINDS["colour"])
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned
+    image.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_photograph(tmp_path / "a.png").pixels, np.rot90(KINDS["colour"], -1))
+
+
+def png_of_16_bit_colour() -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + b"\x12\x34" * 6 for _ in range(2))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_what_would_lose_bits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.png").write_bytes(png_of_16_bit_colour())
+    Image.new("CMYK", (4, 4)).save(tmp_path / "print.tif")
+    Image.fromarray(np.full((4, 4), 1e6, np.float32)).save(tmp_path / "float.tif")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "text.tif").write_text("no image")
+    for name, reason in (
+        ("deep.png", "16-bit colour in PNG: save it as TIFF"),
+        ("print.tif", "mode CMYK: save it as"),
+        ("float.tif", "mode F: save it as"),
+        ("text.png", "not an image"),
+        ("text.tif", "not a TIFF"),
+    ):
+        with pytest.raises(UnreadableImageError, match=f"{name}.*{reason}"):
+            read_photograph(tmp_path / name)
