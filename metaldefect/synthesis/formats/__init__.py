@@ -1,0 +1,1 @@
+"""Write images with inserted defects in the formats that other tools read."""
