@@ -2,13 +2,15 @@
 
 Runs `make repro PROFILE=...` in a fresh clone of the committed code (`--clone`) or in this folder. In this
 folder only changed stages run, so `seconds` is not the time of a whole run. Writes
-`benchmarks/results/default.json` for the profile cpu, else `<profile>.json`; the last line printed is JSON.
+`benchmarks/results/default.json` for the profile cpu, else `<profile>.json`, and the run's pictures to
+`docs/images/<profile>_<picture>.png`; the last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,6 +54,8 @@ FIGURES: dict[str, tuple[str, str]] = {
     "latency_fp16_ms": ("latency", "fp16.p50_ms"),
     "latency_int8_ms": ("latency", "int8.p50_ms"),
 }
+PICTURES = ("inserted_defects", "real_and_drawn_per_class")  # figures of evaluate_synthesis
+IMAGES = Path("docs/images")
 
 
 class MemoryWatch(threading.Thread):
@@ -121,6 +125,20 @@ def collect(root: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     return {name: figure for name, figure in found.items() if figure is not None}, metrics
 
 
+def copy_pictures(root: Path, name: str, images: Path) -> None:
+    """Copy the pictures of a finished run in `root` to `images`, as `<name>_<picture>.png`.
+
+    Raises:
+        UserError: the run did not draw one of them.
+    """
+    drawn = root / "plots/evaluate_synthesis"
+    if missing := [picture for picture in PICTURES if not (drawn / f"{picture}.png").is_file()]:
+        raise UserError(f"pictures that the run did not draw: {', '.join(missing)}")
+    images.mkdir(parents=True, exist_ok=True)
+    for picture in PICTURES:
+        shutil.copyfile(drawn / f"{picture}.png", images / f"{name}_{picture}.png")
+
+
 @contextmanager
 def fresh_clone() -> Iterator[Path]:
     """A temporary clone of HEAD that shares this folder's environment and raw data."""
@@ -179,6 +197,13 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="default: benchmarks/results/<profile>.json"
     )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        default=IMAGES,
+        metavar="FOLDER",
+        help="for the pictures (default: %(default)s)",
+    )
     args = parser.parse_args()
     name = "default" if args.profile == DEFAULT_PROFILE else args.profile
     with workspace(args.clone) as root:
@@ -186,6 +211,7 @@ def main() -> None:
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
         with exit_on_user_error(parser.prog):
             figures, metrics = collect(root)
+            copy_pictures(root, name, args.images)
     publish(args.results or path_of(name), "pipeline", {**figures, **run._asdict()}, {"metrics": metrics})
 
 

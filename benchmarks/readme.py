@@ -19,6 +19,8 @@ from pipeline.main_metrics import formatted
 
 PART = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 RUN = re.compile(r"(?P<result>[\w-]+)-run")
+# Figures of several teachers and seeds (`benchmarks.tiles`)
+VARIANT = re.compile(r"(?:(?P<teacher>[a-z0-9]+)_teacher_)?(?P<figure>.+?)(?:_seed(?P<seed>\d+))?")
 STALE = "**Measured before the code changed; to be measured again.**"
 LABELS = {
     "ssim": "reconstruction SSIM",
@@ -40,6 +42,8 @@ LABELS = {
     "latency_fp32_ms": "latency per frame, median, FP32 (ms)",
     "latency_fp16_ms": "latency per frame, median, FP16 (ms)",
     "latency_int8_ms": "latency per frame, median, INT8 (ms)",
+    "f1": "detector: F1 at its threshold",
+    "f1_max": "detector: highest F1 of any threshold",
     "seconds": "wall-clock seconds",
     "peak_rss_mb": "peak memory (MiB)",
 }
@@ -59,6 +63,18 @@ def cell(figure: Figure) -> str:
     return formatted(figure)
 
 
+def label(name: str) -> str:
+    """A figure's name in words: `short_teacher_f1_seed0` is `short teacher, detector: F1 at ..., seed 0`."""
+    found = VARIANT.fullmatch(name)
+    assert found is not None
+    words = [
+        found["teacher"] and f"{found['teacher']} teacher",
+        LABELS.get(found["figure"], found["figure"].replace("_", " ")),
+        found["seed"] and f"seed {found['seed']}",
+    ]
+    return ", ".join(word for word in words if word)
+
+
 def table(result: Result, stale: bool) -> str:
     """A table of one run: its command, machine, commit and date, then one row per figure."""
     lines = [
@@ -68,10 +84,7 @@ def table(result: Result, stale: bool) -> str:
         "| figure | value (95 % interval) |",
         "|---|---|",
     ]
-    lines += [
-        f"| {LABELS.get(name, name.replace('_', ' '))} | {cell(figure)} |"
-        for name, figure in result.figures.items()
-    ]
+    lines += [f"| {label(name)} | {cell(figure)} |" for name, figure in result.figures.items()]
     return "\n".join(lines)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from benchmarks.pipeline import FIGURES, collect, fresh_clone, run_profile
+from benchmarks.pipeline import FIGURES, PICTURES, collect, copy_pictures, fresh_clone, run_profile
 from benchmarks.results import Interval
 from metaldefect.errors import UserError
 
@@ -100,3 +101,28 @@ def test_a_failed_run_is_an_error_and_gives_no_result(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("repro:\n\tfalse\n")
     with pytest.raises(SystemExit, match="repro PROFILE=tiny failed"):
         run_profile(tmp_path, "tiny")
+
+
+def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> None:
+    drawn = tmp_path / "plots/evaluate_synthesis"
+    drawn.mkdir(parents=True)
+    for picture in PICTURES:
+        (drawn / f"{picture}.png").write_text(picture)
+    copy_pictures(tmp_path, "default", tmp_path / "images")
+    found = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
+    assert found == {
+        "default_inserted_defects.png": "inserted_defects",
+        "default_real_and_drawn_per_class.png": "real_and_drawn_per_class",
+    }
+    (drawn / "inserted_defects.png").unlink()
+    with pytest.raises(UserError, match="did not draw: inserted_defects"):
+        copy_pictures(tmp_path, "real", tmp_path / "images")
+
+
+def test_every_picture_of_the_pages_comes_from_a_command() -> None:
+    root = Path(__file__).resolve().parents[2]
+    made = {f"{name}_{picture}.png" for name in ("default", "real") for picture in PICTURES}
+    assert {path.name for path in (root / "docs/images").iterdir()} <= made
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / link).is_file(), f"{page.name}: {link}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
-from benchmarks.readme import STALE, rendered, table
+from benchmarks.readme import STALE, label, rendered, table
 from benchmarks.results import Interval, Result, command_line, is_stale, measured_paths, publish, read, write
 from metaldefect.errors import UserError
 
@@ -132,6 +132,19 @@ def test_a_table_has_one_run_its_command_machine_commit_and_date() -> None:
     assert "| groups | 1,938 |" in text
     assert STALE not in text
     assert STALE in table(result(), stale=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("image_auroc", "detector: image AUROC"),
+        ("image_auroc_seed2", "detector: image AUROC, seed 2"),
+        ("short_teacher_au_pro_seed0", "short teacher, detector: AU-PRO, seed 0"),
+        ("edge_iou_components_4_at_128", "edge iou components 4 at 128"),
+    ],
+)
+def test_figures_have_names_in_words(name: str, words: str) -> None:
+    assert label(name) == words
 
 
 def test_parts_of_a_page_are_made_from_the_result_of_their_name(
