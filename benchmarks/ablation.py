@@ -17,24 +17,23 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from tqdm import tqdm
 
-from benchmarks.results import add_results_argument, command_line, publish, with_interval
+from benchmarks.ablation_table import describe, figures, figures_of, markdown
+from benchmarks.ablation_variants import SAMPLING, TRAINING, Variant, overridden, variants
+from benchmarks.results import add_results_argument, command_line, publish
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.errors import UserError
-from metaldefect.hardware import autocast_dtype, cpu_name, keep_freed_memory, set_threads
+from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.evaluation import measure
 from metaldefect.maskgit.model import MaskGIT
@@ -61,79 +60,6 @@ from pipeline.run import (
 REPORT = Path("reports/ablation.md")
 MERGED, TOKENS, TOKENIZER = Path("data/merged"), Path("data/tokens"), Path("models/vq")
 KEPT = Path(".checkpoints/ablation")
-TRAINING, SAMPLING = "train_maskgit", "synthesize.sampling"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A variant: its dotted parameters that differ from v2, and the comparison it belongs to."""
-
-    name: str
-    question: str
-    overrides: Mapping[str, Any]
-    precision: str | None = None  # METALDEFECT_PRECISION: hardware settings are not parameters
-
-    @property
-    def trains(self) -> bool:
-        """Whether the variant needs its own training: v2, and variants with changed training parameters."""
-        return not self.precision and (
-            self.name == "v2" or any(not key.startswith("synthesize.") for key in self.overrides)
-        )
-
-
-V1 = {
-    f"{TRAINING}.conditioning": "sum",
-    f"{TRAINING}.mixing": 0,
-    f"{TRAINING}.codebook_start": 0.0,
-    f"{TRAINING}.training.balanced": False,
-    f"{TRAINING}.training.unconditional_steps": 0,
-    "tokenize.vocabulary": "full",
-    f"{SAMPLING}.order": "confidence",
-}
-SHORT = {
-    f"{TRAINING}.conditioning": "conditioning",
-    f"{TRAINING}.mixing": "local mixing",
-    f"{TRAINING}.codebook_start": "start of embeddings",
-    f"{TRAINING}.training.balanced": "sampling of training images",
-    f"{TRAINING}.training.unconditional_steps": "stages",
-    "tokenize.vocabulary": "vocabulary",
-    f"{SAMPLING}.order": "order of sampling",
-}
-
-
-def variants() -> list[Variant]:
-    """v2, v1, then the variants with one difference each."""
-    found = [Variant("v2", "whole", {}), Variant("v1", "whole", V1)]
-    found += [Variant(f"{SHORT[key]}: v1's", SHORT[key], {key: value}) for key, value in V1.items()]
-    found.append(Variant("order: random", SHORT[f"{SAMPLING}.order"], {f"{SAMPLING}.order": "random"}))
-    found += [Variant(f"{n} steps", "steps", {f"{SAMPLING}.steps": n}) for n in (8, 16, 32, 64)]
-    found += [
-        Variant(f"guidance {w:g}", "guidance", {f"{SAMPLING}.guidance": w}) for w in (0.0, 1.0, 2.0, 3.0, 4.0)
-    ]
-    found.append(
-        Variant("guidance rising", "guidance", {f"{SAMPLING}.guidance_schedule": "linear"}),
-    )
-    found.append(Variant("chosen of 4 candidates", "candidates", {"synthesize.candidates.per_image": 4}))
-    found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
-    if autocast_dtype() == torch.bfloat16:  # else emulation takes hours
-        found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
-    return found
-
-
-def overridden(params: Mapping[str, Any], overrides: Mapping[str, Any]) -> Params:
-    """`params.yaml` with dotted keys replaced.
-
-    Raises:
-        ParamsError: names an unknown key.
-    """
-    content = deepcopy(dict(params))
-    for dotted, value in overrides.items():
-        *path, last = dotted.split(".")
-        section = content
-        for part in path:
-            section = section[part]
-        section[last] = value
-    return parse_params(content, "params.yaml with the variant's changes")
 
 
 @dataclass(frozen=True)
@@ -256,83 +182,6 @@ def quality_of(params: Params, data: Tokens, model: MaskGIT, real: RealSides) ->
     return evaluate(*real, fake, params.seed)
 
 
-def described(variant: Variant) -> dict[str, Any]:
-    """A variant's own columns in its row of the table."""
-    hardware = {"METALDEFECT_PRECISION": variant.precision} if variant.precision else {}
-    return {
-        "variant": variant.name,
-        "question": variant.question,
-        "trains": variant.trains,
-        "overrides": dict(variant.overrides) | hardware,
-    }
-
-
-def figures(trained_metrics: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a variant in the table."""
-    manifold = quality["manifold"]["synthetic"]
-    return {
-        "ce_true": trained_metrics["ce_true"],
-        "ce_below_class_unigram": trained_metrics["ce_below_class_unigram"],
-        "ce_wrong_minus_true": trained_metrics["ce_wrong_minus_true"],
-        "class_agreement": quality["class_agreement"],
-        "kid": quality["kid"]["synthetic"],
-        "kid_interval_95": quality["kid"]["interval_95"]["synthetic"],
-        "kid_ratio": quality["kid"]["ratio"],
-        "cas_ratio": quality["cas"]["ratio"],
-        "precision": manifold["precision"]["mean"],
-        "recall": manifold["recall"]["mean"],
-        "density": manifold["density"]["mean"],
-        "coverage": manifold["coverage"]["mean"],
-    }
-
-
-COLUMNS = {
-    "ce_below_class_unigram": "CE below class unigram",
-    "ce_wrong_minus_true": "CE wrong − true",
-    "class_agreement": "class agreement",
-    "kid": "KID",
-    "kid_ratio": "KID / tokenizer's",
-    "cas_ratio": "CAS ratio",
-    "precision": "precision",
-    "coverage": "coverage",
-}
-
-
-def cell(value: Any) -> str:
-    """Format a figure as `0.912` or `0.912 (0.89-0.93)`."""
-    if isinstance(value, Mapping):
-        return f"{value['mean']:.3f} ({value['low']:.2f}-{value['high']:.2f})"
-    return f"{value:.3f}"
-
-
-def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
-    """The report: both tables, and how to repeat each row in the pipeline."""
-    lines = [
-        "# v1 against v2, one choice at a time",
-        "",
-        f"One run of `{about['command']}` on {about['machine']}. "
-        f"Every training runs {about['steps']} steps of {about['batch_size']} images, "
-        f"with size `{about['size']}` and seed {about['seed']}. "
-        f"Every variant draws {about['images_per_class']} images per class; brackets are 95 % intervals.",
-    ]
-    drawing = f"## Sampling, with weights that have seen {about['sampling_images_seen']:,} images"
-    for title, trains in (("## Training", True), (drawing, False)):
-        chosen = [found for found in rows if found["trains"] == trains]
-        if not chosen:
-            continue
-        lines += ["", title, ""]
-        lines.append("| | " + " | ".join(COLUMNS.values()) + " | `dvc exp run` with |")
-        lines.append("|---" * (len(COLUMNS) + 2) + "|")
-        for found in chosen:
-            changes = " ".join(
-                f"`{key}={value}`" if key.isupper() else f"`-S {key}={str(value).lower()}`"
-                for key, value in found["overrides"].items()
-            )
-            cells = [cell(found[key]) for key in COLUMNS]
-            lines.append(f"| {found['variant']} | " + " | ".join(cells) + f" | {changes} |")
-    return "\n".join(lines) + "\n"
-
-
 def log(variant: Variant, found: Mapping[str, Any], params: Params, parent: str) -> None:
     """Log the variant as a child run in MLflow."""
     import mlflow
@@ -349,9 +198,9 @@ def log(variant: Variant, found: Mapping[str, Any], params: Params, parent: str)
         StageRun("ablation", active.info.run_id, "").log_metrics(found)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure every chosen variant; write the report after each, so that it can be read during a long run."""
-    content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+def base_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
+    """`params.yaml` with the options of the command line: the parameters of v2."""
+    content: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     training = content["train_maskgit"]["training"]
     training["steps"] = arguments.steps or training["steps"]
     training["unconditional_steps"] = round(arguments.first_stage * training["steps"])
@@ -360,76 +209,108 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     content["tokenize"]["vocabulary"] = "used"
     content["synthesize"]["images_per_class"] = arguments.images_per_class
     content["synthesize"]["candidates"]["per_image"] = 1  # unless a variant sets more
-    base = parse_params(content)
-    chosen = [v for v in variants() if not arguments.only or v.name in arguments.only]
+    return content
+
+
+def choose_variants(names: Sequence[str] | None) -> list[Variant]:
+    """The variants of these names; all without names.
+
+    Raises:
+        UserError: no variant has one of the names.
+    """
+    chosen = [v for v in variants() if not names or v.name in names]
     if not chosen:
         raise UserError(f"--only: choose from {', '.join(v.name for v in variants())}")
-    data = Tokens.load(base)
-    whole = len(data.vocabulary.codes) == data.tokenizer.config.codebook_size
-    if whole:
-        print("every code of the codebook is used, so both vocabularies are equal", flush=True)
+    return chosen
+
+
+def describe_run(base: Params, sampling: Path | None) -> dict[str, Any]:
+    """What all variants share, for the report's first lines."""
+    training = base.train_maskgit.training
+    images_seen = training.steps * training.batch_size
+    return {
+        "command": command_line("ablation"),
+        "machine": cpu_name(),
+        "steps": training.steps,
+        "batch_size": training.batch_size,
+        "images_seen": images_seen,
+        "sampling_images_seen": read_json("metrics/train_maskgit.json")["images_seen"]
+        if sampling
+        else images_seen,
+        "size": base.train_maskgit.size,
+        "seed": base.seed,
+        "images_per_class": base.synthesize.images_per_class,
+    }
+
+
+class Comparison:
+    """Measures variants on the same tokens and images; keeps what it has measured.
+
+    Args:
+        content: parameters of v2.
+        data: tokens that variants learn from and are compared on.
+        sampling: model that variants of sampling draw with; None: v2's.
+    """
+
+    def __init__(self, content: Mapping[str, Any], data: Tokens, sampling: Path | None) -> None:
+        self.content, self.data, self.sampling = content, data, sampling
+        self.drawn_by = sha256_file(sampling / "maskgit.safetensors") if sampling else ""
+        inputs = "".join(sha256_file(TOKENS / side / "tokens.npy") for side in ("train", "held_out"))
+        self.inputs = inputs + sha256_file(TOKENIZER / "tokenizer.safetensors")
+        self.real: RealSides | None = None
+
+    @property
+    def whole_codebook(self) -> bool:
+        """Whether the images use every code: both vocabularies are then the same and share one training."""
+        return len(self.data.vocabulary.codes) == self.data.tokenizer.config.codebook_size
+
+    def params_of(self, variant: Variant) -> Params:
+        """The parameters of a variant."""
+        same = {"tokenize.vocabulary": "used"} if self.whole_codebook else {}
+        return overridden(self.content, dict(variant.overrides) | same)
+
+    def measure(self, variant: Variant, params: Params) -> dict[str, Any]:
+        """The figures of a variant; read from its file if an earlier run measured it."""
+        made_from = [self.inputs, params.model_dump(mode="json"), variant.precision]
+        made_from += [] if variant.trains else [self.drawn_by]
+        kept = KEPT / "results" / f"{key_of(made_from)}.json"
+        if not kept.is_file():
+            own = with_vocabulary(self.data, params)
+            model, metrics = weights(variant, params, own, self.inputs, self.sampling)
+            if self.real is None:
+                self.real = real_sides(own.painter(model), MERGED, "validation")
+            with environment("METALDEFECT_PRECISION", variant.precision):
+                write_json(kept, figures(metrics, quality_of(params, own, model, self.real)))
+        return read_json(kept)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure every chosen variant; write the report after each, so that it can be read during a long run."""
+    content = base_parameters(arguments)
+    base, chosen = parse_params(content), choose_variants(arguments.only)
     seed_everything(base.seed)
     set_threads()
     keep_freed_memory()
-    sampling = arguments.sampling_weights
-    drawn_by = sha256_file(sampling / "maskgit.safetensors") if sampling else ""
-    inputs = "".join(sha256_file(TOKENS / side / "tokens.npy") for side in ("train", "held_out"))
-    inputs += sha256_file(TOKENIZER / "tokenizer.safetensors")
-    about = {
-        "command": command_line("ablation"),
-        "machine": cpu_name(),
-        "steps": training["steps"],
-        "batch_size": training["batch_size"],
-        "images_seen": training["steps"] * training["batch_size"],
-        "sampling_images_seen": read_json("metrics/train_maskgit.json")["images_seen"]
-        if sampling
-        else training["steps"] * training["batch_size"],
-        "size": content["train_maskgit"]["size"],
-        "seed": base.seed,
-        "images_per_class": arguments.images_per_class,
-    }
+    comparison = Comparison(content, Tokens.load(base), arguments.sampling_weights)
+    if comparison.whole_codebook:
+        print("every code of the codebook is used, so both vocabularies are equal", flush=True)
+    about = describe_run(base, arguments.sampling_weights)
     connect_tracking()
     import mlflow
 
-    real: RealSides | None = None
-    rows = []
+    rows: list[dict[str, Any]] = []
     with mlflow.start_run(
         run_name="ablation", tags={"pipeline.key": "ablation", "git.commit": git_commit()}
     ) as parent:
         for variant in tqdm(chosen, desc="variants", unit="variant"):
-            # If every code is used, both vocabularies are the same and share one training
-            params = overridden(
-                content, dict(variant.overrides) | ({"tokenize.vocabulary": "used"} if whole else {})
-            )
-            made_from = [inputs, params.model_dump(mode="json"), variant.precision]
-            made_from += [] if variant.trains else [drawn_by]
-            kept = KEPT / "results" / f"{key_of(made_from)}.json"
-            if not kept.is_file():
-                own = with_vocabulary(data, params)
-                model, metrics = weights(variant, params, own, inputs, sampling)
-                if real is None:
-                    real = real_sides(own.painter(model), MERGED, "validation")
-                with environment("METALDEFECT_PRECISION", variant.precision):
-                    write_json(kept, figures(metrics, quality_of(params, own, model, real)))
-            found = described(variant) | read_json(kept)
+            params = comparison.params_of(variant)
+            found = describe(variant) | comparison.measure(variant, params)
             rows.append(found)
             log(variant, found, params, parent.info.run_id)
             write_json(REPORT.with_suffix(".json"), {**about, "rows": rows})
             with atomic_file(REPORT) as temporary:
                 temporary.write_text(markdown(rows, about), encoding="utf-8")
     return {**about, "rows": rows}
-
-
-def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The table's columns as flat figures, named `<column>_<variant>`."""
-    flat: dict[str, Any] = {}
-    for row in rows:
-        variant = re.sub(r"[^a-z0-9]+", "_", row["variant"].lower()).strip("_")
-        for name in COLUMNS:
-            flat[f"{name}_{variant}"] = (
-                with_interval(row[name]) if isinstance(row[name], Mapping) else row[name]
-            )
-    return flat
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from benchmarks.ablation import markdown, overridden, variants
+from benchmarks.ablation_table import markdown
+from benchmarks.ablation_variants import overridden, variants
 from benchmarks.maskgit import matrix_gflops, measure_sampling, our_loss, plain_loss, timed_training
 from benchmarks.plain_maskgit import plain_halton, plain_logits
 from metaldefect.maskgit.config import MaskGITConfig
