@@ -42,6 +42,7 @@ from metaldefect.inspection.provider import (
 )
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
+from metaldefect.synthesis.insertion import canvases_of
 
 # Weights of the student-teacher map in the anomaly map; the paper uses 0.5.
 MAP_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
@@ -203,7 +204,7 @@ def main() -> None:
     )
     inserted = arguments.work / "inserted"
     if not inserted.is_dir():
-        insert_into(real.canvases(), settings, arguments.seed, inserted)
+        insert_into(canvases_of(real), settings, arguments.seed, inserted)
     candidates = [
         candidate
         for folder in arguments.detectors

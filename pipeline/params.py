@@ -36,7 +36,7 @@ Fraction = float
 
 class Data(Config):
     root: Path
-    classes: list[str] = Field(min_length=2)
+    classes: list[str] = Field(min_length=1)
 
 
 class Sample(Config):
@@ -51,7 +51,7 @@ class DatasetParams(Config):
     adapter: str
     root: str
     splits: list[str] | None = None
-    labels: dict[str, str]
+    labels: dict[str, str] | None = None
     ignore: list[str] = Field(default=[])
     name: str | None = None
 

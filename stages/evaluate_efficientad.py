@@ -39,6 +39,8 @@ def main(params: Params, run: StageRun) -> None:
     summaries = {
         name: summarise(scored, config.threshold, params.seed, samples) for name, scored in groups.items()
     }
+    for names, reason in summaries["real defects"]["left_out"].items():
+        print(f"not measured: {names}: {reason}")
     metrics: dict[str, Any] = {
         **summaries["real defects"],
         "generated": summaries.get("generated defects", "no insertion for the test is visible"),

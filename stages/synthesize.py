@@ -16,7 +16,7 @@ from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import InsertionConfig
 from metaldefect.synthesis.drawing import DrawnImages, draw_classes
-from metaldefect.synthesis.insertion import Canvas
+from metaldefect.synthesis.insertion import canvases_of
 from metaldefect.synthesis.insertion_set import training_masks, write_insertion_set
 from metaldefect.synthesis.painter import Painter, load_painter
 from pipeline.params import Params
@@ -47,16 +47,15 @@ def main(params: Params, run: StageRun) -> None:
         feather=section.feather,
         batch_size=batch_size,
     )
-    canvases = [
-        Canvas(item.name, item.scene, item.image)
-        for item in RealDatasetProvider(MERGED / "inspection").canvases()
-    ]
+    canvases = canvases_of(RealDatasetProvider(MERGED / "inspection"))
     with atomic_directory(OUTPUT) as folder:
         report = write_images(painter, drawn, section.images_per_class, folder)
         insertions = write_insertion_set(
             painter, canvases, training_masks(MERGED), folder, sampling, inserting, params.seed
         )
         write_json(folder / "config.json", {"seed": params.seed, "sampling": sampling.model_dump()})
+    if not insertions["drawn"]:
+        print("no defects inserted: no class but `good` to draw")
     metrics = {
         "images": len(drawn.images),
         "candidates": len(drawn.images if drawn.candidates is None else drawn.candidates.labels),

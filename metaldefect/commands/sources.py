@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from metaldefect.artifacts import atomic_directory
@@ -12,12 +13,17 @@ from metaldefect.inspection.layout import SCENES
 from metaldefect.inspection.provider import (
     DatasetProvider,
     GeneratedDatasetProvider,
-    InspectionImages,
     RealDatasetProvider,
 )
 from metaldefect.inspection.synthetic import SyntheticCounts, SyntheticDatasetProvider
 from metaldefect.maskgit.sampling_config import SamplingConfig
-from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
+from metaldefect.synthesis.insertion import (
+    Canvas,
+    canvases_of,
+    draw_insertions,
+    plan_insertions,
+    write_insertions,
+)
 from metaldefect.synthesis.painter import Painter, load_painter
 from metaldefect.training.resume import kept_folder
 
@@ -43,12 +49,12 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
     real = RealDatasetProvider(root)
     if settings.source == "real":
         return real
-    generated, canvases = settings.generated, real.canvases()
+    generated, canvases = settings.generated, canvases_of(real)
     parts = {
         "settings": generated.model_dump(mode="json") | {"seed": settings.seed},
         "tokenizer": generated.tokenizer,
         "maskgit": generated.maskgit,
-        "canvases": {item.name: [item.scene, item.image] for item in canvases},
+        "canvases": {item.name: [item.scene, item.image, item.split] for item in canvases},
     }
     inserted = kept_folder(
         work / "inserted", parts, lambda folder: insert_into(canvases, generated, settings.seed, folder)
@@ -79,15 +85,14 @@ def prepared_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
     return folder
 
 
-def insert_into(canvases: InspectionImages, settings: GeneratedSettings, seed: int, folder: Path) -> None:
+def insert_into(canvases: Sequence[Canvas], settings: GeneratedSettings, seed: int, folder: Path) -> None:
     """Insert defects into the canvases and write the results to `folder`.
 
-    Neither training, validation nor test uses the canvases themselves.
+    No canvas shows a piece of metal that the detector trains on.
     """
     painter = require_painter(settings.tokenizer, settings.maskgit)
     config = SamplingConfig.of(settings)
-    images = [Canvas(item.name, item.scene, item.image) for item in canvases]
-    jobs = plan_insertions(painter.classes, settings.per_class, seed, images, {})
+    jobs = plan_insertions(painter.classes, settings.per_class, seed, canvases, {})
     drawn = draw_insertions(
         painter, jobs, config, seed, settings.feather, settings.batch_size, INSERTION_ATTEMPTS
     )

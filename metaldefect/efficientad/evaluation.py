@@ -102,49 +102,37 @@ def summarise(
     """Image and pixel metrics over the test set and per defect type, with bootstrap intervals.
 
     Intervals resample whole scenes: exposures of one piece of metal are not independent images.
-    Defective images with an empty mask count only in the image metrics; in the pixel metrics, their defect
-    would count as background.
+    Defective images with no mask or an empty one count only in the image metrics; in the pixel metrics, their
+    defect would count as background. Metrics that the images do not allow are named under `left_out`, with
+    the reason.
 
     Args:
-        scored: at least one good and one defective image.
+        scored: the test images.
         threshold: scores above it are anomalous.
         seed: of the bootstrap.
         samples: resamples of the bootstrap.
     """
     scores = np.array([item.score for item in scored])
-    labels = np.array([item.is_defective for item in scored])
-    scenes = [item.scene for item in scored]
-    best, _ = detection.f1_max(scores, labels)
-
-    def at_threshold(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-        return detection.f1_at(values, truth, threshold)
-
-    def largest_f1(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-        return detection.f1_max(values, truth)[0]
-
-    statistics = {
-        "image_auroc": detection.auroc,
-        "image_ap": detection.average_precision,
-        "f1_max": largest_f1,
-        "f1_at_threshold": at_threshold,
-    }
-    intervals = {
-        name: detection.bootstrap_interval(statistic, scores, labels, scenes, seed, samples)
-        for name, statistic in statistics.items()
-    }
+    labels = np.array([item.is_defective for item in scored], bool)
+    pixels, without_mask = with_pixels(scored)
     result: dict[str, Any] = {
         "images": {GOOD: int((~labels).sum()), "defective": int(labels.sum())},
         "scenes": {kind: scenes_among(scored, kind == "defective") for kind in (GOOD, "defective")},
-        "image_auroc": detection.auroc(scores, labels),
-        "image_ap": detection.average_precision(scores, labels),
-        "f1_max": best,
-        "f1_at_threshold": at_threshold(scores, labels),
-        "false_alarm_rate": float((scores[~labels] > threshold).mean()),
-        "detection_rate": float((scores[labels] > threshold).mean()),
-        "per_type": per_type(scored, threshold),
+        "defective_without_mask": without_mask,
+        "left_out": left_out(scored, pixels),
     }
-    pixels, without_mask = with_pixels(scored)
-    result["defective_without_mask"] = without_mask
+    if not labels.all():
+        result["false_alarm_rate"] = float((scores[~labels] > threshold).mean())
+    if labels.any():
+        result["detection_rate"] = float((scores[labels] > threshold).mean())
+    if not labels.any() or labels.all():
+        return rounded(result)
+    intervals = {}
+    scenes = [item.scene for item in scored]
+    for name, statistic in image_statistics(threshold).items():
+        result[name] = statistic(scores, labels)
+        intervals[name] = detection.bootstrap_interval(statistic, scores, labels, scenes, seed, samples)
+    result["per_type"] = per_type(scored, threshold)
     if any(item.mask.any() for item in pixels):
         maps, masks = [item.anomaly_map for item in pixels], [item.mask for item in pixels]
         result |= {
@@ -155,6 +143,27 @@ def summarise(
         intervals |= detection.pixel_intervals(maps, masks, groups, seed=seed, samples=samples)
     result["interval_95"] = {name: list(bounds) for name, bounds in intervals.items()}
     return rounded(result)
+
+
+def image_statistics(threshold: float) -> dict[str, Callable[..., float]]:
+    """The metrics of scores and labels, by name; `threshold` as in `summarise`."""
+    return {
+        "image_auroc": detection.auroc,
+        "image_ap": detection.average_precision,
+        "f1_max": lambda scores, truth: detection.f1_max(scores, truth)[0],
+        "f1_at_threshold": lambda scores, truth: detection.f1_at(scores, truth, threshold),
+    }
+
+
+def left_out(scored: Sequence[Scored], pixels: Sequence[Scored]) -> dict[str, str]:
+    """The reason for each group of metrics that a test set does not allow."""
+    good, bad = (sum(item.is_defective == kind for item in scored) for kind in (False, True))
+    if not good or not bad:
+        reason = f"{good} good and {bad} defective test images: both kinds are needed"
+        return {"image and pixel metrics": reason}
+    if not any(item.mask.any() for item in pixels):
+        return {"pixel_auroc, au_pro": f"none of the {bad} defective test images has a mask"}
+    return {}
 
 
 def scenes_among(scored: Sequence[Scored], defective: bool) -> int:

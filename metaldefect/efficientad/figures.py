@@ -101,8 +101,14 @@ def map_weight_figure(aurocs: Mapping[str, float], chosen: float) -> Figure:
 def detector_figures(groups: Mapping[str, Sequence[Scored]], threshold: float) -> dict[str, Figure]:
     """ROC, PRO curve and score histogram of all test sets, and heat maps of each, by file stem.
 
-    The first test set's heat maps have the plain name; others are prefixed with the set's first word.
+    The first test set's heat maps have the plain name; others are prefixed with the set's first word. Sets
+    without both good and defective images are left out; without any other set, there are no figures.
     """
+    groups = {
+        name: scored for name, scored in groups.items() if len({item.is_defective for item in scored}) == 2
+    }
+    if not groups:
+        return {}
     figures = {
         "roc": roc_figure(groups),
         "pro_curve": pro_figure(groups),

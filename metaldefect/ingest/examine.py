@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from metaldefect.ingest.adapters.files import read_image, read_mask
 from metaldefect.ingest.groups import Fingerprint, fingerprint
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.shortcut import GreyStatistics, grey_statistics
+from metaldefect.inspection.layout import GOOD
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class DatasetSpec:
     Attributes:
         adapter: a name in `ADAPTERS`.
         root: the dataset's folder.
-        labels: maps the dataset's labels to this project's classes.
+        labels: maps the dataset's labels to this project's classes; None: the labels are the classes'
+            names, and images of `good` are left to the detector's dataset unless `good` is a class.
         splits: publisher's splits to use; None uses all images.
         ignore: labels whose images are skipped.
         name: its name in the sample table; None uses the adapter's.
@@ -31,7 +33,7 @@ class DatasetSpec:
 
     adapter: str
     root: Path
-    labels: dict[str, str]
+    labels: dict[str, str] | None = None
     splits: Sequence[str] | None = None
     ignore: Sequence[str] = ()
     name: str | None = None
@@ -69,14 +71,15 @@ def examine_dataset(
         The images, in the adapter's order, and the rejected files.
 
     Raises:
-        UserError: `read_dataset` or `choose` raises it.
+        UserError: `read_dataset`, `label_map` or `choose` raises it.
     """
     samples, files = read_dataset(spec.adapter, spec.root, spec.source)
-    chosen = choose(samples, spec, classes)
+    labels = label_map(samples, spec, classes)
+    chosen = choose(samples, spec, labels)
 
     def examine(raw: RawSample) -> Examined | RejectedFileError:
         try:
-            return examine_image(raw, spec, files, image_size)
+            return examine_image(raw, labels[raw.source_label], files, image_size)
         except RejectedFileError as error:
             return error
 
@@ -89,7 +92,7 @@ def examine_dataset(
     return examined, files.rejected
 
 
-def examine_image(raw: RawSample, spec: DatasetSpec, files: DatasetFiles, image_size: int) -> Examined:
+def examine_image(raw: RawSample, label: str, files: DatasetFiles, image_size: int) -> Examined:
     """Decode one image and its mask strictly, and measure the image.
 
     Raises:
@@ -104,7 +107,7 @@ def examine_image(raw: RawSample, spec: DatasetSpec, files: DatasetFiles, image_
     image = resize(original, image_size)
     return Examined(
         raw=raw,
-        label=spec.labels[raw.source_label],
+        label=label,
         source_path=files.relative(raw.path),
         source_sha256=hashlib.sha256(raw.path.read_bytes()).hexdigest(),
         shape=original.shape,
@@ -113,37 +116,50 @@ def examine_image(raw: RawSample, spec: DatasetSpec, files: DatasetFiles, image_
     )
 
 
-def choose(samples: Sequence[RawSample], spec: DatasetSpec, classes: Sequence[str]) -> list[RawSample]:
-    """Select the samples with mapped labels from the splits of `spec`.
+def label_map(samples: Sequence[RawSample], spec: DatasetSpec, classes: Sequence[str]) -> dict[str, str]:
+    """The dataset's labels to use, each with its class.
 
     Raises:
-        UserError: a label is neither mapped nor ignored, maps to an unknown class or has no images; or the
-            dataset lacks a split.
+        UserError: a label is neither mapped nor ignored, maps to an unknown class or has no images.
     """
     found = sorted({raw.source_label for raw in samples})
-    unknown = [label for label in found if label not in spec.labels and label not in spec.ignore]
+    labels = spec.labels
+    if labels is None:
+        labels = {label: label for label in found if label in classes and label not in spec.ignore}
+    left_out = {*spec.ignore, *((GOOD,) if spec.labels is None else ())}
+    unknown = [label for label in found if label not in labels and label not in left_out]
     if unknown:
         raise UserError(
-            f"{spec.root}: label(s) {quoted(unknown)} are neither mapped under `labels` nor listed under "
-            f"`ignore` of the dataset {spec.source!r}; labels found: {quoted(found)}"
+            f"{spec.root}: label(s) {quoted(unknown)} are neither "
+            + ("classes" if spec.labels is None else "mapped under `labels`")
+            + f" nor listed under `ignore` of the dataset {spec.source!r}; labels found: {quoted(found)}"
         )
-    strange = sorted(set(spec.labels.values()) - set(classes))
+    strange = sorted(set(labels.values()) - set(classes))
     if strange:
         raise UserError(
             f"dataset {spec.source!r} maps labels to {quoted(strange)}, which is not among the classes: "
             f"{quoted(classes)}"
         )
-    absent = sorted(set(spec.labels) - set(found))
+    absent = sorted(set(labels) - set(found))
     if absent:
         raise UserError(
             f"{spec.root}: the dataset {spec.source!r} has no image labelled {quoted(absent)}, "
             f"which `labels` maps; labels found: {quoted(found)}"
         )
+    return labels
+
+
+def choose(samples: Sequence[RawSample], spec: DatasetSpec, labels: Mapping[str, str]) -> list[RawSample]:
+    """Select the samples with mapped labels from the splits of `spec`.
+
+    Raises:
+        UserError: the dataset lacks a split.
+    """
     check_splits(samples, spec)
     return [
         raw
         for raw in samples
-        if raw.source_label in spec.labels and (spec.splits is None or raw.source_split in spec.splits)
+        if raw.source_label in labels and (spec.splits is None or raw.source_split in spec.splits)
     ]
 
 

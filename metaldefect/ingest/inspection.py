@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-
-import numpy as np
+from typing import Literal
 
 from metaldefect.artifacts import sha256_file
 from metaldefect.errors import UserError
@@ -35,6 +34,8 @@ CANVAS_SCENES = 2  # defects for calibration and defects for the test must not s
 COMPARED_SIDE = 128
 SCENE_DIGITS = 16
 
+MaskState = Literal["none", "empty", "drawn"]
+
 
 @dataclass(frozen=True)
 class InspectionCounts:
@@ -46,7 +47,10 @@ class InspectionCounts:
         canvas: normal images to insert defects into; 0 if the training normals show too few scenes.
         test: test images by type, including `good`.
         empty_masks: defective images whose mask is empty; they count only for image-level scores.
+        without_mask: number of defective images that have no mask; they too count only for those.
+        trained_on: number of defective images left out of the test because models learn from them.
         scenes_across_splits: scenes of normal images that the publisher put into several splits.
+        notes: what the user should know about files that are not rejected.
     """
 
     train: int
@@ -54,7 +58,10 @@ class InspectionCounts:
     canvas: int
     test: dict[str, int]
     empty_masks: list[str]
+    without_mask: int
+    trained_on: int
     scenes_across_splits: int
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -67,15 +74,15 @@ class Fingerprinted:
 
 
 def build_inspection(
-    adapter: str, root: Path, output: Path, seed: int
+    adapter: str, root: Path, output: Path, seed: int, trained_on: Set[str] = frozenset()
 ) -> tuple[InspectionCounts, list[Rejected]]:
     """Write a dataset in the layout of `metaldefect.inspection.layout`, at its original resolution.
 
-    All defects go to test. If the publisher has no split, normal images are split 70/10/20 into train,
-    validation and test. If only validation is missing, it gets one in eight scenes of train. One in eight of
-    the remaining train scenes becomes `canvas`, normal images to insert defects into. Scenes never cross
-    these splits (each magnetic tile was photographed under up to six exposures), and adding images does not
-    move existing ones.
+    All defects go to test, those without a mask too. If the publisher has no split, normal images are split
+    70/10/20 into train, validation and test. If only validation is missing, it gets one in eight scenes of
+    train. One in eight of the remaining train scenes becomes `canvas`, normal images that serve no other
+    purpose than to insert defects into. Scenes never cross these splits (each magnetic tile was photographed
+    under up to six exposures), and adding images does not move existing ones.
 
     Two scenes of training normals suffice for train and validation; canvases need four.
 
@@ -84,18 +91,20 @@ def build_inspection(
         root: the dataset's folder.
         output: folder to write to, created if missing.
         seed: determines the split.
+        trained_on: SHA-256 of files that models learn from; such defects are no fair test and are left out.
 
     Returns:
         The counts of what was written, and the rejected files.
 
     Raises:
-        UserError: `read_dataset` raises it, the training normals show only one scene, or a split is empty.
+        UserError: `read_dataset` raises it, or the training normals show only one scene.
     """
     samples, files = read_dataset(adapter, root)
     normals = take_fingerprints([raw for raw in samples if raw.is_normal], files, "read normal images")
     if not normals:
         raise UserError(f"{root} holds no normal images: the detector trains only on those")
-    defects = take_fingerprints([raw for raw in samples if not raw.is_normal], files, "read defects")
+    found = take_fingerprints([raw for raw in samples if not raw.is_normal], files, "read defects")
+    defects = [item for item in found if item.content not in trained_on]
     scenes = scenes_of(normals)
     splits, across = split_normals([item.raw.source_split for item in normals], scenes, seed)
     jobs = [(item.raw, split, GOOD) for item, split in zip(normals, splits, strict=True)]
@@ -103,36 +112,38 @@ def build_inspection(
     scenes += scenes_of(defects)
     names = unique_stems(jobs, files)
 
-    def write_one(index: int) -> RejectedFileError | bool:
+    def write_one(index: int) -> RejectedFileError | MaskState:
         raw, split, kind = jobs[index]
         try:
             return write_inspection_image(raw, output, split, kind, names[index])
         except RejectedFileError as error:
             return error
 
-    empty, written = [], {}
+    masks: dict[MaskState, list[str]] = {"none": [], "empty": [], "drawn": []}
+    written = {}
     for index, result in enumerate(map_threads(write_one, range(len(jobs)), "write inspection images")):
         raw, split, kind = jobs[index]
         if isinstance(result, RejectedFileError):
             files.reject(raw.path, str(result))
             continue
         written[f"{split}/{kind}/{names[index]}.png"] = scenes[index]
-        if result:
-            empty.append(f"{kind}/{names[index]}")
+        if kind != GOOD:
+            masks[result].append(f"{kind}/{names[index]}")
     write_scenes(output, written)
     counts = Counter(path.rpartition("/")[0] for path in written)
-    test = {folder.removeprefix("test/"): n for folder, n in sorted(counts.items()) if folder[:5] == "test/"}
-    if len(test) < 2 or GOOD not in test:
-        raise UserError(f"{root}: the test split needs normal and defective images, found {test or 'none'}")
-    found = InspectionCounts(
+    kinds = {folder.partition("/")[2]: n for folder, n in sorted(counts.items()) if folder[:5] == "test/"}
+    summary = InspectionCounts(
         train=counts[f"train/{GOOD}"],
         validation=counts[f"validation/{GOOD}"],
         canvas=counts[f"{CANVAS}/{GOOD}"],
-        test=test,
-        empty_masks=sorted(empty),
+        test=kinds,
+        empty_masks=sorted(masks["empty"]),
+        without_mask=len(masks["none"]),
+        trained_on=len(found) - len(defects),
         scenes_across_splits=across,
+        notes=[f"{note.path}: {note.reason}" for note in files.notes],
     )
-    return found, files.rejected
+    return summary, files.rejected
 
 
 def take_fingerprints(
@@ -241,31 +252,36 @@ def lowest(places: Mapping[str, float], share: float, at_least: int) -> set[str]
     return set(ranked[: max(at_least, min(below, len(ranked) - 1))])
 
 
-def write_inspection_image(raw: RawSample, output: Path, split: str, kind: str, name: str) -> bool:
-    """Write one image, and its mask if it shows a defect; return whether that mask is empty."""
-    image = read_image(raw.path)
-    if kind == GOOD:
-        write_png(output / split / kind / f"{name}.png", image)
-        return False
-    mask = defect_mask(raw, image.shape)
-    write_png(output / split / kind / f"{name}.png", image)
-    write_png(mask_path(output, kind, name), mask)
-    return not mask.any()
-
-
-def defect_mask(raw: RawSample, size: tuple[int, ...]) -> U8:
-    """Read the mask of a defective image as `uint8 [H, W]` of {0, 255}.
+def write_inspection_image(raw: RawSample, output: Path, split: str, kind: str, name: str) -> MaskState:
+    """Write one image, and its mask if it shows a defect; return what that mask shows.
 
     Raises:
-        RejectedFileError: the image has no mask, or an unusable one.
+        RejectedFileError: the image or its mask is unusable, or the mask of a good image marks a defect.
+    """
+    image = read_image(raw.path)
+    mask = known_mask(raw, image.shape)
+    if kind == GOOD and mask is not None and mask.any():
+        raise RejectedFileError("its label says good, but its mask marks a defect: correct one of the two")
+    write_png(output / split / kind / f"{name}.png", image)
+    if kind == GOOD or mask is None:
+        return "none"
+    write_png(mask_path(output, kind, name), mask)
+    return "drawn" if mask.any() else "empty"
+
+
+def known_mask(raw: RawSample, size: tuple[int, ...]) -> U8 | None:
+    """Read the mask of an image as `uint8 [H, W]` of {0, 255}, None if it has none.
+
+    Raises:
+        RejectedFileError: the mask is unusable.
     """
     height, width = size
+    if raw.mask is None:
+        return None
     if isinstance(raw.mask, RunLengths):
         return draw_runs(raw.mask, (height, width))
-    if raw.mask is None:
-        raise RejectedFileError("defective image without a mask, so that its pixels cannot be scored")
     try:
-        return read_mask(raw.mask, (height, width)).astype(np.uint8)
+        return read_mask(raw.mask, (height, width))
     except RejectedFileError as error:
         raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
 

@@ -136,10 +136,6 @@ def merge_datasets(
         examined += found
         rejected += refused
     with atomic_directory(output) as folder:
-        counts, refused = build_inspection(
-            inspection.adapter, inspection.root, folder / "inspection", options.seed
-        )
-        rejected += refused
         write_rejected(reports / "rejected.csv", rejected)
         check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
         if not examined:
@@ -148,6 +144,13 @@ def merge_datasets(
             )
         pairs = near_duplicate_pairs([item.fingerprint for item in examined])
         placed, moved = place(examined, pairs, options)
+        trained_on = {place.item.source_sha256 for place in placed if place.split != "test"}
+        counts, refused = build_inspection(
+            inspection.adapter, inspection.root, folder / "inspection", options.seed, trained_on
+        )
+        rejected += [file for file in refused if file not in rejected]
+        write_rejected(reports / "rejected.csv", rejected)
+        check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
         table, statistics = write_images(placed, folder, options)
         write_table(folder / TABLE_NAME, table)
         write_rejected(folder / "rejected.csv", rejected)

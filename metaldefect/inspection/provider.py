@@ -1,8 +1,9 @@
 """Providers: one interface to the anomaly detector's images, in splits that share no scene.
 
 `train`, `validation` and `canvases` hold only normal images. `defects` holds inserted defects for choosing
-map weights, because no choice may depend on test images. `test` holds normal images and anomalies with
-masks. Providers load or draw each image on access, so creating one is cheap, however many images it has.
+map weights, because no choice may depend on test images. `test` holds normal images and anomalies, with
+masks where they are known. Providers load or draw each image on access, so creating one is cheap, however
+many images it has.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ Mask = NDArray[np.bool_]
 class InspectionImage(NamedTuple):
     """An image from the inspection line.
 
-    `image` is `uint8 [H, W]`; `mask` is `bool [H, W]`, None for a normal image; `label` is `good` or the
-    kind of defect; `name` is unique within its split. Images of one `scene` show the same piece of metal,
-    so they are not independent.
+    `image` is `uint8 [H, W]`; `mask` is `bool [H, W]`, None for a normal image and for a defect whose pixels
+    are not known; `label` is `good` or the kind of defect; `name` is unique within its split. Images of one
+    `scene` show the same piece of metal, so they are not independent.
     """
 
     image: U8
@@ -86,7 +87,7 @@ class DatasetProvider(ABC):
 
     @abstractmethod
     def test(self) -> InspectionImages:
-        """Normal images first, then anomalies with their masks, kind by kind."""
+        """Normal images first, then anomalies, kind by kind; either may be missing."""
 
 
 class RealDatasetProvider(DatasetProvider):
@@ -98,8 +99,8 @@ class RealDatasetProvider(DatasetProvider):
         root: the prepared folder.
 
     Raises:
-        UserError: the folder was not prepared, a split is missing or empty, an image has no scene, or an
-            anomaly has no mask or one of another size.
+        UserError: the folder was not prepared, a split is missing or empty, an image has no scene, or a
+            mask has another size than its image. Test images and masks may be missing.
         UnreadableImageError: a file is not an image.
     """
 
@@ -121,15 +122,22 @@ class RealDatasetProvider(DatasetProvider):
         return self._normal(CANVAS) if (self.root / CANVAS / GOOD).is_dir() else InspectionImages()
 
     def test(self) -> InspectionImages:
+        images = self.normal_test()
         if not (self.root / "test").is_dir():
-            raise UserError(f"{self.root} has no folder test: is it a prepared dataset?")
-        images = self._normal("test")
+            return images
         kinds = sorted(path for path in (self.root / "test").iterdir() if path.is_dir())
         paths = [path for kind in kinds if kind.name != GOOD for path in images_in(kind)]
         return images + anomalies(
-            (path, mask_path(self.root, path.parent.name, path.stem), path.parent.name, self._scene(path))
-            for path in paths
+            (path, self._mask(path), path.parent.name, self._scene(path)) for path in paths
         )
+
+    def _mask(self, image: Path) -> Path | None:
+        path = mask_path(self.root, image.parent.name, image.stem)
+        return path if path.is_file() else None
+
+    def normal_test(self) -> InspectionImages:
+        """The normal images of the test split; empty if there are none."""
+        return self._normal("test") if (self.root / "test" / GOOD).is_dir() else InspectionImages()
 
     def scenes_of(self, split: str) -> set[str]:
         """The scenes of a split."""
@@ -154,15 +162,16 @@ class GeneratedDatasetProvider(DatasetProvider):
     """Normal images of a prepared dataset, and defects inserted into its canvases.
 
     One part of the insertions serves to choose the map weights (`defects`); the other forms the test set,
-    together with the dataset's normal test images. The two parts share no canvas.
+    together with the dataset's normal test images. The two parts share no canvas. A defect to choose by may
+    lie on a validation normal, one to test on a test normal: neither has been trained on.
 
     Args:
         normal_root: the prepared dataset, as for `RealDatasetProvider`.
         inserted_root: a folder that `metaldefect.synthesis.insertion.write_insertions` wrote.
 
     Raises:
-        UserError: as `RealDatasetProvider`; or a canvas shows a scene of train, validation or test; or
-            `defects` and `test` share a canvas.
+        UserError: as `RealDatasetProvider`; or a canvas shows a scene of a split that its defects must not
+            share; or `defects` and `test` share a canvas.
     """
 
     def __init__(self, normal_root: Path | str, inserted_root: Path | str) -> None:
@@ -170,11 +179,13 @@ class GeneratedDatasetProvider(DatasetProvider):
         self.inserted_root = Path(inserted_root)
         self._insertions = read_insertions(self.inserted_root)
         scenes = {split: {row["scene"] for row in rows} for split, rows in self._insertions.items()}
-        for split in ("train", "validation", "test"):
-            if shared := (scenes["validation"] | scenes["test"]) & self._normal.scenes_of(split):
-                raise UserError(
-                    f"{self.inserted_root}: canvases show scenes of {split}: {sorted(shared)[:3]}"
-                )
+        for purpose, foreign in (("validation", ("train", "test")), ("test", ("train", "validation"))):
+            for split in foreign:
+                if shared := scenes[purpose] & self._normal.scenes_of(split):
+                    raise UserError(
+                        f"{self.inserted_root}: canvases of {purpose} defects show scenes of {split}:"
+                        f" {sorted(shared)[:3]}"
+                    )
         if shared := scenes["validation"] & scenes["test"]:
             raise UserError(
                 f"{self.inserted_root}: validation and test defects share canvases: {sorted(shared)[:3]}"
@@ -193,7 +204,7 @@ class GeneratedDatasetProvider(DatasetProvider):
         return self._inserted("validation")
 
     def test(self) -> InspectionImages:
-        return self._normal._normal("test") + self._inserted("test")
+        return self._normal.normal_test() + self._inserted("test")
 
     def _inserted(self, split: str) -> InspectionImages:
         root = self.inserted_root
@@ -225,15 +236,16 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def anomalies(files: Iterable[tuple[Path, Path, str, str]]) -> InspectionImages:
-    """Lazy anomalies from tuples (image, mask, label, scene), after checking every mask.
+def anomalies(files: Iterable[tuple[Path, Path | None, str, str]]) -> InspectionImages:
+    """Lazy anomalies from tuples (image, mask or None, label, scene), after checking every mask.
 
     Raises:
         UserError: from `check_mask`.
     """
     load, labels = [], []
     for image, mask, label, scene in files:
-        check_mask(image, mask)
+        if mask is not None:
+            check_mask(image, mask)
         load.append(partial(read_anomaly, image, mask, label, scene))
         labels.append(label)
     return InspectionImages(load, labels)
@@ -268,8 +280,7 @@ def read_normal(path: Path, scene: str) -> InspectionImage:
     return InspectionImage(read_grey(path), None, GOOD, f"{GOOD}/{path.stem}", scene)
 
 
-def read_anomaly(path: Path, mask: Path, label: str, scene: str) -> InspectionImage:
-    """Read an anomaly and its mask; mask values above 127 mark the defect."""
-    return InspectionImage(
-        read_grey(path), np.greater(read_grey(mask), 127), label, f"{label}/{path.stem}", scene
-    )
+def read_anomaly(path: Path, mask: Path | None, label: str, scene: str) -> InspectionImage:
+    """Read an anomaly and its mask, if there is one; mask values above 127 mark the defect."""
+    marked = None if mask is None else np.greater(read_grey(mask), 127)
+    return InspectionImage(read_grey(path), marked, label, f"{label}/{path.stem}", scene)

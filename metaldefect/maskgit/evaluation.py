@@ -54,6 +54,8 @@ def held_out_cross_entropy(
 ) -> dict[str, Any]:
     """Masked cross-entropy (nats) per mask ratio, for the true label, a wrong one and none.
 
+    A model of a single class has no wrong label, so `wrong` is missing from all results.
+
     Args:
         model: computes on its own device.
         tokens: `int64 [N, grid, grid]`, `labels`: `int64 [N]`. All three labels use the same masks, so their
@@ -67,12 +69,11 @@ def held_out_cross_entropy(
     shape, on = model.config, device_of(model)
     generator = torch.Generator().manual_seed(seed)
     flat, labels = tokens.flatten(1).long().to(on), labels.to(on)
-    shift = torch.randint(1, shape.classes, labels.shape, generator=generator).to(on)
-    choices = {
-        "true": labels,
-        "wrong": (labels + shift) % shape.classes,
-        "null": torch.full_like(labels, shape.null_label),
-    }
+    choices = {"true": labels}
+    if shape.classes > 1:
+        shift = torch.randint(1, shape.classes, labels.shape, generator=generator).to(on)
+        choices["wrong"] = (labels + shift) % shape.classes
+    choices["null"] = torch.full_like(labels, shape.null_label)
     per_ratio = {}
     per_sample = {name: torch.zeros(len(flat)) for name in choices}
     for ratio in MASK_RATIOS:
@@ -102,8 +103,7 @@ def held_out_cross_entropy(
                 row["top5"] = float((rank < 5).float().mean())
         per_ratio[f"{ratio:.1f}"] = row
     means = {
-        key: float(np.mean([row[key] for row in per_ratio.values()]))
-        for key in ("true", "wrong", "null", "top1", "top5")
+        key: float(np.mean([row[key] for row in per_ratio.values()])) for key in (*choices, "top1", "top5")
     }
     return {"per_ratio": per_ratio, "per_sample": per_sample, **means}
 
@@ -125,7 +125,7 @@ def measure(model: MaskGIT, train: TokenGrids, held_out: TokenGrids, seed: int) 
     losses = {name: values.double().numpy() for name, values in found["per_sample"].items()}
     values = {
         **{f"ce_{name}": loss for name, loss in losses.items()},
-        "ce_wrong_minus_true": losses["wrong"] - losses["true"],
+        **({"ce_wrong_minus_true": losses["wrong"] - losses["true"]} if "wrong" in losses else {}),
         "ce_null_minus_true": losses["null"] - losses["true"],
         "ce_below_class_unigram": unigrams["class_unigram"] - losses["true"],
         **unigrams,
@@ -138,6 +138,7 @@ def measure(model: MaskGIT, train: TokenGrids, held_out: TokenGrids, seed: int) 
         "top1": found["top1"],
         "top5": found["top5"],
         "per_ratio": found["per_ratio"],
+        "left_out": {} if "wrong" in losses else {"ce_wrong": "there is only one class"},
         "held_out_images": len(held_out.tokens),
         "interval_95": {name: [e["low"], e["high"]] for name, e in estimates.items()},
     }
@@ -176,7 +177,7 @@ def learning_curve(
         load_snapshot(model, path)
         found = held_out_cross_entropy(model.eval(), tokens, labels, seed=seed)
         row = {"step": float(step), "images_seen": float(step * batch_size)}
-        row |= {f"ce_{name}": float(found[name]) for name in ("true", "wrong", "null")}
+        row |= {f"ce_{name}": float(found[name]) for name in found["per_sample"]}
         row |= {name: float(found[name]) for name in ("top1", "top5")}
         row |= {f"ce_at_{ratio}": float(values["true"]) for ratio, values in found["per_ratio"].items()}
         rows.append(row)

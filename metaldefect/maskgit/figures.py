@@ -20,7 +20,7 @@ SAMPLES_PER_CLASS = 4
 def cross_entropy_figure(metrics: Mapping[str, Any]) -> Figure:
     """Cross-entropy per mask ratio for the true label, none and a wrong one, with both unigram baselines."""
     ratios = {
-        f"mask {ratio}": {name: row[name] for name in ("true", "null", "wrong")}
+        f"mask {ratio}": {name: row[name] for name in ("true", "null", "wrong") if name in row}
         | {"class unigram": metrics["class_unigram"], "unigram": metrics["unigram"]}
         for ratio, row in metrics["per_ratio"].items()
     }
@@ -50,7 +50,8 @@ def curve_figure(rows: Sequence[Mapping[str, float]], unigram: float, class_unig
     axes = figure.subplots()
     seen = [row["images_seen"] for row in rows]
     for name, label in (("ce_true", "true label"), ("ce_null", "no label"), ("ce_wrong", "wrong label")):
-        axes.plot(seen, [row[name] for row in rows], marker="o", label=label)
+        if name in rows[0]:
+            axes.plot(seen, [row[name] for row in rows], marker="o", label=label)
     axes.axhline(unigram, color="0.6", linestyle=":", label="unigram")
     axes.axhline(class_unigram, color="0.4", linestyle="--", label="class unigram")
     axes.set(xlabel="training images seen", ylabel="masked cross-entropy, nats")

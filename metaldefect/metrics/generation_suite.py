@@ -64,11 +64,6 @@ def evaluate(
         `fake` was selected from more), `classifier_accuracy_on_real`, `cas`, `diversity`, `memorisation`;
         intervals as `interval_95` beside the numbers, or as `low` and `high`.
     """
-    judge = classifier(train.features, train.labels, seed)
-    student = classifier(fake.features, fake.labels, seed)
-    judged = (judge.predict(test.features) == test.labels).astype(float)
-    learnt = (student.predict(test.features) == test.labels).astype(float)
-    accuracy, score = bootstrap_mean(judged, list(test.groups)), bootstrap_mean(learnt, list(test.groups))
     manifold = {
         "synthetic": manifold_means(test, fake),
         "reconstruction": manifold_means(test, Labelled(through, test.labels, test.groups)),
@@ -79,6 +74,29 @@ def evaluate(
         "manifold": manifold,
         "precision": manifold["synthetic"]["precision"]["mean"],
         "recall": manifold["synthetic"]["recall"]["mean"],
+        **class_metrics(train, test, through, fake, seed, candidates),
+        "diversity": diversity(test, fake),
+        "memorisation": memorisation(train, test, fake),
+    }
+
+
+def class_metrics(
+    train: Labelled,
+    test: Labelled,
+    through: Features,
+    fake: Labelled,
+    seed: int,
+    candidates: Labelled | None,
+) -> dict[str, Any]:
+    """The metrics of `evaluate` that need a classifier; with a single class, only why they are missing."""
+    if len(np.unique(train.labels)) < 2:
+        return {"left_out": {"class_agreement, cas": "there is only one class"}}
+    judge = classifier(train.features, train.labels, seed)
+    student = classifier(fake.features, fake.labels, seed)
+    judged = (judge.predict(test.features) == test.labels).astype(float)
+    learnt = (student.predict(test.features) == test.labels).astype(float)
+    accuracy, score = bootstrap_mean(judged, list(test.groups)), bootstrap_mean(learnt, list(test.groups))
+    return {
         "class_agreement": class_agreement(judge, fake.features, fake.labels),
         **(
             {"class_agreement_candidates": class_agreement(judge, candidates.features, candidates.labels)}
@@ -95,8 +113,6 @@ def evaluate(
                 "ratio": ratio_interval(learnt, judged, test.groups),
             },
         },
-        "diversity": diversity(test, fake),
-        "memorisation": memorisation(train, test, fake),
         "interval_95": {"classifier_accuracy_on_real": [accuracy["low"], accuracy["high"]]},
     }
 

@@ -63,6 +63,8 @@ def draw_classes(
 ) -> DrawnImages:
     """Draw `per_class` images of each class, class by class.
 
+    With a single class there is nothing to tell apart, so that only the images to keep are drawn.
+
     Args:
         painter: models that draw the images.
         merged: folder of the merged dataset; the selector learns from its training images.
@@ -72,10 +74,10 @@ def draw_classes(
         batch_size: images drawn per batch.
         seed: of drawing and selecting.
     """
-    several = candidates.per_image > 1
+    several = candidates.per_image > 1 and len(painter.classes) > 1
     if several:
         sampling = sampling.model_copy(update=dict(DrawingSettings.of(candidates)))
-    per_label = per_class * candidates.per_image
+    per_label = per_class * (candidates.per_image if several else 1)
     wanted = np.repeat(np.arange(len(painter.classes)), per_label)
     batches = []
     for start in tqdm(range(0, len(wanted), batch_size), desc="drawing", unit="batch"):

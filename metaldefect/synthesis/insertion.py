@@ -15,7 +15,8 @@ from tqdm import tqdm
 from metaldefect.errors import UserError
 from metaldefect.images import U8, write_png
 from metaldefect.ingest.splits import position
-from metaldefect.inspection.layout import INSERTIONS, mask_path
+from metaldefect.inspection.layout import CANVAS, INSERTIONS, mask_path
+from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.inpainting import Inpainted, Mask, inpaint
@@ -26,11 +27,35 @@ SPLITS = ("validation", "test")
 
 
 class Canvas(NamedTuple):
-    """A normal image to insert defects in; canvases of one scene show the same piece of metal."""
+    """A normal image to insert defects in; canvases of one scene show the same piece of metal.
+
+    `split` restricts what its defects serve for: `validation` or `test`; None allows either.
+    """
 
     name: str
     scene: str
     image: U8
+    split: str | None = None
+
+
+def canvases_of(provider: RealDatasetProvider) -> list[Canvas]:
+    """All normal images that may carry a defect, named by their path in the dataset.
+
+    Validation normals carry defects to choose by, test normals carry defects to test on. Images that the
+    detector trains on carry none, nor do those whose scene lies in a split of another purpose.
+    """
+    found = [Canvas(f"{CANVAS}/{item.name}", item.scene, item.image) for item in provider.canvases()]
+    for split, images, foreign in (
+        ("validation", provider.validation(), ("train", "test")),
+        ("test", provider.normal_test(), ("train", "validation")),
+    ):
+        taken = set[str]().union(*(provider.scenes_of(other) for other in foreign))
+        found += [
+            Canvas(f"{split}/{item.name}", item.scene, item.image, split)
+            for item in images
+            if item.scene not in taken
+        ]
+    return found
 
 
 class Insertion(NamedTuple):
@@ -45,22 +70,21 @@ class Insertion(NamedTuple):
 
 
 def divide_canvases(canvases: Sequence[Canvas], seed: int) -> dict[str, list[Canvas]]:
-    """Split the canvases into `validation` (to choose by) and `test`, half of the scenes each.
+    """Split the canvases into `validation` (to choose by) and `test`: half of the free scenes each.
 
     Raises:
-        UserError: the canvases show fewer than two scenes.
+        UserError: the canvases show too few scenes for one of the two.
     """
-    scenes = sorted({canvas.scene for canvas in canvases}, key=lambda scene: position(scene, seed))
-    if len(scenes) < len(SPLITS):
+    fixed = {canvas.scene: canvas.split for canvas in canvases if canvas.split}
+    free = sorted({canvas.scene for canvas in canvases} - set(fixed), key=lambda scene: position(scene, seed))
+    purpose = fixed | {scene: SPLITS[number % len(SPLITS)] for number, scene in enumerate(free)}
+    divided = {split: [canvas for canvas in canvases if purpose[canvas.scene] == split] for split in SPLITS}
+    if not all(divided.values()):
         raise UserError(
-            f"{len(canvases)} normal images of {len(scenes)} scene(s) to insert defects in: defects to choose"
-            " by and defects to test on need a scene each; add normal images of other pieces"
+            f"{len(canvases)} normal images of {len(purpose)} scene(s) to insert defects in: defects to"
+            " choose by and defects to test on need a scene each; add normal images of other pieces"
         )
-    halves = (set(scenes[::2]), set(scenes[1::2]))
-    return {
-        split: [canvas for canvas in canvases if canvas.scene in half]
-        for split, half in zip(SPLITS, halves, strict=True)
-    }
+    return divided
 
 
 def plan_insertions(

@@ -12,7 +12,7 @@ import numpy as np
 from metaldefect.errors import UserError
 from metaldefect.images import U8, read_grey, write_png
 from metaldefect.ingest.loading import split_rows
-from metaldefect.inspection.layout import INSERTIONS
+from metaldefect.inspection.layout import GOOD, INSERTIONS
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import InsertionConfig
 from metaldefect.synthesis.inpainting import Mask
@@ -43,7 +43,7 @@ def write_insertion_set(
     config: InsertionConfig,
     seed: int,
 ) -> dict[str, Any]:
-    """Insert defects of each class into normal images.
+    """Insert defects of each class but `good` into normal images; none if there is no other class.
 
     Writes `inserted/` (see `write_insertions`), and in `insertions/` the canvas, brush and uncomposited
     version of each visible one.
@@ -63,11 +63,12 @@ def write_insertion_set(
     Raises:
         UserError: the canvases show fewer than two scenes, or no insertion can be seen.
     """
-    jobs = plan_insertions(painter.classes, config.per_class, seed, canvases, real)
+    defects = [label for label in painter.classes if label != GOOD]
+    jobs = plan_insertions(defects, config.per_class, seed, canvases, real) if defects else []
     drawn = draw_insertions(painter, jobs, sampling, seed, config.feather, config.batch_size, config.attempts)
     (folder / CATEGORY).mkdir(parents=True)
     counts = write_insertions(folder / CATEGORY, jobs, drawn)
-    if counts["invisible"] == counts["drawn"]:
+    if jobs and counts["invisible"] == counts["drawn"]:
         raise UserError(
             f"none of {len(jobs)} insertions can be seen: train MaskGIT for longer, or guide it more strongly"
             " (train_maskgit.training.steps, synthesize.sampling.guidance)"

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metaldefect.artifacts import sha256_file
 from metaldefect.errors import UserError
 from metaldefect.ingest.inspection import build_inspection
 from metaldefect.inspection.layout import read_scenes
+from metaldefect.inspection.provider import RealDatasetProvider
 
 
 def names(folder: Path) -> set[str]:
@@ -93,14 +95,40 @@ def test_a_tile_that_is_added_moves_no_other(tiles, tmp_path, texture, save):
         assert before <= after
 
 
-def test_a_defect_without_a_mask_is_refused(inspection_folder, tmp_path):
+def test_a_defect_without_a_mask_is_tested_as_an_image_and_counted(inspection_folder, tmp_path):
     (inspection_folder / "ground_truth/pits/001_mask.png").unlink()
     counts, rejected = build_inspection("mvtec_ad", inspection_folder, tmp_path / "out", seed=0)
-    assert counts.test["pits"] == 2
+    assert rejected == []
+    assert (counts.test["pits"], counts.without_mask) == (3, 1)
+    masks = {item.name: item.mask is not None for item in RealDatasetProvider(tmp_path / "out").test()}
+    assert [masks[f"pits/00{k}"] for k in range(3)] == [True, False, True]
+
+
+def test_a_good_image_whose_mask_marks_a_defect_is_refused(tiles, tmp_path, save):
+    save(tiles / "MT_Free/Imgs/exp0_num_0.png", np.full((80, 80), 255, np.uint8))
+    _, rejected = build_inspection("magnetic_tile", tiles, tmp_path / "out", seed=0)
     assert [(r.path, r.reason) for r in rejected] == [
-        ("mvtec_ad/test/pits/001.png", "defective image without a mask, so that its pixels cannot be scored")
+        (
+            "magnetic_tile/MT_Free/Imgs/exp0_num_0.jpg",
+            "its label says good, but its mask marks a defect: correct one of the two",
+        )
     ]
-    assert names(tmp_path / "out/test/pits") == {"000.png", "002.png"}
+
+
+def test_defects_that_models_learn_from_are_no_test(inspection_folder, tmp_path):
+    learnt = {sha256_file(inspection_folder / "test/pits/002.png")}
+    counts, _ = build_inspection("mvtec_ad", inspection_folder, tmp_path / "out", 0, learnt)
+    assert (counts.test["pits"], counts.trained_on) == (2, 1)
+    assert names(tmp_path / "out/test/pits") == {"000.png", "001.png"}
+
+
+def test_good_images_alone_make_a_dataset(tmp_path, texture, save):
+    for k in range(20):
+        save(tmp_path / f"plant/good/{k}.png", texture(k))
+    counts, rejected = build_inspection("folder", tmp_path / "plant", tmp_path / "out", seed=0)
+    assert rejected == []
+    assert set(counts.test) == {"good"}
+    assert counts.train + counts.validation + counts.canvas + counts.test["good"] == 20
 
 
 def test_a_published_split_that_leaks_is_counted(inspection_folder, tmp_path, save):

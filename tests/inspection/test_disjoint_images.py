@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -15,10 +16,21 @@ from metaldefect.commands.sources import make_provider
 from metaldefect.errors import UserError
 from metaldefect.images import U8, write_png
 from metaldefect.inspection.layout import GOOD
-from metaldefect.inspection.provider import DatasetProvider, InspectionImage, InspectionImages
+from metaldefect.inspection.provider import (
+    DatasetProvider,
+    InspectionImage,
+    InspectionImages,
+    RealDatasetProvider,
+)
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
-from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
+from metaldefect.synthesis.insertion import (
+    Canvas,
+    canvases_of,
+    draw_insertions,
+    plan_insertions,
+    write_insertions,
+)
 from metaldefect.synthesis.painter import load_painter
 from tests.tiny_models import CLASSES, save_tiny_painter
 
@@ -104,7 +116,7 @@ def background(item: InspectionImage, normals: list[InspectionImage]) -> tuple[s
     return normals[best].name, normals[best].scene
 
 
-def test_inserted_defects_are_on_canvases_and_those_to_choose_by_on_other_ones(make: Make) -> None:
+def test_inserted_defects_are_on_normals_of_their_own_purpose(make: Make) -> None:
     provider = make("generated")
     splits = ("train", "validation", "canvases", "test")
     normals = [
@@ -119,8 +131,8 @@ def test_inserted_defects_are_on_canvases_and_those_to_choose_by_on_other_ones(m
     }
     found = {kind: {background(item, normals) for item in items} for kind, items in drawn.items()}
     assert all(len(items) >= 4 for items in drawn.values())
-    for kind, backgrounds in found.items():
-        assert {name.split()[0] for name, _ in backgrounds} == {"canvases"}, kind
+    for kind, own in (("to choose by", "validation"), ("to test on", "test")):
+        assert {name.split()[0] for name, _ in found[kind]} <= {"canvases", own}, kind
     scenes = [{scene for _, scene in backgrounds} for backgrounds in found.values()]
     assert not scenes[0] & scenes[1]
 
@@ -159,6 +171,23 @@ def test_all_canvases_serve_in_halves_by_scene() -> None:
     assert used["validation"] | used["test"] == {canvas.name for canvas in canvases}
     with pytest.raises(UserError, match=r"3 normal images of 1 scene\(s\) to insert defects in"):
         plan_insertions(CLASSES, 2, 0, canvases[:3], {})
+
+
+def test_every_normal_that_is_not_trained_on_is_a_canvas(make: Make) -> None:
+    provider = make("real")
+    assert isinstance(provider, RealDatasetProvider)
+    splits = Counter(canvas.split for canvas in canvases_of(provider))
+    normal = [label for label in provider.test().labels if label == GOOD]
+    assert splits == {
+        None: len(provider.canvases()),
+        "validation": len(provider.validation()),
+        "test": len(normal),
+    }
+    jobs = plan_insertions(CLASSES, 200, 0, canvases_of(provider), {})
+    used = {
+        split: {job.canvas.split for job in jobs if job.split == split} for split in ("validation", "test")
+    }
+    assert used == {"validation": {None, "validation"}, "test": {None, "test"}}
 
 
 def test_the_sample_dataset_has_canvases(tmp_path: Path) -> None:

@@ -1,20 +1,20 @@
-"""The profile for one's own images in docs/data.md works as it stands there."""
+"""The profile for one's own images works as README and docs/data.md print it."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
 from dvc.utils.hydra import compose_and_dump
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
+from metaldefect.inspection.provider import RealDatasetProvider
 from pipeline.params import load_params
 from stages import merge
+from tests.plant import write_plant
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,35 +27,52 @@ class SilentRun:
     def log_artifact(self, path: Path, folder: str) -> None: ...
 
 
-def draw(path: Path, key: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = gaussian_filter(np.random.default_rng(key).normal(size=(64, 64)), 3)
-    Image.fromarray(np.clip(128 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)).save(path)
-
-
-def test_the_profile_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+def profile_in(page: str) -> str:
+    """The only YAML block of a page."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 1
-    (tmp_path / "conf/profile/own.yaml").write_text(blocks[0])
-    params_file = tmp_path / "params.yaml"
-    compose_and_dump(
-        params_file, str(tmp_path / "conf"), None, "config", str(tmp_path / "plugins"), ["profile=own"]
+    return str(blocks[0])
+
+
+def merge_with(profile: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the stage in `folder` with a profile; returns its metrics."""
+    (folder / "conf/profile").mkdir(parents=True)
+    (folder / "conf/config.yaml").write_text((ROOT / "conf/config.yaml").read_text())
+    (folder / "conf/profile/mine.yaml").write_text(profile)
+    plugins = str(folder / "plugins")
+    compose_and_dump(folder / "params.yaml", str(folder / "conf"), None, "config", plugins, ["profile=mine"])
+    monkeypatch.chdir(folder)
+    merge.main(load_params(folder / "params.yaml"), SilentRun())  # type: ignore[arg-type]
+    found: dict[str, Any] = json.loads((folder / "metrics/merge.json").read_text())
+    return found
+
+
+def test_the_profile_in_the_documentation(tmp_path, monkeypatch):
+    write_plant(tmp_path / "data/raw/my-plant", defects=20, good=30, kinds=3)
+    profile = profile_in("README.md")
+    assert profile == profile_in("docs/data.md")
+    metrics = merge_with(profile, tmp_path, monkeypatch)
+    assert metrics["per_class"] == {"dent": 20, "scratch": 20}
+    assert (metrics["rejected"], metrics["expectations_failed"], metrics["with_mask"]) == (0, 0, 20)
+    inspection = metrics["inspection"]
+    assert (
+        inspection["train"] + inspection["validation"] + inspection["canvas"] + inspection["test"]["good"]
+        == 30
     )
-    for c, label in enumerate(("dent", "scratch", "rust")):
-        for k in range(8):
-            draw(tmp_path / f"data/raw/my-images/{label}/{k}.png", 100 * c + k)
-    for k in range(8):
-        draw(tmp_path / f"data/raw/my-inspection/train/good/{k}.png", 1000 + k)
-    for kind in ("good", "dent"):
-        draw(tmp_path / f"data/raw/my-inspection/test/{kind}/0.png", 2000 + len(kind))
-    mask = tmp_path / "data/raw/my-inspection/ground_truth/dent/0_mask.png"
-    mask.parent.mkdir(parents=True)
-    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(mask)
-    monkeypatch.chdir(tmp_path)
-    merge.main(load_params(params_file), SilentRun())  # type: ignore[arg-type]
-    metrics = json.loads((tmp_path / "metrics/merge.json").read_text())
-    assert metrics["per_class"] == {"dent": 8, "scratch": 8}
-    assert metrics["inspection"]["test"] == {"dent": 1, "good": 1}
-    assert (metrics["rejected"], metrics["expectations_failed"]) == (0, 0)
+    table = pd.read_parquet(tmp_path / "data/merged/samples.parquet")
+    held_out = int((table["split"] == "test").sum())
+    assert inspection["test"]["dent"] + inspection["test"]["scratch"] == held_out
+    assert inspection["trained_on"] == 40 - held_out
+    test = [
+        item for item in RealDatasetProvider(Path("data/merged/inspection")).test() if item.label != "good"
+    ]
+    assert sum(item.mask is None for item in test) == inspection["without_mask"]
+    assert any(item.mask is not None for item in test)
+
+
+def test_good_images_alone(tmp_path, monkeypatch):
+    write_plant(tmp_path / "data/raw/my-plant", defects=0, good=30, kinds=3)
+    profile = profile_in("README.md").replace("[dent, scratch]", "[good]")
+    metrics = merge_with(profile, tmp_path, monkeypatch)
+    assert metrics["per_class"] == {"good": 30}
+    assert set(metrics["inspection"]["test"]) == {"good"}

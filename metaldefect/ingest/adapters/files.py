@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,15 @@ MASK_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "LA"})
 MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
 MAX_TEXT_BYTES = 64 * 2**20
-# Files that file managers create; everything else in a class folder must be an image.
-DESKTOP_FILES = frozenset({"thumbs.db", "desktop.ini"})
+# What file managers create; everything else in a class folder must be an image.
+DESKTOP_ENTRIES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 EXIF_ORIENTATION = 0x0112
 
 
 class DatasetFiles:
     """The files of one dataset: lists them in a fixed order and collects rejected ones in `rejected`.
+
+    `notes` names files that are used or left out in a way that the user may not expect.
 
     Args:
         root: the dataset's folder.
@@ -45,31 +47,54 @@ class DatasetFiles:
         self.root = root
         self.source = source
         self.rejected: list[Rejected] = []
+        self.notes: list[Rejected] = []
         self._resolved_root = root.resolve()
 
-    def images(self, folder: Path, *, recursive: bool = False) -> list[Path]:
+    def images(
+        self, folder: Path, *, nested: bool = False, others: bool = False, skip: Collection[str] = ()
+    ) -> list[Path]:
         """Image files of a folder in natural order; rejects other and unsafe files.
 
-        With `recursive`, searches all sub-folders and skips other files silently.
+        Args:
+            folder: a folder of the dataset.
+            nested: also return the images of all sub-folders; otherwise a sub-folder with images is rejected.
+            others: files that are no images are expected here and left alone.
+            skip: names of sub-folders to leave alone, in lower case.
         """
-        candidates = folder.rglob("*") if recursive else folder.iterdir()
         paths = []
-        for path in sorted(candidates, key=self._order):
-            if path.name.startswith(".") or path.name.lower() in DESKTOP_FILES:
+        for path in sorted(self._walk(folder, nested, skip), key=self._order):
+            if not self.accepts(path):
                 continue
-            if path.is_dir() and not path.is_symlink():
-                continue
-            if self.accepts(path):
-                if path.suffix.lower() in IMAGE_SUFFIXES | REFUSED_SUFFIXES:
-                    paths.append(path)
-                elif not recursive:
-                    self.reject(path, f"not an image: unknown file type {path.suffix!r}")
+            if path.is_dir():
+                self.reject(path, "folder inside a folder of images: move its images up, or remove it")
+            elif path.suffix.lower() in IMAGE_SUFFIXES | REFUSED_SUFFIXES:
+                paths.append(path)
+            elif not others:
+                self.reject(path, f"not an image: unknown file type {path.suffix!r}")
         return paths
+
+    def _walk(self, folder: Path, nested: bool, skip: Collection[str]) -> Iterator[Path]:
+        """Visible entries: files, and sub-folders that are neither entered nor free of images."""
+        for path in folder.iterdir():
+            if is_hidden(path) or path.name.lower() in skip:
+                continue
+            if not path.is_dir() or path.is_symlink():
+                yield path
+            elif nested:
+                yield from self._walk(path, nested, skip)
+            elif any(inner.suffix.lower() in IMAGE_SUFFIXES for inner in path.rglob("*")):
+                yield path
+
+    def reject_loose_images(self, folder: Path) -> None:
+        """Reject images that lie directly in a folder whose sub-folders say what an image shows."""
+        for path in sorted(folder.iterdir(), key=self._order):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path) and not path.is_dir():
+                self.reject(path, "image outside the class folders: move it into the folder of its class")
 
     def folders(self, folder: Path) -> list[Path]:
         """Visible sub-folders in natural order; rejects unsafe ones, such as links out of the root."""
         found = sorted((path for path in folder.iterdir() if path.is_dir()), key=self._order)
-        return [path for path in found if not path.name.startswith(".") and self.accepts(path)]
+        return [path for path in found if not is_hidden(path) and self.accepts(path)]
 
     def sidecar(self, path: Path) -> Path | None:
         """Return `path` if it is an existing, safe file, else None; rejects unsafe ones."""
@@ -105,6 +130,12 @@ class DatasetFiles:
         if row not in self.rejected:
             self.rejected.append(row)
 
+    def note(self, path: Path, text: str) -> None:
+        """Record once what the user should know about a file that is not rejected."""
+        row = Rejected(self.display_name(path), text)
+        if row not in self.notes:
+            self.notes.append(row)
+
     def display_name(self, path: Path) -> str:
         """The name `<source>/<path in the dataset>` in printable ASCII."""
         return printable(f"{self.source}/{path.relative_to(self.root).as_posix()}")
@@ -129,6 +160,11 @@ class DatasetFiles:
 
     def _order(self, path: Path) -> list[tuple[bool, int, str]]:
         return natural_key(path.relative_to(self.root).as_posix())
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file manager or a notebook left an entry there: `._x.png`, `Thumbs.db`, ..."""
+    return path.name.startswith(".") or path.name.lower() in DESKTOP_ENTRIES
 
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:

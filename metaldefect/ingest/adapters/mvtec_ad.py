@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
-from metaldefect.ingest.adapters.records import RawSample
+from metaldefect.ingest.adapters.masks import MaskNames, folder_of
+from metaldefect.ingest.adapters.records import RawSample, RejectedFileError
 from metaldefect.inspection.layout import GOOD
 
 SPLITS = ("train", "validation", "canvas", "test")  # only this project writes canvas
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read one category: `{train,validation,canvas,test}/<type>/`, `ground_truth/<type>/<stem>_mask.png`."""
+    """Read one category: `{train,validation,canvas,test}/<type>/`, masks below `ground_truth/<type>/`."""
     if not (files.root / "train" / GOOD).is_dir():
         categories = [f.name for f in files.folders(files.root) if (f / "train" / GOOD).is_dir()]
         hint = (
@@ -23,23 +23,30 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
             else "expected MVTec AD layout"
         )
         raise UserError(f"{files.root / 'train' / GOOD} does not exist: {hint}")
-    for split in SPLITS:
-        if (files.root / split).is_dir():
-            for folder in files.folders(files.root / split):
-                for path in files.images(folder):
-                    yield RawSample(
-                        path=path,
-                        source=files.source,
-                        source_label=folder.name,
-                        source_split=split,
-                        mask=find_mask(files, folder.name, path),
-                        is_normal=folder.name == GOOD,
-                    )
-
-
-def find_mask(files: DatasetFiles, label: str, image: Path) -> Path | None:
-    """The mask, named `<stem>_mask.png` as by MVTec or `<stem>.png` as in some copies; None if missing."""
-    if label == GOOD:
-        return None
-    folder = files.root / "ground_truth" / label
-    return files.sidecar(folder / f"{image.stem}_mask.png") or files.sidecar(folder / f"{image.stem}.png")
+    masks = files.root / "ground_truth"
+    splits = [split for split in SPLITS if (files.root / split).is_dir()]
+    for split in splits:
+        files.reject_loose_images(files.root / split)
+    found = [
+        (split, folder.name, path)
+        for split in splits
+        for folder in files.folders(files.root / split)
+        for path in files.images(folder, nested=True)
+    ]
+    defects = [(folder_of(files.root / split, path), path) for split, label, path in found if label != GOOD]
+    drawn = files.images(masks, nested=True) if masks.is_dir() else []
+    names = MaskNames(files, defects, [(folder_of(masks, path), path) for path in drawn])
+    for split, label, path in found:
+        try:
+            mask = names.find(path)
+        except RejectedFileError as error:
+            files.reject(path, str(error))
+            continue
+        yield RawSample(
+            path=path,
+            source=files.source,
+            source_label=label,
+            source_split=split,
+            mask=mask,
+            is_normal=label == GOOD,
+        )

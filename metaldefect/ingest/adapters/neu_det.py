@@ -35,7 +35,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     that: in one public copy it holds only five images per class that its owner picked at random.
     """
     annotations = index_annotations(files)
-    for path in files.images(files.root, recursive=True):
+    for path in files.images(files.root, nested=True, others=True):
         annotation = annotations.get(path.stem)
         yield RawSample(
             path=path,
