@@ -34,7 +34,10 @@ def checked(settings: type[Settings], **values: Any) -> Settings:
     try:
         return settings(**values)
     except ValidationError as error:
-        wrong = [f"--{str(item['loc'][0]).replace('_', '-')}: {item['msg']}" for item in error.errors()]
+        wrong = [
+            ": ".join([*(f"--{str(name).replace('_', '-')}" for name in item["loc"][:1]), item["msg"]])
+            for item in error.errors()
+        ]
         raise typer.BadParameter("; ".join(wrong)) from error
 
 

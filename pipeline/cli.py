@@ -1,4 +1,4 @@
-"""Metal-defect synthesis: train and use detectors, fetch the datasets, check this machine.
+"""Metal-defect synthesis: draw and insert defects, train and use detectors, fetch data, check this machine.
 
 `dvc repro` runs the pipeline; these commands do single things outside it.
 """
@@ -13,9 +13,11 @@ import typer
 
 from metaldefect.cli import app as library
 from metaldefect.cli import run_app
+from metaldefect.drawing_cli import app as drawing
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(library)
+app.add_typer(drawing)
 
 Root = Annotated[Path, typer.Option(help="The project's folder.")]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveFloat, PositiveInt
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from metaldefect.config import Config
 from metaldefect.maskgit.sampling_config import DrawingSettings
+
+Method = Literal["drawn", "transplant", "procedural"]
+Format = Literal["coco", "mvtec", "yolo", "yolo-polygons", "voc"]
 
 
 class CandidateConfig(DrawingSettings):
@@ -42,3 +47,17 @@ class InsertionConfig(InsertionSettings):
     be seen."""
 
     attempts: PositiveInt
+
+
+class TransplantConfig(Config):
+    """How real defects vary on the way to other metal, after a random mirroring.
+
+    Attributes:
+        turn: largest angle in degrees to either side.
+        smallest: smallest scale, used where no size is asked for.
+        largest: largest scale, likewise.
+    """
+
+    turn: float = Field(default=20.0, ge=0, le=180)
+    smallest: PositiveFloat = 0.8
+    largest: PositiveFloat = 1.25

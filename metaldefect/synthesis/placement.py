@@ -116,6 +116,11 @@ def scaled_to(mask: Mask, size: int) -> Mask:
 
 
 def near(mask: Mask, pixels: int) -> Mask:
-    """The mask and everything within about `pixels` of it."""
-    window = 2 * pixels + 1
-    return np.asarray(ndimage.maximum_filter(mask, window))
+    """The mask and everything within `pixels` of it in rows and columns."""
+    if not mask.any():
+        return mask
+    parts = [slice(max(part.start - pixels, 0), part.stop + pixels) for part in bounding_box(mask)]
+    window = parts[0], parts[1]
+    grown = np.zeros_like(mask)
+    grown[window] = ndimage.maximum_filter(mask[window], 2 * pixels + 1, mode="constant")
+    return grown

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from metaldefect.config import Config
 from metaldefect.synthesis.change import Change, Weights, contrast_gain, outer_feather, smooth_step
+from metaldefect.synthesis.config import TransplantConfig
 from metaldefect.synthesis.inpainting import Mask
 from metaldefect.synthesis.photographs import Levels, Photograph, grey_of
 from metaldefect.synthesis.placement import Spot, bounding_box, extent_of, free_place
@@ -26,15 +26,6 @@ LARGEST_SHARE = 0.4  # of the photograph; larger defects leave too little metal 
 CUT_FADE = 0.15  # a defect cut off by its photograph's border fades over this share of its length
 DEFECT_SCALES = (1.0, 3.0)  # pixels of blur at which a residual is compared with grain
 LARGEST_EXTENT = 0.9  # of the canvas's shorter side
-
-
-class TransplantConfig(Config):
-    """How real defects vary on the way: `turn` in degrees to either side, after a random mirroring;
-    `smallest` and `largest` scale, used only where no size is asked for."""
-
-    turn: float = 20.0
-    smallest: float = 0.8
-    largest: float = 1.25
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from metaldefect.tokenizer.training_config import PretrainSettings
 from pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train", "infer", "distill", "pretrain-tokenizer", "get-data", "doctor"]
+COMMANDS = ["train", "infer", "distill", "pretrain-tokenizer", "draw", "insert", "get-data", "doctor"]
 
 
 def metaldefect(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -73,6 +73,14 @@ def test_every_option_has_a_help_text(name: str) -> None:
         ),
         ("distill --minutes 1 --output o --batch-size 0", "--batch-size: Input should be greater than 0"),
         ("pretrain-tokenizer --output o --size 8", "--size: Input should be greater than or equal to 16"),
+        ("insert --images a --output b --label c --at 3", "--at 3: expected x,y in whole pixels"),
+        ("insert --images a --output a/b --label c", "--output a/b lies inside --images a"),
+        (
+            "insert --images a --output b --label c --method transplant",
+            "method transplant needs defects",
+        ),
+        ("insert --images a --output b --label c --format bmp", "'bmp' is not one of"),
+        ("draw --output b --label c --count 0", "--count: Input should be greater than 0"),
         ("polish", "No such command 'polish'"),
     ],
 )

@@ -7,11 +7,11 @@ import pytest
 from scipy import ndimage
 
 from metaldefect.synthesis.change import Applied, Change, apply_change
+from metaldefect.synthesis.config import TransplantConfig
 from metaldefect.synthesis.photographs import Photograph, as_photograph
 from metaldefect.synthesis.placement import Spot, free_place
 from metaldefect.synthesis.transplant import (
     Defect,
-    TransplantConfig,
     cut_defects,
     fill_hole,
     transplant,

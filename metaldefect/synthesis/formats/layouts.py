@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from metaldefect.inspection.layout import mask_path
+from metaldefect.synthesis.config import Format
 from metaldefect.synthesis.formats.coco import write_coco
 from metaldefect.synthesis.formats.records import ImageRecord
 from metaldefect.synthesis.formats.voc import write_voc
 from metaldefect.synthesis.formats.yolo import write_yolo_boxes, write_yolo_polygons
-
-Format = Literal["mvtec", "coco", "yolo", "yolo-polygons", "voc"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True)

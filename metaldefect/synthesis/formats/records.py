@@ -56,10 +56,14 @@ def record_defect(label: str, mask: Mask) -> DefectRecord:
 
 def runs_of(mask: Mask) -> list[int]:
     """Lengths of the runs of a mask read column by column, beginning with those of 0 (maybe none)."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    return ([0] if flat[0] else []) + [int(length) for length in lengths]
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(columns):
+        return [mask.size]
+    flat = mask[:, columns[0] : columns[-1] + 1].ravel(order="F")
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]])))
+    ends = np.concatenate([[0], changes + mask.shape[0] * int(columns[0]), [mask.size]])
+    lengths = np.diff(ends)
+    return [int(length) for length in (lengths if lengths[-1] else lengths[:-1])]
 
 
 def mask_of(runs: Sequence[int], height: int, width: int) -> Mask:

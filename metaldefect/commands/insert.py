@@ -1,0 +1,268 @@
+"""`metaldefect insert`: put defects into the user's own normal images."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from metaldefect.artifacts import atomic_file, sha256_file
+from metaldefect.commands.insert_settings import InsertSettings
+from metaldefect.commands.manifest import Output, OutputImage, folder_digest, read_records, write_manifest
+from metaldefect.commands.models import require_models
+from metaldefect.errors import UserError
+from metaldefect.hardware import set_threads
+from metaldefect.images import IMAGE_SUFFIXES, UnreadableImageError, write_png
+from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.synthesis.config import Format, TransplantConfig
+from metaldefect.synthesis.formats.layouts import LAYOUTS
+from metaldefect.synthesis.formats.records import ImageRecord, record_defect
+from metaldefect.synthesis.inpainting import Mask
+from metaldefect.synthesis.methods import (
+    Inserted,
+    MaskGITPainter,
+    ProceduralPainter,
+    Proposer,
+    Transplanter,
+    insert_defects,
+)
+from metaldefect.synthesis.photographs import Photograph, read_photograph, write_photograph
+from metaldefect.synthesis.placement import Spot
+from metaldefect.synthesis.procedural_insertion import painter_of
+from metaldefect.synthesis.real_defects import (
+    DefectLibrary,
+    find_masked_images,
+    image_files,
+    read_mask,
+)
+from metaldefect.synthesis.roles import Roles, assign_roles, copy_normals
+
+
+class Canvas(NamedTuple):
+    """A normal image: `name` is its path inside the folder of images, `stem` its unique file name."""
+
+    path: Path
+    name: str
+    stem: str
+
+
+class Summary(NamedTuple):
+    """What a command wrote: images, defects in them, defects left out by reason, unreadable files."""
+
+    images: int
+    defects: int
+    left_out: dict[str, int]
+    unreadable: list[str]
+
+
+def find_canvases(images: Path) -> list[Canvas]:
+    """The normal images, sorted by name.
+
+    Raises:
+        UserError: there are none.
+    """
+    if images.is_file():
+        return [Canvas(images, images.name, images.stem)]
+    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{images} holds no image ({known}): name the folder of normal images")
+    names = [path.relative_to(images) for path in paths]
+    stems = ["_".join(name.with_suffix("").parts) for name in names]
+    counts = Counter(stems)
+    unique = [
+        stem if counts[stem] == 1 else f"{stem}_{name.suffix[1:]}"
+        for stem, name in zip(stems, names, strict=True)
+    ]
+    return [Canvas(p, n.as_posix(), s) for p, n, s in zip(paths, names, unique, strict=True)]
+
+
+def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
+    """The method, and hashes of the models and real defects that it uses.
+
+    Raises:
+        UserError: models or real defects are missing, or the method does not know a class.
+    """
+    libraries = {}
+    inputs = {}
+    if settings.defects is not None and settings.method != "procedural":
+        for label in settings.label:
+            files = find_masked_images(settings.defects, label, settings.defect_masks, settings.adapter)
+            libraries[label] = DefectLibrary(files)
+        inputs["defects"] = " ".join(library.digest() for library in libraries.values())
+    if settings.method == "transplant":
+        return Transplanter(libraries, TransplantConfig.of(settings)), inputs
+    if settings.method == "procedural":
+        for label in settings.label:
+            painter_of(label)
+        return ProceduralPainter(), inputs
+    painter = require_models(settings.tokenizer, settings.maskgit)
+    for label in settings.label:
+        painter.label(label)
+    inputs |= {"tokenizer": folder_digest(settings.tokenizer), "maskgit": folder_digest(settings.maskgit)}
+    masks = {label: library.masks() for label, library in libraries.items()}
+    return MaskGITPainter(painter, SamplingConfig.of(settings), masks, settings.attempts), inputs
+
+
+def insert(settings: InsertSettings) -> Summary:
+    """Insert defects into images, write them in the format asked for, with a manifest.
+
+    A killed run goes on where it was; a finished one does nothing.
+
+    Raises:
+        UserError: see `find_canvases`, `make_proposer`, `find_spot` and `Output`.
+    """
+    set_threads()
+    canvases = find_canvases(settings.images)
+    proposer, inputs = make_proposer(settings)
+    output = Output(settings.output, settings, inputs)
+    roles = assign_roles([canvas.path for canvas in canvases], settings.format, settings.seed)
+    chosen = [canvas for canvas in canvases if roles.gets_defects(canvas.path)]
+    todo = [
+        (canvas, label)
+        for canvas in chosen
+        for label in settings.label
+        if f"{label}/{canvas.name}" not in output
+    ]
+    unreadable = list(roles.unreadable.values())
+    for canvas, label in tqdm(todo, desc="insert", unit="image"):
+        try:
+            output.keep(write_one(canvas, label, settings, proposer, output, roles))
+        except UnreadableImageError as error:
+            unreadable.append(str(error))
+    copy_normals(settings.output, settings.format, [(c.path, c.stem) for c in canvases], roles)
+    return finish(settings, unreadable)
+
+
+def write_one(
+    canvas: Canvas, label: str, settings: InsertSettings, proposer: Proposer, output: Output, roles: Roles
+) -> OutputImage:
+    """Insert the defects of one image and write it with its mask, if any of them can be seen."""
+    photograph = read_photograph(canvas.path)
+    after, found = make_one(canvas, photograph, label, settings, proposer)
+    layout = LAYOUTS[settings.format]
+    image = layout.image(label, canvas.stem, after.suffix)
+    mask = layout.mask(label, canvas.stem)
+    seen = [item.mask for item in found if item.mask is not None]
+    common = {"label": label, "canvas": str(canvas.path), "canvas_sha256": sha256_file(canvas.path)}
+    record = None
+    if seen:
+        write_photograph(output.folder / image, after)
+        with atomic_file(output.folder / mask) as temporary:
+            write_png(temporary, np.logical_or.reduce(seen).astype(np.uint8) * 255)
+        record = ImageRecord(
+            image=image, mask=mask, width=after.shape[1], height=after.shape[0],
+            split=roles.split(canvas.path), defects=tuple(record_defect(label, one) for one in seen),
+        )  # fmt: skip
+        common |= {"image": image, "mask": mask, "image_sha256": sha256_file(output.folder / image)}
+    rows = tuple(
+        output.row(number=number, **common, **describe(label, item)) for number, item in enumerate(found)
+    )
+    return OutputImage(key=f"{label}/{canvas.name}", rows=rows, record=record)
+
+
+def make_one(
+    canvas: Canvas, photograph: Photograph, label: str, settings: InsertSettings, proposer: Proposer
+) -> tuple[Photograph, list[Inserted]]:
+    """Insert the defects of one image; depends on the settings, the image and its name alone."""
+    spot = find_spot(canvas, photograph.shape, settings)
+    key = (settings.seed, "insert", settings.method, canvas.name)
+    return insert_defects(
+        photograph, proposer, label, settings.per_image, key, spot, settings.feather, settings.attempts
+    )
+
+
+def describe(label: str, item: Inserted) -> dict[str, Any]:
+    """The columns of one defect."""
+    found: dict[str, Any] = {
+        "visible": item.mask is not None,
+        "note": item.note,
+        "source": item.source,
+        "contrast": item.contrast,
+        "details": json.dumps(item.details, sort_keys=True),
+    }
+    if item.mask is not None:
+        record = record_defect(label, item.mask)
+        found |= dict(zip(("x", "y", "width", "height"), record.box, strict=True)) | {"area": record.area}
+    return found
+
+
+def find_spot(canvas: Canvas, shape: tuple[int, int], settings: InsertSettings) -> Spot:
+    """Where the user wants the defect in one image.
+
+    Raises:
+        UserError: the image has no mask in `masks`, a mask is empty or of another size, or `at` lies outside.
+    """
+    taken = np.zeros(shape, bool)
+    if settings.at is not None:
+        x, y = settings.at
+        if y >= shape[0] or x >= shape[1]:
+            raise UserError(f"--at {x},{y} lies outside {canvas.path} ({shape[1]} x {shape[0]} pixels)")
+        return Spot(taken, centre=(y, x), size=settings.size)
+    path = settings.mask
+    if settings.masks is not None:
+        stem = canvas.path.stem
+        path = masks_by_stem(settings.masks).get(stem)
+        if path is None:
+            raise UserError(f"{settings.masks} holds no mask for {canvas.path}: name it {stem}.png")
+    if path is None:
+        return Spot(taken, size=settings.size)
+    return Spot(taken, mask=checked_mask(path, shape))
+
+
+@lru_cache(maxsize=1)
+def masks_by_stem(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by the name of their image."""
+    return {file.stem.removesuffix("_mask"): file for file in image_files(folder)}
+
+
+def checked_mask(path: Path, shape: tuple[int, int]) -> Mask:
+    """Read the user's mask; raises `UserError` if it marks nothing or everything."""
+    mask = read_mask(path, shape)
+    if not mask.any() or mask.all():
+        marked = "everything" if mask.any() else "nothing"
+        raise UserError(f"{path} marks {marked}: mark where the defect goes")
+    return mask
+
+
+def finish(settings: InsertSettings, unreadable: Sequence[str]) -> Summary:
+    """Write annotations and manifest from the records of all finished images."""
+    images = list(read_records(settings.output))
+    write_annotations(settings.output, settings.format, images)
+    rows = [row for image in images for row in image.rows]
+    kept = [image.record for image in images if image.record is not None]
+    left_out = Counter(row["note"] for row in rows if row["note"])
+    return Summary(len(kept), sum(len(one.defects) for one in kept), dict(left_out), list(unreadable))
+
+
+def write_annotations(folder: Path, format_name: Format, images: Sequence[OutputImage]) -> None:
+    """Write the manifest, and what the format needs beside images and masks."""
+    write_manifest(folder, [row for image in images for row in image.rows])
+    layout = LAYOUTS[format_name]
+    if layout.finish is not None:
+        layout.finish(folder, [image.record for image in images if image.record is not None])
+
+
+def remake(row: Mapping[str, Any]) -> Photograph:
+    """Make the image of a manifest's row again, bit for bit, from its canvas, settings and models.
+
+    Raises:
+        UserError: the canvas, the models or the real defects have changed since.
+    """
+    settings = InsertSettings(**json.loads(row["parameters"]))
+    path = Path(row["canvas"])
+    (canvas,) = [canvas for canvas in find_canvases(settings.images) if canvas.path == path]
+    if sha256_file(path) != row["canvas_sha256"]:
+        raise UserError(f"{path} has changed since {row['image']} was made from it")
+    proposer, inputs = make_proposer(settings)
+    for name, digest in inputs.items():
+        if row[f"{name}_sha256"] != digest:
+            raise UserError(f"the {name} changed since {row['image']} was made")
+    made, _ = make_one(canvas, read_photograph(path), row["label"], settings, proposer)
+    return made

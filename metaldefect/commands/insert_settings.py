@@ -1,0 +1,90 @@
+"""The settings of `metaldefect draw` and `metaldefect insert`: typed, and stored beside what they made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from metaldefect.maskgit.sampling_config import DrawingSettings
+from metaldefect.synthesis.config import BlendSettings, Format, Method, TransplantConfig
+
+
+class ModelSettings(DrawingSettings):
+    """The models that draw, and how they sample."""
+
+    tokenizer: Path = Path("models/vq")
+    maskgit: Path = Path("models/maskgit")
+
+
+class DrawSettings(ModelSettings):
+    """What `metaldefect draw` draws.
+
+    Attributes:
+        label: classes.
+        output: folder to write to.
+        count: images per class.
+        method: `drawn` by the models, or `procedural`, which needs none and knows the mask.
+        size: side of procedural images in pixels; the models have their own.
+        seed: of the images; another one retrains nothing.
+    """
+
+    label: tuple[str, ...] = Field(min_length=1)
+    output: Path
+    count: PositiveInt = 10
+    method: Literal["drawn", "procedural"] = "drawn"
+    size: int = Field(default=256, ge=16)
+    seed: NonNegativeInt = 0
+
+
+class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
+    """What `metaldefect insert` inserts, where, and how.
+
+    Attributes:
+        images: folder of normal images at any depth, or one image.
+        label: classes; each image is written once per class.
+        output: folder to write to.
+        method: `drawn` by the models, `transplant` of real defects, or `procedural` paint.
+        per_image: defects per image.
+        defects: folder with real defects; transplants need it, drawn ones take their shapes from it.
+        defect_masks: folder of their masks, with the same names.
+        adapter: layout of `defects` where there is no `defect_masks`.
+        masks: folder with a mask per image, of its name: where to insert.
+        mask: one mask for all images.
+        at: x, y of the defect's centre in pixels.
+        size: longer side of the defect in pixels.
+        attempts: tries for a defect that cannot be seen or finds no room.
+        format: how the result is written.
+        seed: of everything random; another one retrains nothing.
+    """
+
+    images: Path
+    label: tuple[str, ...] = Field(min_length=1)
+    output: Path
+    method: Method = "drawn"
+    per_image: PositiveInt = 1
+    defects: Path | None = None
+    defect_masks: Path | None = None
+    adapter: str = "mvtec_ad"
+    masks: Path | None = None
+    mask: Path | None = None
+    at: tuple[NonNegativeInt, NonNegativeInt] | None = None
+    size: PositiveInt | None = None
+    attempts: PositiveInt = 5
+    format: Format = "coco"
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def places_agree(self) -> InsertSettings:
+        """At most one way to name the place, for one defect per image; transplants need real defects."""
+        named = [name for name in ("masks", "mask", "at") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"give only one of {' and '.join(named)}")
+        if named and self.per_image > 1:
+            raise ValueError(f"{named[0]} names one place, so that per_image must be 1")
+        if self.size is not None and {"masks", "mask"} & set(named):
+            raise ValueError(f"size is that of the mask, so that {named[0]} and size exclude each other")
+        if self.method == "transplant" and self.defects is None:
+            raise ValueError("method transplant needs defects: a folder of masked photographs (--defects)")
+        return self

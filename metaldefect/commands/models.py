@@ -1,0 +1,24 @@
+"""Load the models that draw, or say how to get by without them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metaldefect.errors import UserError
+from metaldefect.synthesis.painter import Painter, load_painter
+
+
+def require_models(tokenizer: Path, maskgit: Path) -> Painter:
+    """Load tokenizer and MaskGIT.
+
+    Raises:
+        UserError: a folder does not exist; the message says which command makes it and what needs no models.
+    """
+    for folder, option in ((tokenizer, "--tokenizer"), (maskgit, "--maskgit")):
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} does not exist: --method drawn needs trained models. `make repro` trains them,"
+                f" or name another folder with {option}. Two methods need no model: --method transplant moves"
+                " real masked defects (--defects FOLDER), --method procedural paints"
+            )
+    return load_painter(tokenizer, maskgit)

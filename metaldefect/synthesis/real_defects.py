@@ -1,0 +1,176 @@
+"""Find the user's real masked defects: the material of transplants, and shapes for drawn defects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from metaldefect.artifacts import sha256_file
+from metaldefect.errors import UserError
+from metaldefect.images import IMAGE_SUFFIXES, UnreadableImageError
+from metaldefect.ingest.adapters import RunLengths, read_dataset
+from metaldefect.ingest.adapters.files import draw_runs
+from metaldefect.ingest.loading import split_rows
+from metaldefect.ingest.samples import TABLE_NAME
+from metaldefect.synthesis.inpainting import Mask
+from metaldefect.synthesis.photographs import Photograph, grey_of, read_photograph
+from metaldefect.synthesis.transplant import Defect, cut_defects
+
+HALF = 127  # masks mark the defect above it
+CHOICES = 6  # random defects of which the one that suits the canvas best is taken
+SIMILAR = 1.6  # ratio of grey levels up to which two metals count as alike
+KEPT = 128  # photographs whose defects stay in memory
+
+
+class MaskedImage(NamedTuple):
+    """A photograph with the mask of its defects."""
+
+    image: Path
+    mask: Path | RunLengths
+
+
+def find_masked_images(
+    root: Path, label: str, masks: Path | None = None, adapter: str = "mvtec_ad"
+) -> list[MaskedImage]:
+    """The masked photographs of a class, in a fixed order.
+
+    Args:
+        root: with `masks`, a folder of photographs; else a merged dataset (`samples.parquet`, of which only
+            the training split is read), or a dataset in a known layout.
+        label: the class. Folders given with `masks` may hold one folder per class.
+        masks: folder with a mask `<stem>.*` or `<stem>_mask.*` for each photograph.
+        adapter: the layout.
+
+    Raises:
+        UserError: a folder is missing, or holds no masked photograph of the class.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} does not exist: name the folder of photographs with defects")
+    if masks is not None:
+        return paired_files(class_folder(root, label), class_folder(masks, label))
+    if (root / TABLE_NAME).is_file():
+        rows = split_rows(root, "train")
+        rows = rows[rows["mask_path"].notna()]
+        found = {
+            str(name): [
+                MaskedImage(root / image, root / mask)
+                for image, mask in zip(part["path"], part["mask_path"], strict=True)
+            ]
+            for name, part in rows.groupby("label")
+        }
+    else:
+        samples, _ = read_dataset(adapter, root)
+        found = {}
+        for sample in samples:
+            if sample.mask is not None and not sample.is_normal:
+                found.setdefault(sample.source_label, []).append(MaskedImage(sample.path, sample.mask))
+    if label not in found:
+        known = ", ".join(sorted(found)) or "none"
+        raise UserError(f"{root} holds no masked photograph of {label!r}; classes with masks: {known}")
+    return found[label]
+
+
+def class_folder(root: Path, label: str) -> Path:
+    """The folder of a class inside `root`, or `root` itself if it has none."""
+    return root / label if (root / label).is_dir() else root
+
+
+def paired_files(images: Path, masks: Path) -> list[MaskedImage]:
+    """Pairs of a photograph and its mask by file name; raises `UserError` if there are none."""
+    if not masks.is_dir():
+        raise UserError(f"{masks} does not exist: name the folder of the defects' masks")
+    by_stem = {path.stem.removesuffix("_mask"): path for path in image_files(masks)}
+    pairs = [MaskedImage(path, by_stem[path.stem]) for path in image_files(images) if path.stem in by_stem]
+    if not pairs:
+        raise UserError(f"no photograph in {images} has a mask of its name in {masks}")
+    return pairs
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly inside a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def read_mask(mask: Path | RunLengths, shape: tuple[int, int]) -> Mask:
+    """Read a mask, `bool [H, W]`: above half intensity, or above 0 in masks that use only small numbers.
+
+    Raises:
+        UserError: the mask cannot be read or has another size than its photograph.
+    """
+    if isinstance(mask, RunLengths):
+        return draw_runs(mask, shape) > HALF
+    try:
+        with Image.open(mask) as image:
+            levels = np.asarray(image if image.mode in ("P", "1") else image.convert("L")).astype(np.uint8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableImageError(f"{mask}: {error}") from error
+    if levels.shape != shape:
+        raise UserError(
+            f"{mask} is {levels.shape[1]} x {levels.shape[0]} pixels, its photograph {shape[1]} x {shape[0]}"
+        )
+    return np.asarray(levels > (HALF if levels.max() > HALF else 0))
+
+
+class DefectLibrary:
+    """The real defects of a class, cut out of their photographs when they are needed.
+
+    Args:
+        files: masked photographs of the class.
+    """
+
+    def __init__(self, files: Sequence[MaskedImage]) -> None:
+        self.files = tuple(files)
+        self.defects_of = lru_cache(maxsize=KEPT)(self._cut)
+
+    def _cut(self, index: int) -> list[Defect]:
+        """The defects of one photograph."""
+        file = self.files[index]
+        photograph = read_photograph(file.image)
+        return cut_defects(photograph, read_mask(file.mask, photograph.shape), file.image.as_posix())
+
+    def choose(self, rng: np.random.Generator, canvas: Photograph) -> Defect:
+        """A random defect, preferably whole and from metal as bright as the canvas.
+
+        Raises:
+            UserError: no photograph of the class has a defect that can be moved.
+        """
+        level = float(np.median(grey_of(canvas.levels((slice(None, None, 8), slice(None, None, 8))))))
+        found: list[Defect] = []
+        for index in rng.permutation(len(self.files)):
+            defects = self.defects_of(int(index))
+            if defects:
+                found.append(defects[int(rng.integers(len(defects)))])
+            if len(found) == CHOICES:
+                break
+        if not found:
+            raise UserError(
+                f"none of {len(self.files)} photographs such as {self.files[0].image} has a defect to move:"
+                " their masks are empty, specks, or cover nearly everything"
+            )
+        suits = [item for item in found if not item.cut and similar(item.level, level)]
+        return (suits or found)[0]
+
+    def masks(self) -> list[Mask]:
+        """The shapes of all defects, except those that their photograph's border cuts off."""
+        every = [defect for index in range(len(self.files)) for defect in self.defects_of(index)]
+        return [defect.mask for defect in every if not defect.cut] or [defect.mask for defect in every]
+
+    def digest(self) -> str:
+        """SHA-256 of the files' names and bytes."""
+        found = hashlib.sha256()
+        for image, mask in self.files:
+            found.update(f"{image.name} {sha256_file(image)}".encode())
+            found.update((repr(mask) if isinstance(mask, RunLengths) else sha256_file(mask)).encode())
+        return found.hexdigest()
+
+
+def similar(first: float, second: float) -> bool:
+    """Whether two grey levels differ by less than a factor of 1.6."""
+    low, high = sorted((max(first, 1.0), max(second, 1.0)))
+    return high / low < SIMILAR

@@ -1,0 +1,322 @@
+"""`metaldefect insert` and `metaldefect draw`: what they write, what they leave alone, and how they go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from scipy import ndimage
+
+from metaldefect.artifacts import sha256_file
+from metaldefect.commands import draw as drawing
+from metaldefect.commands import insert as inserting
+from metaldefect.commands.insert_settings import DrawSettings, InsertSettings
+from metaldefect.errors import UserError
+from metaldefect.images import write_png
+from metaldefect.ingest.inspection import build_inspection
+from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
+from metaldefect.synthesis.photographs import read_photograph
+from pipeline.cli import main
+from tests.tiny_models import save_tiny_painter
+
+FEATHER = 6.0
+SIZE = (150, 170)
+
+
+def normal(seed: int) -> np.ndarray:
+    return generate_normal_image(seed, 170)[: SIZE[0], : SIZE[1]]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey, colour and 16-bit photographs, some in a sub-folder."""
+    root = tmp_path_factory.mktemp("photos")
+    write_png(root / "grey.png", normal(0))
+    (root / "line 2").mkdir()
+    colour = np.stack([normal(1), normal(1) // 4 * 3, normal(1) // 2], axis=2)
+    Image.fromarray(colour).save(root / "line 2/brass.jpg", quality=95)
+    tifffile.imwrite(root / "deep.tif", normal(2).astype(np.uint16) * 16)
+    return root
+
+
+@pytest.fixture(scope="module")
+def defects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Photographs of blots, and their masks."""
+    images, masks = (tmp_path_factory.mktemp(name) for name in ("blots", "blot_masks"))
+    for seed in range(4):
+        image, mask = generate_anomalous_image("contamination", np.random.default_rng(seed), 160)
+        write_png(images / f"{seed}.png", image)
+        write_png(masks / f"{seed}_mask.png", mask.astype(np.uint8) * 255)
+    return images, masks
+
+
+@pytest.fixture
+def settings(photos: Path, defects: tuple[Path, Path], tmp_path: Path) -> Callable[..., InsertSettings]:
+    def make(**more: Any) -> InsertSettings:
+        given = {
+            "images": photos, "label": ("blot",), "output": tmp_path / "out", "method": "transplant",
+            "defects": defects[0], "defect_masks": defects[1], "seed": 7,
+        }  # fmt: skip
+        return InsertSettings(**given | more)
+
+    return make
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    kept = ("images", "masks", "test", "train", "ground_truth")
+    paths = [path for name in kept for path in (folder / name).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+
+
+def test_images_keep_their_kind_and_change_only_around_the_written_mask(
+    photos: Path, settings: Callable[..., InsertSettings]
+) -> None:
+    before = {path: sha256_file(path) for path in photos.rglob("*") if path.is_file()}
+    done = inserting.insert(settings(per_image=2))
+    assert done.images == 3
+    assert 4 <= done.defects <= 6
+    assert {path: sha256_file(path) for path in before} == before
+    table = pd.read_parquet(settings().output / "manifest.parquet")
+    assert len(table) == 6
+    for name, rows in table.groupby("image"):
+        old = read_photograph(Path(rows["canvas"].iloc[0])).pixels
+        new = read_photograph(settings().output / name).pixels
+        assert (new.dtype, new.shape) == (old.dtype, old.shape)
+        mask = np.asarray(Image.open(settings().output / rows["mask"].iloc[0])) > 0
+        assert mask.sum() == rows["area"].sum()
+        changed = (new != old).reshape(*mask.shape, -1).any(axis=2)
+        assert (changed & mask).sum() > 0.8 * mask.sum()
+        assert not (changed & (ndimage.distance_transform_edt(~mask) >= FEATHER)).any()
+    assert set(table["note"]) <= {"", "no room", "invisible"}
+
+
+def test_the_manifest_in_parquet_is_the_one_in_csv(settings: Callable[..., InsertSettings]) -> None:
+    inserting.insert(settings())
+    table = pd.read_parquet(settings().output / "manifest.parquet")
+    with (settings().output / "manifest.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["image"] for row in rows] == table["image"].tolist()
+    assert [float(row["contrast"]) for row in rows] == table["contrast"].tolist()
+    for row in rows:
+        path = settings().output / row["image"]
+        assert row["image_sha256"] == sha256_file(path)
+        photograph, number = row["source"].rsplit("#", 1)
+        assert Path(photograph).parent == settings().defects
+        assert int(number) >= 1
+        assert json.loads(row["parameters"])["seed"] == 7
+
+
+def test_one_seed_gives_one_result_and_another_seed_another(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        inserting.insert(settings(output=tmp_path / name, seed=seed))
+    first, again, other = (files_of(tmp_path / name) for name in "abc")
+    assert first == again
+    assert first.keys() == other.keys()
+    assert not set(first.values()) & set(other.values())
+
+
+def test_an_image_does_not_depend_on_the_images_beside_it(
+    photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    inserting.insert(settings())
+    inserting.insert(settings(images=photos / "grey.png", output=tmp_path / "alone"))
+    together, alone = files_of(settings().output), files_of(tmp_path / "alone")
+    assert alone
+    assert alone.items() <= together.items()
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(
+    settings: Callable[..., InsertSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    inserting.insert(settings(output=tmp_path / "whole"))
+    once = inserting.write_one
+    calls = []
+
+    def killed(canvas: inserting.Canvas, *rest: Any) -> Any:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(canvas.name)
+        return once(canvas, *rest)
+
+    monkeypatch.setattr(inserting, "write_one", killed)
+    with pytest.raises(KeyboardInterrupt):
+        inserting.insert(settings())
+    assert not (settings().output / "manifest.csv").exists()
+    done_before = set(calls)
+    calls.clear()
+    inserting.insert(settings())
+    assert done_before.isdisjoint(calls)
+    assert len(done_before) + len(calls) == 3
+    assert files_of(settings().output) == files_of(tmp_path / "whole")
+
+
+def test_an_output_of_other_settings_or_of_something_else_is_refused(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    inserting.insert(settings())
+    with pytest.raises(UserError, match=r"was made with other settings \(seed\): choose another --output"):
+        inserting.insert(settings(seed=8))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("precious")
+    with pytest.raises(UserError, match="mine is not empty"):
+        inserting.insert(settings(output=tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("method", ["transplant", "procedural", "drawn"])
+def test_every_image_can_be_made_again_from_its_row(
+    method: str, settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    models = {"tokenizer": tmp_path / "vq", "maskgit": tmp_path / "maskgit", "steps": 2}
+    label = {"transplant": "blot", "procedural": "patches", "drawn": "patches"}[method]
+    chosen = settings(method=method, label=(label,), **models)
+    inserting.insert(chosen)
+    rows = pd.read_parquet(chosen.output / "manifest.parquet")
+    rows = rows[rows["visible"]]
+    assert len(rows) >= 2
+    for row in rows.to_dict("records"):
+        again = inserting.remake(row).pixels
+        assert np.array_equal(again, read_photograph(chosen.output / row["image"]).pixels)
+    if method == "drawn":
+        (tmp_path / "maskgit/config.json").write_text((tmp_path / "maskgit/config.json").read_text() + " ")
+        with pytest.raises(UserError, match="the maskgit changed since"):
+            inserting.remake(row)
+
+
+def test_a_defect_that_nobody_could_see_is_listed_and_not_written(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    image, mask = np.full(SIZE, 100, np.uint8), np.zeros(SIZE, np.uint8)
+    image[40:80, 40:80], mask[40:80, 40:80] = 96, 255
+    write_png(tmp_path / "faint/a.png", image)
+    write_png(tmp_path / "faint_masks/a.png", mask)
+    done = inserting.insert(settings(defects=tmp_path / "faint", defect_masks=tmp_path / "faint_masks"))
+    assert (done.images, done.defects, done.left_out) == (0, 0, {"invisible": 3})
+    table = pd.read_parquet(settings().output / "manifest.parquet")
+    assert set(table["image"]) == {""}
+    assert files_of(settings().output) == {}
+
+
+def test_the_place_can_be_named(
+    photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    def box(**more: Any) -> tuple[float, float, int]:
+        chosen = settings(images=photos / "grey.png", output=tmp_path / str(sorted(more)), **more)
+        inserting.insert(chosen)
+        (row,) = pd.read_parquet(chosen.output / "manifest.parquet").to_dict("records")
+        return row["x"] + row["width"] / 2, row["y"] + row["height"] / 2, max(row["width"], row["height"])
+
+    x, y, extent = box(at=(100, 60), size=50)
+    assert (x, y) == (pytest.approx(100, abs=8), pytest.approx(60, abs=8))
+    assert extent == pytest.approx(50, abs=12)
+    region = np.zeros(SIZE, np.uint8)
+    region[90:130, 20:70] = 255
+    for name in ("regions/grey.png", "one.png"):
+        write_png(tmp_path / name, region)
+    for found in (box(masks=tmp_path / "regions"), box(mask=tmp_path / "one.png")):
+        assert found[:2] == (pytest.approx(45, abs=8), pytest.approx(110, abs=8))
+
+
+def test_what_is_wrong_is_named(
+    photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    grey = photos / "grey.png"
+    write_png(tmp_path / "empty.png", np.zeros(SIZE, np.uint8))
+    write_png(tmp_path / "small.png", np.zeros((9, 9), np.uint8))
+    (tmp_path / "nothing").mkdir()
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"method": "drawn"}, r"models/vq does not exist: .*`make repro` trains them.*--method transplant"),
+        ({"images": tmp_path / "nothing"}, "holds no image"),
+        ({"images": grey, "at": (500, 10)}, r"--at 500,10 lies outside .* \(170 x 150 pixels\)"),
+        ({"images": grey, "mask": tmp_path / "empty.png"}, "empty.png marks nothing"),
+        ({"images": grey, "mask": tmp_path / "small.png"}, r"small.png is 9 x 9 pixels, its photograph 170"),
+        ({"images": grey, "masks": tmp_path / "nothing"}, "holds no mask for .*grey.png: name it grey.png"),
+        ({"defect_masks": tmp_path / "nothing"}, "no photograph in .* has a mask of its name"),
+        ({"defects": tmp_path / "none"}, "none does not exist: name the folder of photographs with defects"),
+        ({"defect_masks": None}, "expected MVTec AD layout"),
+        ({"images": grey, "format": "mvtec"}, "the images show 1 scene"),
+    ]  # fmt: skip
+    for number, (given, message) in enumerate(wrong):
+        with pytest.raises(UserError, match=message):
+            inserting.insert(settings(output=tmp_path / f"o{number}", **given))
+    for given, message in (
+        ({"mask": grey, "at": (1, 1)}, "give only one of mask and at"),
+        ({"at": (1, 1), "per_image": 2}, "per_image must be 1"),
+        ({"defects": None}, "transplant needs defects"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settings(**given)
+
+
+def test_mvtec_output_is_a_complete_dataset_of_this_project(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    for number in range(12):
+        write_png(tmp_path / f"many/{number}.png", normal(20 + number))
+    chosen = settings(images=tmp_path / "many", format="mvtec")
+    done = inserting.insert(chosen)
+    counts, rejected = build_inspection("mvtec_ad", chosen.output, tmp_path / "prepared", 0)
+    assert rejected == []
+    assert counts.test["blot"] == done.images > 0
+    assert counts.train + counts.validation + counts.canvas + counts.test["good"] == 12
+    assert counts.train > 0
+    used = {Path(canvas).stem for canvas in pd.read_parquet(chosen.output / "manifest.parquet")["canvas"]}
+    assert used.isdisjoint(path.stem for path in (chosen.output / "train/good").iterdir())
+    for path in (chosen.output / "train/good").iterdir():
+        assert sha256_file(path) == sha256_file(tmp_path / "many" / path.name)
+
+
+def test_an_image_that_cannot_be_read_is_named_after_all_others_are_done(
+    photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    write_png(tmp_path / "mixed/a.png", normal(3))
+    (tmp_path / "mixed/b.png").write_text("no image")
+    paths = ["--images", str(tmp_path / "mixed"), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(["insert", "--label", "scratch", "--method", "procedural", *paths])
+    assert "1 images could not be read and were left out" in str(stop.value.code)
+    assert "b.png: not an image" in str(stop.value.code)
+    assert len(files_of(tmp_path / "out")) == 2
+
+
+def test_more_images_of_a_class_leave_the_first_ones_as_they_are(tmp_path: Path) -> None:
+    def draw(count: int, output: Path) -> dict[str, str]:
+        settings = DrawSettings(label=("crazing",), output=output, count=count, method="procedural", size=64)
+        assert drawing.draw(settings).images == count
+        return files_of(output)
+
+    few = draw(2, tmp_path / "a")
+    more = draw(4, tmp_path / "a")
+    assert len(few) == 4, "images and masks"
+    assert few.items() <= more.items()
+    assert draw(4, tmp_path / "b") == more
+    (row, *_) = pd.read_parquet(tmp_path / "a/manifest.parquet").to_dict("records")
+    assert np.array_equal(drawing.remake(row), np.asarray(Image.open(tmp_path / "a" / row["image"])))
+
+
+def test_whole_images_are_drawn_by_the_models(tmp_path: Path) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    models = ["--tokenizer", str(tmp_path / "vq"), "--maskgit", str(tmp_path / "maskgit"), "--steps", "2"]
+    with pytest.raises(SystemExit) as stop:
+        main(["draw", "--label", "patches", "--count", "2", "--output", str(tmp_path / "out"), *models])
+    assert stop.value.code == 0
+    table = pd.read_parquet(tmp_path / "out/manifest.parquet")
+    assert table["image"].tolist() == [f"images/patches/patches_0000{k}.png" for k in range(2)]
+    for row in table.to_dict("records"):
+        with Image.open(tmp_path / "out" / row["image"]) as image:
+            assert image.size == (64, 64)
+            assert np.array_equal(drawing.remake(row), np.asarray(image))
+        assert len(row["maskgit_sha256"]) == 64
+    unknown = DrawSettings(label=("moth",), output=tmp_path / "o", method="procedural")
+    with pytest.raises(UserError, match="no procedural class is called 'moth': there are crazing"):
+        drawing.draw(unknown)
