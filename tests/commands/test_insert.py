@@ -200,7 +200,11 @@ def test_a_defect_that_nobody_could_see_is_listed_and_not_written(
     image[40:80, 40:80], mask[40:80, 40:80] = 96, 255
     write_png(tmp_path / "faint/a.png", image)
     write_png(tmp_path / "faint_masks/a.png", mask)
-    done = inserting.insert(settings(defects=tmp_path / "faint", defect_masks=tmp_path / "faint_masks"))
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        write_png(tmp_path / f"plain/{name}.png", rng.integers(98, 103, SIZE).astype(np.uint8))
+    folders = {"defects": tmp_path / "faint", "defect_masks": tmp_path / "faint_masks"}
+    done = inserting.insert(settings(images=tmp_path / "plain", **folders))
     assert (done.images, done.defects, done.left_out) == (0, 0, {"invisible": 3})
     table = pd.read_parquet(settings().output / "manifest.parquet")
     assert set(table["image"]) == {""}
