@@ -140,6 +140,7 @@ class Synthesize(BlendSettings):
 
 class EvaluateSynthesis(Config):
     border_images: PositiveInt
+    realism_defects: PositiveInt
 
 
 class DistillTeacher(DistillationSettings):

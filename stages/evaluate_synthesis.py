@@ -25,6 +25,7 @@ from metaldefect.synthesis.evaluation import (
 from metaldefect.synthesis.figures import inserted_defects, neighbours, real_and_drawn, unmasking
 from metaldefect.synthesis.insertion_set import read_insertions
 from metaldefect.synthesis.painter import load_painter
+from metaldefect.synthesis.realism import measure_realism
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
 
@@ -48,21 +49,23 @@ def main(params: Params, run: StageRun) -> None:
         real_border_gradients(MERGED, section.border_images),
         inspection_border_gradients(MERGED / "inspection", section.border_images),
     )
+    config = read_json(SYNTHETIC / "config.json")
+    sampling = SamplingConfig(**config["sampling"])
     metrics: dict[str, Any] = {
         "extractor": EXTRACTOR,
         **evaluate(*real, fake, params.seed, candidates and Labelled.ungrouped(*candidates)),
         "block_ratio": block_ratios(SYNTHETIC, size, size // painter.maskgit.config.grid),
         "seams": seams,
+        "realism": measure_realism(painter, MERGED, "test", sampling, section.realism_defects, params.seed),
     }
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
 
     nearest = nearest_neighbours(real.train.features, fake.features)
-    config = read_json(SYNTHETIC / "config.json")
     figures = {
         "real_and_drawn_per_class": real_and_drawn(MERGED, SYNTHETIC, table, size),
         "nearest_training_images": neighbours(MERGED, SYNTHETIC, table, nearest, size),
-        "unmasking": unmasking(painter, SamplingConfig(**config["sampling"]), config["seed"]),
+        "unmasking": unmasking(painter, sampling, config["seed"]),
     }
     inserted = inserted_defects(read_insertions(SYNTHETIC))
     if inserted is not None:

@@ -14,7 +14,7 @@ from metaldefect.synthesis.photographs import LUMA, Levels, Photograph, Window, 
 
 SMALLEST_VISIBLE = 12  # pixels; fewer are a speck
 SMALLEST_SHARE = 0.25  # of the region that was to change
-GAINS = (0.6, 1.6)  # limits of the contrast matching
+GAINS = (0.6, 2.5)  # limits of the contrast matching
 HEADROOM = 3.0  # grey levels that stay free at black and white
 
 Weights = NDArray[np.float32]

@@ -18,8 +18,7 @@ from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.photographs import Photograph
 from metaldefect.synthesis.placement import Spot, near
 from metaldefect.synthesis.procedural_insertion import paint_defect
-from metaldefect.synthesis.real_defects import DefectLibrary
-from metaldefect.synthesis.transplant import transplant
+from metaldefect.synthesis.transplant import Defect, transplant
 
 NO_ROOM = "no room"
 INVISIBLE = "invisible"
@@ -33,11 +32,17 @@ class Proposer(Protocol):
     ) -> Change | None: ...
 
 
+class Source(Protocol):
+    """Real defects of a class to choose from, such as a `DefectLibrary`."""
+
+    def choose(self, rng: np.random.Generator, canvas: Photograph) -> Defect: ...
+
+
 @dataclass(frozen=True)
 class Transplanter:
     """Moves real defects; `libraries` holds those of each class."""
 
-    libraries: Mapping[str, DefectLibrary]
+    libraries: Mapping[str, Source]
     config: TransplantConfig
 
     def propose(

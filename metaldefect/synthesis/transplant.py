@@ -16,10 +16,11 @@ from scipy import ndimage
 from metaldefect.synthesis.change import Change, Weights, contrast_gain, outer_feather, smooth_step
 from metaldefect.synthesis.config import TransplantConfig
 from metaldefect.synthesis.inpainting import Mask
-from metaldefect.synthesis.photographs import Levels, Photograph, grey_of
+from metaldefect.synthesis.photographs import Levels, Photograph, Window, grey_of
 from metaldefect.synthesis.placement import Spot, bounding_box, extent_of, free_place
 
 GAP = 12  # parts of a mask less than this many pixels apart are one defect
+HALO = 4  # pixels beside a mask that may belong to the defect: annotators cut off soft edges
 MARGIN = 10  # pixels of surrounding metal that travel with a defect
 SMALLEST_AREA = 12  # pixels of a mask's part that count as a defect
 LARGEST_SHARE = 0.4  # of the photograph; larger defects leave too little metal to measure against
@@ -38,6 +39,7 @@ class Defect:
         mask: `bool [h, w]`.
         weight: `float32 [h, w]`, 1 where the residual is defect, 0 where it is grain or was cut off.
         level: grey level of the metal around it.
+        window: where in the photograph `mask` and `residual` lie.
         cut: whether its photograph's border cuts it off, so that its end is missing.
     """
 
@@ -46,6 +48,7 @@ class Defect:
     mask: Mask = field(repr=False)
     weight: Weights = field(repr=False)
     level: float
+    window: Window
     cut: bool
 
 
@@ -92,10 +95,10 @@ def blur_outside(levels: Levels, hole: Mask, sigma: float) -> Levels:
 
 def metal_without(levels: Levels, mask: Mask) -> Levels:
     """What the metal would look like without the defect, smooth: `float32 [h, w, C]`."""
-    hole = ndimage.binary_dilation(mask, iterations=2)
+    hole = ndimage.binary_dilation(mask, iterations=HALO)
     smooth = fill_hole(blur_outside(levels, hole, 3.0), hole)
     softened = blur_channels(smooth, 4.0)  # the fill has creases where its scales meet
-    return np.where(mask[..., None], softened, smooth).astype(np.float32)
+    return np.where(hole[..., None], softened, smooth).astype(np.float32)
 
 
 def cut_defects(photograph: Photograph, mask: Mask, name: str) -> list[Defect]:
@@ -130,20 +133,21 @@ def cut_defect(photograph: Photograph, mask: Mask, others: Mask, name: str) -> D
     levels, inside, others = photograph.levels(window), mask[window], others[window]
     metal = metal_without(levels, inside | others)
     residual = levels - metal
-    around = ~ndimage.binary_dilation(inside | others, iterations=3)
+    around = ~ndimage.binary_dilation(inside | others, iterations=HALO + 1)
     level = float(np.median(grey_of(metal)[around if around.any() else ~inside]))
     weight = defect_weight(grey_of(residual), inside, around) * border_fade(mask, window)
     weight *= ~ndimage.binary_dilation(others, iterations=2)
-    return Defect(name, residual, inside, weight.astype(np.float32), level, any(cut_sides(mask)))
+    return Defect(name, residual, inside, weight.astype(np.float32), level, window, any(cut_sides(mask)))
 
 
 def defect_weight(residual: Levels, mask: Mask, around: Mask) -> Weights:
     """1 where a residual `[h, w]` stands out from the grain around the mask, 0 where it is grain."""
+    halo = ndimage.binary_dilation(mask, iterations=HALO)
     strength = np.zeros(mask.shape, np.float32)
     for scale in DEFECT_SCALES:
         smooth = np.abs(ndimage.gaussian_filter(residual, scale))
         grain = 1.4826 * float(np.median(smooth[around])) if around.any() else 1.0
-        strength = np.maximum(strength, smooth / max(grain, 0.5) * mask)
+        strength = np.maximum(strength, smooth / max(grain, 0.5) * halo)
     stands_out = ndimage.maximum_filter(smooth_step((strength - 2.0) / 2.0), 3)
     return ndimage.gaussian_filter(stands_out, 1.5).astype(np.float32)
 
@@ -254,6 +258,7 @@ def turn(
         mask[crop],
         weight.astype(np.float32),
         defect.level,
+        defect.window,
         defect.cut,
     )
     return made, {"mirror": mirror, "angle": angle, "scale": scale}

@@ -28,6 +28,8 @@ METRICS = {
         "cas": {"ratio": 0.5, "interval_95": {"ratio": [0.25, 0.75]}},
         "kid": {"ratio": 1.5},
         "seams": {"inserted_to_canvas": 1.0},
+        "realism": {f"{method}_realism_auroc": {"mean": 0.5, "low": 0.25, "high": 0.75} for method in
+                    ("insertion", "copy_paste", "procedural")},
     },
     "evaluate_efficientad": {
         "image_auroc": 1.0, "au_pro": 0.5, "f1_at_threshold": 0.5, "false_alarm_rate": 0.0,
@@ -49,7 +51,14 @@ def test_figures_come_with_their_intervals_wherever_these_stand(tmp_path: Path) 
     figures, metrics = collect(tmp_path)
     assert list(figures) == list(FIGURES)
     interval = Interval(value=0.5, low=0.25, high=0.75)
-    for name in ("ssim", "ssim_gain", "ce_wrong_minus_true", "class_agreement", "cas_ratio"):
+    for name in (
+        "ssim",
+        "ssim_gain",
+        "ce_wrong_minus_true",
+        "class_agreement",
+        "cas_ratio",
+        "insertion_realism_auroc",
+    ):
         assert figures[name] == interval, name
     assert figures["image_auroc"] == Interval(value=1.0, low=0.75, high=1.0)
     assert figures["kid_ratio"] == 1.5
