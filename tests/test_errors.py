@@ -78,6 +78,10 @@ def test_only_user_errors_are_caught(mistake: type[Exception]) -> None:
         raise UserError("a.png is empty")
 
 
+def test_no_handler_of_other_errors_takes_a_user_error_for_its_own() -> None:
+    assert UserError.__mro__ == (UserError, Exception, BaseException, object)
+
+
 @pytest.mark.parametrize("program", [STAGE, COMMAND, GET_DATA], ids=["stage", "command", "get_data"])
 def test_a_users_error_is_one_line_without_a_traceback(program: str, tmp_path: Path) -> None:
     done = run(program.format(error="UserError('a.png is empty: take another copy')"), tmp_path)
