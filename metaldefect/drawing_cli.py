@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -125,6 +126,29 @@ def insert(
     from metaldefect.commands.insert import insert as run
 
     report(run(settings), output)
+
+
+@app.command()
+def review(
+    folder: Annotated[Path, typer.Argument(help="Output of draw or insert.")],
+    drop: Annotated[
+        list[str] | None, option("Drop this image, named as in the manifest, instead of opening the page.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the page, on this machine only; 0 takes any.")] = 7861,
+) -> None:
+    """Look at all images on one page, and drop those that you tick.
+
+    Dropped images lose their files and annotations, and the manifest keeps their rows as dropped.
+    """
+    from metaldefect.commands.review import ReviewServer, drop_images
+
+    if drop:
+        print(f"{drop_images(folder, drop)} images dropped: {folder / 'manifest.csv'}")
+        return
+    with ReviewServer(folder, port) as server:
+        print(f"{len(server.images)} images to review: {server.address} (stop with Ctrl-C)", flush=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def point(text: str) -> tuple[int, int]:

@@ -14,7 +14,14 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_file, sha256_file
 from metaldefect.commands.insert import Summary
 from metaldefect.commands.insert_settings import DrawSettings
-from metaldefect.commands.manifest import Output, OutputImage, folder_digest, read_records, write_manifest
+from metaldefect.commands.manifest import (
+    Output,
+    OutputImage,
+    folder_digest,
+    keep_record,
+    read_records,
+    write_manifest,
+)
 from metaldefect.commands.models import require_models
 from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads
@@ -47,7 +54,7 @@ def draw(settings: DrawSettings) -> Summary:
     every = [(label, number) for label in settings.label for number in range(settings.count)]
     todo = [(label, number) for label, number in every if key_of(label, number) not in output]
     for label, number in tqdm(todo, desc="draw", unit="image"):
-        output.keep(write_one(label, number, artist, output))
+        keep_record(output.folder, write_one(label, number, artist, output))
     images = list(read_records(settings.output))
     rows = [row for image in images for row in image.rows]
     write_manifest(settings.output, rows)

@@ -14,7 +14,14 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_file, sha256_file
 from metaldefect.commands.insert_settings import InsertSettings
-from metaldefect.commands.manifest import Output, OutputImage, folder_digest, read_records, write_manifest
+from metaldefect.commands.manifest import (
+    Output,
+    OutputImage,
+    folder_digest,
+    keep_record,
+    read_records,
+    write_manifest,
+)
 from metaldefect.commands.models import require_models
 from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads
@@ -133,7 +140,7 @@ def insert(settings: InsertSettings) -> Summary:
     unreadable = list(roles.unreadable.values())
     for canvas, label in tqdm(todo, desc="insert", unit="image"):
         try:
-            output.keep(write_one(canvas, label, settings, proposer, output, roles))
+            keep_record(output.folder, write_one(canvas, label, settings, proposer, output, roles))
         except UnreadableImageError as error:
             unreadable.append(str(error))
     copy_normals(settings.output, settings.format, [(c.path, c.stem) for c in canvases], roles)

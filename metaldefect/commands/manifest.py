@@ -95,15 +95,7 @@ class Output:
             write_json(kept, content)
 
     def __contains__(self, key: str) -> bool:
-        return self._record(key).is_file()
-
-    def _record(self, key: str) -> Path:
-        """The record's file; keys may hold any character."""
-        return self.folder / RECORDS / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-
-    def keep(self, image: OutputImage) -> None:
-        """Record a finished image; its files must be on disk."""
-        write_json(self._record(image.key), image.model_dump(mode="json"))
+        return record_path(self.folder, key).is_file()
 
     def row(self, **values: Any) -> dict[str, Any]:
         """One row of the manifest: these values, empty ones, and what all rows share."""
@@ -120,6 +112,16 @@ class Output:
             "method": self.settings["method"],
         }
         return empty | shared | values
+
+
+def record_path(folder: Path, key: str) -> Path:
+    """The file of a record; keys may hold any character."""
+    return folder / RECORDS / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def keep_record(folder: Path, image: OutputImage) -> None:
+    """Record a finished image; its files must be on disk."""
+    write_json(record_path(folder, image.key), image.model_dump(mode="json"))
 
 
 def differences(kept: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:

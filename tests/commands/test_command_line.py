@@ -22,7 +22,9 @@ from metaldefect.tokenizer.training_config import PretrainSettings
 from pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train", "infer", "distill", "pretrain-tokenizer", "draw", "insert", "get-data", "doctor"]
+COMMANDS = [
+    "train", "infer", "distill", "pretrain-tokenizer", "draw", "insert", "review", "get-data", "doctor",
+]  # fmt: skip
 
 
 def metaldefect(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
