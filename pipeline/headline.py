@@ -15,7 +15,7 @@ HEADLINE = {
     "rkid": ("evaluate_vq", "after.rkid"),
     "masked_ce": ("evaluate_maskgit", "masked_ce"),
     "ce_below_class_unigram": ("evaluate_maskgit", "ce_below_class_unigram"),
-    "class_agreement": ("evaluate_synthesis", "class_agreement"),
+    "class_agreement_independent": ("evaluate_synthesis", "class_agreement_independent"),
     "cas_ratio": ("evaluate_synthesis", "cas.ratio"),
     "kid_ratio": ("evaluate_synthesis", "kid.ratio"),
     "block_ratio": ("evaluate_synthesis", "block_ratio"),

@@ -22,7 +22,7 @@ MAIN_METRICS = {
     "train_maskgit": ("images seen", "images_seen"),
     "evaluate_maskgit": ("masked CE", "masked_ce"),
     "synthesize": ("images", "images"),
-    "evaluate_synthesis": ("class agreement", "class_agreement.mean"),
+    "evaluate_synthesis": ("class agreement", "class_agreement_independent.mean"),
     "distill_teacher": ("held-out loss", "held_out_loss"),
     "train_efficientad": ("loss", "final_losses.loss"),
     "calibrate": ("threshold", "threshold.value"),

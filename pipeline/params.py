@@ -27,6 +27,7 @@ from metaldefect.efficientad.distillation_config import DistillationSettings
 from metaldefect.errors import UserError
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.training_config import RecipeSettings, RecipeTrainingSettings
+from metaldefect.metrics.judge_config import JudgeSettings
 from metaldefect.synthesis.config import BlendSettings, CandidateConfig
 from metaldefect.tokenizer.config import CodebookSettings
 from metaldefect.tokenizer.training_config import PerceptualName, VQTrainingSettings
@@ -141,6 +142,7 @@ class Synthesize(BlendSettings):
 class EvaluateSynthesis(Config):
     border_images: PositiveInt
     realism_defects: PositiveInt
+    judge: JudgeSettings
 
 
 class DistillTeacher(DistillationSettings):

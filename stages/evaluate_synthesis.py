@@ -18,6 +18,7 @@ from metaldefect.synthesis.evaluation import (
     block_ratios,
     drawn_images,
     inspection_border_gradients,
+    judge_drawn_images,
     real_border_gradients,
     real_sides,
     seam_metrics,
@@ -54,6 +55,7 @@ def main(params: Params, run: StageRun) -> None:
     metrics: dict[str, Any] = {
         "extractor": EXTRACTOR,
         **evaluate(*real, fake, params.seed, candidates and Labelled.ungrouped(*candidates)),
+        **judge_drawn_images(MERGED, SYNTHETIC, section.judge, params.seed),
         "block_ratio": block_ratios(SYNTHETIC, size, size // painter.maskgit.config.grid),
         "seams": seams,
         "realism": measure_realism(painter, MERGED, "test", sampling, section.realism_defects, params.seed),

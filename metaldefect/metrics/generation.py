@@ -6,13 +6,12 @@ numbers compare with each other but not with the Inception numbers of the litera
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.metrics.pairwise import polynomial_kernel
-from sklearn.pipeline import Pipeline
 
 from metaldefect.feature_classifier import Features
 from metaldefect.metrics.bootstrap import Groups, bootstrap_mean
@@ -123,21 +122,28 @@ def mean_of_pairs(
     return total / np.einsum("rn,rn->r", left @ counted, right)
 
 
+class Classifier(Protocol):
+    """What assigns classes to samples, such as a scikit-learn pipeline or a judge."""
+
+    def predict(self, samples: NDArray[Any], /) -> NDArray[np.str_]:
+        """Class of each sample, `str [N]`."""
+
+
 def class_agreement(
-    model: Pipeline, features: Features, labels: NDArray[np.str_], groups: Groups | None = None
-) -> dict[str, object]:
+    model: Classifier, samples: NDArray[Any], labels: NDArray[np.str_], groups: Groups | None = None
+) -> dict[str, Any]:
     """Share of samples that a classifier assigns to the class they were generated for, in [0, 1].
 
     Args:
         model: fitted on real images.
-        features: `float32 [N, D]`, labels: the requested classes, `str [N]`.
+        samples: what it classifies, `[N, ...]`, labels: the requested classes, `str [N]`.
         groups: group or scene of each sample; a reconstruction has its original's. None for generated
             images, which are independent.
 
     Returns:
         `mean`, its 95 % interval `low` and `high`, and the mean `per_class`.
     """
-    hits = model.predict(features) == labels
+    hits = model.predict(samples) == labels
     per_class = {str(name): float(hits[labels == name].mean()) for name in np.unique(labels)}
     return {**bootstrap_mean(hits, groups), "per_class": per_class}
 

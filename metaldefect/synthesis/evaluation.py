@@ -17,6 +17,8 @@ from metaldefect.metrics.blocks import block_ratio, block_ratio_interval
 from metaldefect.metrics.bootstrap import ratio_interval, ratio_of_means
 from metaldefect.metrics.features import features_of_files
 from metaldefect.metrics.generation_suite import Labelled
+from metaldefect.metrics.judge import LabelledImages, judge_metrics, train_judge
+from metaldefect.metrics.judge_config import JudgeSettings
 from metaldefect.metrics.seams import border_gradient
 from metaldefect.synthesis.drawing import through_tokenizer
 from metaldefect.synthesis.inpainting import Mask
@@ -63,6 +65,43 @@ def drawn_images(folder: Path, size: int) -> Labelled:
     table = pd.read_parquet(folder / "samples.parquet")
     features = features_of_files([folder / path for path in table["path"]], size, "drawn images")
     return Labelled.ungrouped(features, table["label"].to_numpy(str))
+
+
+def judge_drawn_images(merged: Path, folder: Path, settings: JudgeSettings, seed: int) -> dict[str, Any]:
+    """What a classifier that had no part in selecting them says about the drawn images in a folder.
+
+    It learns from the merged dataset's training images; validation images end its training.
+
+    Args:
+        merged: folder of the merged dataset.
+        folder: holds `samples.parquet` and the drawn images.
+        settings: how to train the judge.
+        seed: of its training.
+
+    Returns:
+        See `judge_metrics`; with a single class only `judge`, which says so.
+    """
+
+    def labelled(rows: pd.DataFrame, root: Path, what: str) -> LabelledImages:
+        images = load_images(root, rows, settings.image_size, what)
+        sources = rows["source"].to_numpy(str)
+        return LabelledImages(images, rows["label"].to_numpy(str), sources, rows["scene"].to_numpy())
+
+    train = spread_over_classes(split_rows(merged, "train"), settings.train_images)
+    if train["label"].nunique() < 2:
+        return {"judge": {"left_out": "there is only one class"}}
+    validation = split_rows(merged, "validation")
+    validation = validation[validation["label"].isin(train["label"])]
+    judge = train_judge(
+        labelled(train, merged, "judge's training images"),
+        labelled(validation, merged, "judge's validation images"),
+        settings,
+        seed,
+    )
+    drawn = pd.read_parquet(folder / "samples.parquet")
+    drawn = drawn.assign(source="drawn", scene=np.arange(len(drawn)))  # drawn images are independent
+    test = labelled(split_rows(merged, "test"), merged, "test images")
+    return judge_metrics(judge, test, labelled(drawn, folder, "drawn images"))
 
 
 def block_ratios(folder: Path, size: int, cell: int) -> dict[str, Any]:

@@ -24,6 +24,9 @@ METRICS = {
         "masked_ce": 4.5, "ce_wrong_minus_true": 0.5, "interval_95": {"ce_wrong_minus_true": [0.25, 0.75]},
     },
     "evaluate_synthesis": {
+        "judge_accuracy_on_real": {"mean": 0.5, "low": 0.25, "high": 0.75, "per_class": {"a": 0.5}},
+        "class_agreement_independent": {"mean": 0.5, "low": 0.25, "high": 0.75, "per_class": {"a": 0.5}},
+        "class_agreement_independent_lowest": 0.5,
         "class_agreement": {"mean": 0.5, "low": 0.25, "high": 0.75, "per_class": {"a": 0.5}},
         "cas": {"ratio": 0.5, "interval_95": {"ratio": [0.25, 0.75]}},
         "kid": {"ratio": 1.5},
@@ -51,14 +54,8 @@ def test_figures_come_with_their_intervals_wherever_these_stand(tmp_path: Path) 
     figures, metrics = collect(tmp_path)
     assert list(figures) == list(FIGURES)
     interval = Interval(value=0.5, low=0.25, high=0.75)
-    for name in (
-        "ssim",
-        "ssim_gain",
-        "ce_wrong_minus_true",
-        "class_agreement",
-        "cas_ratio",
-        "insertion_realism_auroc",
-    ):
+    judged = ("class_agreement", "class_agreement_independent", "judge_accuracy_on_real", "cas_ratio")
+    for name in ("ssim", "ssim_gain", "ce_wrong_minus_true", "insertion_realism_auroc", *judged):
         assert figures[name] == interval, name
     assert figures["image_auroc"] == Interval(value=1.0, low=0.75, high=1.0)
     assert figures["kid_ratio"] == 1.5

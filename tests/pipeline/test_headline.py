@@ -27,8 +27,10 @@ def test_numbers_lose_their_intervals_and_missing_ones_are_left_out(tmp_path: Pa
         json.dumps({"after": {"ssim": {"mean": 0.5, "low": 0.4, "high": 0.6}}})
     )
     agreement = {"mean": 0.7, "low": 0.6, "high": 0.8, "per_class": {"crazing": 1.0}}
-    (tmp_path / "metrics/evaluate_synthesis.json").write_text(json.dumps({"class_agreement": agreement}))
-    assert headline_metrics(tmp_path) == {"images": 12, "ssim": 0.5, "class_agreement": 0.7}
+    (tmp_path / "metrics/evaluate_synthesis.json").write_text(
+        json.dumps({"class_agreement_independent": agreement})
+    )
+    assert headline_metrics(tmp_path) == {"images": 12, "ssim": 0.5, "class_agreement_independent": 0.7}
 
 
 def test_every_headline_metric_but_counts_has_a_direction() -> None:

@@ -117,6 +117,7 @@ def test_sampling_settings_draw_again_and_train_nothing_again(
         "evaluate_maskgit.curve_points",
         "evaluate_maskgit.curve_images",
         "evaluate_synthesis.border_images",
+        "evaluate_synthesis.judge.steps",
         "evaluate_synthesis.realism_defects",
         "evaluate_efficientad.bootstrap_samples",
         "evaluate_openvino.latency_frames",

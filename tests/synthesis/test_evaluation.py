@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 
 from metaldefect.images import U8, write_png
-from metaldefect.synthesis.evaluation import block_ratios, real_border_gradients, seam_metrics
+from metaldefect.metrics.judge_config import JudgeSettings
+from metaldefect.synthesis.evaluation import (
+    block_ratios,
+    judge_drawn_images,
+    real_border_gradients,
+    seam_metrics,
+)
 from metaldefect.synthesis.insertion_set import InsertedImage
 
 SIDE = 24
@@ -111,3 +117,35 @@ def test_block_ratios_of_drawn_images_name_the_worst_class(tmp_path: Path) -> No
     assert found["per_class"]["smooth"] == pytest.approx(1.0, abs=0.05)
     assert found["highest"] == found["per_class"]["blocky"] > 2
     assert found["low"] < found["mean"] < found["high"]
+
+
+def test_drawn_images_are_judged_by_a_network_that_learnt_from_real_training_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the judge shares no features with the selection")
+
+    monkeypatch.setattr("metaldefect.backbones.pooled_features", refuse)
+    monkeypatch.setattr("metaldefect.synthesis.evaluation.pooled_features", refuse)
+    rng = np.random.default_rng(0)
+
+    def write(folder: Path, splits: dict[str, int], swapped: bool = False) -> None:
+        rows = []
+        for split, count in splits.items():
+            for label in ("coarse", "fine"):
+                cell = 8 if (label == "coarse") != swapped else 1
+                for number in range(count):
+                    noise = rng.integers(90, 160, (32 // cell, 32 // cell)).astype(np.uint8)
+                    path, key = f"images/{split}{label}{number}.png", f"{split}{label}{number}"
+                    write_png(folder / path, noise.repeat(cell, axis=0).repeat(cell, axis=1))
+                    rows.append((path, label, split, "s", key, key, key))
+        columns = ["path", "label", "split", "source", "group", "scene", "sha256"]
+        pd.DataFrame(rows, columns=columns).to_parquet(folder / "samples.parquet")
+
+    write(tmp_path / "merged", {"train": 20, "validation": 3, "test": 6})
+    settings = JudgeSettings(image_size=32, steps=30, batch_size=8, warmup_steps=2, check_steps=10)
+    for swapped, agreement in ((False, 1.0), (True, 0.0)):
+        write(tmp_path / str(swapped), {"drawn": 5}, swapped)
+        found = judge_drawn_images(tmp_path / "merged", tmp_path / str(swapped), settings, seed=0)
+        assert found["judge_accuracy_on_real"]["mean"] == 1.0
+        assert found["class_agreement_independent"]["mean"] == agreement
