@@ -66,6 +66,7 @@ def train(
     ] = None,
     root: Annotated[Path | None, option("Folder of the dataset.")] = None,
     adapter: Annotated[str | None, option("Layout of the dataset, such as mvtec_ad or folder.")] = None,
+    max_rejected: Annotated[int | None, option("Unusable files that may be left out.")] = None,
     model: Annotated[Size | None, option("Size of the network.")] = None,
     teacher: Annotated[str | None, option("`shipped`, or a file of teacher weights.")] = None,
     image_size: Annotated[int | None, option("Side of the square that images are resized to, px.")] = None,
@@ -124,7 +125,7 @@ def infer(
 
     detector = load_model(model, precision)
     if image is not None:
-        frames = frames_of(image)
+        frames = frames_of(image, detector.levels)
     else:
         assert synthetic is not None
         frames = synthetic_frames(synthetic, detector.image_size, seed)

@@ -19,6 +19,16 @@ class UserError(Exception):
     """
 
 
+class RejectedFileError(UserError):
+    """A file is unusable; the message holds only the reason, not the path."""
+
+
+def printable(text: str) -> str:
+    """Escape line breaks, other control characters and bytes that are not UTF-8, as in `\\n` or `\\xbb`."""
+    readable = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in readable)
+
+
 @contextmanager
 def exit_on_user_error(program: str) -> Iterator[None]:
     """On a `UserError`, print `program: message` and exit with code 1.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError, printable
+from metaldefect.image_files import Levels, read_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -19,39 +20,45 @@ if TYPE_CHECKING:
 
 U8 = NDArray[np.uint8]
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-
 
 class UnreadableImageError(UserError):
     """An image that cannot be decoded; the message names the file and the reason."""
 
 
-def read_grey(path: Path | str, size: int | tuple[int, int] | None = None) -> U8:
-    """Read an image as grey levels, `uint8 [H, W]`, after applying its EXIF orientation.
+def read_grey(
+    path: Path | str, size: int | tuple[int, int] | None = None, levels: Levels | None = None
+) -> U8:
+    """Read an image as grey levels, `uint8 [H, W]`, by the rules of `metaldefect.image_files`.
 
     Args:
-        path: image file; any mode Pillow converts to `L`.
+        path: image file.
         size: side of the square, or `(height, width)`, to resize to (antialiased bilinear).
+        levels: how to read images with more than 8 bits per pixel; None refuses them.
 
     Raises:
-        UnreadableImageError: the file cannot be decoded.
+        UnreadableImageError: the file cannot be decoded, or the rules refuse it.
     """
-    try:
-        with Image.open(path) as image:
-            grey = ImageOps.exif_transpose(image).convert("L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
-    return resize(np.asarray(grey), size) if size is not None else np.asarray(grey)
+    return resized(read_file(path, colour=False, levels=levels), size)
 
 
 def read_rgb(path: Path | str, size: int | tuple[int, int] | None = None) -> U8:
     """Read an image as colour, `uint8 [H, W, 3]`; arguments and errors as for `read_grey`."""
+    return resized(read_file(path, colour=True, levels=None), size)
+
+
+def read_file(path: Path | str, *, colour: bool, levels: Levels | None) -> U8:
+    """`read_pixels`, with an error that names the file."""
     try:
-        with Image.open(path) as image:
-            colour = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
-    return resize(colour, size) if size is not None else colour
+        return read_pixels(path, colour=colour, levels=levels)
+    except RejectedFileError as error:
+        raise UnreadableImageError(f"{printable(str(path))}: {error}") from error
+    except OSError as error:
+        raise UnreadableImageError(f"{printable(str(path))}: {error.strerror}") from error
+
+
+def resized(image: U8, size: int | tuple[int, int] | None) -> U8:
+    """`resize`, unless `size` is None."""
+    return image if size is None else resize(image, size)
 
 
 def resize(image: U8, size: int | tuple[int, int], *, nearest: bool = False) -> U8:

@@ -25,6 +25,7 @@ from metaldefect.config import Config
 from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, TrainingSettings
 from metaldefect.efficientad.distillation_config import DistillationSettings
 from metaldefect.errors import UserError
+from metaldefect.image_files import LevelsSetting
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.training_config import RecipeSettings, RecipeTrainingSettings
 from metaldefect.metrics.judge_config import JudgeSettings
@@ -55,11 +56,13 @@ class DatasetParams(Config):
     labels: dict[str, str] | None = None
     ignore: list[str] = Field(default=[])
     name: str | None = None
+    levels: LevelsSetting | None = None
 
 
 class InspectionParams(Config):
     adapter: str
     root: str
+    levels: LevelsSetting | None
 
 
 class Split(Config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaldefect.artifacts import write_json
+from metaldefect.image_files import Levels
 from metaldefect.ingest.merge import DatasetSpec, InspectionSpec, MergeOptions, merge_datasets
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -25,6 +26,7 @@ def main(params: Params, run: StageRun) -> None:
             splits=dataset.splits,
             ignore=dataset.ignore,
             name=dataset.name,
+            levels=Levels.of_setting(dataset.levels),
         )
         for dataset in merge.datasets
     ]
@@ -39,9 +41,15 @@ def main(params: Params, run: StageRun) -> None:
         max_rejected=merge.max_rejected,
         expected_counts=merge.expected_counts,
     )
-    inspection = InspectionSpec(merge.inspection.adapter, root / merge.inspection.root)
+    inspection = InspectionSpec(
+        merge.inspection.adapter,
+        root / merge.inspection.root,
+        Levels.of_setting(merge.inspection.levels),
+    )
     result = merge_datasets(datasets, inspection, OUTPUT, REPORTS, options)
 
+    for note in result.inspection.notes:
+        print(f"note: {note}")
     write_json(METRICS, result.summary)
     run.log_metrics(result.summary)
     for report in sorted(REPORTS.iterdir()):

@@ -27,8 +27,9 @@ METRICS = Path("metrics/train_efficientad.json")
 def main(params: Params, run: StageRun) -> None:
     """Write the trained but uncalibrated networks and their training losses."""
     section = params.train_efficientad
+    provider = RealDatasetProvider(INSPECTION)
     images = training_images(
-        RealDatasetProvider(INSPECTION),
+        provider,
         section.image_size,
         section.penalty,
         section.natural,
@@ -39,7 +40,11 @@ def main(params: Params, run: StageRun) -> None:
     trained = train(teacher, images, config, run.checkpoint_directory)
     with atomic_directory(OUTPUT) as folder:
         networks = NetworkConfig(
-            teacher.size, section.padding, section.image_size, count_include_pad=teacher.count_include_pad
+            teacher.size,
+            section.padding,
+            section.image_size,
+            count_include_pad=teacher.count_include_pad,
+            levels=provider.levels,
         )
         save_detector(
             folder, trained.model, networks, config.model_dump() | {"penalty_source": images.penalty_source}

@@ -26,7 +26,8 @@ from metaldefect.efficientad.teacher_weights import (
 )
 from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name, set_threads
-from metaldefect.images import IMAGE_SUFFIXES, read_grey
+from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
+from metaldefect.images import read_grey
 from metaldefect.ingest.natural import natural_photographs, natural_source
 from metaldefect.ingest.samples import TABLE_NAME, read_table
 from metaldefect.training.data import LazyImages
@@ -51,7 +52,10 @@ def metal_images(folders: Sequence[Path], size: int) -> LazyImages:
                 path
                 for path in Path(folder).rglob("*")
                 if path.suffix.lower() in IMAGE_SUFFIXES
-                and not any("ground" in part.lower() for part in path.parts)
+                and not any(
+                    "ground" in part.lower() or is_hidden_name(part)
+                    for part in path.relative_to(folder).parts
+                )
                 and not (path.suffix.lower() == ".png" and path.with_suffix(".jpg").exists())
             )
         )

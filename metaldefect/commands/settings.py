@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from metaldefect.config import Config
 from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, Size, TrainingConfig
 from metaldefect.errors import UserError
+from metaldefect.image_files import LevelsSetting
 from metaldefect.maskgit.sampling_config import DrawingSettings
 from metaldefect.procedural.textures import Finish
 from metaldefect.synthesis.config import InsertionSettings
@@ -44,6 +45,8 @@ class TrainSettings(TrainingConfig, ImageSettings, CalibrationSettings):
     source: Literal["real", "synthetic", "generated"]
     root: Path | None = None
     adapter: str = "mvtec_ad"
+    levels: LevelsSetting | None = None
+    max_rejected: NonNegativeInt = 0
     synthetic: SyntheticSettings = SyntheticSettings()
     generated: GeneratedSettings = GeneratedSettings()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from metaldefect.artifacts import atomic_directory
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
 from metaldefect.errors import UserError
+from metaldefect.image_files import Levels
 from metaldefect.ingest.inspection import build_inspection
 from metaldefect.inspection.layout import SCENES
 from metaldefect.inspection.provider import (
@@ -45,7 +46,14 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
             counts.finish,
         )
     assert settings.root is not None
-    root = prepared_folder(settings.adapter, settings.root, settings.seed, work)
+    root = prepared_folder(
+        settings.adapter,
+        settings.root,
+        settings.seed,
+        work,
+        Levels.of_setting(settings.levels),
+        settings.max_rejected,
+    )
     real = RealDatasetProvider(root)
     if settings.source == "real":
         return real
@@ -62,26 +70,35 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
     return GeneratedDatasetProvider(root, inserted)
 
 
-def prepared_folder(adapter: str, root: Path, seed: int, work: Path) -> Path:
+def prepared_folder(
+    adapter: str, root: Path, seed: int, work: Path, levels: Levels | None = None, max_rejected: int = 0
+) -> Path:
     """Return a folder with splits and scenes: `root` if it is prepared already, else a new one in `work`.
 
     Prepares the dataset again on every call, because its images may have changed since a killed run.
 
     Raises:
-        UserError: `build_inspection` raises it or rejects a file.
+        UserError: `build_inspection` raises it or rejects more than `max_rejected` files.
     """
     if (root / SCENES).is_file():
         return root
     folder = work / "inspection"
     with atomic_directory(folder) as partial:
-        counts, rejected = build_inspection(adapter, root, partial, seed)
+        counts, rejected = build_inspection(adapter, root, partial, seed, levels=levels)
+        lines = "\n".join(f"  {file.path}: {file.reason}" for file in rejected)
+        if len(rejected) > max_rejected:
+            raise UserError(
+                f"{root}: {len(rejected)} file(s) cannot be used and max_rejected is {max_rejected};"
+                f" repair or remove them:\n{lines}"
+            )
         if rejected:
-            lines = "\n".join(f"  {file.path}: {file.reason}" for file in rejected)
-            raise UserError(f"{root}: {len(rejected)} unusable files; repair or remove them:\n{lines}")
+            print(f"left out, because they cannot be used:\n{lines}")
     print(
         f"{root}: {counts.train} train, {counts.validation} validation, {counts.canvas} canvases,"
-        f" test {counts.test}"
+        f" test {counts.test}, {counts.without_mask} defects without a mask"
     )
+    for note in counts.notes:
+        print(f"note: {note}")
     return folder
 
 

@@ -24,6 +24,7 @@ from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.efficientad.training_sets import training_images
 from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads, use_device
+from metaldefect.image_files import Levels
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import DatasetProvider
 
@@ -63,7 +64,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         print(f"not measured: {names}: {reason}")
     with atomic_directory(settings.output) as folder:
         record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source}
-        config = detector_config(settings, teacher, calibration)
+        config = detector_config(settings, teacher, calibration, provider.levels)
         save_detector(folder, trained.model, config, record, calibration.record)
         write_json(folder / METRICS, metrics)
         write_json(folder / "losses.json", trained.history)
@@ -115,11 +116,18 @@ def calibrate_detector(settings: TrainSettings, model: EfficientAD, provider: Da
 
 
 def detector_config(
-    settings: TrainSettings, teacher: PatchDescriptionNetwork, calibration: Calibration
+    settings: TrainSettings,
+    teacher: PatchDescriptionNetwork,
+    calibration: Calibration,
+    levels: Levels | None = None,
 ) -> DetectorConfig:
     """The configuration that is saved with the detector and needed to use it."""
     networks = NetworkConfig(
-        teacher.size, settings.padding, settings.image_size, count_include_pad=teacher.count_include_pad
+        teacher.size,
+        settings.padding,
+        settings.image_size,
+        count_include_pad=teacher.count_include_pad,
+        levels=levels,
     )
     return calibrated(networks, calibration, settings.threshold_quantile)
 

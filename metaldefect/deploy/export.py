@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def write_metadata(folder: Path, config: DetectorConfig, thresholds: dict[str, f
                 "score": "f32 [1], the map's maximum",
             },
             "preprocessing": "inside the graph",
+            # Above 8 bits, grey = 255 (level - low) / (high - low); null: no such image was trained on
+            "levels": config.levels and asdict(config.levels),
             "precisions": list(PRECISIONS),
             "thresholds": thresholds,
             "threshold_source": config.threshold_source,

@@ -16,6 +16,7 @@ from metaldefect.deploy.export import METADATA, graph_file
 from metaldefect.deploy.graph import INPUT, OUTPUTS
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.errors import UserError
+from metaldefect.image_files import Levels
 from metaldefect.images import U8, resize
 
 HEAT = "inferno"
@@ -40,8 +41,16 @@ class Detection:
 class Detector:
     """A compiled detector that scores one frame at a time; create it with `Detector.load`."""
 
-    def __init__(self, compiled: Any, image_size: int, threshold: float, precision: str) -> None:
+    def __init__(
+        self,
+        compiled: Any,
+        image_size: int,
+        threshold: float,
+        precision: str,
+        levels: Levels | None = None,
+    ) -> None:
         self.request = compiled.create_infer_request()
+        self.levels = levels  # how files with more than 8 bits are read
         self.image_size, self.threshold, self.precision = image_size, threshold, precision
 
     @classmethod
@@ -59,7 +68,9 @@ class Detector:
         if not path.is_file() or precision not in metadata["thresholds"]:
             raise UserError(f"{folder} has no {precision} graph, only {metadata['precisions']}")
         compiled = compile_graph(path, precision)
-        return cls(compiled, int(metadata["image_size"]), float(metadata["thresholds"][precision]), precision)
+        stored = metadata.get("levels")  # bundles from before 16-bit images have none
+        threshold = float(metadata["thresholds"][precision])
+        return cls(compiled, int(metadata["image_size"]), threshold, precision, stored and Levels(**stored))
 
     def infer(self, image: U8) -> Detection:
         """Score a grey image `uint8 [H, W]` of any size.

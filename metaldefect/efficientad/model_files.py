@@ -16,6 +16,7 @@ from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.torch_model import EfficientAD, check_image_size
 from metaldefect.errors import UserError
 from metaldefect.hardware import device
+from metaldefect.image_files import Levels
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -31,12 +32,14 @@ class NetworkConfig:
         padding: whether the PDNs are padded.
         image_size: side of the square that images are resized to (antialiased bilinear).
         count_include_pad: how the PDNs pool at the border: the same as in the teacher's training.
+        levels: how images with more than 8 bits are read; None: the training had none, so they are refused.
     """
 
     size: Size
     padding: bool
     image_size: int
     count_include_pad: bool = field(default=True, kw_only=True)
+    levels: Levels | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float)
         quantile,
         f"{chosen['method']}, {chosen['normals']} images",
         count_include_pad=config.count_include_pad,
+        levels=config.levels,
     )
 
 
@@ -149,7 +153,9 @@ def load(folder: Path, kind: type[Config]) -> tuple[EfficientAD, Config]:
     """Load networks in evaluation mode and their configuration of type `kind`."""
     content = read_json(folder / CONFIG)
     try:
-        config = kind(**{field.name: content[field.name] for field in fields(kind)})
+        stored = content.get("levels")  # models from before 16-bit images have none
+        values = {field.name: content[field.name] for field in fields(kind) if field.name != "levels"}
+        config = kind(**values, levels=stored and Levels(**stored))
         sha256 = content["sha256"]
     except KeyError as error:
         raise UserError(

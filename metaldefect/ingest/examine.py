@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.image_files import Levels, read_mask, read_pixels
 from metaldefect.images import resize
-from metaldefect.ingest.adapters import DatasetFiles, RawSample, Rejected, RejectedFileError, read_dataset
-from metaldefect.ingest.adapters.files import read_image, read_mask
+from metaldefect.ingest.adapters import DatasetFiles, RawSample, Rejected, read_dataset
+from metaldefect.ingest.adapters.voc import check_boxes
 from metaldefect.ingest.groups import Fingerprint, fingerprint
+from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.shortcut import GreyStatistics, grey_statistics
 from metaldefect.inspection.layout import GOOD
@@ -29,6 +31,7 @@ class DatasetSpec:
         splits: publisher's splits to use; None uses all images.
         ignore: labels whose images are skipped.
         name: its name in the sample table; None uses the adapter's.
+        levels: how images with more than 8 bits are read; None: by their bit depth (see `find_levels`).
     """
 
     adapter: str
@@ -37,6 +40,7 @@ class DatasetSpec:
     splits: Sequence[str] | None = None
     ignore: Sequence[str] = ()
     name: str | None = None
+    levels: Levels | None = None
 
     @property
     def source(self) -> str:
@@ -46,7 +50,10 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Examined:
-    """A raw image with its class, hashes and statistics; `shape` is the source's (height, width)."""
+    """A raw image with its class, hashes and statistics.
+
+    `shape` is the source's (height, width), upright; `levels` are its dataset's.
+    """
 
     raw: RawSample
     label: str
@@ -55,6 +62,7 @@ class Examined:
     shape: tuple[int, ...]
     fingerprint: Fingerprint
     statistics: GreyStatistics
+    levels: Levels | None = None
 
 
 def examine_dataset(
@@ -76,10 +84,11 @@ def examine_dataset(
     samples, files = read_dataset(spec.adapter, spec.root, spec.source)
     labels = label_map(samples, spec, classes)
     chosen = choose(samples, spec, labels)
+    levels = spec.levels or find_levels([raw.path for raw in samples])
 
     def examine(raw: RawSample) -> Examined | RejectedFileError:
         try:
-            return examine_image(raw, labels[raw.source_label], files, image_size)
+            return examine_image(raw, labels[raw.source_label], files, image_size, levels)
         except RejectedFileError as error:
             return error
 
@@ -92,27 +101,36 @@ def examine_dataset(
     return examined, files.rejected
 
 
-def examine_image(raw: RawSample, label: str, files: DatasetFiles, image_size: int) -> Examined:
+def examine_image(
+    raw: RawSample, label: str, files: DatasetFiles, image_size: int, levels: Levels | None
+) -> Examined:
     """Decode one image and its mask strictly, and measure the image.
 
     Raises:
         RejectedFileError: the image or its mask is unusable.
     """
-    original = read_image(raw.path)
+    original = read_pixels(raw.path, levels=levels)
+    shape = (original.shape[0], original.shape[1])
     if isinstance(raw.mask, Path):
         try:
-            read_mask(raw.mask, original.shape)
+            read_mask(raw.mask, shape, raw.path)
         except RejectedFileError as error:
             raise RejectedFileError(f"its mask {files.relative(raw.mask)}: {error}") from error
+    try:
+        check_boxes(raw.boxes, shape[1], shape[0])
+    except RejectedFileError as error:
+        files.reject(raw.path, f"its boxes are left out: {error}")
+        raw = replace(raw, boxes=())
     image = resize(original, image_size)
     return Examined(
         raw=raw,
         label=label,
         source_path=files.relative(raw.path),
         source_sha256=hashlib.sha256(raw.path.read_bytes()).hexdigest(),
-        shape=original.shape,
+        shape=shape,
         fingerprint=fingerprint(image),
         statistics=grey_statistics(image),
+        levels=levels,
     )
 
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from metaldefect.artifacts import sha256_file
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError, printable
+from metaldefect.image_files import Levels, read_mask, read_pixels
 from metaldefect.images import U8, resize, write_png
 from metaldefect.ingest.adapters import (
     DatasetFiles,
     RawSample,
     Rejected,
-    RejectedFileError,
     RunLengths,
     read_dataset,
 )
-from metaldefect.ingest.adapters.files import draw_runs, read_image, read_mask
+from metaldefect.ingest.adapters.files import draw_runs
 from metaldefect.ingest.groups import Fingerprint, fingerprint, first_of_each, near_duplicate_pairs
+from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.samples import unique_names
 from metaldefect.ingest.splits import assign_splits, position
-from metaldefect.inspection.layout import CANVAS, GOOD, mask_path, write_scenes
+from metaldefect.inspection.layout import CANVAS, GOOD, mask_path, write_levels, write_scenes
 
 # Shares of all normal images if the publisher has no split; shares of train if only one split is missing.
 VALIDATION_SHARE = 0.1
@@ -74,7 +77,12 @@ class Fingerprinted:
 
 
 def build_inspection(
-    adapter: str, root: Path, output: Path, seed: int, trained_on: Set[str] = frozenset()
+    adapter: str,
+    root: Path,
+    output: Path,
+    seed: int,
+    trained_on: Set[str] = frozenset(),
+    levels: Levels | None = None,
 ) -> tuple[InspectionCounts, list[Rejected]]:
     """Write a dataset in the layout of `metaldefect.inspection.layout`, at its original resolution.
 
@@ -92,6 +100,8 @@ def build_inspection(
         output: folder to write to, created if missing.
         seed: determines the split.
         trained_on: SHA-256 of files that models learn from; such defects are no fair test and are left out.
+        levels: how images with more than 8 bits are read; None: by their bit depth (see `find_levels`).
+            The folder records them, for the detector to read the line's images alike.
 
     Returns:
         The counts of what was written, and the rejected files.
@@ -100,22 +110,25 @@ def build_inspection(
         UserError: `read_dataset` raises it, or the training normals show only one scene.
     """
     samples, files = read_dataset(adapter, root)
-    normals = take_fingerprints([raw for raw in samples if raw.is_normal], files, "read normal images")
+    levels = levels or find_levels([raw.path for raw in samples])
+    normal = [raw for raw in samples if raw.is_normal]
+    normals = take_fingerprints(normal, files, levels, "read normal images")
     if not normals:
         raise UserError(f"{root} holds no normal images: the detector trains only on those")
-    found = take_fingerprints([raw for raw in samples if not raw.is_normal], files, "read defects")
+    defective = [raw for raw in samples if not raw.is_normal]
+    found = take_fingerprints(defective, files, levels, "read defects")
     defects = [item for item in found if item.content not in trained_on]
     scenes = scenes_of(normals)
     splits, across = split_normals([item.raw.source_split for item in normals], scenes, seed)
     jobs = [(item.raw, split, GOOD) for item, split in zip(normals, splits, strict=True)]
     jobs += [(item.raw, "test", label_folder(item.raw.source_label)) for item in defects]
     scenes += scenes_of(defects)
-    names = unique_stems(jobs, files)
+    names = names_of(jobs, files)
 
     def write_one(index: int) -> RejectedFileError | MaskState:
         raw, split, kind = jobs[index]
         try:
-            return write_inspection_image(raw, output, split, kind, names[index])
+            return write_inspection_image(raw, output, split, kind, names[index], levels)
         except RejectedFileError as error:
             return error
 
@@ -130,6 +143,7 @@ def build_inspection(
         if kind != GOOD:
             masks[result].append(f"{kind}/{names[index]}")
     write_scenes(output, written)
+    write_levels(output, levels)
     counts = Counter(path.rpartition("/")[0] for path in written)
     kinds = {folder.partition("/")[2]: n for folder, n in sorted(counts.items()) if folder[:5] == "test/"}
     summary = InspectionCounts(
@@ -147,13 +161,13 @@ def build_inspection(
 
 
 def take_fingerprints(
-    samples: Sequence[RawSample], files: DatasetFiles, description: str
+    samples: Sequence[RawSample], files: DatasetFiles, levels: Levels | None, description: str
 ) -> list[Fingerprinted]:
     """Fingerprint every image; unusable files are recorded in `files.rejected` and left out."""
 
     def examine(raw: RawSample) -> Fingerprinted | RejectedFileError:
         try:
-            square = resize(read_image(raw.path), COMPARED_SIDE)
+            square = resize(read_pixels(raw.path, levels=levels), COMPARED_SIDE)
         except RejectedFileError as error:
             return error
         return Fingerprinted(raw, fingerprint(square), sha256_file(raw.path))
@@ -252,13 +266,15 @@ def lowest(places: Mapping[str, float], share: float, at_least: int) -> set[str]
     return set(ranked[: max(at_least, min(below, len(ranked) - 1))])
 
 
-def write_inspection_image(raw: RawSample, output: Path, split: str, kind: str, name: str) -> MaskState:
+def write_inspection_image(
+    raw: RawSample, output: Path, split: str, kind: str, name: str, levels: Levels | None
+) -> MaskState:
     """Write one image, and its mask if it shows a defect; return what that mask shows.
 
     Raises:
         RejectedFileError: the image or its mask is unusable, or the mask of a good image marks a defect.
     """
-    image = read_image(raw.path)
+    image = read_pixels(raw.path, levels=levels)
     mask = known_mask(raw, image.shape)
     if kind == GOOD and mask is not None and mask.any():
         raise RejectedFileError("its label says good, but its mask marks a defect: correct one of the two")
@@ -281,22 +297,20 @@ def known_mask(raw: RawSample, size: tuple[int, ...]) -> U8 | None:
     if isinstance(raw.mask, RunLengths):
         return draw_runs(raw.mask, (height, width))
     try:
-        return read_mask(raw.mask, (height, width))
+        return read_mask(raw.mask, (height, width), raw.path)
     except RejectedFileError as error:
         raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
 
 
 def label_folder(label: str) -> str:
     """Turn a label into a folder name in MVTec's style: lower case with underscores."""
-    return label.strip().replace(" ", "_").replace("/", "_").lower()
+    return re.sub(r"[ /\\\\]", "_", printable(label.strip())).lower()
 
 
-def unique_stems(jobs: Sequence[tuple[RawSample, str, str]], files: DatasetFiles) -> list[str]:
-    """Name each image by its file stem; stems that collide get their source folder as prefix."""
-    plain = [(split, kind, raw.path.stem.lower()) for raw, split, kind in jobs]
-    counts = Counter(plain)
-    stems = []
-    for (raw, _, _), key in zip(jobs, plain, strict=True):
-        parent = PurePosixPath(files.relative(raw.path)).parent.as_posix().replace("/", "_")
-        stems.append(raw.path.stem if counts[key] == 1 else f"{parent}_{raw.path.stem}".replace(" ", "_"))
-    return stems
+def names_of(jobs: Sequence[tuple[RawSample, str, str]], files: DatasetFiles) -> list[str]:
+    """Name each image by its file stem; stems that collide get a hash of the path in the source."""
+    names = unique_names(
+        [f"{split}/{kind.encode().hex()}/{raw.path.stem}" for raw, split, kind in jobs],
+        [files.relative(raw.path) for raw, _, _ in jobs],
+    )
+    return [name.rpartition("/")[2] for name in names]

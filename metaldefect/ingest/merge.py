@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, atomic_file
 from metaldefect.errors import UserError
+from metaldefect.image_files import Levels, read_mask, read_pixels
 from metaldefect.images import U8, resize, write_png
 from metaldefect.ingest.adapters import Rejected, RunLengths
-from metaldefect.ingest.adapters.files import draw_runs, read_image, read_mask
+from metaldefect.ingest.adapters.files import draw_runs
 from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
 from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, near_duplicate_pairs, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.samples import TABLE_NAME, counts_of, write_image_file, write_table
+from metaldefect.ingest.samples import TABLE_NAME, counts_of, unique_names, write_image_file, write_table
 from metaldefect.ingest.shortcut import Tone, grey_statistics, source_shortcut, source_tones
 from metaldefect.ingest.splits import across_splits, assign_splits, sampling_weights
 
@@ -34,10 +34,11 @@ PAIR_COLUMNS = ["first", "second", "symmetry", "distance", "correlation", "detai
 
 @dataclass(frozen=True)
 class InspectionSpec:
-    """Which dataset the detector uses: an adapter's name and the dataset's folder."""
+    """Which dataset the detector uses: an adapter's name, the folder, and levels as in `DatasetSpec`."""
 
     adapter: str
     root: Path
+    levels: Levels | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,12 @@ def merge_datasets(
         placed, moved = place(examined, pairs, options)
         trained_on = {place.item.source_sha256 for place in placed if place.split != "test"}
         counts, refused = build_inspection(
-            inspection.adapter, inspection.root, folder / "inspection", options.seed, trained_on
+            inspection.adapter,
+            inspection.root,
+            folder / "inspection",
+            options.seed,
+            trained_on,
+            inspection.levels,
         )
         rejected += [file for file in refused if file not in rejected]
         write_rejected(reports / "rejected.csv", rejected)
@@ -164,6 +170,7 @@ def merge_datasets(
         "dropped_duplicates": len(examined) - len(table),
         "moved_scenes": len(moved),
         "rejected": len(rejected),
+        "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
         "boxes_of_another_class": count_foreign_boxes(placed),
         "source_shortcut": source_shortcut(table, statistics),
     }
@@ -204,21 +211,23 @@ def place(
     scenes = [examined[scene[n]].source_sha256[:16] for n in kept]
     labels = [item.label for item in items]
     splits, moved = assign_splits(scenes, labels, options.seed, options.validation, options.test)
-    placed = map(Placed, items, unique_names(items), groups, scenes, splits)
+    placed = map(Placed, items, names_of(items), groups, scenes, splits)
     return sorted(placed, key=lambda place: place.name), moved
 
 
-def unique_names(items: Sequence[Examined]) -> list[str]:
-    """Name each image `<label>/<source>_<stem>`; equal names get a hash of the path appended."""
-    plain = [f"{item.label}/{item.raw.source}_{PurePosixPath(item.source_path).stem}" for item in items]
-    # Case-insensitive file systems treat x.png and X.png as one file
-    counts = Counter(name.lower() for name in plain)
-    return [
-        name
-        if counts[name.lower()] == 1
-        else f"{name}-{hashlib.sha256(item.source_path.encode()).hexdigest()[:8]}"
-        for name, item in zip(plain, items, strict=True)
-    ]
+def names_of(items: Sequence[Examined]) -> list[str]:
+    """Name each image `<label>/<source>_<stem>`, unique also for file systems that ignore case."""
+    plain = [f"{item.raw.source}_{item.raw.path.stem}" for item in items]
+    names = unique_names(
+        [f"{label_key(item.label)}/{name}" for item, name in zip(items, plain, strict=True)],
+        [f"{item.raw.source}/{item.source_path}" for item in items],
+    )
+    return [f"{item.label}/{name.rpartition('/')[2]}" for item, name in zip(items, names, strict=True)]
+
+
+def label_key(label: str) -> str:
+    """A label without characters that `unique_names` would replace; different labels stay different."""
+    return label.encode().hex()
 
 
 def write_images(
@@ -246,7 +255,7 @@ def write_image(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Write one image and its mask; return its row of the sample table and its grey statistics."""
     item, raw = place.item, place.item.raw
-    image = resize(read_image(raw.path), side)
+    image = resize(read_pixels(raw.path, levels=item.levels), side)
     if tone:
         image = tone.apply(image)
     path = f"images/{place.name}.png"
@@ -347,6 +356,7 @@ def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: Validat
         },
         "groups": len(sizes),
         "groups_of_several": int((sizes > 1).sum()),
+        "groups_of_several_classes": int((table.groupby("group")["label"].nunique() > 1).sum()),
         "groups_across_splits": across_splits(table, "group"),
         "scenes": table["scene"].nunique(),
         "scenes_across_splits": across_splits(table, "scene"),

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from metaldefect.errors import UserError
-from metaldefect.images import IMAGE_SUFFIXES, U8, read_rgb, resize
+from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
+from metaldefect.images import U8, read_rgb, resize
 
 # Photographs only: the packages' drawings, text pages and test charts do not look natural.
 PACKAGED = {
@@ -102,7 +103,11 @@ def image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of natural images")
     found = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(is_hidden_name(part) for part in path.relative_to(folder).parts)
     )
     if not found:
         raise UserError(f"{folder} holds no {', '.join(sorted(IMAGE_SUFFIXES))} file")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -96,3 +99,23 @@ def counts_of(values: pd.Series) -> dict[str, int]:
         str(name): int(count)
         for name, count in sorted(values.value_counts().items(), key=lambda i: str(i[0]))
     }
+
+
+def unique_names(plain: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Make names unique for every file: those that collide or had to be cleaned get a hash of their key.
+
+    Characters other than ASCII letters, digits and `._- ` become `_`. Case-insensitive file systems treat
+    `x.png` and `X.png` as one file, so these collide too.
+
+    Args:
+        plain: name of each file, its folders separated by slashes.
+        keys: what tells the files apart, such as their paths in the source.
+    """
+    clean = [re.sub(r"[^A-Za-z0-9._ /-]", "_", name) for name in plain]
+    counts = Counter(name.lower() for name in clean)
+    return [
+        name
+        if counts[name.lower()] == 1 and name == given
+        else f"{name}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:8]}"
+        for name, given, key in zip(clean, plain, keys, strict=True)
+    ]

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metaldefect.errors import UserError
+from metaldefect.image_files import Levels
 from metaldefect.images import U8, UnreadableImageError, read_grey
-from metaldefect.inspection.layout import CANVAS, GOOD, INSERTIONS, mask_path, read_scenes
+from metaldefect.inspection.layout import CANVAS, GOOD, INSERTIONS, mask_path, read_levels, read_scenes
 
 Mask = NDArray[np.bool_]
 
@@ -67,7 +68,12 @@ class InspectionImages(Sequence[InspectionImage]):
 
 
 class DatasetProvider(ABC):
-    """The images that an anomaly detector needs for training, calibration and test."""
+    """The images that an anomaly detector needs for training, calibration and test.
+
+    `levels` says how images with more than 8 bits were read; None: there were none.
+    """
+
+    levels: Levels | None = None
 
     @abstractmethod
     def train(self) -> InspectionImages:
@@ -106,6 +112,7 @@ class RealDatasetProvider(DatasetProvider):
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self.levels = read_levels(self.root)
 
     @cached_property
     def scenes(self) -> dict[str, str]:
@@ -176,6 +183,7 @@ class GeneratedDatasetProvider(DatasetProvider):
 
     def __init__(self, normal_root: Path | str, inserted_root: Path | str) -> None:
         self._normal = RealDatasetProvider(normal_root)
+        self.levels = self._normal.levels
         self.inserted_root = Path(inserted_root)
         self._insertions = read_insertions(self.inserted_root)
         scenes = {split: {row["scene"] for row in rows} for split, rows in self._insertions.items()}

@@ -20,7 +20,7 @@ from metaldefect.metrics.generation import (
     kid_estimates,
     memorisation_hits,
 )
-from metaldefect.metrics.manifold import manifold_scores
+from metaldefect.metrics.manifold import NEIGHBOURS, manifold_scores
 from metaldefect.metrics.usefulness import class_weights
 
 Labels = NDArray[np.str_]
@@ -62,21 +62,39 @@ def evaluate(
     Returns:
         `kid`, `manifold`, `precision`, `recall`, `class_agreement` (and `class_agreement_candidates` if
         `fake` was selected from more), `classifier_accuracy_on_real`, `cas`, `diversity`, `memorisation`;
-        intervals as `interval_95` beside the numbers, or as `low` and `high`.
+        `left_out` names those that the images do not allow, with the reason; intervals as `interval_95`
+        beside the numbers, or as `low` and `high`.
     """
+    found = [
+        manifold_metrics(train, test, through, fake),
+        class_metrics(train, test, through, fake, seed, candidates),
+    ]
+    missing = {name: reason for part in found for name, reason in part.pop("left_out", {}).items()}
+    return {
+        "kid": kid_with_yardsticks(train, test, through, fake, seed),
+        **found[0],
+        **found[1],
+        "diversity": diversity(test, fake),
+        "memorisation": memorisation(train, test, fake),
+        "left_out": missing,
+    }
+
+
+def manifold_metrics(train: Labelled, test: Labelled, through: Features, fake: Labelled) -> dict[str, Any]:
+    """The metrics of `evaluate` that need neighbours; with too few images, only why they are missing."""
+    fewest = min(len(side.features) for side in (train, test, fake))
+    if fewest <= NEIGHBOURS:
+        reason = f"{fewest} images on a side, at least {NEIGHBOURS + 1} are needed"
+        return {"left_out": {"manifold, precision, recall": reason}}
     manifold = {
         "synthetic": manifold_means(test, fake),
         "reconstruction": manifold_means(test, Labelled(through, test.labels, test.groups)),
         "real": manifold_means(test, train),
     }
     return {
-        "kid": kid_with_yardsticks(train, test, through, fake, seed),
         "manifold": manifold,
         "precision": manifold["synthetic"]["precision"]["mean"],
         "recall": manifold["synthetic"]["recall"]["mean"],
-        **class_metrics(train, test, through, fake, seed, candidates),
-        "diversity": diversity(test, fake),
-        "memorisation": memorisation(train, test, fake),
     }
 
 

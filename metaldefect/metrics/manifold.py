@@ -16,6 +16,7 @@ Features = NDArray[np.float32]
 Values = NDArray[np.float64]
 
 # Distances in memory at a time, MiB.
+NEIGHBOURS = 5  # Naeem et al. use 5, Kynkaanniemi et al. 3
 CHUNK_MIB = 64
 
 
@@ -28,7 +29,7 @@ class ManifoldScores(NamedTuple):
     coverage: Values  # [real]: 1 if its ball contains a fake sample
 
 
-def manifold_scores(real: Features, fake: Features, k: int = 5) -> ManifoldScores:
+def manifold_scores(real: Features, fake: Features, k: int = NEIGHBOURS) -> ManifoldScores:
     """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Higher is better for all; density and coverage are about 1 for samples of the real distribution. A
@@ -36,7 +37,7 @@ def manifold_scores(real: Features, fake: Features, k: int = 5) -> ManifoldScore
 
     Args:
         real: `float [M, D]`, fake: `float [N, D]`, each with more than k samples.
-        k: neighbours (Naeem et al. use 5, Kynkaanniemi et al. 3).
+        k: neighbours.
 
     Raises:
         ValueError: too few samples.

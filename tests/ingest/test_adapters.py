@@ -9,7 +9,7 @@ import pytest
 
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters import Box, RawSample, RunLengths, read_dataset
-from metaldefect.ingest.adapters.files import draw_runs, natural_key, read_mask
+from metaldefect.ingest.adapters.files import draw_runs, natural_key
 
 VOC = """<annotation><filename>{name}</filename>
 <object><name>{label}</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>50</xmax><ymax>60</ymax></bndbox></object>
@@ -124,12 +124,29 @@ def test_gc10_det(tmp_path, texture, save):
 def test_dagm_2007(tmp_path, texture, save):
     save(tmp_path / "Class3/Train/0001.PNG", texture(1))
     save(tmp_path / "Class3/Test/0002.PNG", texture(2))
-    save(tmp_path / "Class3/Test/Label/0002_label.PNG", texture(3))
-    samples, _ = read_dataset("dagm_2007", tmp_path)
+    save(tmp_path / "Class3/Test/Label/0002_LABEL.bmp", texture(3))
+    write_text(tmp_path / "Class3/Train/Label/Labels.txt", "1\n")
+    samples, files = read_dataset("dagm_2007", tmp_path)
+    assert files.rejected == []
     assert [(s.source_label, s.source_split, s.is_normal) for s in samples] == [
         ("Class3 good", "train", True),
         ("Class3 defect", "test", False),
     ]
+
+
+def test_no_dagm_image_is_good_where_labels_are_missing_or_fit_none(tmp_path, texture, save):
+    save(tmp_path / "Class3/Train/0001.PNG", texture(1))
+    save(tmp_path / "Class3/Test/0002.PNG", texture(2))
+    save(tmp_path / "Class3/Test/0003.PNG", texture(3))
+    save(tmp_path / "Class3/Test/Label/0002_label.PNG", texture(3))
+    save(tmp_path / "Class3/Test/Label/3_label.PNG", texture(3))
+    samples, files = read_dataset("dagm_2007", tmp_path)
+    assert [(s.path.name, s.is_normal) for s in samples] == [("0002.PNG", False)]
+    assert {r.path.removeprefix("dagm_2007/Class3/"): r.reason.partition(":")[0] for r in files.rejected} == {
+        "Train/0001.PNG": "its class is unknown",
+        "Test/0003.PNG": "its class is unknown",
+        "Test/Label/3_label.PNG": "mask without its image",
+    }
 
 
 def test_kolektor_sdd(tmp_path, texture, save):
@@ -165,21 +182,17 @@ def test_severstal_names_bad_rows(tmp_path, texture, save):
     save(tmp_path / "train_images/a.jpg", texture(1))
     write_text(tmp_path / "train.csv", "ImageId,ClassId,EncodedPixels\na.jpg,3,1 2 65\nghost.jpg,1,5 1\n")
     _, files = read_dataset("severstal", tmp_path)
-    assert [r.reason.split(":")[0] for r in files.rejected] == ["line 2", "names an image that is not there"]
+    assert [r.reason.split(":")[0] for r in files.rejected] == [
+        "line 2",
+        "names an image that is not there",
+        "its row in train.csv is broken, so its defects are unknown",
+    ]
 
 
 def test_runs_are_column_major_and_one_based():
     mask = draw_runs(RunLengths(((1, 2), (5, 1))), (3, 2))
     # columns of three pixels: 1 2 3 | 4 5 6
     assert mask.tolist() == [[255, 0], [255, 255], [0, 0]]
-
-
-def test_masks_are_cut_at_half_intensity(tmp_path, save):
-    levels = np.full((16, 16), 127, np.uint8)
-    levels[0, 0] = 128
-    mask = read_mask(save(tmp_path / "m.png", levels), (16, 16))
-    assert mask[0, 0] == 255
-    assert mask.sum() == 255
 
 
 def test_natural_order():

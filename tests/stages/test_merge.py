@@ -37,7 +37,7 @@ MERGE = {
             "ignore": ["red iron"],
         },
     ],
-    "inspection": {"adapter": "mvtec_ad", "root": "inspection"},
+    "inspection": {"adapter": "mvtec_ad", "root": "inspection", "levels": None},
     "split": {"validation": 0.15, "test": 0.15},
     "duplicates": "keep",
     "normalise_source": False,

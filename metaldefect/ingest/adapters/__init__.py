@@ -13,7 +13,7 @@ from pathlib import Path
 
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
-from metaldefect.ingest.adapters.records import Box, RawSample, Rejected, RejectedFileError, RunLengths
+from metaldefect.ingest.adapters.records import Box, RawSample, Rejected, RunLengths
 
 Adapter = Callable[[DatasetFiles], Iterator[RawSample]]
 
@@ -54,7 +54,6 @@ __all__ = [
     "DatasetFiles",
     "RawSample",
     "Rejected",
-    "RejectedFileError",
     "RunLengths",
     "read_dataset",
 ]

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from metaldefect.errors import UserError
-from metaldefect.images import IMAGE_SUFFIXES, U8
-from metaldefect.ingest.adapters.records import Rejected, RejectedFileError, RunLengths
+from metaldefect.errors import RejectedFileError, UserError, printable
+from metaldefect.image_files import IMAGE_SUFFIXES, REFUSED_SUFFIXES, U8, is_hidden_name
+from metaldefect.ingest.adapters.records import Rejected, RunLengths
 
-# These are listed as images, so that reading them rejects them with a clear reason.
-REFUSED_SUFFIXES = frozenset({".gif", ".webp"})
-# Decoders allowed on untrusted files; GIF and WebP are opened only to reject them with a clear reason.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
-MODES = frozenset({"L", "RGB"})
-MASK_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "LA"})
-MIN_SIDE = 16
-MAX_PIXELS = 50_000_000
 MAX_TEXT_BYTES = 64 * 2**20
-# What file managers create; everything else in a class folder must be an image.
-DESKTOP_ENTRIES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-EXIF_ORIENTATION = 0x0112
 
 
 class DatasetFiles:
@@ -76,7 +63,7 @@ class DatasetFiles:
     def _walk(self, folder: Path, nested: bool, skip: Collection[str]) -> Iterator[Path]:
         """Visible entries: files, and sub-folders that are neither entered nor free of images."""
         for path in folder.iterdir():
-            if is_hidden(path) or path.name.lower() in skip:
+            if is_hidden_name(path.name) or path.name.lower() in skip:
                 continue
             if not path.is_dir() or path.is_symlink():
                 yield path
@@ -88,13 +75,13 @@ class DatasetFiles:
     def reject_loose_images(self, folder: Path) -> None:
         """Reject images that lie directly in a folder whose sub-folders say what an image shows."""
         for path in sorted(folder.iterdir(), key=self._order):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path) and not path.is_dir():
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden_name(path.name) and not path.is_dir():
                 self.reject(path, "image outside the class folders: move it into the folder of its class")
 
     def folders(self, folder: Path) -> list[Path]:
         """Visible sub-folders in natural order; rejects unsafe ones, such as links out of the root."""
         found = sorted((path for path in folder.iterdir() if path.is_dir()), key=self._order)
-        return [path for path in found if not is_hidden(path) and self.accepts(path)]
+        return [path for path in found if not is_hidden_name(path.name) and self.accepts(path)]
 
     def sidecar(self, path: Path) -> Path | None:
         """Return `path` if it is an existing, safe file, else None; rejects unsafe ones."""
@@ -110,7 +97,7 @@ class DatasetFiles:
         return True
 
     def check(self, path: Path) -> None:
-        """Raise `RejectedFileError` if the path points outside the root or its name is unsafe."""
+        """Raise `RejectedFileError` if the path points outside the root or is neither file nor folder."""
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:
@@ -120,9 +107,6 @@ class DatasetFiles:
         if not (target.is_file() or target.is_dir()):
             # Reading a named pipe would block forever
             raise RejectedFileError("neither a file nor a folder")
-        name = str(path.relative_to(self.root))
-        if not (name.isascii() and name.isprintable()):
-            raise RejectedFileError("name with characters outside printable ASCII: rename the file")
 
     def reject(self, path: Path, reason: str) -> None:
         """Record a rejected file once, under a name that is safe to print."""
@@ -137,12 +121,12 @@ class DatasetFiles:
             self.notes.append(row)
 
     def display_name(self, path: Path) -> str:
-        """The name `<source>/<path in the dataset>` in printable ASCII."""
-        return printable(f"{self.source}/{path.relative_to(self.root).as_posix()}")
+        """The name `<source>/<path in the dataset>`, safe to print."""
+        return f"{self.source}/{self.relative(path)}"
 
     def relative(self, path: Path) -> str:
-        """The path inside the dataset, with forward slashes."""
-        return path.relative_to(self.root).as_posix()
+        """The path inside the dataset, with forward slashes, safe to print and to store."""
+        return printable(path.relative_to(self.root).as_posix())
 
     def read_text(self, path: Path) -> str:
         """Read a text file inside the root.
@@ -162,49 +146,11 @@ class DatasetFiles:
         return natural_key(path.relative_to(self.root).as_posix())
 
 
-def is_hidden(path: Path) -> bool:
-    """Whether a file manager or a notebook left an entry there: `._x.png`, `Thumbs.db`, ..."""
-    return path.name.startswith(".") or path.name.lower() in DESKTOP_ENTRIES
-
-
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
     """Sort key that puts `x_2` before `x_10`; different names never compare equal."""
     parts = re.split(r"(\d+)", name)
     keys = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
     return [*keys, (True, 0, name)]
-
-
-def printable(text: str) -> str:
-    """Escape every character outside printable ASCII with a backslash."""
-    return "".join(
-        c if c.isascii() and c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
-
-
-def read_image(path: Path) -> U8:
-    """Decode an image strictly, as grey levels `uint8 [H, W]`.
-
-    Accepts only images that every reader decodes alike: one frame, 8 bits, mode L or RGB, upright, from
-    16x16 pixels to 50 megapixels. Checks the size before decoding any pixel.
-
-    Raises:
-        RejectedFileError: the image is unusable; the message says why and what to do.
-    """
-    image = open_checked(path, MODES)
-    return np.asarray(image.convert("L"))
-
-
-def read_mask(path: Path, size: tuple[int, int]) -> U8:
-    """Decode a mask of `size` (height, width) as `uint8 [H, W]` of {0, 255}: 255 above half intensity.
-
-    Raises:
-        RejectedFileError: the mask is unreadable or differs from `size`.
-    """
-    image = open_checked(path, MASK_MODES)
-    grey = np.asarray(image.convert("L"))
-    if grey.shape != size:
-        raise RejectedFileError(f"mask of {grey.shape} pixels for an image of {size}")
-    return np.where(grey > 127, 255, 0).astype(np.uint8)
 
 
 def draw_runs(mask: RunLengths, size: tuple[int, int]) -> U8:
@@ -220,43 +166,3 @@ def draw_runs(mask: RunLengths, size: tuple[int, int]) -> U8:
             raise RejectedFileError(f"run {start} {length} leaves an image of {size} pixels")
         flat[start - 1 : start - 1 + length] = 255
     return flat.reshape(width, height).T.copy()
-
-
-def open_checked(path: Path, modes: Iterable[str]) -> Image.Image:
-    """Open and fully decode one image file; see `read_image`."""
-    try:
-        if path.stat().st_size == 0:
-            raise RejectedFileError("empty file")
-        with warnings.catch_warnings():
-            # Pillow only warns, at half its own limit; `check_header` is stricter and raises.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            check_header(image, frozenset(modes))
-            image.load()
-            return image.copy()
-    except RejectedFileError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise RejectedFileError(f"more than {MAX_PIXELS} pixels: scale it down") from error
-    except Exception as error:  # decoders raise all kinds of exceptions on broken bytes
-        reason = str(error).replace(str(path), path.name)
-        raise RejectedFileError(f"unreadable image: {printable(reason) or type(error).__name__}") from error
-
-
-def check_header(image: Image.Image, modes: frozenset[str]) -> None:
-    """Raise `RejectedFileError` if the header shows an unusable image; decodes no pixels."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise RejectedFileError(f"{width}x{height} is more than {MAX_PIXELS} pixels: scale it down")
-    if min(width, height) < MIN_SIDE:
-        raise RejectedFileError(f"{width}x{height} is smaller than {MIN_SIDE}x{MIN_SIDE}")
-    if getattr(image, "n_frames", 1) > 1:
-        raise RejectedFileError(f"animated image of {getattr(image, 'n_frames', 1)} frames: save one frame")
-    if image.format in ("GIF", "WEBP"):
-        raise RejectedFileError(f"{image.format} image: save it as PNG")
-    if image.mode not in modes:
-        raise RejectedFileError(f"mode {image.mode}: save it as 8-bit grey or RGB")
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    if orientation != 1:
-        raise RejectedFileError(f"rotated by EXIF (orientation {orientation}): save it upright")

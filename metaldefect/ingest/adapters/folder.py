@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.masks import MaskNames, Placed, folder_of, is_mask_name
-from metaldefect.ingest.adapters.records import RawSample, RejectedFileError
+from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
 
 MASK_TREES = frozenset({"masks", "ground_truth"})
@@ -44,4 +44,5 @@ def read_classes(files: DatasetFiles, root: Path) -> Iterator[RawSample]:
         except RejectedFileError as error:
             files.reject(path, str(error))
             continue
-        yield RawSample(path, files.source, label, mask=mask, is_normal=label == GOOD)
+        is_normal = label.lower() == GOOD
+        yield RawSample(path, files.source, GOOD if is_normal else label, mask=mask, is_normal=is_normal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError, printable
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.ingest.adapters.voc import index_annotations, read_boxes
@@ -39,5 +39,17 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
                 path=path,
                 source=files.source,
                 source_label=CLASSES.get(folder.name, folder.name),
-                boxes=read_boxes(files, annotation) if annotation else (),
+                boxes=read_boxes(files, annotation, class_of) if annotation else (),
             )
+
+
+def class_of(label: str) -> str:
+    """The class of a box label such as `1_chongkong`: its number counts, its pinyin has typing errors.
+
+    Raises:
+        RejectedFileError: the label has no known number.
+    """
+    number = label.partition("_")[0]
+    if number not in CLASSES:
+        raise RejectedFileError(f"box label {printable(label)!r} does not begin with a class number, 1 to 10")
+    return CLASSES[number]

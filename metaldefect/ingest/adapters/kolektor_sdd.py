@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from metaldefect.errors import UserError
-from metaldefect.ingest.adapters.files import MASK_MODES, DatasetFiles, open_checked
-from metaldefect.ingest.adapters.records import RawSample, RejectedFileError
+from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.image_files import coded_levels, defect_pixels, open_checked
+from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
 
 
@@ -26,7 +25,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
                 files.reject(path, f"no label file {path.stem}_label.bmp, so its class is unknown")
                 continue
             try:
-                defective = bool(np.asarray(open_checked(mask, MASK_MODES).convert("L")).any())
+                defective = bool(defect_pixels(coded_levels(open_checked(mask))).any())
             except RejectedFileError as error:
                 files.reject(mask, str(error))
                 continue

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from metaldefect.errors import RejectedFileError
 from metaldefect.ingest.adapters.files import DatasetFiles
-from metaldefect.ingest.adapters.records import RejectedFileError
 
 MASK_ENDING = "_mask"
 
@@ -34,10 +34,21 @@ class MaskNames:
         files: the dataset, whose `notes` and rejected files this adds to.
         images: every image, each with its folder.
         masks: every mask file, each with the folder of its image.
+        ending: what a mask's stem may add to its image's.
+
+    Attributes:
+        without_image: number of masks that fit no image.
     """
 
-    def __init__(self, files: DatasetFiles, images: Iterable[Placed], masks: Iterable[Placed]) -> None:
-        self._files = files
+    def __init__(
+        self,
+        files: DatasetFiles,
+        images: Iterable[Placed],
+        masks: Iterable[Placed],
+        ending: str = MASK_ENDING,
+    ) -> None:
+        self._files, self._ending = files, ending
+        self.without_image = 0
         self._images: dict[tuple[str, str], list[Path]] = defaultdict(list)
         for folder, path in images:
             self._images[folder.lower(), path.stem.lower()].append(path)
@@ -48,7 +59,7 @@ class MaskNames:
 
     def _assign(self, folder: str, mask: Path) -> None:
         stem = mask.stem.lower()
-        for name in dict.fromkeys((stem, stem.removesuffix(MASK_ENDING))):
+        for name in dict.fromkeys((stem, stem.removesuffix(self._ending))):
             found = self._images.get((folder, name), [])
             if len(found) == 1:
                 self._of[found[0]].append(mask)
@@ -58,9 +69,10 @@ class MaskNames:
                 self._files.note(
                     mask,
                     f"the name of this mask fits {names}, so it is used for neither: call it"
-                    f" {found[0].name}{MASK_ENDING}{mask.suffix} if it is the mask of {found[0].name}",
+                    f" {found[0].name}{self._ending}{mask.suffix} if it is the mask of {found[0].name}",
                 )
                 return
+        self.without_image += 1
         self._files.reject(mask, "mask without its image")
 
     def find(self, image: Path) -> Path | None:

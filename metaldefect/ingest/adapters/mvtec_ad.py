@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.masks import MaskNames, folder_of
-from metaldefect.ingest.adapters.records import RawSample, RejectedFileError
+from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
 
 SPLITS = ("train", "validation", "canvas", "test")  # only this project writes canvas

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaldefect.errors import UserError
-
 
 @dataclass(frozen=True)
 class Box:
@@ -51,11 +49,7 @@ class RawSample:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A rejected file; `path` is `<source>/<path in the dataset>` in printable ASCII."""
+    """A rejected file; `path` is `<source>/<path in the dataset>` safe to print."""
 
     path: str
     reason: str
-
-
-class RejectedFileError(UserError):
-    """A file is unusable; the message holds only the reason, not the path."""

@@ -6,11 +6,12 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError, printable
 from metaldefect.ingest.adapters.files import DatasetFiles
-from metaldefect.ingest.adapters.records import RawSample, RejectedFileError, RunLengths
+from metaldefect.ingest.adapters.records import RawSample, RunLengths
 from metaldefect.inspection.layout import GOOD
 
 
@@ -25,45 +26,75 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     folder = files.root / "train_images"
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: expected the published layout of Severstal")
-    masks = read_masks(files)
+    table_of = read_masks(files)
     paths = files.images(folder)
-    for name in sorted(masks.keys() - {path.name for path in paths}):
-        files.reject(table, f"names an image that is not there: {name}")
+    for name in sorted(table_of.runs.keys() - {path.name for path in paths}):
+        files.reject(table, f"names an image that is not there: {printable(name)}")
     for path in paths:
-        found = masks.get(path.name, {})
-        runs = tuple(run for label in sorted(found) for run in found[label])
-        yield RawSample(
-            path=path,
-            source=files.source,
-            source_label="+".join(sorted(found)) or GOOD,
-            mask=RunLengths(runs),
-            is_normal=not found,
-        )
+        found = table_of.runs.get(path.name, {})
+        if path.name in table_of.broken:
+            files.reject(path, "its row in train.csv is broken, so its defects are unknown")
+        elif not found and table_of.has_unknown_rows:
+            files.reject(path, "no row in train.csv, but rows there are unreadable: one may be its own")
+        else:
+            yield RawSample(
+                path=path,
+                source=files.source,
+                source_label="+".join(sorted(found)) or GOOD,
+                mask=RunLengths(tuple(run for label in sorted(found) for run in found[label])),
+                is_normal=not found,
+            )
 
 
-def read_masks(files: DatasetFiles) -> dict[str, dict[str, list[tuple[int, int]]]]:
-    """Read run lengths by image name and class; skips rows without pixels, which mean no defect."""
+@dataclass
+class Annotations:
+    """What `train.csv` says, and what it fails to say.
+
+    Attributes:
+        runs: run lengths by image name and class.
+        broken: names of images with a broken row.
+        has_unknown_rows: whether a row, or the table, is too broken to show which image it names.
+    """
+
+    runs: dict[str, dict[str, list[tuple[int, int]]]] = field(default_factory=lambda: defaultdict(dict))
+    broken: set[str] = field(default_factory=set)
+    has_unknown_rows: bool = False
+
+
+def read_masks(files: DatasetFiles) -> Annotations:
+    """Read `train.csv`; rows without pixels mean no defect. Broken rows are rejected and recorded."""
     table = files.root / "train.csv"
-    masks: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(dict)
-    for number, row in read_rows(files, table):
+    found = Annotations()
+    for number, row in read_rows(files, table, found):
+        name: str | None = None
         try:
             if "ImageId_ClassId" in row:
-                name, label = row["ImageId_ClassId"].rsplit("_", 1)
+                name, label = (row["ImageId_ClassId"] or "").rsplit("_", 1)
             else:
-                name, label = row["ImageId"], row["ClassId"]
-            if encoded := (row["EncodedPixels"] or "").strip():
-                masks[name][label] = parse_runs(encoded)
-        except (KeyError, ValueError, AttributeError, RejectedFileError) as error:
-            files.reject(table, f"line {number}: {type(error).__name__} {error}")
-    return masks
+                name, label = row["ImageId"] or "", row["ClassId"] or ""
+            encoded = row["EncodedPixels"]
+            if not name or not label or encoded is None:
+                raise ValueError("too few columns")
+            if encoded.strip():
+                found.runs[name][label] = parse_runs(encoded)
+        except (KeyError, ValueError, AttributeError) as error:
+            files.reject(table, f"line {number}: {type(error).__name__} {printable(str(error))}")
+            if name:
+                found.broken.add(name)
+            else:
+                found.has_unknown_rows = True
+    return found
 
 
-def read_rows(files: DatasetFiles, table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(
+    files: DatasetFiles, table: Path, found: Annotations
+) -> Iterator[tuple[int, dict[str, str | None]]]:
     """Yield numbered rows of the table; rejects the table and stops where it is not valid CSV or text."""
     try:
         yield from enumerate(csv.DictReader(io.StringIO(files.read_text(table))), start=2)
     except (csv.Error, RejectedFileError) as error:
         files.reject(table, str(error))
+        found.has_unknown_rows = True
 
 
 def parse_runs(encoded: str) -> list[tuple[int, int]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from metaldefect.ingest.adapters.files import DatasetFiles, natural_key, printable
-from metaldefect.ingest.adapters.records import Box, RejectedFileError
+from metaldefect.errors import RejectedFileError, printable
+from metaldefect.ingest.adapters.files import DatasetFiles, natural_key
+from metaldefect.ingest.adapters.records import Box
 
 
 def index_annotations(files: DatasetFiles) -> dict[str, Path]:
@@ -28,10 +31,17 @@ def index_annotations(files: DatasetFiles) -> dict[str, Path]:
     return index
 
 
-def read_boxes(files: DatasetFiles, path: Path) -> tuple[Box, ...]:
-    """Read the boxes of one VOC file; records an unusable file as rejected and returns no boxes."""
+def read_boxes(files: DatasetFiles, path: Path, class_of: Callable[[str], str] = str) -> tuple[Box, ...]:
+    """Read the boxes of one VOC file; records an unusable file as rejected and returns no boxes.
+
+    Args:
+        files: the dataset.
+        path: the annotation file.
+        class_of: turns a box's label into the name of its class, or raises `RejectedFileError`.
+    """
     try:
-        return parse_boxes(files.read_text(path))
+        boxes = parse_boxes(files.read_text(path))
+        return tuple(replace(box, label=class_of(box.label)) for box in boxes)
     except RejectedFileError as error:
         files.reject(path, str(error))
         return ()
@@ -53,7 +63,23 @@ def parse_boxes(text: str) -> tuple[Box, ...]:
     except (ParseError, ValueError) as error:
         raise RejectedFileError(f"broken XML: {printable(str(error))}") from error
     check_filename(root.findtext("filename") or "")
-    return tuple(parse_object(item) for item in root.iter("object"))
+    boxes = tuple(parse_object(item) for item in root.iter("object"))
+    sides = [root.findtext(f"size/{name}") or "" for name in ("width", "height")]
+    if all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        check_boxes(boxes, int(sides[0]), int(sides[1]))
+    return boxes
+
+
+def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
+    """Raise `RejectedFileError` for a box beyond an image of this size."""
+    for box in boxes:
+        if min(box.xmin, box.ymin) < 0 or box.xmax > width or box.ymax > height:
+            raise RejectedFileError(f"{described(box)} leaves its image of {width}x{height} pixels")
+
+
+def described(box: Box) -> str:
+    """A box as text for a message."""
+    return f"box {printable(box.label)!r} ({box.xmin}, {box.ymin}, {box.xmax}, {box.ymax})"
 
 
 def check_filename(name: str) -> None:
@@ -72,4 +98,7 @@ def parse_object(item: Element) -> Box:
             corners.append(round(float(text or "")))
         except (ValueError, OverflowError) as error:
             raise RejectedFileError(f"box without a number in <{name}>: {text!r}") from error
-    return Box((item.findtext("name") or "").strip(), *corners)
+    box = Box((item.findtext("name") or "").strip(), *corners)
+    if box.xmin > box.xmax or box.ymin > box.ymax:
+        raise RejectedFileError(f"{described(box)} has its corners swapped")
+    return box

@@ -1,0 +1,305 @@
+"""Decode image files by stated rules, the same for every door: merge, training, inference and demo.
+
+- PNG, JPEG, BMP and TIFF with one page, from 16x16 pixels to 50 megapixels, at most eight times as long as
+  wide (a longer strip would be squashed by the resizing to a square).
+- Turned upright as EXIF says. Palette images have the colours of their palette. An alpha channel must be
+  opaque everywhere.
+- Colour becomes grey by Rec. 601 (Pillow's `L`).
+- More than 8 bits per pixel need `Levels`: which level becomes black and which white. They are chosen once
+  per dataset and stored with the model, never per image.
+
+Everything else is refused with the reason: CMYK, 16-bit colour, animations, GIF, WebP.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from scipy.ndimage import uniform_filter
+
+from metaldefect.errors import RejectedFileError, UserError, printable
+
+U8 = NDArray[np.uint8]
+LevelsSetting = int | tuple[float, float]  # a bit depth, or the levels that become black and white
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+# These are listed as images, so that reading them refuses them with a clear reason.
+REFUSED_SUFFIXES = frozenset({".gif", ".webp", ".jp2", ".avif", ".heic", ".pgm", ".ppm", ".tga"})
+# Decoders allowed on untrusted files; GIF and WebP are opened only to refuse them with a clear reason.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
+READ_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF"})
+# What file managers create; names that begin with a dot are hidden too
+DESKTOP_ENTRIES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+DEEP_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+MIN_SIDE = 16
+MAX_PIXELS = 50_000_000
+MAX_ASPECT = 8
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+DEEP_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})
+SHALLOW_MODES = frozenset({"1", "L", "P", "RGB", "LA", "PA", "RGBA"})
+TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+EXIF_ORIENTATION = 0x0112
+PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
+# How masks are coded; see `defect_pixels`
+LARGEST_CLASS = 32
+HALF = 127
+FEW_LEVELS = 4
+NOISE = 16
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Which levels of an image with more than 8 bits per pixel become black and white.
+
+    Attributes:
+        low: the level that becomes 0.
+        high: the level that becomes 255; those between are spread evenly.
+        clip: whether levels beyond the two become black and white; if not, such an image is refused.
+    """
+
+    low: float
+    high: float
+    clip: bool
+
+    @classmethod
+    def of_setting(cls, setting: LevelsSetting | None) -> Levels | None:
+        """Levels from a setting: a bit depth, or a low and a high level.
+
+        Raises:
+            UserError: the depth is not between 1 and 32, or low is not below high.
+        """
+        if setting is None:
+            return None
+        if isinstance(setting, int):
+            if not 1 <= setting <= 32:
+                raise UserError(f"levels: {setting}: a bit depth from 1 to 32 is needed")
+            return cls.of_bits(setting)
+        low, high = setting
+        if not low < high:
+            raise UserError(f"levels: [{low:g}, {high:g}]: the first must be below the second")
+        return cls(float(low), float(high), clip=True)
+
+    @classmethod
+    def of_bits(cls, bits: int) -> Levels:
+        """The full range of a bit depth, such as 12."""
+        return cls(0.0, float(2**bits - 1), clip=False)
+
+    def apply(self, pixels: NDArray[Any]) -> U8:
+        """Turn levels `[H, W]` of any type into grey `uint8 [H, W]`.
+
+        Raises:
+            RejectedFileError: a level is beyond the range and must not be clipped, or is no number.
+        """
+        lowest, highest = float(pixels.min()), float(pixels.max())
+        if not (np.isfinite(lowest) and np.isfinite(highest)):
+            raise RejectedFileError("pixels that are no finite numbers")
+        if not self.clip and (lowest < self.low or highest > self.high):
+            raise RejectedFileError(
+                f"levels from {lowest:g} to {highest:g}, beyond the range {self.low:g} to {self.high:g} of"
+                " this dataset or model: the images come from different settings of the camera"
+            )
+        grey = (pixels.astype(np.float64) - self.low) * (255.0 / (self.high - self.low))
+        return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+
+
+def is_hidden_name(name: str) -> bool:
+    """Whether a file manager or a notebook left an entry of this name: `._x.png`, `Thumbs.db`, ..."""
+    return name.startswith(".") or name.lower() in DESKTOP_ENTRIES
+
+
+def read_pixels(path: Path | str, *, colour: bool = False, levels: Levels | None = None) -> U8:
+    """Read an image as grey `uint8 [H, W]` or, with `colour`, as `uint8 [H, W, 3]`.
+
+    Args:
+        path: the image file.
+        colour: return three channels; a grey image has three equal ones.
+        levels: how to read images with more than 8 bits; None refuses them.
+
+    Raises:
+        RejectedFileError: the image is unusable; the message gives the reason, not the path.
+    """
+    image = upright(open_checked(Path(path)))
+    if image.mode in DEEP_MODES:
+        if levels is None:
+            raise RejectedFileError(
+                f"more than 8 bits per pixel (mode {image.mode}) without known levels: they come with a model"
+                " that was trained on such images, or with the dataset's setting `levels`"
+            )
+        grey = levels.apply(np.asarray(image))
+        return np.repeat(grey[..., None], 3, axis=2) if colour else grey
+    if image.mode == "1":
+        image = image.convert("L")
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
+        image = opaque(image)
+    return np.asarray(image.convert("RGB" if colour else "L"))
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The colours of an image with an alpha channel that is opaque everywhere, as RGB.
+
+    Raises:
+        RejectedFileError: some pixels are transparent.
+    """
+    image = image.convert("RGBA")
+    if np.asarray(image.getchannel("A")).min() < 255:
+        raise RejectedFileError("transparent pixels: save it without an alpha channel")
+    return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as EXIF says that it stands."""
+    return ImageOps.exif_transpose(image)
+
+
+def read_mask(path: Path | str, size: tuple[int, int], image: Path | None = None) -> U8:
+    """Read a mask of `size` (height, width) as `uint8 [H, W]` of {0, 255}; `defect_pixels` states the coding.
+
+    Args:
+        path: the mask file.
+        size: of its image, upright.
+        image: file of that image, to explain a wrong size.
+
+    Raises:
+        RejectedFileError: the mask is unreadable, differs from `size`, or its coding is unclear.
+    """
+    opened = upright(open_checked(Path(path)))
+    if (opened.height, opened.width) != size:
+        found = f"mask of {opened.width}x{opened.height} pixels for an image of {size[1]}x{size[0]}"
+        if (opened.width, opened.height) == size and image is not None and is_turned(image):
+            found += ": it fits the stored pixels only, which EXIF turns; save image and mask upright"
+        raise RejectedFileError(found)
+    marked = defect_pixels(coded_levels(opened), lossy=opened.format == "JPEG" or suffix_is_jpeg(path))
+    return np.where(marked, np.uint8(255), np.uint8(0))
+
+
+def suffix_is_jpeg(path: Path | str) -> bool:
+    """Whether a file calls itself JPEG, whose levels are not exact."""
+    return Path(path).suffix.lower() in (".jpg", ".jpeg")
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF swaps width and height of an image file."""
+    return open_checked(path).getexif().get(EXIF_ORIENTATION, 1) in TURNED
+
+
+def coded_levels(image: Image.Image) -> NDArray[Any]:
+    """What codes the defect, `[H, W]`: palette index, opacity if it varies, else the largest channel.
+
+    Raises:
+        RejectedFileError: the mask is transparent everywhere.
+    """
+    if image.mode in ("P", "L", "1") or image.mode in DEEP_MODES:
+        return np.asarray(image).astype(np.uint8) * 255 if image.mode == "1" else np.asarray(image)
+    channels = np.asarray(
+        image.convert("RGBA") if image.mode in ("LA", "PA", "RGBA") else image.convert("RGB")
+    )
+    if channels.shape[2] == 4:
+        alpha = channels[..., 3]
+        if alpha.max() == 0 and channels[..., :3].any():
+            raise RejectedFileError("unclear mask: it is transparent everywhere, but has colours")
+        if alpha.min() < 255:
+            return alpha
+    return channels[..., :3].max(axis=2)
+
+
+def defect_pixels(levels: NDArray[Any], *, lossy: bool = False) -> NDArray[np.bool_]:
+    """Which pixels of a mask are defect, `bool [H, W]`.
+
+    - One level: the whole image, unless the level is 0.
+    - 0 and one other level, or levels up to 32 (class numbers): whatever is not 0.
+    - Up to 255 with smooth edges: above 127. A flat area of a lower level would be another class, so that
+      mask is unclear.
+
+    Args:
+        levels: `[H, W]` of any type.
+        lossy: JPEG has changed the levels a little.
+
+    Raises:
+        RejectedFileError: the coding is unclear; the message lists the levels.
+    """
+    found = np.unique(levels)
+    exact = found[found > NOISE] if lossy else found
+    if len(found) == 1 or (found[0] == 0 and (len(found) == 2 or found[-1] <= LARGEST_CLASS) and not lossy):
+        return np.asarray(levels != 0)
+    low = exact[(exact > 0) & (exact <= HALF)]
+    is_255_coded = levels.dtype == np.uint8 and found[-1] > HALF and found[0] <= (NOISE if lossy else 0)
+    if lossy and found[-1] <= NOISE:
+        return np.zeros(levels.shape, bool)
+    if is_255_coded and (lossy or len(found) > FEW_LEVELS or not len(low)) and not has_flat_area(levels, low):
+        return np.asarray(levels > HALF)
+    listed = ", ".join(f"{level:g}" for level in found[:8]) + (", ..." if len(found) > 8 else "")
+    raise RejectedFileError(
+        f"unclear mask: its levels are {listed}; use 0 and 255, or 0 and class numbers up to {LARGEST_CLASS}"
+    )
+
+
+def has_flat_area(levels: NDArray[Any], of: Iterable[Any]) -> bool:
+    """Whether 3x3 pixels or more have one and the same of these levels: an area, not a smooth edge."""
+    return any(uniform_filter((levels == level).astype(np.float32), 3).max() > 0.999 for level in of)
+
+
+def open_checked(path: Path) -> Image.Image:
+    """Open and fully decode one image file, after checking its header.
+
+    Raises:
+        RejectedFileError: see the module's rules.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise RejectedFileError("empty file")
+        with warnings.catch_warnings():
+            # Pillow only warns, at half its own limit; `check_header` is stricter and raises.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            check_header(image)
+            image.load()
+            return image.copy()
+    except RejectedFileError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RejectedFileError(f"more than {MAX_PIXELS} pixels: scale it down") from error
+    except Exception as error:  # decoders raise all kinds of exceptions on broken bytes
+        reason = str(error).replace(str(path), path.name)
+        raise RejectedFileError(f"unreadable image: {printable(reason) or type(error).__name__}") from error
+
+
+def check_header(image: Image.Image) -> None:
+    """Raise `RejectedFileError` if the header shows an unusable image; decodes no pixels."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise RejectedFileError(f"{width}x{height} is more than {MAX_PIXELS} pixels: scale it down")
+    if min(width, height) < MIN_SIDE:
+        raise RejectedFileError(f"{width}x{height} is smaller than {MIN_SIDE}x{MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise RejectedFileError(
+            f"{width}x{height} is a strip, which resizing to a square would squash: cut it into tiles at most"
+            f" {MAX_ASPECT} times as long as wide"
+        )
+    if image.format not in READ_FORMATS:
+        raise RejectedFileError(f"{image.format} image: save it as PNG")
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise RejectedFileError(f"file of {pages} pages or frames: save each as a file of its own")
+    if image.mode not in SHALLOW_MODES | DEEP_MODES:
+        raise RejectedFileError(f"mode {image.mode}: save it as grey or RGB")
+    if image.mode not in DEEP_MODES and has_deep_channels(image):
+        raise RejectedFileError("16-bit colour: save it as 16-bit grey or 8-bit colour")
+    if image.mode in DEEP_MODES and tiff_tag(image, PHOTOMETRIC) == 0:
+        raise RejectedFileError("more than 8 bits per pixel with white as zero: save it with black as zero")
+
+
+def has_deep_channels(image: Image.Image) -> bool:
+    """Whether Pillow would drop the low bytes of 16-bit channels without a word."""
+    return any("16" in str(tile[3]) for tile in getattr(image, "tile", []))
+
+
+def tiff_tag(image: Image.Image, tag: int) -> Any:
+    """The value of a TIFF tag; None if there is none or the file is no TIFF."""
+    return getattr(image, "tag_v2", {}).get(tag)

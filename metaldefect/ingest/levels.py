@@ -1,0 +1,47 @@
+"""Choose, once per dataset, how images with more than 8 bits per pixel are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metaldefect.errors import RejectedFileError
+from metaldefect.image_files import BIT_DEPTHS, DEEP_SUFFIXES, Levels, open_checked
+from metaldefect.ingest.parallel import map_threads
+
+
+def find_levels(paths: Sequence[Path]) -> Levels | None:
+    """The range of the camera's bit depth: the smallest of 8, 10, 12, 14 and 16 bits that holds every level.
+
+    The images of one camera share a depth, so it must come from all of them. An image alone does not show it:
+    a dark one of 14 bits looks like a bright one of 12.
+
+    Returns:
+        None if no image has 16 bits. Integers of 32 bits and floats have no usual range: the user has to
+        state theirs.
+    """
+    deep = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES and is_16_bit(path)]
+    if not deep:
+        return None
+    highest = max(map_threads(highest_level, deep, "find bit depth"))
+    return Levels.of_bits(next(bits for bits in BIT_DEPTHS if highest < 2**bits))
+
+
+def is_16_bit(path: Path) -> bool:
+    """Whether a file's header says 16-bit grey; False for a file that cannot be read."""
+    try:
+        with Image.open(path, formats=("PNG", "TIFF")) as image:
+            return image.mode.startswith("I;16")
+    except Exception:  # reading the file refuses it, with the reason
+        return False
+
+
+def highest_level(path: Path) -> int:
+    """The highest level of an image; 0 if it cannot be read."""
+    try:
+        return int(np.asarray(open_checked(path)).max())
+    except RejectedFileError:
+        return 0

@@ -1,0 +1,172 @@
+"""Inputs that users have reported about tools of this kind are read right, or refused by name."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metaldefect.commands.infer import Model, frames_of, run_inference
+from metaldefect.commands.sources import prepared_folder
+from metaldefect.errors import UserError
+from metaldefect.image_files import Levels
+from metaldefect.ingest.adapters import read_dataset
+from metaldefect.ingest.examine import DatasetSpec, examine_dataset
+from metaldefect.ingest.inspection import build_inspection
+from metaldefect.inspection.provider import RealDatasetProvider
+
+CASES = Path(__file__).parents[2] / "shared/cases"
+pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="no scripts that draw the cases")
+
+
+def drawn(script: str, folder: Path, *arguments: str) -> Path:
+    """Run a script that draws a case into a folder."""
+    command = [sys.executable, str(CASES / f"{script}.py"), str(folder), *arguments]
+    subprocess.run(command, check=True, capture_output=True, env={"PYTHONDONTWRITEBYTECODE": "1"})
+    return folder
+
+
+def prepared(root: Path, output: Path) -> RealDatasetProvider:
+    """The dataset as `metaldefect train` prepares it."""
+    return RealDatasetProvider(prepared_folder("mvtec_ad", root, 0, output))
+
+
+def inferred(root: Path, output: Path, levels: Levels | None = None) -> dict[str, dict[str, str]]:
+    """Rows of `scores.csv` by image; the score is the image's mean grey level."""
+    model = Model(lambda image: (float(image.mean()), image.astype(np.float32)), 64, 100.0, levels)
+    run_inference(model, frames_of(root, levels), output)
+    with (output / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["image"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.parametrize("kind", ["twelve", "tiff"])
+def test_12_bit_cameras(tmp_path, kind):
+    root = drawn("16bit", tmp_path / "case")
+    eight, deep = (prepared(root / name, tmp_path / name) for name in ("eight", kind))
+    assert (eight.levels, deep.levels) == (None, Levels(0, 4095, clip=False))
+    for one, other in zip(eight.test(), deep.test(), strict=True):
+        # x * 16 * 255 / 4095 is x but for one level of rounding
+        assert np.abs(one.image.astype(int) - other.image).max() <= 1
+    found, refused = examine_dataset(DatasetSpec("mvtec_ad", root / kind), ["scratch"], 64)
+    assert (len(found), refused) == (2, [])
+    for item, row in ((one, inferred(root / kind / "test", tmp_path / "maps", deep.levels)) for one in found):
+        name = Path(item.source_path).relative_to("test").as_posix()
+        assert float(row[name]["score"]) == pytest.approx(item.statistics.mean, abs=1)
+    rows = inferred(root / kind / "test", tmp_path / "none")
+    assert all("more than 8 bits per pixel" in row["refused"] for row in rows.values())
+
+
+def test_odd_frames_are_read_or_refused_one_by_one(tmp_path):
+    rows = inferred(drawn("odd_frames", tmp_path / "case") / "frames", tmp_path / "maps")
+    assert {name: row["refused"].partition(": ")[2] for name, row in rows.items() if row["refused"]} == {
+        "cmyk_bad.jpg": "mode CMYK: save it as grey or RGB",
+        "float01_bad.tif": FEW.format("F"),
+        "int32_bad.tif": FEW.format("I"),
+        "pages_good_then_bad.tif": "file of 2 pages or frames: save each as a file of its own",
+        "strip_4096x64.png": "4096x64 is a strip, which resizing to a square would squash: cut it into tiles"
+        " at most 8 times as long as wide",
+    }
+    assert rows["rgba_bad.png"]["score"] == rows["plain_bad.png"]["score"] == rows["PALETTE.BMP"]["score"]
+
+
+FEW = (
+    "more than 8 bits per pixel (mode {}) without known levels: they come with a model that was trained on"
+    " such images, or with the dataset's setting `levels`"
+)
+
+
+@pytest.mark.parametrize("coding", ["m1", "m2", "voc", "alpha", "red"])
+def test_mask_codings(tmp_path, coding):
+    root = drawn("mask_levels", tmp_path / "case")
+    plain, coded = (list(prepared(root / name, tmp_path / name).test()) for name in ("m255", coding))
+    masks = [
+        (one.mask, other.mask) for one, other in zip(plain, coded, strict=True) if one.label == "scratch"
+    ]
+    assert len(masks) == 2
+    for one, other in masks:
+        assert one is not None
+        assert one.sum() == 18 * 24
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("naming", ["own_stem", "own_stem_bmp", "mask_bmp", "upper", "jpg_image"])
+def test_mask_names(tmp_path, naming):
+    root = drawn("mask_names", tmp_path / "case")
+    test = prepared(root / naming, tmp_path / "work").test()
+    assert [item.mask is not None for item in test if item.label != "good"] == [True, True]
+
+
+def test_images_without_masks_and_good_images_alone(tmp_path):
+    root = drawn("no_masks", tmp_path / "case")
+    test = prepared(root / "mvtec", tmp_path / "a").test()
+    assert [(item.label, item.mask) for item in test if item.label != "good"] == [("scratch", None)] * 2
+    assert set(prepared(root / "onlygood", tmp_path / "b").test().labels) == {"good"}
+    alone = prepared(root / "justtrain", tmp_path / "c")
+    assert (len(alone.test()), len(alone.train()) > 0, len(alone.validation()) > 0) == (0, True, True)
+    counts, rejected = build_inspection("folder", root / "folder", tmp_path / "d", seed=0)
+    assert (counts.test["scratch"], counts.without_mask, rejected) == (3, 3, [])
+
+
+@pytest.mark.parametrize("name", ["apple_train", "apple_test", "jupyter"])
+def test_hidden_entries(tmp_path, name):
+    root = drawn("hidden", tmp_path / "case") / name
+    counts, rejected = build_inspection("mvtec_ad", root, tmp_path / "out", seed=0)
+    assert (counts.train + counts.validation + counts.canvas, counts.test) == (9, {"good": 2, "scratch": 2})
+    assert rejected == []
+    rows = inferred(root, tmp_path / "maps")
+    assert len(rows) == 9 + 4 + 2
+    assert not any("/." in name or name.startswith(".") for name in rows)
+
+
+def test_equal_names_have_one_output_each(tmp_path):
+    root = drawn("same_names", tmp_path / "case")
+    rows = inferred(root / "frames", tmp_path / "maps")
+    assert len(rows) == 9
+    assert len(list((tmp_path / "maps").rglob("*.heat.png"))) == 9
+    counts, rejected = build_inspection("mvtec_ad", root / "twins", tmp_path / "out", seed=0)
+    assert (counts.train + counts.validation + counts.canvas, counts.test) == (18, {"good": 2, "scratch": 3})
+    assert len(list((tmp_path / "out").glob("*/*/*.png"))) == 18 + 5 + 1
+    assert rejected == []
+    assert ["the name of this mask fits 000.jpg and 000.png" in note for note in counts.notes] == [True]
+
+
+def test_names_of_any_bytes(tmp_path):
+    rows = inferred(drawn("bytes_name", tmp_path / "case") / "frames", tmp_path / "maps")
+    assert sorted(rows) == ["\\xbb\\xae\\xba\\xdb1.png", "a0.png", "a2.png"]
+    assert all(row["score"] and not row["refused"] for row in rows.values())
+
+
+def test_gc10_as_it_is_published(tmp_path):
+    root = drawn("gc10", tmp_path / "case") / "gc10"
+    samples, files = read_dataset("gc10_det", root)
+    assert len(samples) == 17
+    labels = {box.label for sample in samples for box in sample.boxes}
+    assert labels == {"punching_hole", "welding_line", "crease", "waist_folding"}
+    assert {r.path.rpartition("/")[2]: r.reason for r in files.rejected} == {
+        "img_01_00002.xml": "box '1_chongkong' (60, 60, 5, 5) has its corners swapped",
+        "img_02_00000.xml": "box label 'd' does not begin with a class number, 1 to 10",
+    }
+
+
+def test_what_is_derived_from_changed_images_is_made_anew(tmp_path):
+    root = drawn("stale", tmp_path / "case")
+    before = RealDatasetProvider(prepared_folder("magnetic_tile", root, 0, tmp_path / "work"))
+    sizes = {label: before.test().labels.count(label) for label in ("blowhole",)}
+    wrong = next(item.mask.sum() for item in before.test() if item.mask is not None)
+    drawn("stale", root, "mend")
+    after = RealDatasetProvider(prepared_folder("magnetic_tile", root, 0, tmp_path / "work"))
+    assert (sizes["blowhole"], after.test().labels.count("blowhole")) == (2, 5)
+    mended = next(item.mask.sum() for item in after.test() if item.mask is not None)
+    assert (wrong, mended) == (100, 18 * 24)
+
+
+def test_a_run_may_leave_out_as_many_files_as_it_is_told(tmp_path):
+    root = drawn("16bit", tmp_path / "case") / "eight"
+    (root / "train/good/broken.png").write_text("no image")
+    with pytest.raises(UserError, match=r"1 file\(s\) cannot be used and max_rejected is 0"):
+        prepared_folder("mvtec_ad", root, 0, tmp_path / "work")
+    assert prepared_folder("mvtec_ad", root, 0, tmp_path / "work", None, 1).is_dir()
