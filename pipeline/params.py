@@ -57,12 +57,14 @@ class DatasetParams(Config):
     ignore: list[str] = Field(default=[])
     name: str | None = None
     levels: LevelsSetting | None = None
+    scenes: str | None = None
 
 
 class InspectionParams(Config):
     adapter: str
     root: str
     levels: LevelsSetting | None
+    scenes: str | None
 
 
 class Split(Config):

@@ -27,6 +27,7 @@ def main(params: Params, run: StageRun) -> None:
             ignore=dataset.ignore,
             name=dataset.name,
             levels=Levels.of_setting(dataset.levels),
+            scenes=dataset.scenes,
         )
         for dataset in merge.datasets
     ]
@@ -45,10 +46,11 @@ def main(params: Params, run: StageRun) -> None:
         merge.inspection.adapter,
         root / merge.inspection.root,
         Levels.of_setting(merge.inspection.levels),
+        merge.inspection.scenes,
     )
     result = merge_datasets(datasets, inspection, OUTPUT, REPORTS, options)
 
-    for note in result.inspection.notes:
+    for note in [*result.summary["notes"], *result.inspection.notes]:
         print(f"note: {note}")
     write_json(METRICS, result.summary)
     run.log_metrics(result.summary)

@@ -46,6 +46,7 @@ class TrainSettings(TrainingConfig, ImageSettings, CalibrationSettings):
     root: Path | None = None
     adapter: str = "mvtec_ad"
     levels: LevelsSetting | None = None
+    scenes: str | None = None
     max_rejected: NonNegativeInt = 0
     synthetic: SyntheticSettings = SyntheticSettings()
     generated: GeneratedSettings = GeneratedSettings()

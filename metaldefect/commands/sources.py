@@ -53,6 +53,7 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
         work,
         Levels.of_setting(settings.levels),
         settings.max_rejected,
+        settings.scenes,
     )
     real = RealDatasetProvider(root)
     if settings.source == "real":
@@ -71,7 +72,13 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
 
 
 def prepared_folder(
-    adapter: str, root: Path, seed: int, work: Path, levels: Levels | None = None, max_rejected: int = 0
+    adapter: str,
+    root: Path,
+    seed: int,
+    work: Path,
+    levels: Levels | None = None,
+    max_rejected: int = 0,
+    scenes: str | None = None,
 ) -> Path:
     """Return a folder with splits and scenes: `root` if it is prepared already, else a new one in `work`.
 
@@ -84,7 +91,7 @@ def prepared_folder(
         return root
     folder = work / "inspection"
     with atomic_directory(folder) as partial:
-        counts, rejected = build_inspection(adapter, root, partial, seed, levels=levels)
+        counts, rejected = build_inspection(adapter, root, partial, seed, levels=levels, scene_rule=scenes)
         lines = "\n".join(f"  {file.path}: {file.reason}" for file in rejected)
         if len(rejected) > max_rejected:
             raise UserError(

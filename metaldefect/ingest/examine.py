@@ -32,6 +32,7 @@ class DatasetSpec:
         ignore: labels whose images are skipped.
         name: its name in the sample table; None uses the adapter's.
         levels: how images with more than 8 bits are read; None: by their bit depth (see `find_levels`).
+        scenes: which files show one part (see `scene_links`); None: those that look alike.
     """
 
     adapter: str
@@ -41,6 +42,7 @@ class DatasetSpec:
     ignore: Sequence[str] = ()
     name: str | None = None
     levels: Levels | None = None
+    scenes: str | None = None
 
     @property
     def source(self) -> str:

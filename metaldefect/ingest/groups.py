@@ -163,11 +163,11 @@ def correlation(one: NDArray[np.float64], many: NDArray[np.float64]) -> NDArray[
     return np.where(both_flat, 1.0, (b @ a[0]) / np.where(product == 0, np.inf, product))
 
 
-def first_of_each(count: int, pairs: Sequence[Pair]) -> NDArray[np.int64]:
+def first_of_each(count: int, pairs: Sequence[Pair | tuple[int, int]]) -> NDArray[np.int64]:
     """The smallest index in each image's connected component, `int64 [count]`."""
-    rows = [pair.first for pair in pairs]
-    columns = [pair.second for pair in pairs]
-    graph = coo_array((np.ones(len(pairs), dtype=bool), (rows, columns)), shape=(count, count))
+    edges = [(pair.first, pair.second) if isinstance(pair, Pair) else pair for pair in pairs]
+    rows, columns = [edge[0] for edge in edges], [edge[1] for edge in edges]
+    graph = coo_array((np.ones(len(edges), dtype=bool), (rows, columns)), shape=(count, count))
     _, component = connected_components(graph, directed=False)
     _, first = np.unique(component, return_index=True)
     return first[component].astype(np.int64)

@@ -21,7 +21,8 @@ from metaldefect.ingest.adapters import (
     read_dataset,
 )
 from metaldefect.ingest.adapters.files import draw_runs
-from metaldefect.ingest.groups import Fingerprint, fingerprint, first_of_each, near_duplicate_pairs
+from metaldefect.ingest.fixed_camera import judge_pairs, scene_links
+from metaldefect.ingest.groups import Fingerprint, Pair, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.samples import unique_names
@@ -83,6 +84,7 @@ def build_inspection(
     seed: int,
     trained_on: Set[str] = frozenset(),
     levels: Levels | None = None,
+    scene_rule: str | None = None,
 ) -> tuple[InspectionCounts, list[Rejected]]:
     """Write a dataset in the layout of `metaldefect.inspection.layout`, at its original resolution.
 
@@ -102,6 +104,7 @@ def build_inspection(
         trained_on: SHA-256 of files that models learn from; such defects are no fair test and are left out.
         levels: how images with more than 8 bits are read; None: by their bit depth (see `find_levels`).
             The folder records them, for the detector to read the line's images alike.
+        scene_rule: which files show one part (see `scene_links`); None: those that look alike.
 
     Returns:
         The counts of what was written, and the rejected files.
@@ -118,11 +121,11 @@ def build_inspection(
     defective = [raw for raw in samples if not raw.is_normal]
     found = take_fingerprints(defective, files, levels, "read defects")
     defects = [item for item in found if item.content not in trained_on]
-    scenes = scenes_of(normals)
+    scenes = scenes_of(normals, files, scene_rule)
     splits, across = split_normals([item.raw.source_split for item in normals], scenes, seed)
     jobs = [(item.raw, split, GOOD) for item, split in zip(normals, splits, strict=True)]
     jobs += [(item.raw, "test", label_folder(item.raw.source_label)) for item in defects]
-    scenes += scenes_of(defects)
+    scenes += scenes_of(defects, files, scene_rule)
     names = names_of(jobs, files)
 
     def write_one(index: int) -> RejectedFileError | MaskState:
@@ -181,9 +184,18 @@ def take_fingerprints(
     return taken
 
 
-def scenes_of(images: Sequence[Fingerprinted]) -> list[str]:
+def scenes_of(images: Sequence[Fingerprinted], files: DatasetFiles, rule: str | None) -> list[str]:
     """The scene key of each image: the content hash of the first image that shows the scene."""
-    first = first_of_each(len(images), near_duplicate_pairs([item.fingerprint for item in images]))
+    edges: Sequence[Pair | tuple[int, int]]
+    if rule is not None:
+        edges = scene_links(rule, [files.relative(item.raw.path) for item in images])
+    else:
+        prints = [item.fingerprint for item in images]
+        labels = [item.raw.source_label for item in images]
+        edges, notes = judge_pairs(prints, labels, near_duplicate_pairs(prints))
+        for note in notes:
+            files.note(files.root, note)
+    first = first_of_each(len(images), edges)
     return [images[index].content[:SCENE_DIGITS] for index in first]
 
 

@@ -21,6 +21,7 @@ from metaldefect.ingest.adapters.files import draw_runs
 from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
+from metaldefect.ingest.fixed_camera import judge_pairs, scene_links
 from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, near_duplicate_pairs, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
@@ -34,11 +35,12 @@ PAIR_COLUMNS = ["first", "second", "symmetry", "distance", "correlation", "detai
 
 @dataclass(frozen=True)
 class InspectionSpec:
-    """Which dataset the detector uses: an adapter's name, the folder, and levels as in `DatasetSpec`."""
+    """Which dataset the detector uses: an adapter's name, its folder; the rest as in `DatasetSpec`."""
 
     adapter: str
     root: Path
     levels: Levels | None = None
+    scenes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ def merge_datasets(
             raise UserError(
                 "no image is left to merge: check the datasets' labels, splits and ignored labels"
             )
-        pairs = near_duplicate_pairs([item.fingerprint for item in examined])
-        placed, moved = place(examined, pairs, options)
+        pairs, links, notes = find_scenes(datasets, examined)
+        placed, moved = place(examined, pairs, links, options)
         trained_on = {place.item.source_sha256 for place in placed if place.split != "test"}
         counts, refused = build_inspection(
             inspection.adapter,
@@ -153,6 +155,7 @@ def merge_datasets(
             options.seed,
             trained_on,
             inspection.levels,
+            inspection.scenes,
         )
         rejected += [file for file in refused if file not in rejected]
         write_rejected(reports / "rejected.csv", rejected)
@@ -169,6 +172,7 @@ def merge_datasets(
         "scene_pairs": len(pairs),
         "dropped_duplicates": len(examined) - len(table),
         "moved_scenes": len(moved),
+        "notes": notes,
         "rejected": len(rejected),
         "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
         "boxes_of_another_class": count_foreign_boxes(placed),
@@ -192,8 +196,29 @@ def check_sources(datasets: Sequence[DatasetSpec]) -> None:
             raise UserError(f"{count} datasets are called {name!r}: give each its own `name`")
 
 
+def find_scenes(
+    datasets: Sequence[DatasetSpec], examined: Sequence[Examined]
+) -> tuple[list[Pair], list[tuple[int, int]], list[str]]:
+    """Near-duplicates, links between images by the users' rules, and notes on classes that look alike."""
+    prints = [item.fingerprint for item in examined]
+    pairs, notes = judge_pairs(prints, [item.label for item in examined], near_duplicate_pairs(prints))
+    links: list[tuple[int, int]] = []
+    for spec in datasets:
+        if spec.scenes is None:
+            continue
+        own = [number for number, item in enumerate(examined) if item.raw.source == spec.source]
+        inside = set(own)
+        pairs = [pair for pair in pairs if not (pair.first in inside and pair.second in inside)]
+        named = scene_links(spec.scenes, [examined[number].source_path for number in own])
+        links += [(own[one], own[other]) for one, other in named]
+    return pairs, links, notes
+
+
 def place(
-    examined: Sequence[Examined], pairs: Sequence[Pair], options: MergeOptions
+    examined: Sequence[Examined],
+    pairs: Sequence[Pair],
+    links: Sequence[tuple[int, int]],
+    options: MergeOptions,
 ) -> tuple[list[Placed], list[str]]:
     """Assign group, scene, split and name to every image that is kept.
 
@@ -204,7 +229,7 @@ def place(
         The images, sorted by name, and the keys of scenes that `assign_splits` moved.
     """
     group = first_of_each(len(examined), [pair for pair in pairs if pair.same_photograph]).tolist()
-    scene = first_of_each(len(examined), pairs).tolist()
+    scene = first_of_each(len(examined), [*pairs, *links]).tolist()
     kept = [n for n in range(len(examined)) if options.duplicates == "keep" or group[n] == n]
     items = [examined[n] for n in kept]
     groups = [examined[group[n]].source_sha256[:16] for n in kept]

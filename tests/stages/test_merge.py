@@ -37,7 +37,7 @@ MERGE = {
             "ignore": ["red iron"],
         },
     ],
-    "inspection": {"adapter": "mvtec_ad", "root": "inspection", "levels": None},
+    "inspection": {"adapter": "mvtec_ad", "root": "inspection", "levels": None, "scenes": None},
     "split": {"validation": 0.15, "test": 0.15},
     "duplicates": "keep",
     "normalise_source": False,
