@@ -25,7 +25,8 @@ from metaldefect.commands.manifest import (
 from metaldefect.commands.models import require_models
 from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads
-from metaldefect.images import IMAGE_SUFFIXES, UnreadableImageError, write_png
+from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
+from metaldefect.images import UnreadableImageError, write_png
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import Format, TransplantConfig
 from metaldefect.synthesis.formats.layouts import LAYOUTS
@@ -76,7 +77,12 @@ def find_canvases(images: Path) -> list[Canvas]:
     """
     if images.is_file():
         return [Canvas(images, images.name, images.stem)]
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(
+        path
+        for path in images.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(is_hidden_name(part) for part in path.relative_to(images).parts)
+    )
     if not paths:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"{images} holds no image ({known}): name the folder of normal images")

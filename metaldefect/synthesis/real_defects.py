@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from metaldefect.artifacts import sha256_file
-from metaldefect.errors import UserError
-from metaldefect.images import IMAGE_SUFFIXES, UnreadableImageError
+from metaldefect.errors import RejectedFileError, UserError, printable
+from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
+from metaldefect.image_files import read_mask as read_mask_file
 from metaldefect.ingest.adapters import RunLengths, read_dataset
 from metaldefect.ingest.adapters.files import draw_runs
 from metaldefect.ingest.loading import split_rows
@@ -22,7 +22,6 @@ from metaldefect.synthesis.inpainting import Mask
 from metaldefect.synthesis.photographs import Photograph, grey_of, read_photograph
 from metaldefect.synthesis.transplant import Defect, cut_defects
 
-HALF = 127  # masks mark the defect above it
 CHOICES = 6  # random defects of which the one that suits the canvas best is taken
 SIMILAR = 1.6  # ratio of grey levels up to which two metals count as alike
 KEPT = 128  # photographs whose defects stay in memory
@@ -94,27 +93,25 @@ def paired_files(images: Path, masks: Path) -> list[MaskedImage]:
 
 def image_files(folder: Path) -> list[Path]:
     """The image files directly inside a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden_name(path.name)
+    )
 
 
 def read_mask(mask: Path | RunLengths, shape: tuple[int, int]) -> Mask:
-    """Read a mask, `bool [H, W]`: above half intensity, or above 0 in masks that use only small numbers.
+    """Read a mask, `bool [H, W]`, by the coding that `metaldefect.image_files.defect_pixels` states.
 
     Raises:
-        UserError: the mask cannot be read or has another size than its photograph.
+        UserError: the mask cannot be read, has an unclear coding, or another size than its photograph.
     """
     if isinstance(mask, RunLengths):
-        return draw_runs(mask, shape) > HALF
+        return draw_runs(mask, shape) > 0
     try:
-        with Image.open(mask) as image:
-            levels = np.asarray(image if image.mode in ("P", "1") else image.convert("L")).astype(np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableImageError(f"{mask}: {error}") from error
-    if levels.shape != shape:
-        raise UserError(
-            f"{mask} is {levels.shape[1]} x {levels.shape[0]} pixels, its photograph {shape[1]} x {shape[0]}"
-        )
-    return np.asarray(levels > (HALF if levels.max() > HALF else 0))
+        return read_mask_file(mask, shape) > 0
+    except RejectedFileError as error:
+        raise UserError(f"{printable(str(mask))}: {error}") from error
 
 
 class DefectLibrary:

@@ -243,7 +243,7 @@ def test_what_is_wrong_is_named(
         ({"images": tmp_path / "nothing"}, "holds no image"),
         ({"images": grey, "at": (500, 10)}, r"--at 500,10 lies outside .* \(170 x 150 pixels\)"),
         ({"images": grey, "mask": tmp_path / "empty.png"}, "empty.png marks nothing"),
-        ({"images": grey, "mask": tmp_path / "small.png"}, r"small.png is 9 x 9 pixels, its photograph 170"),
+        ({"images": grey, "mask": tmp_path / "small.png"}, "small.png: 9x9 is smaller than 16x16"),
         ({"images": grey, "masks": tmp_path / "nothing"}, "holds no mask for .*grey.png: name it grey.png"),
         ({"defect_masks": tmp_path / "nothing"}, "no photograph in .* has a mask of its name"),
         ({"defects": tmp_path / "none"}, "none does not exist: name the folder of photographs with defects"),
