@@ -49,7 +49,7 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
         per_image: defects per image.
         defects: folder with real defects; transplants need it, drawn ones take their shapes from it.
         defect_masks: folder of their masks, with the same names.
-        adapter: layout of `defects` where there is no `defect_masks`.
+        adapter: layout of `defects` where there is no `defect_masks`; None: found by looking.
         masks: folder with a mask per image, of its name: where to insert.
         mask: one mask for all images.
         at: x, y of the defect's centre in pixels.
@@ -66,7 +66,7 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
     per_image: PositiveInt = 1
     defects: Path | None = None
     defect_masks: Path | None = None
-    adapter: str = "mvtec_ad"
+    adapter: str | None = None
     masks: Path | None = None
     mask: Path | None = None
     at: tuple[NonNegativeInt, NonNegativeInt] | None = None

@@ -18,6 +18,7 @@ from metaldefect.ingest.adapters import RunLengths, read_dataset
 from metaldefect.ingest.adapters.files import draw_runs
 from metaldefect.ingest.loading import split_rows
 from metaldefect.ingest.samples import TABLE_NAME
+from metaldefect.inspection.layout import GOOD
 from metaldefect.synthesis.inpainting import Mask
 from metaldefect.synthesis.photographs import Photograph, grey_of, read_photograph
 from metaldefect.synthesis.transplant import Defect, cut_defects
@@ -35,7 +36,7 @@ class MaskedImage(NamedTuple):
 
 
 def find_masked_images(
-    root: Path, label: str, masks: Path | None = None, adapter: str = "mvtec_ad"
+    root: Path, label: str, masks: Path | None = None, adapter: str | None = None
 ) -> list[MaskedImage]:
     """The masked photographs of a class, in a fixed order.
 
@@ -44,7 +45,7 @@ def find_masked_images(
             the training split is read), or a dataset in a known layout.
         label: the class. Folders given with `masks` may hold one folder per class.
         masks: folder with a mask `<stem>.*` or `<stem>_mask.*` for each photograph.
-        adapter: the layout.
+        adapter: the layout; None: MVTec AD's if the dataset has its `train/good`, else one folder per class.
 
     Raises:
         UserError: a folder is missing, or holds no masked photograph of the class.
@@ -64,7 +65,8 @@ def find_masked_images(
             for name, part in rows.groupby("label")
         }
     else:
-        samples, _ = read_dataset(adapter, root)
+        layout = adapter or ("mvtec_ad" if (root / "train" / GOOD).is_dir() else "folder")
+        samples, _ = read_dataset(layout, root)
         found = {}
         for sample in samples:
             if sample.mask is not None and not sample.is_normal:

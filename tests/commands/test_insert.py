@@ -247,7 +247,7 @@ def test_what_is_wrong_is_named(
         ({"images": grey, "masks": tmp_path / "nothing"}, "holds no mask for .*grey.png: name it grey.png"),
         ({"defect_masks": tmp_path / "nothing"}, "no photograph in .* has a mask of its name"),
         ({"defects": tmp_path / "none"}, "none does not exist: name the folder of photographs with defects"),
-        ({"defect_masks": None}, "expected MVTec AD layout"),
+        ({"defect_masks": None}, "holds no class folders"),
         ({"images": grey, "format": "mvtec"}, "the images show 1 scene"),
     ]  # fmt: skip
     for number, (given, message) in enumerate(wrong):
