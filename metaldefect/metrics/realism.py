@@ -17,6 +17,7 @@ from metaldefect.feature_classifier import Features, classifier
 from metaldefect.metrics.detection import auroc, bootstrap_interval
 
 FOLDS = 5
+FEWEST_GROUPS = 3  # with fewer groups than folds, each group is a fold
 INTERVAL_SAMPLES = 500
 
 
@@ -42,18 +43,19 @@ def realism_auroc(
         `mean` (the AUROC), `low`, `high` (95 % bootstrap interval over groups).
 
     Raises:
-        ValueError: fewer than five groups on a side.
+        ValueError: fewer than three groups on a side.
     """
     for name, groups in (("real", real_groups), ("inserted", inserted_groups)):
-        if len(set(groups)) < FOLDS:
-            raise ValueError(f"{len(set(groups))} groups of {name} defects, {FOLDS} are needed")
+        if len(set(groups)) < FEWEST_GROUPS:
+            raise ValueError(f"{len(set(groups))} groups of {name} defects, {FEWEST_GROUPS} are needed")
     features = np.concatenate([real, inserted])
     truth = np.repeat([False, True], [len(real), len(inserted)])
     names = np.where(truth, "inserted", "real")
     groups = [*real_groups, *inserted_groups]
     keys = np.unique([str(group) for group in groups], return_inverse=True)[1]
     scores = np.empty(len(features))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    count = min(FOLDS, len(set(real_groups)), len(set(inserted_groups)))
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     for train, held in folds.split(features, truth, keys):
         judge = classifier(features[train], names[train], seed)
         column = list(judge.classes_).index("inserted")

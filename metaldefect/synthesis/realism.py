@@ -20,7 +20,7 @@ from metaldefect.backbones import pooled_features
 from metaldefect.images import U8, read_grey, resize
 from metaldefect.ingest.loading import split_rows, spread_over_classes
 from metaldefect.maskgit.sampling_config import SamplingConfig
-from metaldefect.metrics.realism import FOLDS, realism_auroc
+from metaldefect.metrics.realism import FEWEST_GROUPS, realism_auroc
 from metaldefect.procedural.images import keyed_generator
 from metaldefect.synthesis.change import apply_change
 from metaldefect.synthesis.config import TransplantConfig
@@ -93,7 +93,7 @@ def measure_realism(
         merged: folder of the merged dataset; images with masks take part.
         split: `validation` to choose by the result, `test` to publish it.
         sampling: how the models sample.
-        limit: number of real defects, spread over classes and photographs.
+        limit: number of real defects at most, spread over classes and photographs.
         seed: of places, drawing and folds.
 
     Returns:
@@ -102,12 +102,12 @@ def measure_realism(
     """
     rows = split_rows(merged, split)
     rows = rows[rows["mask_path"].notna()].reset_index(drop=True)
-    originals = find_originals(merged, spread_over_classes(rows, limit))
+    originals = find_originals(merged, spread_over_classes(rows, limit), limit)
     places = find_places(merged, rows, originals, seed)
     paired = [(one, place) for one, place in zip(originals, places, strict=True) if place is not None]
     found: dict[str, Any] = {"defects": len(paired), "visible": {}, "left_out": {}}
-    if len({one.scene for one, _ in paired}) < FOLDS:
-        reason = f"{len(paired)} real defects with a free place, {FOLDS} scenes are needed"
+    if len({one.scene for one, _ in paired}) < FEWEST_GROUPS:
+        reason = f"{len(paired)} real defects with a free place, {FEWEST_GROUPS} scenes are needed"
         return {**found, "left_out": dict.fromkeys(METRICS.values(), reason)}
     crops = {"real": [crop_around(one.photograph, one.mask) for one, _ in paired]}
     groups = {"real": [one.scene for one, _ in paired]}
@@ -116,25 +116,28 @@ def measure_realism(
     features = {name: pooled_features(np.stack(part)) for name, part in crops.items() if part}
     for method, name in METRICS.items():
         found["visible"][method] = len(crops[method])
-        if len(set(groups[method])) < FOLDS:
-            found["left_out"][name] = f"{len(crops[method])} visible defects, {FOLDS} scenes are needed"
+        if len(set(groups[method])) < FEWEST_GROUPS:
+            reason = f"{len(crops[method])} visible defects, {FEWEST_GROUPS} scenes are needed"
+            found["left_out"][name] = reason
             continue
         sides = features["real"], features[method]
         found[name] = realism_auroc(*sides, groups["real"], groups[method], seed)
     return found
 
 
-def find_originals(merged: Path, rows: pd.DataFrame) -> list[Original]:
-    """The largest whole defect of each photograph that has one with free metal around it."""
-    found = []
+def find_originals(merged: Path, rows: pd.DataFrame, limit: int) -> list[Original]:
+    """Up to `limit` whole defects with free metal around them: one of each photograph, then further ones."""
+    found: list[tuple[int, Original]] = []
     for row in tqdm(rows.to_dict("records"), desc="real defects", unit="image"):
         photograph, mask = read_masked(merged, row)
-        for defect, part in parts_of(photograph, mask):
-            window = crop_window(part)
-            if not defect.cut and not (mask & ~part)[window].any():
-                found.append(Original(row["label"], str(row["scene"]), photograph, defect, part))
-                break
-    return found
+        suitable = [
+            (defect, part)
+            for defect, part in parts_of(photograph, mask)
+            if not defect.cut and not (mask & ~part)[crop_window(part)].any()
+        ]
+        for rank, (defect, part) in enumerate(suitable):
+            found.append((rank, Original(row["label"], str(row["scene"]), photograph, defect, part)))
+    return [one for _, one in sorted(found, key=lambda item: item[0])][:limit]
 
 
 def read_masked(merged: Path, row: Mapping[Any, Any]) -> tuple[Photograph, Mask]:

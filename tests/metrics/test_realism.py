@@ -47,6 +47,6 @@ def test_a_group_is_never_on_both_sides_of_a_fold() -> None:
 
 
 def test_too_few_groups_are_named_and_ranks_have_no_scale() -> None:
-    with pytest.raises(ValueError, match="2 groups of inserted defects, 5 are needed"):
+    with pytest.raises(ValueError, match="2 groups of inserted defects, 3 are needed"):
         realism_auroc(features(6, 0, 0), features(6, 0, 1), list(range(6)), [0, 0, 0, 1, 1, 1], 0)
     assert ranks(np.array([30.0, 10.0, 20.0])).tolist() == [0.75, 0.25, 0.5]

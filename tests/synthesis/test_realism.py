@@ -66,9 +66,9 @@ def test_copied_defects_pass_for_real_and_noise_does_not(measure) -> None:
 
 
 def test_too_few_defects_are_said_and_nothing_is_measured(measure) -> None:
-    found = measure(4)
+    found = measure(2)
     assert found["left_out"] == dict.fromkeys(
-        realism.METRICS.values(), "4 real defects with a free place, 5 scenes are needed"
+        realism.METRICS.values(), "2 real defects with a free place, 3 scenes are needed"
     )
     assert not set(realism.METRICS.values()) & found.keys()
 
@@ -76,7 +76,7 @@ def test_too_few_defects_are_said_and_nothing_is_measured(measure) -> None:
 def test_crops_show_the_mask_in_the_middle_and_nothing_else(tmp_path: Path) -> None:
     write_merged(tmp_path, 6)
     rows = pd.read_parquet(tmp_path / "samples.parquet")
-    originals = realism.find_originals(tmp_path, rows)
+    originals = realism.find_originals(tmp_path, rows, 6)
     places = realism.find_places(tmp_path, rows, originals, 0)
     for one, place in zip(originals, places, strict=True):
         assert place is not None
@@ -86,3 +86,14 @@ def test_crops_show_the_mask_in_the_middle_and_nothing_else(tmp_path: Path) -> N
         crop = place.canvas.pixels[realism.crop_window(mask)]
         assert crop.min() > 100, "the canvas's own defect is not in the crop"
         assert realism.crop_around(one.photograph, one.mask)[64, 64] < 90
+
+
+def test_further_defects_of_a_photograph_come_after_the_first_of_every_other(tmp_path: Path) -> None:
+    write_merged(tmp_path, 3)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[20:32, 20:32] = mask[90:100, 90:100] = mask[60:70, 110:] = 255  # the last is cut off by the border
+    write_png(tmp_path / "masks/0.png", mask)
+    rows = pd.read_parquet(tmp_path / "samples.parquet")
+    found = realism.find_originals(tmp_path, rows, 10)
+    assert [one.scene for one in found] == ["0", "1", "2", "0"]
+    assert [one.scene for one in realism.find_originals(tmp_path, rows, 3)] == ["0", "1", "2"]
