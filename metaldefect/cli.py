@@ -137,6 +137,23 @@ def infer(
 
 
 @app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
+    adapter: Annotated[str | None, option("Its layout, if it should not be recognised.")] = None,
+    page: Annotated[Path | None, option("Also write an HTML page with thumbnails to this file.")] = None,
+) -> None:
+    """Say what the tool sees in a folder: layout, classes, sizes, depths, masks, duplicates, refusals."""
+    from metaldefect.commands.check import describe, write_page
+    from metaldefect.ingest.overview import look_at
+
+    seen = look_at(folder, adapter)
+    print(describe(seen))
+    if page is not None:
+        write_page(seen, page)
+        print(f"\nwith thumbnails: {page}")
+
+
+@app.command()
 def distill(
     minutes: Annotated[float, option("Computing time in minutes, over all resumed runs.", min=0)],
     output: Annotated[Path, option("The .safetensors file to write; card and loss curve go beside it.")],

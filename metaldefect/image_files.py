@@ -14,7 +14,6 @@ Everything else is refused with the reason: CMYK, 16-bit colour, animations, GIF
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from metaldefect.errors import RejectedFileError, UserError, printable
 
@@ -169,14 +168,19 @@ def read_mask(path: Path | str, size: tuple[int, int], image: Path | None = None
     Raises:
         RejectedFileError: the mask is unreadable, differs from `size`, or its coding is unclear.
     """
+    marked = defect_pixels(read_mask_levels(path, size, image), lossy=suffix_is_jpeg(path))
+    return np.where(marked, np.uint8(255), np.uint8(0))
+
+
+def read_mask_levels(path: Path | str, size: tuple[int, int], image: Path | None = None) -> NDArray[Any]:
+    """The levels of a mask, `[H, W]`; arguments and errors as for `read_mask`, but for the coding."""
     opened = upright(open_checked(Path(path)))
     if (opened.height, opened.width) != size:
         found = f"mask of {opened.width}x{opened.height} pixels for an image of {size[1]}x{size[0]}"
         if (opened.width, opened.height) == size and image is not None and is_turned(image):
             found += ": it fits the stored pixels only, which EXIF turns; save image and mask upright"
         raise RejectedFileError(found)
-    marked = defect_pixels(coded_levels(opened), lossy=opened.format == "JPEG" or suffix_is_jpeg(path))
-    return np.where(marked, np.uint8(255), np.uint8(0))
+    return coded_levels(opened)
 
 
 def suffix_is_jpeg(path: Path | str) -> bool:
@@ -225,14 +229,15 @@ def defect_pixels(levels: NDArray[Any], *, lossy: bool = False) -> NDArray[np.bo
         RejectedFileError: the coding is unclear; the message lists the levels.
     """
     found = np.unique(levels)
-    exact = found[found > NOISE] if lossy else found
     if len(found) == 1 or (found[0] == 0 and (len(found) == 2 or found[-1] <= LARGEST_CLASS) and not lossy):
         return np.asarray(levels != 0)
-    low = exact[(exact > 0) & (exact <= HALF)]
+    lowest = NOISE + 1 if lossy else 1
+    low = found[(found >= lowest) & (found <= HALF)]
     is_255_coded = levels.dtype == np.uint8 and found[-1] > HALF and found[0] <= (NOISE if lossy else 0)
     if lossy and found[-1] <= NOISE:
         return np.zeros(levels.shape, bool)
-    if is_255_coded and (lossy or len(found) > FEW_LEVELS or not len(low)) and not has_flat_area(levels, low):
+    is_smooth = lossy or len(found) > FEW_LEVELS or not len(low)
+    if is_255_coded and is_smooth and not has_flat_area(levels, lowest):
         return np.asarray(levels > HALF)
     listed = ", ".join(f"{level:g}" for level in found[:8]) + (", ..." if len(found) > 8 else "")
     raise RejectedFileError(
@@ -240,9 +245,10 @@ def defect_pixels(levels: NDArray[Any], *, lossy: bool = False) -> NDArray[np.bo
     )
 
 
-def has_flat_area(levels: NDArray[Any], of: Iterable[Any]) -> bool:
-    """Whether 3x3 pixels or more have one and the same of these levels: an area, not a smooth edge."""
-    return any(uniform_filter((levels == level).astype(np.float32), 3).max() > 0.999 for level in of)
+def has_flat_area(levels: NDArray[Any], lowest: float) -> bool:
+    """Whether 3x3 pixels share a level from `lowest` to half: the area of another class, no smooth edge."""
+    equal = maximum_filter(levels, 3) == minimum_filter(levels, 3)
+    return bool((equal & (levels >= lowest) & (levels <= HALF)).any())
 
 
 def open_checked(path: Path) -> Image.Image:

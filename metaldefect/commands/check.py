@@ -1,0 +1,131 @@
+"""`metaldefect check`: say in seconds what the tool sees in a folder, and what to type next."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from PIL import Image
+
+from metaldefect.artifacts import atomic_file
+from metaldefect.image_files import U8
+from metaldefect.ingest.overview import Overview
+from metaldefect.inspection.layout import GOOD
+
+LISTED = 10
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ root }}</title>
+<style>
+body { max-width: 1000px; margin: 32px auto; padding: 0 20px; font: 16px/1.5 system-ui, sans-serif; }
+pre { padding: 12px 16px; border: 1px solid #8884; border-radius: 8px; overflow-x: auto; }
+figure { display: inline-block; margin: 0 8px 8px 0; }
+img { display: block; border-radius: 4px; }
+</style>
+</head>
+<body>
+<h1>{{ root }}</h1>
+<pre>{{ text }}</pre>
+{% for label, images in thumbnails.items() %}
+<h2>{{ label }}</h2>
+{% for source in images %}<figure><img src="{{ source }}" alt="{{ label }}"></figure>{% endfor %}
+{% endfor %}
+</body>
+</html>
+"""
+
+
+def describe(seen: Overview) -> str:
+    """The overview as text, one fact per line."""
+    total = sum(seen.classes.values())
+    lines = [f"layout       {seen.adapter}", f"images       {total}"]
+    width = max((len(label) for label in seen.classes), default=0)
+    lines += [
+        f"  {label:<{width}} {count:>6}, {seen.masks.get(label, 0)} with a mask"
+        for label, count in seen.classes.items()
+    ]
+    if seen.splits:
+        lines.append(f"splits       {joined(seen.splits)}")
+    lines.append(f"sizes        {sizes_in_words(seen.sizes)}")
+    lines.append(f"files        {joined(seen.kinds)}")
+    if seen.levels is not None:
+        lines.append(f"16 bits      read from {seen.levels.low:g} (black) to {seen.levels.high:g} (white)")
+    if seen.mask_levels:
+        lines.append(f"mask levels  {joined(seen.mask_levels)}")
+    several, images = seen.groups
+    scenes = f"{seen.scenes} scenes"
+    lines.append(f"duplicates   {several} photographs more than once, {images} images in all; {scenes}")
+    lines += [f"note         {note}" for note in seen.notes]
+    lines.append(f"refused      {len(seen.rejected)}")
+    lines += [f"  {file.path}: {file.reason}" for file in seen.rejected[:LISTED]]
+    if len(seen.rejected) > LISTED:
+        lines.append(f"  and {len(seen.rejected) - LISTED} more")
+    return "\n".join([*lines, "", *next_steps(seen)])
+
+
+def joined(counts: Mapping[Any, int]) -> str:
+    """The most frequent values with their counts."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    text = "; ".join(f"{name} ({count})" for name, count in ranked[:LISTED])
+    return text + (f"; and {len(ranked) - LISTED} more" if len(ranked) > LISTED else "")
+
+
+def sizes_in_words(sizes: Mapping[tuple[int, int], int]) -> str:
+    """All sizes if they are few, else their range."""
+    if len(sizes) <= 4:
+        return joined({f"{width}x{height}": count for (width, height), count in sizes.items()})
+    (widths, heights) = zip(*sizes, strict=True)
+    return f"{min(widths)}x{min(heights)} to {max(widths)}x{max(heights)}, {len(sizes)} different"
+
+
+def next_steps(seen: Overview) -> list[str]:
+    """What to type next: a profile for the pipeline, or a command for the detector alone."""
+    if seen.rejected:
+        return ["Next: repair or remove the refused files, or allow their number in `max_rejected`."]
+    defects = [label for label in seen.classes if label != GOOD]
+    if seen.adapter != "folder" or not seen.classes.get(GOOD):
+        missing = "" if seen.classes.get(GOOD) or seen.adapter != "folder" else " Add good/ for the detector."
+        return [
+            f"Next: `merge.datasets: [{{adapter: {seen.adapter}, root: ...}}]` in a profile.{missing}",
+            *(
+                [f"Or: metaldefect train --config conf/efficientad.yaml --source real --root {seen.root}"]
+                if seen.adapter == "mvtec_ad"
+                else []
+            ),
+        ]
+    return [
+        "Next: write conf/profile/mine.yaml and type `make repro PROFILE=mine`:",
+        "",
+        "# @package _global_",
+        f"data: {{root: {seen.root}, classes: [{', '.join(defects or [GOOD])}]}}",
+        "merge:",
+        "  datasets: [{adapter: folder, root: .}]",
+        "  inspection: {adapter: folder, root: .}",
+    ]
+
+
+def write_page(seen: Overview, path: Path) -> None:
+    """Write the overview with thumbnails as one HTML file that works offline."""
+    sources = {label: [data_uri(image) for image in images] for label, images in seen.thumbnails.items()}
+    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    with atomic_file(path) as temporary:
+        temporary.write_text(
+            page.render(root=seen.root.name, text=describe(seen), thumbnails=sources), encoding="utf-8"
+        )
+
+
+def data_uri(image: U8) -> str:
+    """A grey image as PNG in a data URI."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

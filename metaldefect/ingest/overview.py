@@ -1,0 +1,203 @@
+"""What this project sees in a folder: layout, classes, sizes, depths, masks, duplicates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.image_files import (
+    DEEP_MODES,
+    FEW_LEVELS,
+    U8,
+    Levels,
+    defect_pixels,
+    read_mask_levels,
+    read_pixels,
+    suffix_is_jpeg,
+)
+from metaldefect.images import resize
+from metaldefect.ingest.adapters import RawSample, Rejected, read_dataset
+from metaldefect.ingest.adapters.gc10_det import ANNOTATION_FOLDERS
+from metaldefect.ingest.fixed_camera import judge_pairs
+from metaldefect.ingest.groups import Fingerprint, fingerprint, first_of_each, near_duplicate_pairs
+from metaldefect.ingest.levels import find_levels
+from metaldefect.ingest.parallel import map_threads
+from metaldefect.inspection.layout import GOOD
+
+COMPARED_SIDE = 128
+THUMBNAIL = 96
+THUMBNAILS = 8  # per class
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image that can be read."""
+
+    raw: RawSample
+    size: tuple[int, int]  # width and height, upright
+    kind: str  # format, bits and channels
+    mask_levels: str | None
+    fingerprint: Fingerprint
+    thumbnail: U8
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Everything that `metaldefect check` reports.
+
+    Attributes:
+        root: the folder.
+        adapter: the layout that was recognised.
+        classes: images by label, in natural order.
+        masks: images with a mask, by label.
+        splits: images by published split; empty if there is none.
+        sizes: images by width and height.
+        kinds: images by format, bits and channels.
+        levels: how images with more than 8 bits are read; None if there are none.
+        mask_levels: masks by the levels found in them: all of few, else the range.
+        groups: near-duplicate groups of several photographs, and images in them.
+        scenes: number of scenes.
+        rejected: files that are refused.
+        notes: what else the user should know.
+        thumbnails: first images of each label.
+    """
+
+    root: Path
+    adapter: str
+    classes: Mapping[str, int]
+    masks: Mapping[str, int]
+    splits: Mapping[str, int]
+    sizes: Mapping[tuple[int, int], int]
+    kinds: Mapping[str, int]
+    levels: Levels | None
+    mask_levels: Mapping[str, int]
+    groups: tuple[int, int]
+    scenes: int
+    rejected: Sequence[Rejected]
+    notes: Sequence[str]
+    thumbnails: Mapping[str, Sequence[U8]]
+
+
+def recognise(root: Path) -> str:
+    """The name of the adapter whose published layout the folder has; `folder` if it has no other.
+
+    Raises:
+        UserError: it is no folder, has no sub-folder, or holds several datasets.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} does not exist: name a folder of images")
+    names = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    lower = {name.lower() for name in names}
+    if (root / "train" / GOOD).is_dir():
+        return "mvtec_ad"
+    if any(name.startswith("MT_") for name in names):
+        return "magnetic_tile"
+    if "Source Images" in names:
+        return "sd_saliency_900"
+    if (root / "train.csv").is_file() and "train_images" in names:
+        return "severstal"
+    if "datas" in names:
+        return "x_sdd"
+    if any((root / name / split).is_dir() for name in names for split in ("Train", "Test")):
+        return "dagm_2007"
+    if any(name.startswith("kos") for name in names):
+        return "kolektor_sdd"
+    if lower & ANNOTATION_FOLDERS and names & set(map(str, range(1, 11))):
+        return "gc10_det"
+    if (root / "train/images").is_dir() or {"images", "annotations"} <= lower:
+        return "neu_det"
+    categories = sorted(name for name in names if (root / name / "train" / GOOD).is_dir())
+    if categories:
+        raise UserError(f"{root} holds several datasets: check one of {', '.join(categories)}")
+    return "folder"
+
+
+def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None) -> Overview:
+    """Read a whole dataset and say what it holds.
+
+    Args:
+        root: the dataset's folder.
+        adapter: its layout; None recognises it.
+        levels: how images with more than 8 bits are read; None: by their bit depth.
+
+    Raises:
+        UserError: `recognise` or `read_dataset` raises it.
+    """
+    adapter = adapter or recognise(root)
+    samples, files = read_dataset(adapter, root)
+    levels = levels or find_levels([raw.path for raw in samples])
+
+    def look(raw: RawSample) -> Seen | RejectedFileError:
+        try:
+            return look_at_image(raw, levels)
+        except RejectedFileError as error:
+            return error
+
+    seen: list[Seen] = []
+    for raw, result in zip(samples, map_threads(look, samples, "look at images"), strict=True):
+        if isinstance(result, Seen):
+            seen.append(result)
+        else:
+            files.reject(raw.path, str(result))
+    labels = [item.raw.source_label for item in seen]
+    prints = [item.fingerprint for item in seen]
+    pairs, notes = judge_pairs(prints, labels, near_duplicate_pairs(prints))
+    groups = np.bincount(first_of_each(len(seen), [pair for pair in pairs if pair.same_photograph]))
+    several = groups[groups > 1]
+    thumbnails: dict[str, list[U8]] = {label: [] for label in dict.fromkeys(labels)}
+    for item in seen:
+        if len(thumbnails[item.raw.source_label]) < THUMBNAILS:
+            thumbnails[item.raw.source_label].append(item.thumbnail)
+    return Overview(
+        root=root,
+        adapter=adapter,
+        classes=Counter(labels),
+        masks=Counter(item.raw.source_label for item in seen if item.raw.mask is not None),
+        splits=Counter(item.raw.source_split for item in seen if item.raw.source_split),
+        sizes=Counter(item.size for item in seen),
+        kinds=Counter(item.kind for item in seen),
+        levels=levels,
+        mask_levels=Counter(item.mask_levels for item in seen if item.mask_levels is not None),
+        groups=(len(several), int(several.sum())),
+        scenes=len(set(first_of_each(len(seen), pairs).tolist())),
+        rejected=files.rejected,
+        notes=[*(f"{note.path}: {note.reason}" for note in files.notes), *notes],
+        thumbnails=thumbnails,
+    )
+
+
+def look_at_image(raw: RawSample, levels: Levels | None) -> Seen:
+    """Read an image and its mask.
+
+    Raises:
+        RejectedFileError: one of them is unusable.
+    """
+    grey = read_pixels(raw.path, levels=levels)
+    found = None
+    if isinstance(raw.mask, Path):
+        try:
+            coded = read_mask_levels(raw.mask, (grey.shape[0], grey.shape[1]), raw.path)
+            defect_pixels(coded, lossy=suffix_is_jpeg(raw.mask))
+        except RejectedFileError as error:
+            raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
+        values = np.unique(coded)
+        few = len(values) <= FEW_LEVELS
+        found = "/".join(f"{value:g}" for value in values) if few else f"{values[0]:g} to {values[-1]:g}"
+    scale = THUMBNAIL / max(grey.shape)
+    small = resize(grey, (max(1, round(grey.shape[0] * scale)), max(1, round(grey.shape[1] * scale))))
+    print_ = fingerprint(resize(grey, COMPARED_SIDE))
+    return Seen(raw, (grey.shape[1], grey.shape[0]), kind_of(raw.path), found, print_, small)
+
+
+def kind_of(path: Path) -> str:
+    """Format, bits and channels of an image file, from its header: `PNG, 8 bits, grey`."""
+    with Image.open(path) as image:
+        bits = 16 if image.mode.startswith("I;16") else 32 if image.mode in DEEP_MODES else 8
+        channels = "colour" if image.mode in ("RGB", "RGBA", "P", "PA") else "grey"
+        return f"{image.format}, {bits} bits, {channels}"

@@ -1,0 +1,90 @@
+"""`metaldefect check` says what it sees in a folder, on the terminal and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from metaldefect.commands.check import describe, write_page
+from metaldefect.errors import UserError
+from metaldefect.ingest.overview import look_at, recognise
+from tests.plant import write_plant
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("plant")
+    write_plant(root, defects=6, good=9)
+    return root
+
+
+def test_what_a_plant_s_folder_holds(plant: Path) -> None:
+    seen = look_at(plant)
+    assert seen.adapter == "folder"
+    assert seen.classes == {"dent": 6, "good": 9, "scratch": 6}
+    assert seen.masks == {"dent": 3, "scratch": 3}
+    assert seen.sizes == {(128, 128): 7, (144, 112): 14}
+    assert seen.kinds == {
+        "PNG, 8 bits, grey": 7,
+        "JPEG, 8 bits, colour": 6,
+        "BMP, 8 bits, grey": 4,
+        "TIFF, 16 bits, grey": 4,
+    }
+    assert seen.levels is not None
+    assert seen.levels.high == 65535
+    assert seen.mask_levels == {"0/255": 6}
+    assert (seen.groups, seen.scenes, seen.rejected) == ((0, 0), 21, [])
+
+
+def test_the_text_names_refused_files_and_what_to_type_next(plant: Path, tmp_path: Path) -> None:
+    seen = look_at(plant)
+    text = describe(seen)
+    assert "dent         6, 3 with a mask" in text
+    profile = yaml.safe_load(text[text.index("# @package") :])
+    assert profile["data"] == {"root": str(plant), "classes": ["dent", "scratch"]}
+    assert profile["merge"]["inspection"] == {"adapter": "folder", "root": "."}
+    broken = plant / "good/broken.png"
+    broken.write_text("no image")
+    try:
+        text = describe(look_at(plant))
+    finally:
+        broken.unlink()
+    assert "refused      1\n  folder/good/broken.png: unreadable image" in text
+    assert "Next: repair or remove the refused files" in text
+    write_page(seen, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 6 + 8 + 6
+    assert "<script" not in page
+    assert 'src="http' not in page
+
+
+@pytest.mark.parametrize(
+    ("image", "adapter"),
+    [
+        ("train/good/1.png", "mvtec_ad"),
+        ("MT_Free/Imgs/1.jpg", "magnetic_tile"),
+        ("Source Images/In_1.bmp", "sd_saliency_900"),
+        ("datas/red iron/1.jpg", "x_sdd"),
+        ("train/images/crazing/crazing_1.jpg", "neu_det"),
+        ("IMAGES/crazing_1.jpg", "folder"),
+        ("Class1/Train/1.PNG", "dagm_2007"),
+        ("kos01/Part0.jpg", "kolektor_sdd"),
+        ("good/1.png", "folder"),
+    ],
+)
+def test_published_layouts_are_recognised(tmp_path: Path, image: str, adapter: str) -> None:
+    path = tmp_path / image
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(path)
+    assert recognise(tmp_path) == adapter
+
+
+def test_a_folder_of_datasets_is_named(tmp_path: Path) -> None:
+    for name in ("bottle", "screw"):
+        (tmp_path / name / "train/good").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds several datasets: check one of bottle, screw"):
+        recognise(tmp_path)
