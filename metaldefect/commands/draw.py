@@ -35,6 +35,8 @@ from metaldefect.synthesis.formats.records import record_defect
 from metaldefect.synthesis.inpainting import Mask
 from metaldefect.synthesis.painter import Painter
 
+WITHOUT_MODELS = "--method procedural needs no model"
+
 # Draws image `number` of a class; the mask is None where nobody knows it
 Artist = Callable[[str, int], tuple[U8, Mask | None]]
 
@@ -74,7 +76,7 @@ def make_artist(settings: DrawSettings) -> tuple[Artist, dict[str, str]]:
             if label not in known:
                 raise UserError(f"no procedural class is called {label!r}: there are {', '.join(known)}")
         return partial(draw_procedural, settings=settings), {}
-    painter = require_models(settings.tokenizer, settings.maskgit)
+    painter = require_models(settings.tokenizer, settings.maskgit, WITHOUT_MODELS)
     for label in settings.label:
         painter.label(label)
     inputs = {"tokenizer": folder_digest(settings.tokenizer), "maskgit": folder_digest(settings.maskgit)}

@@ -51,6 +51,11 @@ from metaldefect.synthesis.real_defects import (
 )
 from metaldefect.synthesis.roles import Roles, assign_roles, copy_normals
 
+WITHOUT_MODELS = (
+    "Two methods need no model: --method transplant moves real masked defects (--defects FOLDER), "
+    "--method procedural paints"
+)
+
 
 class Canvas(NamedTuple):
     """A normal image: `name` is its path inside the folder of images, `stem` its unique file name."""
@@ -115,7 +120,7 @@ def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
         for label in settings.label:
             painter_of(label)
         return ProceduralPainter(), inputs
-    painter = require_models(settings.tokenizer, settings.maskgit)
+    painter = require_models(settings.tokenizer, settings.maskgit, WITHOUT_MODELS)
     for label in settings.label:
         painter.label(label)
     inputs |= {"tokenizer": folder_digest(settings.tokenizer), "maskgit": folder_digest(settings.maskgit)}

@@ -8,8 +8,8 @@ from metaldefect.errors import UserError
 from metaldefect.synthesis.painter import Painter, load_painter
 
 
-def require_models(tokenizer: Path, maskgit: Path) -> Painter:
-    """Load tokenizer and MaskGIT.
+def require_models(tokenizer: Path, maskgit: Path, instead: str) -> Painter:
+    """Load tokenizer and MaskGIT; `instead` tells a user without models what works without them.
 
     Raises:
         UserError: a folder does not exist; the message says which command makes it and what needs no models.
@@ -18,7 +18,6 @@ def require_models(tokenizer: Path, maskgit: Path) -> Painter:
         if not folder.is_dir():
             raise UserError(
                 f"{folder} does not exist: --method drawn needs trained models. `make repro` trains them,"
-                f" or name another folder with {option}. Two methods need no model: --method transplant moves"
-                " real masked defects (--defects FOLDER), --method procedural paints"
+                f" or name another folder with {option}. {instead}"
             )
     return load_painter(tokenizer, maskgit)

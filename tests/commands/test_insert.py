@@ -321,6 +321,8 @@ def test_whole_images_are_drawn_by_the_models(tmp_path: Path) -> None:
             assert image.size == (64, 64)
             assert np.array_equal(drawing.remake(row), np.asarray(image))
         assert len(row["maskgit_sha256"]) == 64
+    with pytest.raises(UserError, match=r"vq does not exist: .*--method procedural needs no model"):
+        drawing.draw(DrawSettings(label=("patches",), output=tmp_path / "o", tokenizer=tmp_path / "no/vq"))
     unknown = DrawSettings(label=("moth",), output=tmp_path / "o", method="procedural")
     with pytest.raises(UserError, match="no procedural class is called 'moth': there are crazing"):
         drawing.draw(unknown)

@@ -97,3 +97,16 @@ def test_further_defects_of_a_photograph_come_after_the_first_of_every_other(tmp
     found = realism.find_originals(tmp_path, rows, 10)
     assert [one.scene for one in found] == ["0", "1", "2", "0"]
     assert [one.scene for one in realism.find_originals(tmp_path, rows, 3)] == ["0", "1", "2"]
+
+
+def test_the_canvas_is_another_photograph_of_the_same_class(tmp_path: Path) -> None:
+    write_merged(tmp_path, 8)
+    rows = pd.read_parquet(tmp_path / "samples.parquet")
+    rows.loc[rows["scene"] % 2 == 1, "label"] = "inclusion"
+    originals = realism.find_originals(tmp_path, rows, 8)
+    known = {row["scene"]: realism.read_masked(tmp_path, row)[0].pixels for row in rows.to_dict("records")}
+    for one, place in zip(originals, realism.find_places(tmp_path, rows, originals, 0), strict=True):
+        assert place is not None
+        (scene,) = [k for k, pixels in known.items() if np.array_equal(pixels, place.canvas.pixels)]
+        assert str(scene) != one.scene
+        assert scene % 2 == int(one.scene) % 2
