@@ -226,3 +226,20 @@ def draw(mode: str, rng: np.random.Generator, shape: tuple[int, int]) -> Image.I
     if mode in ("CMYK", "YCbCr", "HSV"):
         return image.convert("RGB").convert(mode)
     return image.convert(mode)
+
+
+@given(
+    st.lists(st.integers(0, 255), min_size=1, max_size=12),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_mask_of_any_coding_is_refused_or_keeps_black_and_its_brightest_level_apart(levels, seed, lossy):
+    pixels = np.random.default_rng(seed).choice(np.array(levels, np.uint8), (20, 30))
+    try:
+        marked = defect_pixels(pixels, lossy=lossy)
+    except RejectedFileError:
+        return
+    assert not marked[pixels == 0].any()
+    if not lossy:
+        assert marked[pixels == pixels.max()].all() == bool(pixels.max())

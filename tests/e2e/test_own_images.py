@@ -1,0 +1,59 @@
+"""A plant's own folder runs through the whole pipeline, by the lines that README prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Project, clone
+from tests.plant import write_plant
+
+pytestmark = pytest.mark.e2e
+
+
+def run_own_images(folder: Path) -> Project:
+    """Run README's profile on a plant's folder; only the sizes are the smoke run's."""
+    project = clone(folder, "tiny")
+    write_plant(folder / "data/raw/my-plant")
+    profile = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    tiny = profile.replace("# @package _global_", "# @package _global_\ndefaults: [tiny, _self_]")
+    (folder / "conf/profile/mine.yaml").write_text(tiny)
+    project.run(sys.executable, "-m", "pipeline.profiles", "mine")
+    project.dvc("repro")
+    return project
+
+
+def metrics(project: Project, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((project.root / f"metrics/{stage}.json").read_text())
+    return found
+
+
+def test_defects_of_which_half_have_masks(tmp_path: Path) -> None:
+    project = run_own_images(tmp_path)
+    merged = metrics(project, "merge")
+    assert merged["per_class"] == {"dent": 30, "scratch": 30}
+    assert (merged["rejected"], merged["with_mask"], merged["levels"]["folder"]["high"]) == (0, 30, 65535)
+    inserted = metrics(project, "synthesize")["insertions"]
+    assert inserted["drawn"] == 4
+    detector = metrics(project, "evaluate_efficientad")
+    assert detector["image_auroc"] > 0.8
+    assert detector["defective_without_mask"] > 0
+    bundle = json.loads((tmp_path / "models/openvino/metadata.json").read_text())
+    assert bundle["levels"] == {"low": 0.0, "high": 65535.0, "clip": False}
+    assert (tmp_path / "reports/index.html").is_file()
+    keeps_the_last_good_run(project)
+
+
+def keeps_the_last_good_run(project: Project) -> None:
+    """A refused file stops the merge and costs nothing."""
+    before = (project.root / "data/merged/samples.parquet").read_bytes()
+    (project.root / "data/raw/my-plant/dent/broken.png").write_text("no image")
+    output = project.dvc("repro", "merge", check=False)
+    assert "folder/dent/broken.png: unreadable image" in output
+    assert (project.root / "data/merged/samples.parquet").read_bytes() == before
+    assert (project.root / "metrics/merge.json").is_file()
