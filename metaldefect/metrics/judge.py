@@ -96,10 +96,13 @@ def symmetry(images: Tensor, number: int) -> Tensor:
     return torch.rot90(images.flip(-1) if mirrored else images, turns, (-2, -1))
 
 
-def turn(item: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A training image in a random symmetry."""
+def vary(item: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A random crop, seven eighths of the side, of a training image in a random symmetry."""
     image, label = item
-    return symmetry(image, int(torch.randint(SYMMETRIES, (), generator=generator))), label
+    side = image.shape[-1] * 7 // 8
+    top, left = torch.randint(image.shape[-1] - side + 1, (2,), generator=generator).tolist()
+    turned = symmetry(image, int(torch.randint(SYMMETRIES, (), generator=generator)))
+    return turned[top : top + side, left : left + side], label
 
 
 @torch.no_grad()
@@ -193,7 +196,7 @@ def train_judge(
         train: what it learns from; classes, and sources in a class, are seen equally often.
         validation: decides when training stops and which weights are kept; holds no other classes.
         settings: how to train.
-        seed: of weights, batches and symmetries.
+        seed: of weights, batches and views.
     """
     classes = np.unique(train.labels)
 
@@ -210,7 +213,7 @@ def train_judge(
         settings.batch_size,
         seed,
         weights=sampling_weights(train.labels.tolist(), train.sources.tolist()).tolist(),
-        view=turn,
+        view=vary,
     )
     fit(
         module,

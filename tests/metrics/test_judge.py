@@ -20,7 +20,7 @@ from metaldefect.metrics.judge import (
     standardise,
     symmetry,
     train_judge,
-    turn,
+    vary,
 )
 from metaldefect.metrics.judge_config import JudgeSettings
 
@@ -101,11 +101,14 @@ def test_views_have_mean_zero_and_deviation_one_and_turn_with_the_image() -> Non
         torch.testing.assert_close(standardise(symmetry(images, number)), symmetry(views, number))
 
 
-def test_training_sees_all_eight_symmetries() -> None:
-    image = torch.arange(9, dtype=torch.uint8).view(3, 3)
+def test_training_sees_all_eight_symmetries_in_crops_of_seven_eighths() -> None:
+    image = torch.arange(1024).view(32, 32)
     generator = torch.Generator().manual_seed(0)
-    seen = {tuple(turn((image, torch.tensor(0)), generator)[0].flatten().tolist()) for _ in range(100)}
-    assert len(seen) == 8
+    crops = [vary((image, torch.tensor(0)), generator)[0] for _ in range(400)]
+    assert {crop.shape for crop in crops} == {(28, 28)}
+    # The steps down and across say how the image was turned, the smallest number where it was cut
+    assert len({(int(crop[1, 0] - crop[0, 0]), int(crop[0, 1] - crop[0, 0])) for crop in crops}) == 8
+    assert {int(crop.min()) for crop in crops} == {32 * top + left for top in range(5) for left in range(5)}
 
 
 def test_training_stops_without_a_gain_and_keeps_the_best_weights() -> None:
