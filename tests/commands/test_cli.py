@@ -122,14 +122,17 @@ def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) 
     assert [row["image"] for row in rows_of(maps)] == ["001.png"]
 
 
-def test_a_training_killed_by_the_system_goes_on_to_the_same_losses(tmp_path: Path, category: Path) -> None:
-    def command(output: Path) -> list[str]:
-        start = [sys.executable, "-m", "pipeline.cli", "train", "--config", str(CONFIG)]
+def test_a_training_killed_by_the_system_goes_on_to_the_same_losses(
+    tmp_path: Path, category: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def arguments(output: Path) -> list[str]:
         source = ["--source", "real", "--root", str(category), "--output", str(output)]
-        return [*start, *source, *SMALL, "--steps", "12", "--checkpoint-steps", "3"]
+        return ["train", "--config", str(CONFIG), *source, *SMALL]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen(command(killed), cwd=CONFIG.parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *arguments(killed)], cwd=CONFIG.parents[1]
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".killed.training/last.ckpt")):
         assert process.poll() is None, "the training ended before it could be killed"
@@ -138,11 +141,12 @@ def test_a_training_killed_by_the_system_goes_on_to_the_same_losses(tmp_path: Pa
     process.kill()
     process.wait()
     assert not killed.exists()
-    resumed = subprocess.run(
-        command(killed), cwd=CONFIG.parents[1], check=True, capture_output=True, text=True
-    )
-    subprocess.run(command(whole), cwd=CONFIG.parents[1], check=True, capture_output=True)
-    assert "step 3/12" not in resumed.stdout, "it did not go on but began anew"
+    capsys.readouterr()
+    succeed(arguments(killed))
+    resumed = capsys.readouterr().out
+    assert "step 6/6" in resumed
+    assert "step 3/6" not in resumed, "it did not go on but began anew"
+    succeed(arguments(whole))
     assert read_json(killed / "losses.json") == read_json(whole / "losses.json")
     assert read_json(killed / "metrics.json") == read_json(whole / "metrics.json")
 

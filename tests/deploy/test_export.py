@@ -1,4 +1,5 @@
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,9 @@ def test_onnx_and_fp32_compute_what_torch_computes(model: EfficientAD, exported:
     assert 0 <= errors["max_abs_error"] < 1e-4
 
 
-@pytest.mark.parametrize("count_include_pad", [True, False])
-def test_border_pooling_is_exported_as_the_teacher_has_it(count_include_pad: bool, tmp_path: Path) -> None:
+def test_the_other_border_pooling_is_exported_as_the_teacher_has_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    graph = InspectionGraph(EfficientAD("S", count_include_pad=count_include_pad).eval())
+    graph = InspectionGraph(EfficientAD("S", count_include_pad=False).eval())
     export_onnx(graph, SIZE, tmp_path / ONNX)
     frame = frames(1)[:, :, :, None]
     with torch.inference_mode():
@@ -144,10 +144,10 @@ def test_files_are_whole_and_described(exported: Path) -> None:
     assert str(Path(__file__).parents[2]).encode() not in (exported / ONNX).read_bytes()
 
 
-def test_int8_does_not_cut_off_what_few_calibration_images_show(model: EfficientAD, tmp_path: Path) -> None:
+def test_int8_does_not_cut_off_what_few_calibration_images_show(exported: Path, tmp_path: Path) -> None:
     strong = frames(1)
     faint = (118 + strong // 16).astype(np.uint8).repeat(11, axis=0)
-    export_onnx(InspectionGraph(model), SIZE, tmp_path / ONNX)
+    shutil.copyfile(exported / ONNX, tmp_path / ONNX)
     export_openvino(tmp_path / ONNX, tmp_path, np.concatenate([faint, strong]))
     write_metadata(tmp_path, DetectorConfig("S", True, SIZE, 0.1, 0.99, ""), dict.fromkeys(PRECISIONS, 0.1))
     scores = {p: Detector.load(tmp_path, p).infer(strong[0]).score for p in ("fp32", "int8")}

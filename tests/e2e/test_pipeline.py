@@ -149,7 +149,7 @@ def test_the_threshold_quantile_reruns_the_calibration_and_what_follows(project:
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(project: Project) -> None:
-    project.set_param("train_maskgit.training.steps", 60)
+    project.set_param("train_maskgit.training.steps", 28)
     kill_after_checkpoint(project, "train_maskgit")
     resumed = project.dvc("repro", "train_maskgit")
     assert "going on from" in resumed

@@ -1,4 +1,7 @@
-"""The full sizes construct from the `paper` profile and take a training step."""
+"""The full sizes construct from the `paper` profile and take a training step.
+
+The steps see images of half the profile's side: networks and losses are the same, in a quarter of the time.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def test_tokenizer(paper: Params) -> None:
     )
     before = model.decoder.conv_out.weight.detach().clone()
     rng = np.random.default_rng(0)
-    size = section.tokenizer.image_size
+    size = section.tokenizer.image_size // 2
     image = torch.from_numpy(rng.integers(0, 256, (1, size, size)).astype(np.uint8))
     history = fit(
         module, SampledBatches(image, 1, 0), steps=1, epoch_steps=1, seed=0, checkpoint_directory=None
@@ -94,7 +97,7 @@ def test_efficientad(paper: Params, tmp_path: Path) -> None:
     fresh = EfficientAD(paper.distill_teacher.size, section.padding)
     assert sum(p.numel() for p in fresh.parameters()) == 20_738_432
     rng = np.random.default_rng(0)
-    size = section.image_size
+    size = section.image_size // 2
     normal = rng.integers(0, 256, (2, size, size)).astype(np.uint8)
     penalty = rng.integers(0, 256, (1, size, size, 3)).astype(np.uint8)
     one_step = section.model_copy(update={"steps": 1, "checkpoint_steps": 1})
