@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaldefect.errors import UserError
+from metaldefect.ingest.examine import DatasetSpec, Examined
 from metaldefect.ingest.groups import (
     MIN_DETAIL,
     SCENE_CORRELATION,
@@ -25,10 +26,29 @@ from metaldefect.ingest.groups import (
     correlation,
     detail,
     first_of_each,
+    near_duplicate_pairs,
 )
 
 FEWEST_IMAGES = 10  # of a class whose usual similarity can be judged
 MOST = 0.5  # share of a class in one scene from which its images count as alike
+
+
+def find_scenes(
+    datasets: Sequence[DatasetSpec], examined: Sequence[Examined]
+) -> tuple[list[Pair], list[tuple[int, int]], list[str]]:
+    """Near-duplicates, links between images by the users' rules, and notes on classes that look alike."""
+    prints = [item.fingerprint for item in examined]
+    pairs, notes = judge_pairs(prints, [item.label for item in examined], near_duplicate_pairs(prints))
+    links: list[tuple[int, int]] = []
+    for spec in datasets:
+        if spec.scenes is None:
+            continue
+        own = [number for number, item in enumerate(examined) if item.raw.source == spec.source]
+        inside = set(own)
+        pairs = [pair for pair in pairs if not (pair.first in inside and pair.second in inside)]
+        named = scene_links(spec.scenes, [examined[number].source_path for number in own])
+        links += [(own[one], own[other]) for one, other in named]
+    return pairs, links, notes
 
 
 def judge_pairs(

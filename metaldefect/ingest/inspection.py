@@ -39,6 +39,7 @@ COMPARED_SIDE = 128
 SCENE_DIGITS = 16
 
 MaskState = Literal["none", "empty", "drawn"]
+Job = tuple[RawSample, str, str]  # image, split, `good` or the kind of defect
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,43 @@ def build_inspection(
     defects = [item for item in found if item.content not in trained_on]
     scenes = scenes_of(normals, files, scene_rule)
     splits, across = split_normals([item.raw.source_split for item in normals], scenes, seed)
-    jobs = [(item.raw, split, GOOD) for item, split in zip(normals, splits, strict=True)]
+    jobs: list[Job] = [(item.raw, split, GOOD) for item, split in zip(normals, splits, strict=True)]
     jobs += [(item.raw, "test", label_folder(item.raw.source_label)) for item in defects]
     scenes += scenes_of(defects, files, scene_rule)
     names = names_of(jobs, files)
+
+    written, masks = write_images(jobs, names, scenes, output, levels, files)
+    write_scenes(output, written)
+    write_levels(output, levels)
+    counts = Counter(path.rpartition("/")[0] for path in written)
+    kinds = {folder.partition("/")[2]: n for folder, n in sorted(counts.items()) if folder[:5] == "test/"}
+    summary = InspectionCounts(
+        train=counts[f"train/{GOOD}"],
+        validation=counts[f"validation/{GOOD}"],
+        canvas=counts[f"{CANVAS}/{GOOD}"],
+        test=kinds,
+        empty_masks=sorted(masks["empty"]),
+        without_mask=len(masks["none"]),
+        trained_on=len(found) - len(defects),
+        scenes_across_splits=across,
+        notes=[f"{note.path}: {note.reason}" for note in files.notes],
+    )
+    return summary, files.rejected
+
+
+def write_images(
+    jobs: Sequence[Job],
+    names: Sequence[str],
+    scenes: Sequence[str],
+    output: Path,
+    levels: Levels | None,
+    files: DatasetFiles,
+) -> tuple[dict[str, str], dict[MaskState, list[str]]]:
+    """Write all images and masks; unusable files are recorded in `files.rejected` and left out.
+
+    Returns:
+        The scene of each image by its path in `output`, and the names of the defects by their mask's state.
+    """
 
     def write_one(index: int) -> RejectedFileError | MaskState:
         raw, split, kind = jobs[index]
@@ -145,22 +179,7 @@ def build_inspection(
         written[f"{split}/{kind}/{names[index]}.png"] = scenes[index]
         if kind != GOOD:
             masks[result].append(f"{kind}/{names[index]}")
-    write_scenes(output, written)
-    write_levels(output, levels)
-    counts = Counter(path.rpartition("/")[0] for path in written)
-    kinds = {folder.partition("/")[2]: n for folder, n in sorted(counts.items()) if folder[:5] == "test/"}
-    summary = InspectionCounts(
-        train=counts[f"train/{GOOD}"],
-        validation=counts[f"validation/{GOOD}"],
-        canvas=counts[f"{CANVAS}/{GOOD}"],
-        test=kinds,
-        empty_masks=sorted(masks["empty"]),
-        without_mask=len(masks["none"]),
-        trained_on=len(found) - len(defects),
-        scenes_across_splits=across,
-        notes=[f"{note.path}: {note.reason}" for note in files.notes],
-    )
-    return summary, files.rejected
+    return written, masks
 
 
 def take_fingerprints(
@@ -319,7 +338,7 @@ def label_folder(label: str) -> str:
     return re.sub(r"[ /\\\\]", "_", printable(label.strip())).lower()
 
 
-def names_of(jobs: Sequence[tuple[RawSample, str, str]], files: DatasetFiles) -> list[str]:
+def names_of(jobs: Sequence[Job], files: DatasetFiles) -> list[str]:
     """Name each image by its file stem; stems that collide get a hash of the path in the source."""
     names = unique_names(
         [f"{split}/{kind.encode().hex()}/{raw.path.stem}" for raw, split, kind in jobs],

@@ -21,8 +21,8 @@ from metaldefect.ingest.adapters.files import draw_runs
 from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
-from metaldefect.ingest.fixed_camera import judge_pairs, scene_links
-from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, near_duplicate_pairs, perceptual_hash
+from metaldefect.ingest.fixed_camera import find_scenes
+from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.samples import TABLE_NAME, counts_of, unique_names, write_image_file, write_table
@@ -194,24 +194,6 @@ def check_sources(datasets: Sequence[DatasetSpec]) -> None:
     for name, count in Counter(spec.source for spec in datasets).items():
         if count > 1:
             raise UserError(f"{count} datasets are called {name!r}: give each its own `name`")
-
-
-def find_scenes(
-    datasets: Sequence[DatasetSpec], examined: Sequence[Examined]
-) -> tuple[list[Pair], list[tuple[int, int]], list[str]]:
-    """Near-duplicates, links between images by the users' rules, and notes on classes that look alike."""
-    prints = [item.fingerprint for item in examined]
-    pairs, notes = judge_pairs(prints, [item.label for item in examined], near_duplicate_pairs(prints))
-    links: list[tuple[int, int]] = []
-    for spec in datasets:
-        if spec.scenes is None:
-            continue
-        own = [number for number, item in enumerate(examined) if item.raw.source == spec.source]
-        inside = set(own)
-        pairs = [pair for pair in pairs if not (pair.first in inside and pair.second in inside)]
-        named = scene_links(spec.scenes, [examined[number].source_path for number in own])
-        links += [(own[one], own[other]) for one, other in named]
-    return pairs, links, notes
 
 
 def place(

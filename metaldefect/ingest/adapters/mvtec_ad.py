@@ -33,7 +33,9 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
         for folder in files.folders(files.root / split)
         for path in files.images(folder, nested=True)
     ]
-    defects = [(folder_of(files.root / split, path), path) for split, label, path in found if label != GOOD]
+    defects = [
+        (folder_of(files.root / split, path), path) for split, label, path in found if not is_good(label)
+    ]
     drawn = files.images(masks, nested=True) if masks.is_dir() else []
     names = MaskNames(files, defects, [(folder_of(masks, path), path) for path in drawn])
     for split, label, path in found:
@@ -48,5 +50,10 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
             source_label=label,
             source_split=split,
             mask=mask,
-            is_normal=label == GOOD,
+            is_normal=is_good(label),
         )
+
+
+def is_good(label: str) -> bool:
+    """Whether a folder holds good images; copies of published sets differ in case."""
+    return label.lower() == GOOD
