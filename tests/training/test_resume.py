@@ -256,6 +256,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
     monkeypatch.setattr("metaldefect.efficientad.distillation.STATISTICS_BATCHES", 2)
     monkeypatch.setattr("metaldefect.tokenizer.pretrain.EPOCH_STEPS", 2)
+    monkeypatch.setattr("metaldefect.commands.train.save_figures", lambda *_: None)  # drawing is no training
 
 
 @pytest.mark.parametrize("name", TRAININGS)
