@@ -181,7 +181,10 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, category: Path) -
     )
     assert "1 images could not be read" in message
     assert "good/001.png" in message
-    assert len(rows_of(maps)) == 5
+    refusals = {row["image"]: row["refused"] for row in rows_of(maps) if row["refused"]}
+    assert list(refusals) == ["good/001.png"]
+    assert "unreadable image" in refusals["good/001.png"]
+    assert len(rows_of(maps)) == 6
 
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
