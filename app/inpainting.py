@@ -59,8 +59,13 @@ def encode_to_tokens(studio: Studio, image: U8) -> Tensor:
     return studio.painter.encode(resize(image, studio.painter.image_size)[None])[0]
 
 
-def decode_from_tokens(studio: Studio, tokens: Tensor) -> U8:
+def decode_from_tokens(studio: Studio, tokens: Tensor, light: U8) -> U8:
     """Decode tokens `int64 [grid, grid]` to a grey image `uint8 [size, size]`.
+
+    Args:
+        studio: the models.
+        tokens: each in [0, vocabulary).
+        light: the image whose light the result gets, grey `uint8 [H, W]`: usually the encoded one.
 
     Raises:
         ValueError: a token is outside the vocabulary.
@@ -68,7 +73,8 @@ def decode_from_tokens(studio: Studio, tokens: Tensor) -> U8:
     size = len(studio.painter.vocabulary.codes)
     if int(tokens.min()) < 0 or int(tokens.max()) >= size:
         raise ValueError(f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], expected [0, {size})")
-    return studio.painter.decode(tokens[None])[0]
+    field = studio.painter.field_of(resize(light, studio.painter.image_size)[None])
+    return studio.painter.decode(tokens[None], field)[0]
 
 
 def inpaint_image(

@@ -95,8 +95,8 @@ def distort_all(distort: Callable[[U8], U8], images: U8) -> U8:
 def reconstruct(images: U8) -> U8:
     """The images after encoding and decoding by the shipped tokenizer."""
     model = load_base("shipped", named_config("vq16_small")).eval()
-    parts = [model.decode(model.encode(to_tanh_range(images[i : i + 4]))) for i in range(0, len(images), 4)]
-    return from_tanh_range(torch.cat(parts))
+    batches = to_tanh_range(images).split(4)
+    return from_tanh_range(torch.cat([model(batch).images for batch in batches]))
 
 
 @torch.no_grad()

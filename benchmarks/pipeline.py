@@ -41,6 +41,9 @@ FIGURES: dict[str, tuple[str, str]] = {
     "lpips": ("evaluate_vq", "after.lpips"),
     "masked_ce": ("evaluate_maskgit", "masked_ce"),
     "ce_wrong_minus_true": ("evaluate_maskgit", "ce_wrong_minus_true"),
+    "reconstruction_block_ratio": ("evaluate_vq", "after.block_ratio"),
+    "block_ratio": ("evaluate_synthesis", "block_ratio"),
+    "block_ratio_highest": ("evaluate_synthesis", "block_ratio.highest"),
     "judge_accuracy_on_real": ("evaluate_synthesis", "judge_accuracy_on_real"),
     "class_agreement_independent": ("evaluate_synthesis", "class_agreement_independent"),
     "class_agreement_independent_lowest": ("evaluate_synthesis", "class_agreement_independent_lowest"),
@@ -113,22 +116,28 @@ def figure_at(metrics: Mapping[str, Any], key: str) -> Figure | None:
     return found if interval is None else Interval(value=found, low=interval[0], high=interval[1])
 
 
-def collect(root: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
-    """(headline figures, all metrics by stage) of a finished run in `root`.
+class Collected(NamedTuple):
+    """What a run measured."""
 
-    Raises:
-        UserError: figures are missing; the message lists each, and where it was expected.
+    figures: dict[str, Figure]  # those of `FIGURES` that it measured
+    left_out: list[str]  # the others, each with the place where it was expected
+    metrics: dict[str, Any]  # all metrics by stage
+
+
+def collect(root: Path) -> Collected:
+    """What a finished run in `root` measured.
+
+    A figure may be missing where the data or the machine does not allow it: LPIPS without its weights, the
+    realism of insertions with too few masks.
     """
     metrics = {path.stem: read_json(path) for path in sorted((root / "metrics").glob("*.json"))}
     found = {name: figure_at(metrics.get(stage, {}), key) for name, (stage, key) in FIGURES.items()}
-    missing = [
+    left_out = [
         f"{name} (metrics/{stage}.json: {key})"
         for name, (stage, key) in FIGURES.items()
         if found[name] is None
     ]
-    if missing:
-        raise UserError(f"figures that the run did not measure: {', '.join(missing)}")
-    return {name: figure for name, figure in found.items() if figure is not None}, metrics
+    return Collected({name: one for name, one in found.items() if one is not None}, left_out, metrics)
 
 
 def copy_pictures(root: Path, name: str, images: Path) -> None:
@@ -215,10 +224,13 @@ def main() -> None:
     with workspace(args.clone) as root:
         run = run_profile(root, args.profile)
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
+        found = collect(root)
         with exit_on_user_error(parser.prog):
-            figures, metrics = collect(root)
             copy_pictures(root, name, args.images)
-    publish(args.results or path_of(name), "pipeline", {**figures, **run._asdict()}, {"metrics": metrics})
+    for missing in found.left_out:
+        print(f"not measured: {missing}")
+    details = {"metrics": found.metrics, "left_out": found.left_out}
+    publish(args.results or path_of(name), "pipeline", {**found.figures, **run._asdict()}, details)
 
 
 if __name__ == "__main__":

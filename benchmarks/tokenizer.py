@@ -113,21 +113,27 @@ def modes(model: VQModel) -> dict[str, tuple[Encode, Encode]]:
 
         return wrapped
 
+    field = torch.zeros(1, 3, model.config.field, model.config.field)
+
+    def decode(of: VQModel) -> Encode:
+        return lambda tokens: of.decode(tokens, field.expand(len(tokens), -1, -1, -1))
+
     def half_decode(tokens: Tensor) -> Tensor:
         z = half.quantize.lookup(tokens)
         images = half.decoder(half.post_quant_conv(last(z, torch.bfloat16))).float()
         return images if half.patch_path is None else images + half.patch_path.decode(z)
 
     def half_encode(images: Tensor) -> Tensor:
+        images = half.encoder_input(images)
         z = half.quant_conv(half.encoder(last(images, torch.bfloat16))).float()
         z = z if half.patch_path is None else z + half.patch_path.encode(images)
         flat = F.normalize(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), dim=-1)
         return half.quantize.nearest(flat).view(len(images), *z.shape[2:])
 
     return {
-        "float32": (model.encode, model.decode),
-        "float32_channels_last": (lambda x: channels_last.encode(last(x)), channels_last.decode),
-        "bfloat16_autocast": (autocast(model.encode), autocast(model.decode)),
+        "float32": (model.encode, decode(model)),
+        "float32_channels_last": (lambda x: channels_last.encode(last(x)), decode(channels_last)),
+        "bfloat16_autocast": (autocast(model.encode), autocast(decode(model))),
         "bfloat16_channels_last": (half_encode, half_decode),
     }
 

@@ -13,6 +13,7 @@ from metaldefect.config import Config
 from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.errors import UserError, exit_on_user_error
+from metaldefect.maskgit.training_config import MaskGITPretrainSettings
 from metaldefect.tokenizer.training_config import PretrainSettings
 
 # torch and Lightning take seconds to import, so each command imports them itself and --help stays quick
@@ -43,6 +44,7 @@ def checked(settings: type[Settings], **values: Any) -> Settings:
 
 DISTILLING = defaults(DistillationConfig)
 PRETRAINING = defaults(PretrainSettings)
+DRAWING = defaults(MaskGITPretrainSettings)
 
 
 def run_app(commands: typer.Typer, arguments: list[str] | None = None) -> None:
@@ -197,43 +199,91 @@ def distill(
     run_distillation(config, output, natural, metal or [], backbone, tap or None, base)
 
 
-@app.command("pretrain-tokenizer")
+pretraining = typer.Typer(
+    help="Train the base weights that ship with this package: no real metal, in legs of any length.",
+    no_args_is_help=True,
+)
+app.add_typer(pretraining, name="pretrain")
+Minutes = Annotated[
+    float, option("Computing time in minutes, over all legs: a leg goes on from the last state.", min=0)
+]
+
+
+@pretraining.command("tokenizer")
 def pretrain_tokenizer(
+    minutes: Minutes,
     output: Annotated[Path, option("The .safetensors file to write; the card goes beside it.")],
     natural: Annotated[
         Path | None, option("Folder of photographs, instead of those in installed packages.")
     ] = None,
-    metal: Annotated[int, typer.Option(help="Number of procedural metal images.")] = PRETRAINING["metal"],
+    base: Annotated[Path | None, option("Weights to start from: the --output of another training.")] = None,
     tokenizer: Annotated[str, typer.Option(help="Named shape of the model.")] = PRETRAINING["tokenizer"],
-    size: Annotated[int, typer.Option(help="Side of the training images, px.")] = PRETRAINING["size"],
-    steps: Annotated[int, typer.Option(help="Training steps.")] = PRETRAINING["steps"],
+    image_size: Annotated[int, typer.Option(help="Side of the images, px.")] = PRETRAINING["image_size"],
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = PRETRAINING["batch_size"],
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = PRETRAINING[
         "learning_rate"
     ],
+    mode: Annotated[
+        Literal["full", "decoder_only"], typer.Option(help="decoder_only keeps what the tokens mean.")
+    ] = PRETRAINING["mode"],
+    discriminator_start: Annotated[
+        int, typer.Option(help="Images after which the adversarial loss starts.")
+    ] = PRETRAINING["discriminator_start"],
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between two saved states.")] = PRETRAINING[
+        "checkpoint_steps"
+    ],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = PRETRAINING["seed"],
-    checkpoints: Annotated[Path, typer.Option(help="Folder of the state that a killed run resumes.")] = Path(
-        ".checkpoints/pretrain_vq"
+    checkpoints: Annotated[Path, typer.Option(help="Folder of the state between legs.")] = Path(
+        ".checkpoints/pretrain_tokenizer"
     ),
 ) -> None:
-    """Train base weights of the tokenizer on photographs and procedural metal, no real metal.
-
-    This command trained the weights that ship with the package.
-    """
+    """Train base weights of the tokenizer on photographs and procedural metal."""
+    from metaldefect.hardware import set_threads
     from metaldefect.tokenizer.pretrain import pretrain
 
-    pretrain(
-        checked(
-            PretrainSettings,
-            natural=natural,
-            metal=metal,
-            tokenizer=tokenizer,
-            size=size,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-        ),
-        checkpoints,
-        output,
+    set_threads()
+    settings = checked(
+        PretrainSettings,
+        tokenizer=tokenizer,
+        image_size=image_size,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        mode=mode,
+        discriminator_start=discriminator_start,
+        checkpoint_steps=checkpoint_steps,
+        seed=seed,
     )
+    pretrain(settings, minutes, natural, base, checkpoints, output)
+
+
+@pretraining.command("maskgit")
+def pretrain_maskgit(
+    minutes: Minutes,
+    output: Annotated[Path, option("Folder to write the model and its card to.")],
+    size: Annotated[str, typer.Option(help="Named size of the model.")] = DRAWING["size"],
+    image_size: Annotated[int, typer.Option(help="Side of the images, px.")] = DRAWING["image_size"],
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = DRAWING["batch_size"],
+    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate.")] = DRAWING["learning_rate"],
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between two saved states.")] = DRAWING[
+        "checkpoint_steps"
+    ],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DRAWING["seed"],
+    checkpoints: Annotated[Path, typer.Option(help="Folder of the state between legs.")] = Path(
+        ".checkpoints/pretrain_maskgit"
+    ),
+) -> None:
+    """Train base weights of MaskGIT on procedural metal, as tokens of the shipped tokenizer."""
+    from metaldefect.hardware import set_threads
+    from metaldefect.maskgit.pretrain import pretrain
+
+    set_threads()
+    settings = checked(
+        MaskGITPretrainSettings,
+        size=size,
+        image_size=image_size,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        checkpoint_steps=checkpoint_steps,
+        seed=seed,
+    )
+    pretrain(settings, minutes, checkpoints, output)

@@ -18,6 +18,7 @@ from metaldefect.ingest.loading import rows_of, training_rows
 from metaldefect.ingest.samples import TABLE_NAME, counts_of
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
+from metaldefect.tokenizer.fields import fields_by_class, save_fields
 from metaldefect.tokenizer.model import VQModel
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -26,7 +27,7 @@ STAGE = "tokenize"
 MERGED, AUGMENTED = Path("data/merged"), Path("data/augmented")
 TOKENIZER = Path("models/vq")
 OUTPUT = Path("data/tokens")
-TOKENS = "tokens.npy"
+TOKENS, FIELDS = "tokens.npy", "fields.npy"
 MISSING = np.iinfo(np.uint16).max  # marks a row not yet encoded: no codebook is that large
 KEPT = ["path", "label", "source", "split", "group"]
 
@@ -44,6 +45,7 @@ def main(params: Params, run: StageRun) -> None:
     working = run.checkpoint_directory / TOKENS
     encode(model, table, size, params.tokenize.batch_size, working)
     codes = np.load(working, mmap_mode="r")
+    fields = np.load(working.with_name(FIELDS), mmap_mode="r")
     if params.tokenize.vocabulary == "full":
         vocabulary = Vocabulary.full(model.config.codebook_size)
     else:
@@ -57,6 +59,9 @@ def main(params: Params, run: StageRun) -> None:
             np.save(directory / name / TOKENS, vocabulary.nearest.numpy()[part].astype(np.uint16))
             rows[KEPT].to_parquet(directory / name / TABLE_NAME, index=False)
         vocabulary.save(directory / "train")
+        if model.config.field:
+            light = fields[: len(sides["train"])]
+            save_fields(fields_by_class(light, sides["train"]["label"].tolist()), directory / "train")
     used, codebook = len(vocabulary.codes), model.config.codebook_size
     metrics = {
         "images": counts_of(table["split"]),
@@ -69,15 +74,13 @@ def main(params: Params, run: StageRun) -> None:
 def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, working: Path) -> None:
     """Fill the array file `working`, `uint16 [N, h, w]`, with the tokenizer's codes of each image.
 
-    Resumes from the file of an interrupted run: `MISSING` marks the rows still to encode.
+    The file `fields.npy` beside it gets their fields, `float16 [N, 3, field, field]`. Resumes from the files
+    of an interrupted run: `MISSING` marks the rows still to encode.
     """
-    grid = model.config.grid(size)
-    shape = (len(table), grid, grid)
-    if not working.is_file():
-        working.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(working) as temporary:
-            np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)[:] = MISSING
-    out = np.load(working, mmap_mode="r+")
+    grid, field = model.config.grid(size), model.config.field
+    # The codes last: they say which rows are missing
+    lights = array_file(working.with_name(FIELDS), (len(table), 3, field, field), np.float16, 0)
+    out = array_file(working, (len(table), grid, grid), np.uint16, MISSING)
     missing = (out == MISSING).any(axis=(1, 2))
     done = int(missing.argmax()) if missing.any() else len(table)
     if done:
@@ -91,9 +94,21 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
         for start in range(done, len(paths), batch_size):
             chosen = paths[start : start + batch_size]
             part = np.stack(list(pool.map(lambda path: read_grey(path, size), chosen)))
-            out[start : start + len(part)] = encoder(to_tanh_range(part)).numpy()
+            images = to_tanh_range(part)
+            lights[start : start + len(part)] = model.field(images).numpy()
+            out[start : start + len(part)] = encoder(images).numpy()
             bar.update(len(part))
+    lights.flush()
     out.flush()
+
+
+def array_file(path: Path, shape: tuple[int, ...], dtype: type, fill: int) -> np.memmap:
+    """The array in a file, open for writing; a new file is filled with one value."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)[:] = fill
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def batch_encoder(model: VQModel) -> Callable[[torch.Tensor], torch.Tensor]:

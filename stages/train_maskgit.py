@@ -14,6 +14,7 @@ from metaldefect.maskgit.recipe import Recipe, train_recipe
 from metaldefect.maskgit.token_data import TokenGrids, images_seen_before
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
+from metaldefect.tokenizer.fields import load_fields, save_fields
 from metaldefect.training.snapshot_files import FOLDER
 from metaldefect.training.snapshots import Snapshots
 from pipeline.params import Params
@@ -52,6 +53,7 @@ def main(params: Params, run: StageRun) -> None:
     with atomic_directory(OUTPUT) as directory:
         save_maskgit(model, directory, about)
         vocabulary.save(directory)
+        save_fields(load_fields(TOKENS), directory)
         shutil.copytree(snapshots.folder, directory / FOLDER)
         pd.DataFrame(history).to_csv(directory / "losses.csv", index=False, float_format="%.6g")
     write_json(f"metrics/{STAGE}.json", metrics)

@@ -147,8 +147,8 @@ def test_a_distillation_needs_an_end() -> None:
     ("literal", "home"),
     [
         ('"good"', "inspection/layout.py"),
-        ('".jpeg"', "images.py"),
-        ('".gif"', "ingest/adapters/files.py"),
+        ('".jpeg"', "image_files.py"),
+        ('".gif"', "image_files.py"),
     ],
 )
 def test_a_constant_of_the_library_is_written_once(literal: str, home: str) -> None:

@@ -18,6 +18,7 @@ from metaldefect.tokenizer.checkpoints import load_strict, read_key, read_weight
 
 WEIGHTS = "maskgit.safetensors"
 CONFIG = "config.json"
+SHIPPED = Path(__file__).parents[1] / "weights" / "maskgit_cpu"
 
 
 def save_maskgit(model: MaskGIT, directory: Path, extra: Mapping[str, object] | None = None) -> None:
@@ -39,26 +40,16 @@ def load_maskgit(directory: Path) -> MaskGIT:
             not fit; the message names them.
     """
     model = MaskGIT(MaskGITConfig.parse(read_key(directory / CONFIG, "maskgit"), str(directory / CONFIG)))
-    state = read_weights(directory / WEIGHTS, directory / CONFIG)
-    if "tok_emb.weight" not in state:
-        raise UserError(f"{directory / WEIGHTS} does not fit this model: missing tok_emb.weight")
-    load_strict(model, state | {"head.weight": state["tok_emb.weight"]}, str(directory / WEIGHTS))
+    load_strict(model, read_maskgit_weights(directory), str(directory / WEIGHTS))
     return model.eval().to(device())
 
 
-def start_from_saved(model: MaskGIT, directory: Path) -> None:
-    """Fill the model with the weights that `save_maskgit` wrote, including those of the classes.
-
-    Args:
-        model: to fill; same configuration except for dropout.
-        directory: contains the weights and `config.json`.
-
-    Raises:
-        UserError: the folder has no weights, or the shapes do not fit.
-    """
-    if not (directory / WEIGHTS).is_file():
-        raise UserError(f"{directory} holds no {WEIGHTS}")
-    load_strict(model, load_maskgit(directory).state_dict(), str(directory / WEIGHTS))
+def read_maskgit_weights(directory: Path) -> dict[str, Tensor]:
+    """State dict that `save_maskgit` wrote, with the head's tied weights; errors as for `load_maskgit`."""
+    state = read_weights(directory / WEIGHTS, directory / CONFIG)
+    if "tok_emb.weight" not in state:
+        raise UserError(f"{directory / WEIGHTS} does not fit this model: missing tok_emb.weight")
+    return state | {"head.weight": state["tok_emb.weight"]}
 
 
 def read_halton(path: Path) -> dict[str, Tensor]:

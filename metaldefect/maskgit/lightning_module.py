@@ -15,7 +15,7 @@ from metaldefect.maskgit.training_config import MaskGITTrainingConfig
 from metaldefect.maskgit.training_masks import training_mask
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.module import Trainee
-from metaldefect.training.schedule import warmup_cosine
+from metaldefect.training.schedule import warmup_constant, warmup_cosine
 
 
 class MaskGITLightning(Trainee):
@@ -54,7 +54,10 @@ class MaskGITLightning(Trainee):
             betas=(0.9, 0.99),
             fused=True,
         )
-        scheduler = warmup_cosine(optimizer, self.config.steps, self.config.warmup_steps)
+        if self.config.schedule == "cosine":
+            scheduler = warmup_cosine(optimizer, self.config.steps, self.config.warmup_steps)
+        else:
+            scheduler = warmup_constant(optimizer, self.config.warmup_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -16,9 +16,16 @@ from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
 from metaldefect.ingest.loading import in_held_out, rows_of, training_rows
 from metaldefect.ingest.samples import TABLE_NAME
-from metaldefect.maskgit.checkpoints import CONFIG, read_halton, start_from_halton, start_from_saved
+from metaldefect.maskgit.checkpoints import (
+    CONFIG,
+    SHIPPED,
+    read_halton,
+    read_maskgit_weights,
+    start_from_halton,
+)
 from metaldefect.maskgit.model import MaskGIT, start_from_codebook
 from metaldefect.maskgit.vocabulary import Vocabulary
+from metaldefect.tokenizer.checkpoints import load_strict
 
 TOKENS = "tokens.npy"
 
@@ -85,39 +92,56 @@ def start_weights(
 
     Args:
         model: to fill.
-        base: path of a Halton-MaskGIT checkpoint, folder of a model of this project, or None.
+        base: `shipped` (the weights in this package), path of a Halton-MaskGIT checkpoint, folder of a model
+            of this project, or None.
         codebook_start: without a base, the scale of the codebook projection in the token embeddings.
         codebook: the tokenizer's entries of the vocabulary, `float [used, dim]`.
         vocabulary: of the tokens.
         classes: names of the labels.
     """
-    if base and Path(base).is_dir():
-        start_from_own(model, Path(base), vocabulary, classes)
+    folder = base_folder(base)
+    if folder is not None:
+        start_from_own(model, folder, vocabulary, classes)
     elif base:
         start_from_halton(model, read_halton(Path(base)), base, vocabulary.codes)
     elif codebook_start:
         start_from_codebook(model, codebook, codebook_start)
 
 
+def base_folder(base: str | None) -> Path | None:
+    """The folder of a base that is a model of this project; None for any other base."""
+    if base == "shipped":
+        return SHIPPED
+    return Path(base) if base and Path(base).is_dir() else None
+
+
 def start_from_own(model: MaskGIT, directory: Path, vocabulary: Vocabulary, classes: Sequence[str]) -> None:
-    """Continue from a model of this project, whose tokens and classes must mean the same.
+    """Start from a model of this project that draws with the same tokenizer's codes.
+
+    Takes the rows of the codes in `vocabulary` and of the classes that the base knows. A class that it does
+    not know starts as no class, like a picture of any kind.
 
     Raises:
-        UserError: the vocabularies or classes differ.
+        UserError: the base lacks codes of the vocabulary, or the shapes do not fit.
     """
-    codes = Vocabulary.load(directory).codes
-    if not torch.equal(codes, vocabulary.codes):
+    own = Vocabulary.load(directory).codes.tolist()
+    place = {code: number for number, code in enumerate(own)}
+    if missing := [code for code in vocabulary.codes.tolist() if code not in place]:
         raise UserError(
-            f"train_maskgit.base: {directory} draws with {len(codes)} codes of the codebook, the tokens have "
-            f"{len(vocabulary.codes)} others; set tokenize.vocabulary to full in both runs"
+            f"train_maskgit.base: {directory} draws with {len(own)} codes of the codebook and lacks "
+            f"{len(missing)} of the tokens' codes; set tokenize.vocabulary to full in the base's run"
         )
-    known = read_json(directory / CONFIG).get("classes")
-    if known != list(classes):
-        raise UserError(f"train_maskgit.base: {directory} knows the classes {known}, not {tuple(classes)}")
-    start_from_saved(model, directory)
+    known = list(read_json(directory / CONFIG)["classes"])
+    tokens = [place[code] for code in vocabulary.codes.tolist()] + [len(own)]
+    labels = [known.index(name) if name in known else len(known) for name in classes] + [len(known)]
+    state = read_maskgit_weights(directory)
+    for key in ("tok_emb.weight", "head.weight", "head.bias"):
+        state[key] = state[key][tokens]
+    state["cls_emb.weight"] = state["cls_emb.weight"][labels]
+    load_strict(model, state, str(directory))
 
 
 def images_seen_before(base: str | None) -> int:
     """Number of images that the model at `base` was trained on; 0 if it does not say."""
-    config = Path(base) / CONFIG if base else None
-    return int(read_json(config).get("images_seen", 0)) if config and config.is_file() else 0
+    folder = base_folder(base)
+    return int(read_json(folder / CONFIG).get("images_seen", 0)) if folder is not None else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -13,11 +14,14 @@ from metaldefect.maskgit.config import ShapeSettings
 class LossSettings(Config):
     """Loss and optimiser.
 
+    `schedule`: how the learning rate goes on after the warm-up: down to the last step, or constant for a
+    training without a fixed end.
     `soft_weight` is the share of the target that goes to codes similar to the true one (see `soft_targets`).
     """
 
     steps: PositiveInt
     learning_rate: PositiveFloat = 5e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: NonNegativeInt = 50
     weight_decay: float = 0.03
     label_dropout: float = Field(default=0.1, ge=0, le=1)
@@ -90,3 +94,14 @@ class RecipeSettings(ShapeSettings, StartSettings):
     """What decides a trained MaskGIT besides its tokens and the seed."""
 
     training: RecipeTrainingSettings
+
+
+class MaskGITPretrainSettings(Config):
+    """What determines base weights besides the time spent on them; the defaults made the shipped ones."""
+
+    size: str = "cpu"
+    image_size: PositiveInt = 256
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 2e-3
+    checkpoint_steps: PositiveInt = 50
+    seed: NonNegativeInt = 0

@@ -107,5 +107,6 @@ def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
     parts = []
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
         chosen = slice(start, start + batch_size)
-        parts.append(painter.render(painter.encode(images[chosen]), generators[chosen]))
+        part = images[chosen]
+        parts.append(painter.render(painter.encode(part), painter.field_of(part), generators[chosen]))
     return np.concatenate(parts)

@@ -61,12 +61,13 @@ def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int 
     history: list[torch.Tensor] = []
     generators = painter.generators(labels, [0] * len(labels), seed)
     painter.draw_tokens(labels, config, generators, history=history)
+    field = painter.drawn_fields(labels, generators)
     chosen = sorted({round(i) for i in np.linspace(0, len(history) - 1, columns)})
     rows: list[list[U8]] = [[] for _ in painter.classes]
     side = painter.image_size // painter.maskgit.config.grid
     for step in chosen:
         unknown = history[step] == painter.maskgit.config.mask_id
-        decoded = painter.decode(history[step].masked_fill(unknown, 0))
+        decoded = painter.decode(history[step].masked_fill(unknown, 0), field)
         hidden = unknown.numpy().repeat(side, axis=1).repeat(side, axis=2)
         for row, image in zip(rows, np.where(hidden, np.uint8(128), decoded), strict=True):
             row.append(image)

@@ -139,7 +139,8 @@ def inpaint(
     tokens = painter.encode(small)
     hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
     drawn_tokens = painter.draw_tokens(numbers, config, generators, known=hidden)
-    drawn, reconstruction = painter.decode(drawn_tokens), painter.decode(tokens)
+    field = painter.field_of(small)
+    drawn, reconstruction = painter.decode(drawn_tokens, field), painter.decode(tokens, field)
     found = []
     for image, mask, d, r in zip(images, masks, drawn, reconstruction, strict=True):
         inserted = resize(d, image.shape)

@@ -5,8 +5,8 @@ Models compute on their own device. Input and output images, tokens and labels a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
+from metaldefect.tokenizer.fields import load_fields
 from metaldefect.tokenizer.model import VQModel
 
 
@@ -37,6 +38,9 @@ class Painter:
 
     `grain` is the texture that decoding leaves out, added to whole generated images; None leaves them
     smooth.
+
+    `fields` holds the light of training images, by class, for whole drawn images; empty if the tokenizer
+    has no field. Everywhere, a field is `float32 [N, 3, field, field]`, see `VQModel.field`.
     """
 
     tokenizer: VQModel
@@ -45,6 +49,7 @@ class Painter:
     vocabulary: Vocabulary
     image_size: int
     grain: Grain | None = None
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
     def label(self, name: str) -> int:
         """Number of a class; for an unknown name, raises a UserError that lists the classes."""
@@ -60,24 +65,29 @@ class Painter:
             codes = self.tokenizer.encode(to_tanh_range(images).to(on))
         return self.vocabulary.nearest[codes.cpu()]
 
-    def decode(self, tokens: Tensor) -> U8:
-        """MaskGIT tokens `int64 [N, grid, grid]` to grey `uint8 [N, size, size]`, without grain.
+    @torch.no_grad()
+    def field_of(self, images: U8) -> Tensor:
+        """The light on grey `uint8 [N, size, size]`."""
+        return self.tokenizer.field(to_tanh_range(images))
+
+    def decode(self, tokens: Tensor, field: Tensor | None = None) -> U8:
+        """MaskGIT tokens `int64 [N, grid, grid]` and fields to grey `uint8 [N, size, size]`, without grain.
 
         Raises:
-            ValueError: a token outside the vocabulary.
+            ValueError: a token outside the vocabulary, or a tokenizer with a field gets none.
         """
-        return to_u8(self.decode_levels(tokens))
+        return to_u8(self.decode_levels(tokens, field))
 
-    def render(self, tokens: Tensor, generators: Sequence[torch.Generator]) -> U8:
+    def render(self, tokens: Tensor, field: Tensor | None, generators: Sequence[torch.Generator]) -> U8:
         """`decode`, with grain; one generator per image."""
-        levels = self.decode_levels(tokens)
+        levels = self.decode_levels(tokens, field)
         if self.grain is not None:
             levels = levels + self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generators)
         return to_u8(levels)
 
     @torch.no_grad()
-    def decode_levels(self, tokens: Tensor) -> NDArray[np.float32]:
-        """MaskGIT tokens `int64 [N, grid, grid]` to grey levels `float32 [N, size, size]`.
+    def decode_levels(self, tokens: Tensor, field: Tensor | None) -> NDArray[np.float32]:
+        """MaskGIT tokens `int64 [N, grid, grid]` and fields to grey levels `float32 [N, size, size]`.
 
         Raises:
             ValueError: a token outside the vocabulary.
@@ -90,7 +100,7 @@ class Painter:
             )
         on = device_of(self.tokenizer)
         with autocast(on):
-            return grey_levels(self.tokenizer.decode(self.vocabulary.codes[tokens].to(on)))
+            return grey_levels(self.tokenizer.decode(self.vocabulary.codes[tokens].to(on), field))
 
     def draw_tokens(
         self,
@@ -127,7 +137,36 @@ class Painter:
             seed: of the images.
         """
         generators = self.generators(labels, numbers, seed)
-        return self.render(self.draw_tokens(labels, config, generators), generators)
+        tokens = self.draw_tokens(labels, config, generators)
+        return self.render(tokens, self.drawn_fields(labels, generators), generators)
+
+    def drawn_fields(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """For each image the light on a training image of its class, in one of the square's symmetries.
+
+        Tokens and light of a drawn image come from different images. A field also holds large dark defects,
+        which must agree with the tokens, so only its plane is taken: the mean and the slope.
+        """
+        if not self.tokenizer.config.field:
+            return torch.empty(len(labels), 3, 0, 0)
+        drawn = []
+        for label, generator in zip(labels.tolist(), generators, strict=True):
+            known = self.fields[self.classes[label]]
+            chosen = known[int(torch.randint(len(known), (), generator=generator))].float()
+            turns, flip = divmod(int(torch.randint(8, (), generator=generator)), 2)
+            chosen = torch.rot90(chosen, turns, (1, 2))
+            drawn.append(chosen.flip(2) if flip else chosen)
+        return plane_of(torch.stack(drawn))
+
+
+def plane_of(field: Tensor) -> Tensor:
+    """The plane nearest to each channel of `float [N, C, F, F]` in the least-squares sense, same shape."""
+    side = field.shape[-1]
+    along = torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1)
+    ones = torch.ones(side, side)
+    basis = torch.stack([ones, ones * along, ones * along[:, None]]).flatten(1)
+    norms = basis.square().sum(1).clamp(min=1e-6)
+    weights = field.float().flatten(2) @ basis.t() / norms  # the three functions are orthogonal
+    return (weights @ basis).view(field.shape)
 
 
 def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
@@ -140,4 +179,5 @@ def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
         Vocabulary.load(maskgit_directory),
         int(config["image_size"]),
         Grain.load(tokenizer_directory),
+        load_fields(maskgit_directory),
     )

@@ -22,8 +22,9 @@ def codes_and_levels(
     codes, levels = [], []
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
         with autocast(on):
-            found = model.encode(to_tanh_range(images[start : start + batch_size]).to(on))
-            levels.append(grey_levels(model.decode(found)))
+            batch = to_tanh_range(images[start : start + batch_size]).to(on)
+            found = model.encode(batch)
+            levels.append(grey_levels(model.decode(found, model.field(batch))))
         codes.append(found.cpu())
     return torch.cat(codes), np.concatenate(levels)
 

@@ -123,6 +123,11 @@ def write_llamagen(model: VQModel, path: Path) -> None:
         torch.save({"model": model.state_dict()}, temporary)
 
 
+def load_shipped() -> VQModel:
+    """The tokenizer that comes with this package, in eval mode on `device()`."""
+    return load_base("shipped", read_shape(SHIPPED.with_suffix(".json"))).eval().to(device())
+
+
 def load_base(base: str, config: VQConfig) -> VQModel:
     """Make the tokenizer that fine-tuning starts from.
 

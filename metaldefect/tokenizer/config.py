@@ -26,6 +26,11 @@ class VQConfig(CodebookSettings):
     `patch_path` adds a linear transform of patches in parallel to encoder and decoder, which
     `metaldefect.tokenizer.patch_start` fits in closed form. Training then starts from k-means on patches,
     with sharp brightness and edges, and the convolutions learn the rest.
+
+    `field` is the side of the grid of local means that is subtracted before encoding and given back after
+    decoding (see `VQModel.field`), 0 for none. What is left is multiplied by `residual_gain`: without the
+    light, grey levels spread less. `deblock` is the reach in pixels of the correction of cell borders
+    (see `tokenizer.deblocking`), 0 for none.
     """
 
     channels: int = Field(default=128, gt=0, multiple_of=32)  # GroupNorm has 32 groups
@@ -37,6 +42,9 @@ class VQConfig(CodebookSettings):
     commitment: float = 0.25
     stem: Literal[1, 2, 4, 8] = 1
     patch_path: bool = False
+    field: int = Field(default=0, ge=0)
+    residual_gain: float = Field(default=1.0, gt=0)
+    deblock: int = Field(default=0, ge=0)
 
     @property
     def downsampling(self) -> int:
@@ -64,6 +72,9 @@ NAMED = {
         codebook_size=1024,
         stem=4,
         patch_path=True,
+        field=4,
+        residual_gain=1.5,
+        deblock=4,
     ),
     "vq16_tiny": VQConfig(
         channels=32,
@@ -74,6 +85,9 @@ NAMED = {
         codebook_size=256,
         stem=4,
         patch_path=True,
+        field=2,
+        residual_gain=1.5,
+        deblock=4,
     ),
 }
 # The same network for 128 pixel images: also 16x16 tokens, so four times as many tokens per area

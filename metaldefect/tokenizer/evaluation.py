@@ -70,7 +70,7 @@ def reconstruct(model: VQModel, images: U8, distance: Distance, batch_size: int 
         batch = to_tanh_range(originals).to(on)
         with torch.no_grad(), autocast(on):
             codes = model.encode(batch)
-            decoded = model.decode(codes)
+            decoded = model.decode(codes, model.field(batch))
         with torch.no_grad():
             distances = network(decoded.float().clamp(-1, 1), batch.contiguous()).tolist()
         part = from_tanh_range(decoded)

@@ -24,7 +24,7 @@ from metaldefect.tokenizer.quantizer import Quantized
 from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.module import Trainee
-from metaldefect.training.schedule import warmup_cosine
+from metaldefect.training.schedule import warmup_constant, warmup_cosine
 
 
 class VQLightning(Trainee):
@@ -60,7 +60,9 @@ class VQLightning(Trainee):
         """Parameters that the mode trains; decoder-only keeps the tokens of trained transformers valid."""
         if self.config.mode == "full":
             return list(self.model.parameters())
-        return [*self.model.decoder.parameters(), *self.model.post_quant_conv.parameters()]
+        trained = [*self.model.decoder.parameters(), *self.model.post_quant_conv.parameters()]
+        path = self.model.patch_path
+        return trained if path is None else [*trained, *path.outwards.parameters()]
 
     def content(self) -> dict[str, Any]:
         """The settings, and the network behind the perceptual loss."""
@@ -72,6 +74,8 @@ class VQLightning(Trainee):
             torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.95))
             for parameters in (self.trained_parameters(), list(self.discriminator.parameters()))
         ]
+        if config.schedule == "constant":
+            return optimizers, [warmup_constant(one, config.warmup_steps) for one in optimizers]
         return optimizers, [warmup_cosine(one, config.steps, config.warmup_steps) for one in optimizers]
 
     def on_fit_start(self) -> None:

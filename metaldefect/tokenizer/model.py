@@ -5,6 +5,7 @@ Source of the shapes: github.com/FoundationVision/LlamaGen, tokenizer/tokenizer_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.deblocking import deblock
 from metaldefect.tokenizer.quantizer import Quantized, VectorQuantizer
 
 
@@ -218,20 +220,42 @@ class VQModel(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
         self.patch_path = PatchPath(config) if config.patch_path else None
 
+    def field(self, images: Tensor) -> Tensor:
+        """Means of the cells of a coarse grid, `float32 [N, 3, field, field]`: the light on the metal.
+
+        A tokenizer with a field subtracts it before encoding and gives it back after decoding, so its tokens
+        need not say how bright the metal is. Without one (LlamaGen), returns `[N, 3, 0, 0]`.
+        """
+        if not self.config.field:
+            return images.new_empty(len(images), 3, 0, 0)
+        return F.adaptive_avg_pool2d(images.float(), self.config.field)
+
+    def encoder_input(self, images: Tensor) -> Tensor:
+        """Images `float [N, 3, H, W]` without their field, amplified."""
+        if not self.config.field:
+            return images
+        smooth = spread(self.field(images), images.shape[-2:])
+        return (images.float() - smooth) * self.config.residual_gain
+
     def features(self, images: Tensor) -> Tensor:
         """Features before quantisation, `float [N, codebook_dim, H/f, W/f]`."""
+        images = self.encoder_input(images)
         z = self.quant_conv(self.encoder(images))
         return z if self.patch_path is None else z + self.patch_path.encode(images)
 
-    def to_images(self, z: Tensor) -> Tensor:
-        """Quantised features `float [N, codebook_dim, h, w]` to `float [N, 3, h*f, w*f]`."""
+    def to_images(self, z: Tensor, field: Tensor) -> Tensor:
+        """Quantised features `float [N, codebook_dim, h, w]` and a field to `float [N, 3, h*f, w*f]`."""
         images = self.decoder(self.post_quant_conv(z))
-        return images if self.patch_path is None else images + self.patch_path.decode(z)
+        images = images if self.patch_path is None else images + self.patch_path.decode(z)
+        images = deblock(images, self.config.downsampling, self.config.deblock)
+        if not self.config.field:
+            return images
+        return images.float() / self.config.residual_gain + spread(field, images.shape[-2:])
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Reconstruct `float [N, 3, H, W]` in [-1, 1]."""
         quantized = self.quantize(self.features(images))
-        return Reconstruction(self.to_images(quantized.z), quantized)
+        return Reconstruction(self.to_images(quantized.z, self.field(images)), quantized)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -241,6 +265,25 @@ class VQModel(nn.Module):
         return self.quantize.nearest(F.normalize(z.reshape(-1, z.shape[-1]), dim=-1)).view(shape)
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens `int64 [N, h, w]` to `float [N, 3, h*f, w*f]`, about [-1, 1] (not clamped)."""
-        return self.to_images(self.quantize.lookup(tokens))
+    def decode(self, tokens: Tensor, field: Tensor | None = None) -> Tensor:
+        """Tokens `int64 [N, h, w]` to `float [N, 3, h*f, w*f]`, about [-1, 1] (not clamped).
+
+        Args:
+            tokens: each in [0, codebook_size).
+            field: the light on the metal, `float [N, 3, field, field]` as `field()` returns it; a tokenizer
+                without a field takes None.
+
+        Raises:
+            ValueError: the tokenizer has a field, and none of the right shape is given.
+        """
+        wanted = (len(tokens), 3, self.config.field, self.config.field)
+        if field is None:
+            field = torch.empty(len(tokens), 3, 0, 0)
+        if tuple(field.shape) != wanted:
+            raise ValueError(f"the field has shape {list(field.shape)}, expected {list(wanted)}")
+        return self.to_images(self.quantize.lookup(tokens), field.to(tokens.device))
+
+
+def spread(field: Tensor, size: Sequence[int]) -> Tensor:
+    """Bicubic interpolation of a field `float [N, 3, field, field]` to `[N, 3, H, W]`."""
+    return F.interpolate(field.float(), tuple(size), mode="bicubic", align_corners=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metaldefect.errors import UserError
 from metaldefect.images import U8, to_tanh_range
-from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.model import PatchPath, VQModel
 
 # Constant coordinate in units of the patches' root mean square norm: larger values use a flatter part of the
 # sphere (2 gave a better SSIM than 1 on held-out metal)
@@ -32,11 +32,9 @@ def start_from_images(model: VQModel, images: U8, seed: int = 0) -> None:
     Raises:
         UserError: the model has no patch path, or the images hold too few patches for the codebook.
     """
-    path = model.patch_path
-    if path is None:
-        raise UserError("this tokenizer has no patch path to fit: set patch_path in its config")
+    path = patch_path_of(model)
     size, dim, side = model.config.codebook_size, model.config.codebook_dim, path.side
-    grey = to_tanh_range(images)[:, :1]
+    grey = without_field(model, to_tanh_range(images))[:, :1]
     patches = F.unfold(grey, side, stride=side).transpose(1, 2)  # [N, patches, side^2]
     flat = patches.reshape(-1, side**2)
     if len(flat) < size:
@@ -61,6 +59,63 @@ def start_from_images(model: VQModel, images: U8, seed: int = 0) -> None:
 
     entries = torch.cat([codebook[(part @ codebook.t()).argmax(1)] for part in vectors.split(KMEANS_BATCH)])
     fit_outwards(path.outwards, entries, patches)
+
+
+@torch.no_grad()
+def refit_codes(model: VQModel, images: U8, seed: int = 0) -> None:
+    """Fit a trained tokenizer's codebook to other images: k-means of the encoder's outputs.
+
+    For weights that were trained on other data, or without the field.
+
+    Args:
+        model: its convolutions stay as they are.
+        images: grey `uint8 [N, H, W]`.
+        seed: of k-means.
+    """
+    vectors = unit_features(model, images)
+    generator = torch.Generator().manual_seed(seed)
+    codebook = spherical_kmeans(vectors.flatten(0, 2), model.config.codebook_size, generator)
+    model.quantize.embedding.weight.copy_(codebook)
+
+
+@torch.no_grad()
+def refit_outwards(model: VQModel, images: U8) -> None:
+    """Fit the patch path's way from codes to pixels to what the decoder leaves out of images: least squares.
+
+    Follows `refit_codes`, after which the codes mean something else.
+
+    Args:
+        model: with a patch path; its convolutions stay as they are.
+        images: grey `uint8 [N, H, W]`.
+    """
+    path = patch_path_of(model)
+    vectors = unit_features(model, images)
+    entries = model.quantize.codebook[model.quantize.nearest(vectors.flatten(0, 2))]
+    quantised = entries.view(vectors.shape).permute(0, 3, 1, 2)
+    left = [
+        model.encoder_input(part)[:, :1] - model.decoder(model.post_quant_conv(z)).mean(1, keepdim=True)
+        for part, z in zip(to_tanh_range(images).split(8), quantised.split(8), strict=True)
+    ]
+    patches = F.unfold(torch.cat(left), path.side, stride=path.side).transpose(1, 2)
+    fit_outwards(path.outwards, entries, patches)
+
+
+def unit_features(model: VQModel, images: U8) -> Tensor:
+    """Encoder outputs on the unit sphere, `float [N, h, w, D]`."""
+    maps = [model.features(part).float() for part in to_tanh_range(images).split(8)]
+    return F.normalize(torch.cat(maps).permute(0, 2, 3, 1), dim=-1)
+
+
+def patch_path_of(model: VQModel) -> PatchPath:
+    """The patch path; raises a UserError if the model has none."""
+    if model.patch_path is None:
+        raise UserError("this tokenizer has no patch path to fit: set patch_path in its config")
+    return model.patch_path
+
+
+def without_field(model: VQModel, images: Tensor) -> Tensor:
+    """What the encoder sees of `float [N, 3, H, W]`, in parts to save memory."""
+    return torch.cat([model.encoder_input(part) for part in images.split(64)])
 
 
 def spherical_kmeans(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -1,39 +1,45 @@
-"""Train base weights on natural photographs and procedural metal, without real metal.
+"""Train base weights on natural photographs and procedural metal that never repeats, without real metal.
 
-`metaldefect pretrain-tokenizer` made the weights in this package. Fine-tuning starts from them, so its
+`metaldefect pretrain tokenizer` made the weights in this package. Fine-tuning starts from them, so its
 *before* and *after* are both real models.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from metaldefect.artifacts import atomic_file, sha256_file, write_json
+from metaldefect.artifacts import atomic_file, read_json, sha256_file, write_json
+from metaldefect.backbones import pooled_features
+from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name
 from metaldefect.images import U8
 from metaldefect.ingest.natural import Natural, natural_photographs, natural_source
-from metaldefect.procedural.defects import DEFECT_CLASSES
-from metaldefect.procedural.images import generate_defect_image, generate_normal_image
-from metaldefect.tokenizer.config import VQConfig, named_config
+from metaldefect.metrics.blocks import block_ratio
+from metaldefect.metrics.generation import kid
+from metaldefect.metrics.reconstruction import codebook_use
+from metaldefect.procedural.stream import draw_varied
+from metaldefect.tokenizer.checkpoints import load_strict
+from metaldefect.tokenizer.config import named_config
+from metaldefect.tokenizer.evaluation import Distance, reconstruct
 from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.patch_start import start_from_images
+from metaldefect.tokenizer.patch_start import refit_codes, refit_outwards, start_from_images
 from metaldefect.tokenizer.training_config import PretrainSettings, VQTrainingConfig
-from metaldefect.training.callbacks import History
-from metaldefect.training.data import LazyImages, SampledBatches
+from metaldefect.training.callbacks import ComputingTime
+from metaldefect.training.data import LazyImages
 from metaldefect.training.trainer import fit
 
-START_IMAGES = 1000  # images used for the closed-form start
-EPOCH_STEPS = 50
+START_IMAGES = 1000  # images of which codebook and patch path are fitted before training
+HELD_OUT_EVERY = 20  # photographs: every 20th is never trained on
+HELD_OUT_SEED = 1_000_003  # of a stream of metal that no training draws from
+HELD_OUT_METAL = 64
 
 
 def random_view(image: U8, generator: torch.Generator) -> Tensor:
@@ -56,98 +62,180 @@ def random_view(image: U8, generator: torch.Generator) -> Tensor:
     return crop.flip(0) if uniform() < 0.5 else crop
 
 
-def pretraining_images(
-    natural: Path | None, metal: int, size: int, seed: int
-) -> tuple[LazyImages, list[float]]:
-    """Grey natural photographs and `metal` procedural images; the weights give each kind half the draws."""
-    photographs = natural_photographs(natural, size, None)
-    readers: list[Callable[[], U8]] = [partial(read_natural, one) for one in photographs]
-    readers += [partial(draw_metal, number, size, seed) for number in range(metal)]
-    weights = [1.0 / len(photographs)] * len(photographs) + [1.0 / metal] * metal
-    return LazyImages(readers, (size, size)), weights
-
-
 def read_natural(natural: Natural) -> U8:
     """A natural image in grey: the mean of its channels."""
     return np.rint(natural.read().mean(axis=-1)).astype(np.uint8)
 
 
-def draw_metal(number: int, size: int, seed: int) -> U8:
-    """Draw one of a series of procedural images: each class in turn, then one without a defect."""
-    rng = np.random.default_rng([seed, number])
-    label = [*DEFECT_CLASSES, None][number % (len(DEFECT_CLASSES) + 1)]
-    return generate_defect_image(label, rng, size)[0] if label else generate_normal_image(rng, size)
-
-
-def train_base(
-    images: LazyImages,
-    weights: list[float],
-    config: VQConfig,
-    training: VQTrainingConfig,
-    batch_size: int,
-    seed: int,
-    checkpoint_directory: Path | None,
-) -> tuple[VQLightning, History]:
-    """Train a new tokenizer; return its module, whose model has the averaged weights, and the history."""
-    torch.manual_seed(seed)
-    model = VQModel(config)
-    if config.patch_path:
-        shares = torch.tensor(weights)
-        chosen = torch.multinomial(shares, START_IMAGES, replacement=True)
-        start_from_images(model, images.stack(chosen.tolist()), seed)
-    module = VQLightning(model, training)
-    history = fit(
-        module,
-        SampledBatches(images, batch_size, seed, weights, random_view),
-        steps=training.steps,
-        epoch_steps=EPOCH_STEPS,
-        seed=seed,
-        checkpoint_directory=checkpoint_directory,
-    )
-    module.average.copy_to(module.model)
-    return module, history
-
-
-def pretrain(settings: PretrainSettings, checkpoints: Path, output: Path) -> None:
-    """Train the weights and write them in half precision, with their card.
+class DrawnImages:
+    """Batches `uint8 [B, size, size]`: in turn a random view of a photograph, and metal drawn for the step.
 
     Args:
-        settings: what determines the weights.
-        checkpoints: folder of the state from which a killed run resumes.
-        output: the `.safetensors` file; the card is the `.json` next to it.
+        photographs: to choose from.
+        size: side of the images in pixels.
+        batch_size: images per step.
+        seed: of the choice, the views and the drawings.
     """
-    images, weights = pretraining_images(settings.natural, settings.metal, settings.size, settings.seed)
-    config = named_config(settings.tokenizer)
-    training = VQTrainingConfig(
-        steps=settings.steps,
+
+    def __init__(self, photographs: Sequence[Natural], size: int, batch_size: int, seed: int) -> None:
+        self.photographs, self.size = photographs, size
+        self.batch_size, self.seed = batch_size, seed
+
+    def batch(self, step: int) -> Tensor:
+        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return torch.stack([self.image(number) for number in numbers])
+
+    def image(self, number: int) -> Tensor:
+        """Image `number` of the training, `uint8 [size, size]`."""
+        if number % 2 and self.photographs:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            chosen = int(torch.randint(len(self.photographs), (), generator=generator))
+            return random_view(read_natural(self.photographs[chosen]), generator)
+        return torch.from_numpy(draw_varied(self.seed, number, self.size)[0])
+
+    def content(self) -> dict[str, Any]:
+        readers = [one.read for one in self.photographs]
+        return {
+            "photographs": LazyImages(readers, (self.size, self.size, 3), kept_bytes=0),
+            "drawing": {"size": self.size, "batch_size": self.batch_size, "seed": self.seed},
+        }
+
+
+def split_photographs(photographs: Sequence[Natural]) -> tuple[list[Natural], list[Natural]]:
+    """Those to train on, and those held out: all crops of every `HELD_OUT_EVERY`th photograph."""
+    names = sorted({one.photograph for one in photographs})
+    out = set(names[::HELD_OUT_EVERY])
+    return (
+        [one for one in photographs if one.photograph not in out],
+        [one for one in photographs if one.photograph in out],
+    )
+
+
+def start_model(settings: PretrainSettings, base: Path | None, images: DrawnImages) -> VQModel:
+    """A model with its start weights.
+
+    Args:
+        settings: its shape.
+        base: weights to start from; their codebook is fitted anew, unless only the decoder trains. None: the
+            closed-form start.
+        images: of the training; the first ones serve for fitting.
+    """
+    torch.manual_seed(settings.seed)
+    model = VQModel(named_config(settings.tokenizer))
+    chosen = np.stack([images.image(-1 - number).numpy() for number in range(START_IMAGES)])
+    if base is None:
+        start_from_images(model, chosen, settings.seed)
+        return model
+    if not base.is_file():
+        raise UserError(f"{base} does not exist")
+    load_strict(model, safetensors.torch.load_file(base), str(base))
+    if settings.mode == "full":
+        refit_codes(model.eval(), chosen, settings.seed)
+        refit_outwards(model, chosen)
+    return model
+
+
+def pretrain(
+    settings: PretrainSettings,
+    minutes: float,
+    natural: Path | None,
+    base: Path | None,
+    checkpoints: Path,
+    output: Path,
+) -> None:
+    """Train for some computing time, over all legs, and write weights in half precision with their card.
+
+    Args:
+        settings: what to train, and how.
+        minutes: computing time of all legs together; a leg goes on from the last one's state.
+        natural: folder of photographs; None uses those in installed packages.
+        base: weights to start from, the output of another training; None: the closed-form start.
+        checkpoints: folder of the state between legs.
+        output: the `.safetensors` file; the card with the learning curve is the `.json` next to it.
+    """
+    training, held_out = split_photographs(natural_photographs(natural, settings.image_size, None))
+    batches = DrawnImages(training, settings.image_size, settings.batch_size, settings.seed)
+    before = read_json(base.with_suffix(".json")) if base else {}
+    config = VQTrainingConfig(
+        steps=10**9,  # the clock ends the training
+        schedule="constant",
         learning_rate=settings.learning_rate,
-        discriminator_start=int(0.4 * settings.steps),
-        ema_decay=0.995,
+        mode=settings.mode,
+        discriminator_start=settings.discriminator_start // settings.batch_size,
+        ema_decay=0.998,
         perceptual_weight=0.5,
         ssim_weight=1.0,
         edge_weight=2.0,
-        codebook_decay=0.99 if config.patch_path else None,
-        data_initialised_codebook=not config.patch_path,
+        codebook_decay=0.99,
     )
-    module, history = train_base(
-        images, weights, config, training, settings.batch_size, settings.seed, checkpoints
+    module = VQLightning(start_model(settings, base, batches), config)
+    clock = ComputingTime(60 * minutes)
+    fit(
+        module,
+        batches,
+        steps=None,
+        epoch_steps=settings.checkpoint_steps,
+        seed=settings.seed,
+        checkpoint_directory=checkpoints,
+        clock=clock,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output) as temporary:
-        half = {k: v.half().contiguous() for k, v in module.model.state_dict().items()}
-        safetensors.torch.save_file(half, temporary)
+    module.average.copy_to(module.model)
+    row: dict[str, Any] = {
+        "images_seen": before.get("images_seen", 0) + module.step * settings.batch_size,
+        "computing_minutes": round(clock.seconds / 60, 1),
+        **measure(module.model, held_out, settings.image_size, module.config.perceptual),
+    }
+    curve = before.get("curve", [])
+    if output.is_file():
+        curve = read_json(output.with_suffix(".json")).get("curve", [])
+    curve = [point for point in curve if point["images_seen"] < row["images_seen"]] + [row]
+    write_weights(module.model, output)
     card = {
-        "tokenizer": config.model_dump(mode="json"),
-        "data": f"grey: {natural_source(settings.natural)};"
-        f" {settings.metal} procedural metal images of this package",
-        "images_seen": settings.steps * settings.batch_size,
-        "image_size": settings.size,
+        "what": "base weights of the tokenizer: photographs and procedural metal, no real metal",
+        "tokenizer": module.model.config.model_dump(mode="json"),
+        "data": f"grey: {natural_source(natural)}, and procedural metal drawn for each step, in equal parts",
+        "image_size": settings.image_size,
+        "settings": settings.model_dump(mode="json"),
         "perceptual": module.perceptual_name,
-        "last_losses": {key: round(value, 5) for key, value in history[-1].items()},
-        "command": settings.command(),
+        **row,
+        "curve": curve,
+        "legs": clock.legs,
         "machine": cpu_name(),
-        "cpu_minutes": round(time.process_time() / 60, 1),
+        "command": f"metaldefect pretrain tokenizer --minutes {row['computing_minutes']:g}",
         "sha256": sha256_file(output),
+        **({"base": {key: before[key] for key in ("images_seen", "command", "sha256")}} if base else {}),
     }
     write_json(output.with_suffix(".json"), card)
-    print(json.dumps(card, indent=2))
+    print(f"{output}: {row}", flush=True)
+
+
+def write_weights(model: VQModel, output: Path) -> None:
+    """Write the state dict in half precision, atomically."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(output) as temporary:
+        half = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+        safetensors.torch.save_file(half, temporary)
+
+
+def measure(model: VQModel, photographs: Sequence[Natural], size: int, perceptual: str) -> dict[str, Any]:
+    """Means over held-out photographs and metal of another stream, by kind."""
+    distance = Distance.named(perceptual)
+    kinds = {
+        "metal": [draw_varied(HELD_OUT_SEED, number, size)[0] for number in range(HELD_OUT_METAL)],
+        "natural": [read_natural(one) for one in photographs],
+    }
+    found: dict[str, Any] = {}
+    for kind, images in kinds.items():
+        if not images:
+            continue
+        originals = np.stack(images)
+        result = reconstruct(model, originals, distance)
+        cell = size // result.tokens.shape[1]
+        means = {str(name): round(float(result.scores[name].mean()), 4) for name in result.scores}
+        if len(originals) > 1:
+            means["rkid"] = round(kid(pooled_features(originals), pooled_features(result.images)), 4)
+        found[kind] = means | {
+            "block_ratio": round(block_ratio(result.images, cell), 3),
+            "perplexity": round(codebook_use(result.tokens, model.config.codebook_size)["perplexity"], 1),
+        }
+    return found

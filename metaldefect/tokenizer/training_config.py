@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -16,12 +14,14 @@ PerceptualName = Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
 class VQTrainingSettings(Config):
     """What a person chooses; weights multiply the loss terms they are named after.
 
-    `codebook_decay`: decay of the running mean of encoder outputs that each entry follows; None: the
-    codebook loss trains the entries, as in LlamaGen.
+    `schedule`: how the learning rates go on after the warm-up: down to the last step, or constant for a
+    training without a fixed end. `codebook_decay`: decay of the running mean of encoder outputs that each
+    entry follows; None: the codebook loss trains the entries, as in LlamaGen.
     """
 
     steps: PositiveInt
     learning_rate: PositiveFloat = 2e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: NonNegativeInt = 50
     mode: Literal["full", "decoder_only"] = "full"
     perceptual: PerceptualName = "squeeze"
@@ -47,23 +47,16 @@ class VQTrainingConfig(VQTrainingSettings):
 
 
 class PretrainSettings(Config):
-    """Settings that determine base weights; the defaults made the shipped ones."""
+    """What determines base weights besides the time spent on them.
 
-    natural: Path | None = None
-    metal: PositiveInt = 1400
+    `discriminator_start`: images after which the adversarial loss starts.
+    """
+
     tokenizer: str = "vq16_small"
-    size: int = Field(default=256, ge=16)
-    steps: PositiveInt = 1500
+    image_size: int = Field(default=256, ge=16)
     batch_size: PositiveInt = 8
-    learning_rate: PositiveFloat = 4e-4
+    learning_rate: PositiveFloat = 3e-4
+    mode: Literal["full", "decoder_only"] = "full"
+    discriminator_start: NonNegativeInt = 4000
+    checkpoint_steps: PositiveInt = 25
     seed: NonNegativeInt = 0
-
-    def command(self) -> str:
-        """The command that trains with these settings; folders appear by name only."""
-        words = ["metaldefect", "pretrain-tokenizer"]
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value != field.default:
-                shown = value.name if isinstance(value, Path) else str(value)
-                words += [f"--{name.replace('_', '-')}", shown]
-        return shlex.join(words)

@@ -22,3 +22,11 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: int) -> LRScheduler:
         return cosine
     linear = LinearLR(optimizer, 1.0 / warmup, total_iters=max(1, warmup - 1))
     return SequentialLR(optimizer, [linear, cosine], [warmup])
+
+
+def warmup_constant(optimizer: Optimizer, warmup: int) -> LRScheduler:
+    """Linear from 1 / `warmup` over `warmup` steps, then constant: for a training without a fixed end.
+
+    An average of the weights takes the place of a falling rate.
+    """
+    return LinearLR(optimizer, 1.0 / max(1, warmup), total_iters=max(1, warmup - 1))

@@ -44,9 +44,9 @@ def test_tokens_round_trip(studio: Studio) -> None:
     tokens = encode_to_tokens(studio, image)
     assert tokens.shape == (8, 8)
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < 20
-    assert decode_from_tokens(studio, tokens).shape == (64, 64)
+    assert decode_from_tokens(studio, tokens, image).shape == (64, 64)
     with pytest.raises(ValueError, match=r"expected \[0, 20\)"):
-        decode_from_tokens(studio, torch.full((8, 8), 20))
+        decode_from_tokens(studio, torch.full((8, 8), 20), image)
 
 
 def test_inpainting_changes_the_masked_part_alone_and_depends_on_the_seed(studio: Studio) -> None:

@@ -16,15 +16,14 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from metaldefect import cli as commands
-from metaldefect.cli import app as library
 from metaldefect.commands.settings import TrainSettings
+from metaldefect.config import Config
+from metaldefect.maskgit.training_config import MaskGITPretrainSettings
 from metaldefect.tokenizer.training_config import PretrainSettings
 from pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [
-    "train", "infer", "distill", "pretrain-tokenizer", "draw", "insert", "review", "get-data", "doctor",
-]  # fmt: skip
+COMMANDS = ["train", "infer", "distill", "pretrain", "draw", "insert", "review", "get-data", "doctor"]
 
 
 def metaldefect(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -74,7 +73,6 @@ def test_every_option_has_a_help_text(name: str) -> None:
             "--synthetic': Input should be greater",
         ),
         ("distill --minutes 1 --output o --batch-size 0", "--batch-size: Input should be greater than 0"),
-        ("pretrain-tokenizer --output o --size 8", "--size: Input should be greater than or equal to 16"),
         ("insert --images a --output b --label c --at 3", "--at 3: expected x,y in whole pixels"),
         ("insert --images a --output a/b --label c", "--output a/b lies inside --images a"),
         (
@@ -83,6 +81,11 @@ def test_every_option_has_a_help_text(name: str) -> None:
         ),
         ("insert --images a --output b --label c --format bmp", "'bmp' is not one of"),
         ("draw --output b --label c --count 0", "--count: Input should be greater than 0"),
+        (
+            "pretrain tokenizer --minutes 1 --output o --image-size 8",
+            "--image-size: Input should be greater than or equal to 16",
+        ),
+        ("pretrain maskgit --output o", "Missing option '--minutes'"),
         ("polish", "No such command 'polish'"),
     ],
 )
@@ -129,9 +132,12 @@ def test_options_of_train_are_keys_of_the_settings() -> None:
         assert accepted == expected, name
 
 
-def test_pretraining_has_one_set_of_defaults() -> None:
-    (entry,) = (entry for entry in library.registered_commands if entry.name == "pretrain-tokenizer")
+@pytest.mark.parametrize(
+    ("name", "settings"), [("tokenizer", PretrainSettings), ("maskgit", MaskGITPretrainSettings)]
+)
+def test_pretraining_has_one_set_of_defaults(name: str, settings: type[Config]) -> None:
+    (entry,) = (entry for entry in commands.pretraining.registered_commands if entry.name == name)
     assert entry.callback is not None
     defaults = {name: made.default for name, made in signature(entry.callback).parameters.items()}
-    for name, value in PretrainSettings():
-        assert defaults[name] == value
+    for key, value in settings():
+        assert defaults[key] == value

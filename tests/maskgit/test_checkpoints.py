@@ -12,7 +12,6 @@ from metaldefect.maskgit.checkpoints import (
     read_halton,
     save_maskgit,
     start_from_halton,
-    start_from_saved,
 )
 from metaldefect.maskgit.config import MaskGITConfig
 from metaldefect.maskgit.model import MaskGIT, sincos_positions, start_from_codebook
@@ -76,19 +75,6 @@ def test_a_model_written_by_the_first_release_loads_the_same(tmp_path) -> None:
     write_json(tmp_path / "config.json", {"sha256": sha256, "maskgit": shape | {"mixing": 4}})
     with pytest.raises(UserError, match=r"config\.json is not valid:\n  mixing: .*must be 0 or odd"):
         load_maskgit(tmp_path)
-
-
-def test_a_training_goes_on_from_all_weights_of_a_saved_model(tmp_path) -> None:
-    source = randomised(TINY.replace(mixing=3))
-    save_maskgit(source, tmp_path)
-    model = MaskGIT(TINY.replace(mixing=3, dropout=0.1)).eval()
-    start_from_saved(model, tmp_path)
-    tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
-    assert torch.equal(model(tokens, labels), source(tokens, labels))
-    with pytest.raises(UserError, match=r"maskgit\.safetensors"):
-        start_from_saved(MaskGIT(TINY), tmp_path)
-    with pytest.raises(UserError, match=r"empty holds no maskgit\.safetensors"):
-        start_from_saved(model, tmp_path / "empty")
 
 
 def test_a_checkpoint_without_mixing_starts_one_with_it_unchanged() -> None:

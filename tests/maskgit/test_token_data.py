@@ -26,17 +26,34 @@ def earlier(tmp_path: Path) -> Path:
 
 
 def test_it_starts_from_the_earlier_weights(earlier: Path) -> None:
-    model = MaskGIT(TINY)
+    model, source = MaskGIT(TINY).eval(), randomised(TINY)
     start_from_own(model, earlier, FULL, CLASSES)
-    assert torch.equal(model.cls_emb.weight, randomised(TINY).cls_emb.weight)
+    tokens, labels = torch.randint(0, 12, (1, 16)), torch.tensor([1])
+    assert torch.equal(model(tokens, labels), source(tokens, labels))
 
 
-def test_other_codes_or_classes_are_refused(earlier: Path) -> None:
-    other = Vocabulary(torch.arange(TINY.codebook_size).flip(0), torch.arange(TINY.codebook_size))
-    with pytest.raises(UserError, match=r"others; set tokenize\.vocabulary to full"):
-        start_from_own(MaskGIT(TINY), earlier, other, CLASSES)
-    with pytest.raises(UserError, match="knows the classes"):
-        start_from_own(MaskGIT(TINY), earlier, FULL, ("a", "c", "b"))
+def test_known_classes_keep_their_rows_and_new_ones_start_as_no_class(earlier: Path) -> None:
+    model, source = MaskGIT(TINY), randomised(TINY).cls_emb.weight
+    start_from_own(model, earlier, FULL, ("c", "dent", "a"))
+    # The last row is no class
+    assert torch.equal(model.cls_emb.weight, source[[2, 3, 0, 3]])
+
+
+def test_a_vocabulary_of_fewer_codes_gets_their_rows(earlier: Path) -> None:
+    codes = torch.tensor([7, 0, 3])
+    model, source = MaskGIT(TINY.replace(codebook_size=3)), randomised(TINY)
+    start_from_own(model, earlier, Vocabulary(codes, torch.zeros(TINY.codebook_size).long()), CLASSES)
+    assert torch.equal(model.tok_emb.weight, source.tok_emb.weight[[7, 0, 3, TINY.mask_id]])
+    assert torch.equal(model.head.bias, source.head.bias[[7, 0, 3, TINY.mask_id]])
+    assert model.head.weight is model.tok_emb.weight
+
+
+def test_codes_that_the_base_lacks_and_other_shapes_are_refused(earlier: Path) -> None:
+    more = Vocabulary.full(TINY.codebook_size + 2)
+    with pytest.raises(UserError, match=r"lacks 2 of the tokens' codes; set tokenize\.vocabulary to full"):
+        start_from_own(MaskGIT(TINY.replace(codebook_size=13)), earlier, more, CLASSES)
+    with pytest.raises(UserError, match=r"does not fit this model: missing .*mixing"):
+        start_from_own(MaskGIT(TINY.replace(mixing=3)), earlier, FULL, CLASSES)
 
 
 def test_images_seen_count_the_earlier_training(earlier: Path) -> None:

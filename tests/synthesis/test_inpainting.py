@@ -22,9 +22,10 @@ from metaldefect.synthesis.inpainting import (
 )
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions
 from metaldefect.synthesis.mask_makers import blob, make_mask, moved, stroke
-from metaldefect.synthesis.painter import Painter
+from metaldefect.synthesis.painter import Painter, plane_of
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
+from tests.tiny_models import TINY_TOKENIZER
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +110,35 @@ def test_unchanged_tokens_change_no_pixel_however_rough_the_tokenizer() -> None:
 
 def test_rendered_images_are_decoded_ones_with_grain(painter: Painter) -> None:
     tokens = torch.randint(20, (2, 8, 8), generator=torch.Generator().manual_seed(0))
-    assert np.array_equal(painter.render(tokens, two_generators()), painter.decode(tokens))
+    assert np.array_equal(painter.render(tokens, None, two_generators()), painter.decode(tokens))
     grain = Grain(torch.full((32, BANDS), 5.0), torch.ones(1, BANDS), torch.ones(1, 32))
     grainy = replace(painter, grain=grain)
-    rendered = grainy.render(tokens, two_generators())
-    assert np.array_equal(rendered, grainy.render(tokens, two_generators()))
+    rendered = grainy.render(tokens, None, two_generators())
+    assert np.array_equal(rendered, grainy.render(tokens, None, two_generators()))
     difference = rendered.astype(float) - painter.decode(tokens)
     assert difference.std() > 5.0
     assert abs(difference.mean()) < 3.0
+
+
+def test_the_light_of_a_drawn_image_is_a_plane_without_the_defects_of_its_source() -> None:
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    slope = (0.3 + 0.1 * rows - 0.05 * columns).expand(2, 3, 4, 4)
+    torch.testing.assert_close(plane_of(slope), slope)
+    spot = torch.zeros(1, 1, 4, 4)
+    spot[0, 0, 1:3, 1:3] = -1.0  # in the middle: it changes the mean only
+    torch.testing.assert_close(plane_of(spot), torch.full((1, 1, 4, 4), -0.25))
+
+
+def test_drawn_images_get_the_light_of_their_own_class() -> None:
+    torch.manual_seed(0)
+    lit = TINY_TOKENIZER.replace(field=2)
+    maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=32, grid=8)).eval()
+    fields = {"dark": torch.full((3, 3, 2, 2), -0.5), "bright": torch.full((1, 3, 2, 2), 0.5)}
+    painter = Painter(
+        VQModel(lit).eval(), maskgit, ("dark", "bright"), Vocabulary.full(32), 64, fields=fields
+    )
+    images = painter.sample(torch.tensor([0, 1]), [0, 0], SamplingConfig(steps=2), seed=0)
+    assert images[1].mean() - images[0].mean() == pytest.approx(127.5, abs=15)
 
 
 def test_cells_round_outward() -> None:

@@ -9,7 +9,7 @@ from metaldefect.errors import UserError
 from metaldefect.images import to_tanh_range
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.patch_start import spherical_kmeans, start_from_images
+from metaldefect.tokenizer.patch_start import refit_codes, refit_outwards, spherical_kmeans, start_from_images
 
 TINY = VQConfig(
     channels=32,
@@ -67,7 +67,7 @@ def test_the_convolutions_start_silent_and_can_learn(started: VQModel, tiles: np
     patch = images[1, :, SIDE : 2 * SIDE, 0:SIDE].numpy()
     expected = np.tensordot(weight, patch, axes=3) + path.inwards.bias.detach().numpy()
     np.testing.assert_allclose(z[1, :, 1, 0].detach().numpy(), expected, atol=1e-5)
-    decoded = started.to_images(F.normalize(z, dim=1))
+    decoded = started.to_images(F.normalize(z, dim=1), started.field(images))
     torch.testing.assert_close(decoded, path.decode(F.normalize(z, dim=1)))
     decoded.square().mean().backward()
     assert float(started.decoder.conv_out.weight.grad.abs().max()) > 0
@@ -89,3 +89,21 @@ def test_refusals_say_what_to_do(tiles: np.ndarray) -> None:
         start_from_images(VQModel(TINY.replace(codebook_size=64)), tiles[:1])
     with pytest.raises(UserError, match="no patch path"):
         start_from_images(VQModel(TINY.replace(patch_path=False)), tiles)
+
+
+def test_refitting_codes_suits_other_images_and_leaves_the_convolutions(tiles: np.ndarray) -> None:
+    torch.manual_seed(0)
+    model = VQModel(TINY).eval()
+    start_from_images(model, np.full_like(tiles, 128) + tiles // 64)  # images of another kind
+    torch.nn.init.normal_(model.decoder.conv_out.weight, std=0.01)  # a decoder that has learnt something
+    images = to_tanh_range(tiles)
+
+    def error() -> float:
+        with torch.no_grad():
+            return float((model(images).images - images).square().mean())
+
+    before, convolutions = error(), model.decoder.conv_out.weight.clone()
+    refit_codes(model, tiles)
+    refit_outwards(model, tiles)
+    assert torch.equal(model.decoder.conv_out.weight, convolutions)
+    assert error() < 0.25 * before

@@ -23,14 +23,17 @@ from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import save_teacher
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.images import write_png
+from metaldefect.ingest.natural import natural_photographs
 from metaldefect.inspection.layout import write_scenes
+from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.pretrain import DrawnTokens
 from metaldefect.maskgit.training import train
 from metaldefect.maskgit.training_config import MaskGITTrainingConfig, Schedule
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.pretrain import pretraining_images, train_base
+from metaldefect.tokenizer.pretrain import DrawnImages
 from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.callbacks import Checkpoint
 from metaldefect.training.data import ImageFiles, SampledBatches
@@ -95,8 +98,28 @@ def prepare_pretraining(folder: Path) -> None:
 
 
 def pretraining(folder: Path, state: Path) -> State:
-    images, weights = pretraining_images(folder / "natural", 2, 32, seed=0)
-    return train_base(images, weights, TINY_VQ, VQ_TRAINING, 2, 0, state)[0].state_dict()
+    torch.manual_seed(0)
+    module = VQLightning(VQModel(TINY_VQ), VQ_TRAINING)
+    batches = DrawnImages(natural_photographs(folder / "natural", 32, None), 32, 2, seed=0)
+    fit(module, batches, steps=3, epoch_steps=2, seed=0, checkpoint_directory=state)
+    return module.state_dict()
+
+
+def prepare_base_maskgit(folder: Path) -> None:
+    torch.manual_seed(0)
+    save_file(VQModel(TINY_VQ).state_dict(), folder / "tokenizer.safetensors")
+
+
+def base_maskgit(folder: Path, state: Path) -> State:
+    tokenizer = VQModel(TINY_VQ)
+    tokenizer.load_state_dict(load_file(folder / "tokenizer.safetensors"))
+    batches = DrawnTokens(tokenizer, 32, 4, seed=0)
+    torch.manual_seed(0)
+    shape = {"classes": 7, "codebook_size": TINY_VQ.codebook_size, "grid": TINY_VQ.grid(32)}
+    model = MaskGIT(TINY.replace(**shape))
+    module = MaskGITLightning(model, MaskGITTrainingConfig(steps=1, schedule="constant", warmup_steps=1))
+    fit(module, batches, steps=3, epoch_steps=2, seed=0, checkpoint_directory=state)
+    return module.state_dict()
 
 
 def prepare_maskgit(folder: Path) -> None:
@@ -201,7 +224,14 @@ TRAININGS = {
         },
     ),
     "pretraining": Training(
-        prepare_pretraining, pretraining, {"data": lambda folder: change_image(folder / "natural/1.png")}
+        prepare_pretraining,
+        pretraining,
+        {"photographs": lambda folder: change_image(folder / "natural/1.png")},
+    ),
+    "base_maskgit": Training(
+        prepare_base_maskgit,
+        base_maskgit,
+        {"tokenizer": lambda folder: change_weights(folder / "tokenizer.safetensors")},
     ),
     "maskgit": Training(
         prepare_maskgit,
@@ -255,7 +285,6 @@ def different(one: State, other: State) -> list[str]:
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
     monkeypatch.setattr("metaldefect.efficientad.distillation.STATISTICS_BATCHES", 2)
-    monkeypatch.setattr("metaldefect.tokenizer.pretrain.EPOCH_STEPS", 2)
     monkeypatch.setattr("metaldefect.commands.train.save_figures", lambda *_: None)  # drawing is no training
 
 

@@ -1,0 +1,47 @@
+"""The light on training images, by class, stored beside the model that draws with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaldefect.artifacts import atomic_file
+
+FIELDS = "fields.safetensors"
+PER_CLASS = 200  # more would only make the file larger
+
+
+def fields_by_class(fields: NDArray[np.float16], labels: Sequence[str]) -> dict[str, Tensor]:
+    """At most `PER_CLASS` fields of each class, evenly spaced.
+
+    Args:
+        fields: one per image, `float16 [N, 3, field, field]`.
+        labels: class of each image.
+    """
+    names = np.asarray(labels)
+    found = {}
+    for name in dict.fromkeys(labels):
+        numbers = np.flatnonzero(names == name)
+        chosen = numbers[np.linspace(0, len(numbers) - 1, min(PER_CLASS, len(numbers))).astype(np.int64)]
+        found[name] = torch.from_numpy(np.ascontiguousarray(fields[chosen]))
+    return found
+
+
+def save_fields(fields: Mapping[str, Tensor], directory: Path) -> None:
+    """Write `fields.safetensors`, a `float16 [n, 3, field, field]` per class; no file without any."""
+    if not fields:
+        return
+    with atomic_file(directory / FIELDS) as temporary:
+        safetensors.torch.save_file(dict(fields), temporary)
+
+
+def load_fields(directory: Path) -> dict[str, Tensor]:
+    """Read what `save_fields` wrote; empty if the model was trained without fields."""
+    path = directory / FIELDS
+    return safetensors.torch.load_file(path) if path.is_file() else {}

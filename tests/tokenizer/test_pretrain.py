@@ -1,0 +1,72 @@
+"""Base weights: photographs are held out whole, and a leg writes weights that load, with a card."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metaldefect.artifacts import read_json
+from metaldefect.images import write_png
+from metaldefect.ingest.natural import natural_photographs
+from metaldefect.maskgit import pretrain as maskgit_pretrain
+from metaldefect.maskgit.checkpoints import load_maskgit
+from metaldefect.maskgit.training_config import MaskGITPretrainSettings
+from metaldefect.procedural.stream import LABELS
+from metaldefect.tokenizer import pretrain as tokenizer_pretrain
+from metaldefect.tokenizer.checkpoints import load_strict, read_weights
+from metaldefect.tokenizer.config import named_config
+from metaldefect.tokenizer.model import VQModel
+from metaldefect.tokenizer.training_config import PretrainSettings
+
+A_LEG = 0.001  # minutes: ends after the first step
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("natural")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        write_png(folder / f"{number}.png", rng.integers(0, 256, (80, 80, 3), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_pretrain, "START_IMAGES", 20)
+    monkeypatch.setattr(tokenizer_pretrain, "HELD_OUT_METAL", 4)
+    monkeypatch.setattr(maskgit_pretrain, "HELD_OUT_IMAGES", 7)
+
+
+def test_all_crops_of_a_photograph_are_on_one_side(photographs: Path) -> None:
+    training, held_out = tokenizer_pretrain.split_photographs(natural_photographs(photographs, 64, None))
+    assert training
+    assert held_out
+    assert not {one.photograph for one in training} & {one.photograph for one in held_out}
+
+
+def test_a_leg_of_the_tokenizer_writes_weights_and_their_curve_and_another_goes_on(
+    photographs: Path, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = PretrainSettings(
+        tokenizer="vq16_tiny", image_size=64, batch_size=2, checkpoint_steps=1, discriminator_start=0
+    )
+    output = tmp_path / "base.safetensors"
+    for minutes in (A_LEG, 30 * A_LEG):
+        tokenizer_pretrain.pretrain(settings, minutes, photographs, None, tmp_path / "state", output)
+    assert "going on from step" in capsys.readouterr().out
+    model = VQModel(named_config("vq16_tiny"))
+    load_strict(model, read_weights(output, output.with_suffix(".json")), "base")
+    card = read_json(output.with_suffix(".json"))
+    assert [set(row) >= {"metal", "natural", "images_seen"} for row in card["curve"]] == [True, True]
+    assert card["curve"][0]["images_seen"] < card["curve"][1]["images_seen"] == card["images_seen"]
+
+
+def test_a_leg_of_maskgit_writes_a_model_of_all_labels(small: None, tmp_path: Path) -> None:
+    settings = MaskGITPretrainSettings(size="cpu_tiny", batch_size=2, checkpoint_steps=1)
+    maskgit_pretrain.pretrain(settings, A_LEG, tmp_path / "state", tmp_path / "base")
+    model = load_maskgit(tmp_path / "base")
+    assert model.config.classes == len(LABELS)
+    card = read_json(tmp_path / "base/config.json")
+    assert card["classes"] == list(LABELS)
+    assert card["curve"][-1]["ce_true"] > 0
+    assert card["images_seen"] >= 2
