@@ -11,6 +11,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.results import Figure, Interval, Result, is_stale, measured_paths, path_of, read
@@ -44,10 +45,12 @@ LABELS = {
     "copy_paste_realism_auroc": "the same for defects copied from other photographs",
     "procedural_realism_auroc": "the same for painted defects",
     "kid_ratio": "KID of drawn images over the tokenizer's",
+    "seam_ratio": "gradient along the seams of insertions, over that in the untouched image",
     "image_auroc": "detector: image AUROC",
     "au_pro": "detector: AU-PRO",
     "f1_at_threshold": "detector: F1 at its threshold",
     "false_alarm_rate": "detector: false alarms at its threshold",
+    "parity_max_abs_error": "largest difference between exported and trained scores",
     "latency_fp32_ms": "latency per frame, median, FP32 (ms)",
     "latency_fp16_ms": "latency per frame, median, FP16 (ms)",
     "latency_int8_ms": "latency per frame, median, INT8 (ms)",
@@ -84,6 +87,12 @@ def label(name: str) -> str:
     return ", ".join(word for word in words if word)
 
 
+def in_order(figures: Mapping[str, Figure]) -> list[tuple[str, Figure]]:
+    """Figures in the order of `LABELS`, where one label may speak of the one before; then all others."""
+    known = [(name, figures[name]) for name in LABELS if name in figures]
+    return known + [(name, figure) for name, figure in figures.items() if name not in LABELS]
+
+
 def table(result: Result, stale: bool) -> str:
     """A table of one run: its command, machine, commit and date, then one row per figure."""
     lines = [
@@ -93,7 +102,7 @@ def table(result: Result, stale: bool) -> str:
         "| figure | value (95 % interval) |",
         "|---|---|",
     ]
-    lines += [f"| {label(name)} | {cell(figure)} |" for name, figure in result.figures.items()]
+    lines += [f"| {label(name)} | {cell(figure)} |" for name, figure in in_order(result.figures)]
     return "\n".join(lines)
 
 
