@@ -205,8 +205,9 @@ class VQModel(nn.Module):
     Example:
         >>> from metaldefect.tokenizer.config import named_config
         >>> model = VQModel(named_config("vq16_tiny")).eval()
-        >>> tokens = model.encode(torch.zeros(1, 3, 64, 64))
-        >>> tokens.shape, tokens.dtype, model.decode(tokens).shape
+        >>> images = torch.zeros(1, 3, 64, 64)
+        >>> tokens = model.encode(images)
+        >>> tokens.shape, tokens.dtype, model.decode(tokens, model.field(images)).shape
         (torch.Size([1, 4, 4]), torch.int64, torch.Size([1, 3, 64, 64]))
     """
 
