@@ -11,7 +11,13 @@ from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.hardware import keep_freed_memory
 from metaldefect.maskgit.checkpoints import save_maskgit
 from metaldefect.maskgit.recipe import Recipe, train_recipe
-from metaldefect.maskgit.token_data import TokenGrids, images_seen_before
+from metaldefect.maskgit.token_data import (
+    CODEBOOK,
+    TokenGrids,
+    codebook_digest,
+    images_seen_before,
+    require_same_codes,
+)
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
 from metaldefect.tokenizer.fields import load_fields, save_fields
@@ -31,7 +37,9 @@ def main(params: Params, run: StageRun) -> None:
     keep_freed_memory()
     section, classes = params.train_maskgit, params.data.classes
     train, vocabulary = TokenGrids.training(TOKENS, classes), Vocabulary.load(TOKENS)
-    codebook = load_tokenizer(TOKENIZER).quantize.codebook.detach().cpu()
+    tokenizer = load_tokenizer(TOKENIZER)
+    require_same_codes(section.base, tokenizer)
+    codebook = tokenizer.quantize.codebook.detach().cpu()
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, section.training.snapshots)
     recipe = Recipe.of(section, params.seed)
     model, history = train_recipe(
@@ -49,6 +57,7 @@ def main(params: Params, run: StageRun) -> None:
         "image_size": int(read_json(TOKENIZER / CONFIG)["image_size"]),
         "images_seen": metrics["images_seen"],
         "batch_size": section.training.batch_size,
+        CODEBOOK: codebook_digest(tokenizer),
     }
     with atomic_directory(OUTPUT) as directory:
         save_maskgit(model, directory, about)

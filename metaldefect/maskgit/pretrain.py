@@ -19,6 +19,7 @@ from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.model import MaskGIT, start_from_codebook
+from metaldefect.maskgit.token_data import CODEBOOK, codebook_digest
 from metaldefect.maskgit.training_config import MaskGITPretrainSettings, MaskGITTrainingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.procedural.stream import LABELS, draw_varied
@@ -148,6 +149,7 @@ def write_base(
                 "image_size": settings.image_size,
                 "settings": settings.model_dump(),
                 "curve": curve,
+                CODEBOOK: codebook_digest(batches.tokenizer),
                 "legs": clock.legs,
                 "machine": cpu_name(),
                 "command": f"metaldefect pretrain maskgit --minutes {row['computing_minutes']:g}",

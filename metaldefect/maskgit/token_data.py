@@ -26,8 +26,11 @@ from metaldefect.maskgit.checkpoints import (
 from metaldefect.maskgit.model import MaskGIT, start_from_codebook
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import load_strict
+from metaldefect.tokenizer.model import VQModel
+from metaldefect.training.resume import content_digest
 
 TOKENS = "tokens.npy"
+CODEBOOK = "codebook_sha256"  # in a model's card: the content of the tokenizer's codebook
 
 
 class TokenGrids(NamedTuple):
@@ -113,6 +116,26 @@ def base_folder(base: str | None) -> Path | None:
     if base == "shipped":
         return SHIPPED
     return Path(base) if base and Path(base).is_dir() else None
+
+
+def codebook_digest(tokenizer: VQModel) -> str:
+    """SHA-256 of a tokenizer's codebook as it is stored: normalising it may round differently elsewhere."""
+    return content_digest(tokenizer.quantize.embedding.weight)
+
+
+def require_same_codes(base: str | None, tokenizer: VQModel) -> None:
+    """Refuse a base of this project whose tokens are another tokenizer's; one that does not say is accepted.
+
+    Raises:
+        UserError: the base was trained with another codebook.
+    """
+    folder = base_folder(base)
+    expected = read_json(folder / CONFIG).get(CODEBOOK) if folder is not None else None
+    if expected not in (None, codebook_digest(tokenizer)):
+        raise UserError(
+            f"train_maskgit.base: {base} draws with the codes of another tokenizer; set "
+            "finetune_vq.training.mode to decoder_only, which keeps the codes, or train_maskgit.base to null"
+        )
 
 
 def start_from_own(model: MaskGIT, directory: Path, vocabulary: Vocabulary, classes: Sequence[str]) -> None:

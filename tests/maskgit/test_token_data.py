@@ -7,11 +7,19 @@ import torch
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.errors import UserError
-from metaldefect.maskgit.checkpoints import save_maskgit
+from metaldefect.maskgit.checkpoints import SHIPPED, save_maskgit
 from metaldefect.maskgit.model import MaskGIT
-from metaldefect.maskgit.token_data import images_seen_before, start_from_own
+from metaldefect.maskgit.token_data import (
+    CODEBOOK,
+    codebook_digest,
+    images_seen_before,
+    require_same_codes,
+    start_from_own,
+)
 from metaldefect.maskgit.vocabulary import Vocabulary
-from tests.tiny_models import TINY, randomised
+from metaldefect.tokenizer.checkpoints import load_shipped
+from metaldefect.tokenizer.model import VQModel
+from tests.tiny_models import TINY, TINY_TOKENIZER, randomised
 
 CLASSES = ("a", "b", "c")
 FULL = Vocabulary.full(TINY.codebook_size)
@@ -54,6 +62,24 @@ def test_codes_that_the_base_lacks_and_other_shapes_are_refused(earlier: Path) -
         start_from_own(MaskGIT(TINY.replace(codebook_size=13)), earlier, more, CLASSES)
     with pytest.raises(UserError, match=r"does not fit this model: missing .*mixing"):
         start_from_own(MaskGIT(TINY.replace(mixing=3)), earlier, FULL, CLASSES)
+
+
+def test_a_base_of_another_tokenizer_is_refused(earlier: Path) -> None:
+    torch.manual_seed(0)
+    own, other = VQModel(TINY_TOKENIZER), VQModel(TINY_TOKENIZER)
+    card = read_json(earlier / "config.json") | {CODEBOOK: codebook_digest(own)}
+    write_json(earlier / "config.json", card)
+    require_same_codes(str(earlier), own)
+    own.decoder.conv_out.weight.data.add_(1.0)  # a decoder may change
+    require_same_codes(str(earlier), own)
+    with pytest.raises(UserError, match="codes of another tokenizer; set"):
+        require_same_codes(str(earlier), other)
+    require_same_codes(None, other)
+
+
+def test_the_shipped_pair_belongs_together() -> None:
+    require_same_codes("shipped", load_shipped())
+    assert CODEBOOK in read_json(SHIPPED / "config.json")
 
 
 def test_images_seen_count_the_earlier_training(earlier: Path) -> None:
