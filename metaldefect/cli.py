@@ -260,6 +260,9 @@ def pretrain_tokenizer(
 def pretrain_maskgit(
     minutes: Minutes,
     output: Annotated[Path, option("Folder to write the model and its card to.")],
+    base: Annotated[
+        str | None, option("Weights to start from: `shipped`, or the --output of another training.")
+    ] = None,
     size: Annotated[str, typer.Option(help="Named size of the model.")] = DRAWING["size"],
     image_size: Annotated[int, typer.Option(help="Side of the images, px.")] = DRAWING["image_size"],
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = DRAWING["batch_size"],
@@ -286,4 +289,4 @@ def pretrain_maskgit(
         checkpoint_steps=checkpoint_steps,
         seed=seed,
     )
-    pretrain(settings, minutes, checkpoints, output)
+    pretrain(settings, minutes, base, checkpoints, output)

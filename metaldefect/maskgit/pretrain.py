@@ -14,12 +14,19 @@ from torch import Tensor
 from metaldefect.artifacts import atomic_directory, read_json
 from metaldefect.hardware import autocast, cpu_name, device_of
 from metaldefect.images import to_tanh_range
-from metaldefect.maskgit.checkpoints import save_maskgit
+from metaldefect.maskgit.checkpoints import CONFIG, save_maskgit
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning
-from metaldefect.maskgit.model import MaskGIT, start_from_codebook
-from metaldefect.maskgit.token_data import CODEBOOK, codebook_digest
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.token_data import (
+    CODEBOOK,
+    base_folder,
+    codebook_digest,
+    images_seen_before,
+    require_same_codes,
+    start_weights,
+)
 from metaldefect.maskgit.training_config import MaskGITPretrainSettings, MaskGITTrainingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.procedural.stream import LABELS, draw_varied
@@ -28,6 +35,7 @@ from metaldefect.tokenizer.model import VQModel
 from metaldefect.training.callbacks import ComputingTime
 from metaldefect.training.trainer import fit
 
+CODEBOOK_START = 0.3  # see `start_weights`
 MIXING = 5  # side of the convolution before each block
 HELD_OUT_SEED = 1_000_003  # of a stream that no training draws from
 HELD_OUT_IMAGES = 70
@@ -79,12 +87,20 @@ def held_out_losses(model: MaskGIT, batches: DrawnTokens) -> Mapping[str, float]
     }
 
 
-def pretrain(settings: MaskGITPretrainSettings, minutes: float, checkpoints: Path, output: Path) -> None:
+def pretrain(
+    settings: MaskGITPretrainSettings,
+    minutes: float,
+    base: str | None,
+    checkpoints: Path,
+    output: Path,
+) -> None:
     """Train for some computing time, over all legs, and write the model as `save_maskgit` does.
 
     Args:
         settings: what to train, and how.
         minutes: computing time of all legs together; a leg goes on from the last one's state.
+        base: `shipped` or the folder of an earlier training: its weights are the start, and its images count;
+            with another seed, other images are drawn. None: random weights.
         checkpoints: folder of that state.
         output: folder of the model, in half precision, with its card (`config.json`), which contains
             the learning curve.
@@ -102,7 +118,9 @@ def pretrain(settings: MaskGITPretrainSettings, minutes: float, checkpoints: Pat
             mixing=MIXING,
         )
     )
-    start_from_codebook(model, tokenizer.quantize.codebook.detach(), 0.3)
+    require_same_codes(base, tokenizer)
+    codebook = tokenizer.quantize.codebook.detach().cpu()
+    start_weights(model, base, CODEBOOK_START, codebook, Vocabulary.full(codes), LABELS)
     config = MaskGITTrainingConfig(
         steps=1,
         schedule="constant",
@@ -122,7 +140,7 @@ def pretrain(settings: MaskGITPretrainSettings, minutes: float, checkpoints: Pat
         clock=clock,
     )
     module.average.copy_to(model)
-    write_base(model.eval(), settings, batches, module.step, clock, output)
+    write_base(model.eval(), settings, batches, module.step, clock, base, output)
     pd.DataFrame(history).to_csv(output / "losses.csv", index=False, float_format="%.5g")
 
 
@@ -132,12 +150,15 @@ def write_base(
     batches: DrawnTokens,
     step: int,
     clock: ComputingTime,
+    base: str | None,
     output: Path,
 ) -> None:
     """Measure the model on held-out images, and write it with its card."""
-    row = {"images_seen": step * settings.batch_size, "computing_minutes": round(clock.seconds / 60, 1)}
+    seen = images_seen_before(base) + step * settings.batch_size
+    row = {"images_seen": seen, "computing_minutes": round(clock.seconds / 60, 1)}
     row |= {name: round(value, 4) for name, value in held_out_losses(model, batches).items()}
-    earlier = read_json(output / "config.json").get("curve", []) if output.is_dir() else []
+    start = output if output.is_dir() else base_folder(base)
+    earlier = read_json(start / CONFIG).get("curve", []) if start is not None else []
     curve = [point for point in earlier if point["images_seen"] < row["images_seen"]] + [row]
     with atomic_directory(output) as folder:
         save_maskgit(
@@ -152,7 +173,8 @@ def write_base(
                 CODEBOOK: codebook_digest(batches.tokenizer),
                 "legs": clock.legs,
                 "machine": cpu_name(),
-                "command": f"metaldefect pretrain maskgit --minutes {row['computing_minutes']:g}",
+                "command": f"metaldefect pretrain maskgit --minutes {row['computing_minutes']:g}"
+                + (f" --base {Path(base).name}" if base else ""),
             }
             | row,
         )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from metaldefect.artifacts import read_json
 from metaldefect.images import write_png
@@ -63,10 +64,20 @@ def test_a_leg_of_the_tokenizer_writes_weights_and_their_curve_and_another_goes_
 
 def test_a_leg_of_maskgit_writes_a_model_of_all_labels(small: None, tmp_path: Path) -> None:
     settings = MaskGITPretrainSettings(size="cpu_tiny", batch_size=2, checkpoint_steps=1)
-    maskgit_pretrain.pretrain(settings, A_LEG, tmp_path / "state", tmp_path / "base")
+    maskgit_pretrain.pretrain(settings, A_LEG, None, tmp_path / "state", tmp_path / "base")
     model = load_maskgit(tmp_path / "base")
     assert model.config.classes == len(LABELS)
     card = read_json(tmp_path / "base/config.json")
     assert card["classes"] == list(LABELS)
     assert card["curve"][-1]["ce_true"] > 0
     assert card["images_seen"] >= 2
+    first = load_maskgit(tmp_path / "base").state_dict()
+    # Another training starts from these weights, and counts their images
+    settings = settings.replace(learning_rate=1e-12, seed=1)
+    longer = str(tmp_path / "base")
+    maskgit_pretrain.pretrain(settings, A_LEG, longer, tmp_path / "other", tmp_path / "longer")
+    second = load_maskgit(tmp_path / "longer").state_dict()
+    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+    after = read_json(tmp_path / "longer/config.json")
+    assert [row["images_seen"] for row in after["curve"]] == [card["images_seen"], after["images_seen"]]
+    assert after["images_seen"] > card["images_seen"]
