@@ -56,6 +56,8 @@ FIGURES: dict[str, tuple[str, str]] = {
     "procedural_realism_auroc": ("evaluate_synthesis", "realism.procedural_realism_auroc"),
     "image_auroc": ("evaluate_efficientad", "image_auroc"),
     "au_pro": ("evaluate_efficientad", "au_pro"),
+    "memory_bank_image_auroc": ("evaluate_efficientad", "memory_bank.image_auroc"),
+    "memory_bank_au_pro": ("evaluate_efficientad", "memory_bank.au_pro"),
     "f1_at_threshold": ("evaluate_efficientad", "f1_at_threshold"),
     "false_alarm_rate": ("evaluate_efficientad", "false_alarm_rate"),
     "parity_max_abs_error": ("evaluate_openvino", "parity.max_abs_error"),

@@ -48,6 +48,8 @@ LABELS = {
     "seam_ratio": "gradient along the seams of insertions, over that in the untouched image",
     "image_auroc": "detector: image AUROC",
     "au_pro": "detector: AU-PRO",
+    "memory_bank_image_auroc": "a memory bank without training, same test: image AUROC",
+    "memory_bank_au_pro": "a memory bank without training, same test: AU-PRO",
     "f1_at_threshold": "detector: F1 at its threshold",
     "false_alarm_rate": "detector: false alarms at its threshold",
     "parity_max_abs_error": "largest difference between exported and trained scores",

@@ -23,6 +23,7 @@ HEADLINE = {
     "teacher_loss": ("distill_teacher", "held_out_loss"),
     "image_auroc": ("evaluate_efficientad", "image_auroc"),
     "au_pro": ("evaluate_efficientad", "au_pro"),
+    "memory_bank_image_auroc": ("evaluate_efficientad", "memory_bank.image_auroc"),
     "f1_at_threshold": ("evaluate_efficientad", "f1_at_threshold"),
     "max_abs_error": ("evaluate_openvino", "parity.max_abs_error"),
 }

@@ -1,4 +1,4 @@
-"""Stage `evaluate_efficientad`: how well the detector finds real and inserted defects."""
+"""Stage `evaluate_efficientad`: how well the detector and a memory bank find real and inserted defects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import pandas as pd
 from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.efficientad.evaluation import rounded, score_test_images, summarise
 from metaldefect.efficientad.figures import detector_figures, map_weight_figure, training_figure
+from metaldefect.efficientad.memory_bank import (
+    available_features,
+    compare_with_bank,
+    fill_bank,
+    score_with_bank,
+)
 from metaldefect.efficientad.model_files import CONFIG, load_detector
+from metaldefect.efficientad.training_sets import resized_images
 from metaldefect.figures import save_figures
 from metaldefect.inspection.provider import GeneratedDatasetProvider, RealDatasetProvider
 from pipeline.params import Params
@@ -28,7 +35,8 @@ def main(params: Params, run: StageRun) -> None:
     """Measure on the real test set and on the inserted defects that calibration did not use."""
     samples = params.evaluate_efficientad.bootstrap_samples
     model, config = load_detector(DETECTOR)
-    sets = {"real defects": RealDatasetProvider(INSPECTION).test()}
+    real = RealDatasetProvider(INSPECTION)
+    sets = {"real defects": real.test()}
     inserted = GeneratedDatasetProvider(INSPECTION, INSERTED).test()
     if len(set(inserted.labels)) > 1:
         sets["generated defects"] = inserted
@@ -41,14 +49,21 @@ def main(params: Params, run: StageRun) -> None:
     }
     for names, reason in summaries["real defects"]["left_out"].items():
         print(f"not measured: {names}: {reason}")
+    bank = fill_bank(
+        resized_images(real.train(), config.image_size), available_features(model.teacher), params.seed
+    )
+    with_bank = score_with_bank(bank, sets["real defects"], config.image_size)
+    compared = compare_with_bank(summaries["real defects"], bank, with_bank, params.seed, samples)
+    print(compared["verdict"])
     metrics: dict[str, Any] = {
         **summaries["real defects"],
         "generated": summaries.get("generated defects", "no insertion for the test is visible"),
         "threshold": config.threshold,
+        "memory_bank": compared,
     }
     losses = pd.read_csv(LOSSES)
     figures = {
-        **detector_figures(groups, config.threshold),
+        **detector_figures(groups, config.threshold, with_bank),
         "training_losses": training_figure({str(name): losses[name].tolist() for name in losses}),
     }
     weights = read_json(DETECTOR / CONFIG)["calibration"]["map_weights"]

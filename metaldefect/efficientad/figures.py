@@ -98,9 +98,12 @@ def map_weight_figure(aurocs: Mapping[str, float], chosen: float) -> Figure:
     return figure
 
 
-def detector_figures(groups: Mapping[str, Sequence[Scored]], threshold: float) -> dict[str, Figure]:
+def detector_figures(
+    groups: Mapping[str, Sequence[Scored]], threshold: float, bank: Sequence[Scored] = ()
+) -> dict[str, Figure]:
     """ROC, PRO curve and score histogram of all test sets, and heat maps of each, by file stem.
 
+    `bank` is the first test set scored with a memory bank, which adds a line to the two curves.
     The first test set's heat maps have the plain name; others are prefixed with the set's first word. Sets
     without both good and defective images are left out; without any other set, there are no figures.
     """
@@ -109,9 +112,10 @@ def detector_figures(groups: Mapping[str, Sequence[Scored]], threshold: float) -
     }
     if not groups:
         return {}
+    curves = dict(groups) | ({"memory bank, no training": bank} if bank else {})
     figures = {
-        "roc": roc_figure(groups),
-        "pro_curve": pro_figure(groups),
+        "roc": roc_figure(curves),
+        "pro_curve": pro_figure(curves),
         "score_histogram": histogram_figure(groups, threshold),
     }
     for number, (name, scored) in enumerate(groups.items()):

