@@ -6,19 +6,24 @@
   opaque everywhere.
 - Colour becomes grey by Rec. 601 (Pillow's `L`).
 - More than 8 bits per pixel need `Levels`: which level becomes black and which white. They are chosen once
-  per dataset and stored with the model, never per image.
+  per dataset and stored with the model, never per image. 16-bit colour is read from TIFF only, because
+  Pillow reduces it to 8 bits in PNG.
 
-Everything else is refused with the reason: CMYK, 16-bit colour, animations, GIF, WebP.
+`read_original` gives the channels and bits as the camera wrote them, by the same rules; `read_pixels` gives
+8 bits, grey or colour. Everything else is refused with the reason: CMYK, animations, GIF, WebP.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.ndimage import maximum_filter, minimum_filter
@@ -26,6 +31,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from metaldefect.errors import RejectedFileError, UserError, printable
 
 U8 = NDArray[np.uint8]
+Original = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32] | NDArray[np.float32]
 LevelsSetting = int | tuple[float, float]  # a bit depth, or the levels that become black and white
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
@@ -36,7 +42,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
 READ_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF"})
 # What file managers create; names that begin with a dot are hidden too
 DESKTOP_ENTRIES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-DEEP_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+DEEP_SUFFIXES = TIFF_SUFFIXES | {".png"}
+DIRECT_MODES = frozenset({"L", "LA", "RGB", "RGBA"})  # whose channels are read as they are
+OPAQUE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 8
@@ -44,13 +53,27 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 DEEP_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})
 SHALLOW_MODES = frozenset({"1", "L", "P", "RGB", "LA", "PA", "RGBA"})
 TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # EXIF orientation: what makes it upright
+    2: np.fliplr,
+    3: partial(np.rot90, k=2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: partial(np.rot90, k=-1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
 EXIF_ORIENTATION = 0x0112
+BITS_PER_SAMPLE = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
 # How masks are coded; see `defect_pixels`
 LARGEST_CLASS = 32
 HALF = 127
 FEW_LEVELS = 4
 NOISE = 16
+
+
+class DeepColourError(RejectedFileError):
+    """16-bit colour, of which Pillow would drop the low bytes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +114,7 @@ class Levels:
         return cls(0.0, float(2**bits - 1), clip=False)
 
     def apply(self, pixels: NDArray[Any]) -> U8:
-        """Turn levels `[H, W]` of any type into grey `uint8 [H, W]`.
+        """Turn levels of any shape and type into `uint8` of the same shape.
 
         Raises:
             RejectedFileError: a level is beyond the range and must not be clipped, or is no number.
@@ -124,32 +147,82 @@ def read_pixels(path: Path | str, *, colour: bool = False, levels: Levels | None
     Raises:
         RejectedFileError: the image is unusable; the message gives the reason, not the path.
     """
-    image = upright(open_checked(Path(path)))
-    if image.mode in DEEP_MODES:
+    pixels = colours_of(read_original(path))
+    if pixels.dtype != np.uint8:
         if levels is None:
             raise RejectedFileError(
-                f"more than 8 bits per pixel (mode {image.mode}) without known levels: they come with a model"
+                f"more than 8 bits per pixel ({pixels.dtype}) without known levels: they come with a model"
                 " that was trained on such images, or with the dataset's setting `levels`"
             )
-        grey = levels.apply(np.asarray(image))
-        return np.repeat(grey[..., None], 3, axis=2) if colour else grey
-    if image.mode == "1":
-        image = image.convert("L")
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
-        image = opaque(image)
-    return np.asarray(image.convert("RGB" if colour else "L"))
+        pixels = levels.apply(pixels)
+    if (pixels.ndim == 3) == colour:
+        return pixels.astype(np.uint8, copy=False)
+    return np.asarray(Image.fromarray(pixels).convert("RGB" if colour else "L"))
 
 
-def opaque(image: Image.Image) -> Image.Image:
-    """The colours of an image with an alpha channel that is opaque everywhere, as RGB.
+def read_original(path: Path | str) -> Original:
+    """Read an image with all its channels and bits, upright.
+
+    Returns:
+        `uint8`, `uint16`, `int32` or `float32`, `[H, W]` grey or `[H, W, C]`: C is 2 (grey and alpha), 3
+        (colour) or 4 (colour and alpha). An alpha channel is opaque everywhere.
 
     Raises:
-        RejectedFileError: some pixels are transparent.
+        RejectedFileError: the image is unusable; the message gives the reason, not the path.
     """
-    image = image.convert("RGBA")
-    if np.asarray(image.getchannel("A")).min() < 255:
+    path = Path(path)
+    try:
+        image = upright(open_checked(path))
+    except DeepColourError:
+        if path.suffix.lower() not in TIFF_SUFFIXES:
+            raise
+        return read_deep_tiff(path)
+    if image.mode in DEEP_MODES:
+        pixels = np.asarray(image)
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if "transparency" in image.info or image.mode == "PA":
+        check_opaque(np.asarray(image.convert("RGBA")))
+    if image.mode not in DIRECT_MODES:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    pixels = np.asarray(image)
+    check_opaque(pixels)
+    return pixels
+
+
+def colours_of(pixels: Original) -> Original:
+    """An image without its alpha channel: `[H, W]` or `[H, W, 3]`."""
+    if pixels.ndim == 2:
+        return pixels
+    return pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
+
+
+def check_opaque(pixels: Original) -> None:
+    """Raise `RejectedFileError` if an alpha channel (the last of 2 or 4) is transparent anywhere."""
+    if pixels.ndim == 3 and pixels.shape[2] != 3 and pixels[..., -1].min() < OPAQUE[pixels.dtype]:
         raise RejectedFileError("transparent pixels: save it without an alpha channel")
-    return image.convert("RGB")
+
+
+def read_deep_tiff(path: Path) -> NDArray[np.uint16]:
+    """Read 16-bit colour from a TIFF whose header `open_checked` has checked, upright.
+
+    Raises:
+        RejectedFileError: the file is broken, or compressed in a way that no installed codec knows.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            pixels = page.asarray()
+            tag = page.tags.get(EXIF_ORIENTATION)
+    except Exception as error:  # as in `open_checked`: broken bytes raise all kinds of exceptions
+        reason = str(error).replace(str(path), path.name)
+        raise RejectedFileError(f"16-bit colour that cannot be read: {printable(reason)}") from error
+    if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
+        pixels = np.moveaxis(pixels, 0, 2)  # one plane per channel
+    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise RejectedFileError(f"TIFF of {pixels.shape} {pixels.dtype}: save it as grey or RGB")
+    check_opaque(pixels)
+    turn = TURNS.get(tag.value if tag is not None else 1)
+    return np.ascontiguousarray(turn(pixels) if turn else pixels)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -296,14 +369,17 @@ def check_header(image: Image.Image) -> None:
     if image.mode not in SHALLOW_MODES | DEEP_MODES:
         raise RejectedFileError(f"mode {image.mode}: save it as grey or RGB")
     if image.mode not in DEEP_MODES and has_deep_channels(image):
-        raise RejectedFileError("16-bit colour: save it as 16-bit grey or 8-bit colour")
+        raise DeepColourError("16-bit colour: save it as TIFF, as 16-bit grey or as 8-bit colour")
     if image.mode in DEEP_MODES and tiff_tag(image, PHOTOMETRIC) == 0:
         raise RejectedFileError("more than 8 bits per pixel with white as zero: save it with black as zero")
 
 
 def has_deep_channels(image: Image.Image) -> bool:
     """Whether Pillow would drop the low bytes of 16-bit channels without a word."""
-    return any("16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    # In TIFF the tag counts: where each channel has a plane of its own, the tiles do not show the depth
+    bits = tiff_tag(image, BITS_PER_SAMPLE) or (8,)
+    is_colour = image.mode in ("RGB", "RGBA")
+    return (is_colour and max(bits) > 8) or any("16" in str(tile[3]) for tile in getattr(image, "tile", []))
 
 
 def tiff_tag(image: Image.Image, tag: int) -> Any:

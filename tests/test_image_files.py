@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from metaldefect.errors import RejectedFileError, UserError
-from metaldefect.image_files import Levels, defect_pixels, read_mask, read_pixels
+from metaldefect.image_files import Levels, defect_pixels, read_mask, read_original, read_pixels
 from metaldefect.images import UnreadableImageError, read_grey, read_rgb
 from metaldefect.ingest.levels import find_levels
 
@@ -43,6 +44,51 @@ def test_one_bit_is_black_and_white(tmp_path):
 def test_colour_becomes_grey_by_rec_601(tmp_path):
     path = write(tmp_path / "a.png", Image.new("RGB", (16, 16), (200, 100, 50)))
     assert read_pixels(path)[0, 0] == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_colour_is_read_from_tiff_with_the_levels_of_its_dataset(tmp_path, channels):
+    deep = np.full((20, 30, channels), 65535, np.uint16)  # opaque, if there is an alpha channel
+    deep[..., :3] = np.dstack([RAMP, RAMP * 2, RAMP * 6])
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
+    levels = find_levels([tmp_path / "a.tif"])
+    assert levels == Levels(0, 4095, clip=False)  # 599 * 6 = 3594 needs 12 bits
+    colour = read_pixels(tmp_path / "a.tif", colour=True, levels=levels)
+    # 599 * 255 / 4095 = 37.3, the double 74.6, six times 223.8
+    assert colour[-1, -1].tolist() == [37, 75, 224]
+    grey = read_pixels(tmp_path / "a.tif", levels=levels)
+    assert grey[-1, -1] == round(0.299 * 37 + 0.587 * 75 + 0.114 * 224)
+    assert np.array_equal(read_original(tmp_path / "a.tif"), deep)
+    with pytest.raises(RejectedFileError, match=r"8 bits per pixel \(uint16\) without known levels"):
+        read_pixels(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_colour_is_turned_as_8_bits_are(tmp_path, orientation):
+    """Pillow turns the 8-bit image; the 16-bit one must follow."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3))
+    tifffile.imwrite(
+        tmp_path / "deep.tif",
+        pixels.astype(np.uint16),
+        photometric="rgb",
+        extratags=[(274, 3, 1, orientation, True)],
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write(tmp_path / "a.png", Image.fromarray(pixels.astype(np.uint8)), exif=exif)
+    assert np.array_equal(read_original(tmp_path / "deep.tif"), read_original(tmp_path / "a.png"))
+
+
+def test_16_bit_colour_by_planes_and_broken_16_bit_colour(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30, 3)).astype(np.uint16)
+    tifffile.imwrite(
+        tmp_path / "planes.tif", np.moveaxis(deep, 2, 0), photometric="rgb", planarconfig="separate"
+    )
+    assert np.array_equal(read_original(tmp_path / "planes.tif"), deep)
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:1000])
+    with pytest.raises(RejectedFileError, match=r"unreadable image|16-bit colour that cannot be read"):
+        read_original(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

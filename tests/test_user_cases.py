@@ -64,8 +64,8 @@ def test_odd_frames_are_read_or_refused_one_by_one(tmp_path):
     rows = inferred(drawn("odd_frames", tmp_path / "case") / "frames", tmp_path / "maps")
     assert {name: row["refused"].partition(": ")[2] for name, row in rows.items() if row["refused"]} == {
         "cmyk_bad.jpg": "mode CMYK: save it as grey or RGB",
-        "float01_bad.tif": FEW.format("F"),
-        "int32_bad.tif": FEW.format("I"),
+        "float01_bad.tif": FEW.format("float32"),
+        "int32_bad.tif": FEW.format("int32"),
         "pages_good_then_bad.tif": "file of 2 pages or frames: save each as a file of its own",
         "strip_4096x64.png": "4096x64 is a strip, which resizing to a square would squash: cut it into tiles"
         " at most 8 times as long as wide",
@@ -74,7 +74,7 @@ def test_odd_frames_are_read_or_refused_one_by_one(tmp_path):
 
 
 FEW = (
-    "more than 8 bits per pixel (mode {}) without known levels: they come with a model that was trained on"
+    "more than 8 bits per pixel ({}) without known levels: they come with a model that was trained on"
     " such images, or with the dataset's setting `levels`"
 )
 

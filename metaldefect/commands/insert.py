@@ -25,8 +25,9 @@ from metaldefect.commands.manifest import (
 from metaldefect.commands.models import require_models
 from metaldefect.errors import UserError
 from metaldefect.hardware import set_threads
-from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
+from metaldefect.image_files import IMAGE_SUFFIXES, Levels, is_hidden_name
 from metaldefect.images import UnreadableImageError, write_png
+from metaldefect.ingest.levels import find_levels
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import Format, TransplantConfig
 from metaldefect.synthesis.formats.layouts import LAYOUTS
@@ -58,11 +59,16 @@ WITHOUT_MODELS = (
 
 
 class Canvas(NamedTuple):
-    """A normal image: `name` is its path inside the folder of images, `stem` its unique file name."""
+    """A normal image.
+
+    `name` is its path inside the folder of images, `stem` its unique file name, `depth` the bit depth of all
+    canvases with more than 8 bits.
+    """
 
     path: Path
     name: str
     stem: str
+    depth: Levels | None
 
 
 class Summary(NamedTuple):
@@ -81,7 +87,7 @@ def find_canvases(images: Path) -> list[Canvas]:
         UserError: there are none.
     """
     if images.is_file():
-        return [Canvas(images, images.name, images.stem)]
+        return [Canvas(images, images.name, images.stem, find_levels([images]))]
     paths = sorted(
         path
         for path in images.rglob("*")
@@ -98,7 +104,8 @@ def find_canvases(images: Path) -> list[Canvas]:
         stem if counts[stem] == 1 else f"{stem}_{name.suffix[1:]}"
         for stem, name in zip(stems, names, strict=True)
     ]
-    return [Canvas(p, n.as_posix(), s) for p, n, s in zip(paths, names, unique, strict=True)]
+    depth = find_levels(paths)
+    return [Canvas(p, n.as_posix(), s, depth) for p, n, s in zip(paths, names, unique, strict=True)]
 
 
 def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
@@ -162,7 +169,7 @@ def write_one(
     canvas: Canvas, label: str, settings: InsertSettings, proposer: Proposer, output: Output, roles: Roles
 ) -> OutputImage:
     """Insert the defects of one image and write it with its mask, if any of them can be seen."""
-    photograph = read_photograph(canvas.path)
+    photograph = read_photograph(canvas.path, canvas.depth)
     after, found = make_one(canvas, photograph, label, settings, proposer)
     layout = LAYOUTS[settings.format]
     image = layout.image(label, canvas.stem, after.suffix)
@@ -282,5 +289,5 @@ def remake(row: Mapping[str, Any]) -> Photograph:
     for name, digest in inputs.items():
         if row[f"{name}_sha256"] != digest:
             raise UserError(f"the {name} changed since {row['image']} was made")
-    made, _ = make_one(canvas, read_photograph(path), row["label"], settings, proposer)
+    made, _ = make_one(canvas, read_photograph(path, canvas.depth), row["label"], settings, proposer)
     return made

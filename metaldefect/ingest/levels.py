@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from metaldefect.errors import RejectedFileError
-from metaldefect.image_files import BIT_DEPTHS, DEEP_SUFFIXES, Levels, open_checked
+from metaldefect.image_files import (
+    BIT_DEPTHS,
+    DEEP_SUFFIXES,
+    Levels,
+    colours_of,
+    has_deep_channels,
+    read_original,
+)
 from metaldefect.ingest.parallel import map_threads
 
 
@@ -31,10 +37,10 @@ def find_levels(paths: Sequence[Path]) -> Levels | None:
 
 
 def is_16_bit(path: Path) -> bool:
-    """Whether a file's header says 16-bit grey; False for a file that cannot be read."""
+    """Whether a file's header says 16 bits; False for a file that cannot be read."""
     try:
         with Image.open(path, formats=("PNG", "TIFF")) as image:
-            return image.mode.startswith("I;16")
+            return image.mode.startswith("I;16") or has_deep_channels(image)
     except Exception:  # reading the file refuses it, with the reason
         return False
 
@@ -42,6 +48,6 @@ def is_16_bit(path: Path) -> bool:
 def highest_level(path: Path) -> int:
     """The highest level of an image; 0 if it cannot be read."""
     try:
-        return int(np.asarray(open_checked(path)).max())
+        return int(colours_of(read_original(path)).max())
     except RejectedFileError:
         return 0

@@ -17,6 +17,7 @@ from metaldefect.image_files import (
     U8,
     Levels,
     defect_pixels,
+    has_deep_channels,
     read_mask_levels,
     read_pixels,
     suffix_is_jpeg,
@@ -198,6 +199,7 @@ def look_at_image(raw: RawSample, levels: Levels | None) -> Seen:
 def kind_of(path: Path) -> str:
     """Format, bits and channels of an image file, from its header: `PNG, 8 bits, grey`."""
     with Image.open(path) as image:
-        bits = 16 if image.mode.startswith("I;16") else 32 if image.mode in DEEP_MODES else 8
+        is_deep = image.mode.startswith("I;16") or has_deep_channels(image)
+        bits = 16 if is_deep else 32 if image.mode in DEEP_MODES else 8
         channels = "colour" if image.mode in ("RGB", "RGBA", "P", "PA") else "grey"
         return f"{image.format}, {bits} bits, {channels}"

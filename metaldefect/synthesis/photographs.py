@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, printable
+from metaldefect.image_files import BIT_DEPTHS, colours_of, read_original
+from metaldefect.image_files import Levels as FileLevels
 from metaldefect.images import UnreadableImageError, write_png
 
 Levels = NDArray[np.float32]
@@ -19,9 +21,6 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Window = tuple[slice, slice]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as in Pillow's conversion to grey
-BIT_DEPTHS = (10, 12, 14, 16)  # of sensors whose values arrive in 16-bit files
-DIRECT_MODES = frozenset({"L", "LA", "RGB", "RGBA"})
-TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Photograph:
     Attributes:
         pixels: `uint8` or `uint16`, `[H, W]` grey or `[H, W, C]`, C being 2 (grey and alpha), 3, or 4 (with
             alpha).
-        white: the value that counts as white: 255 for 8 bits; for 16 bits that of the smallest depth of
-            10, 12, 14 or 16 bits that holds the brightest pixel, because cameras write 12 bits into 16.
+        white: the value that counts as white: 255 for 8 bits; for 16 bits that of the dataset's bit depth,
+            because cameras write 12 bits into 16.
     """
 
     pixels: Pixels
@@ -78,11 +77,12 @@ def grey_of(levels: Levels) -> Levels:
     return levels[..., 0] if levels.shape[2] == 1 else levels @ LUMA
 
 
-def as_photograph(pixels: Pixels) -> Photograph:
-    """Wrap an array and find its white level.
+def as_photograph(pixels: Pixels, white: int | None = None) -> Photograph:
+    """Wrap an array; None: white is that of the smallest depth in `BIT_DEPTHS` that holds every pixel.
 
     Raises:
         ValueError: neither `uint8` nor `uint16`, or not `[H, W]` or `[H, W, 2 to 4]`.
+        RejectedFileError: a pixel is brighter than `white`.
     """
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (2, 3, 4)):
         raise ValueError(f"expected [H, W] or [H, W, 2 to 4], got {pixels.shape}")
@@ -90,64 +90,35 @@ def as_photograph(pixels: Pixels) -> Photograph:
         return Photograph(pixels, 255)
     if pixels.dtype != np.uint16:
         raise ValueError(f"expected uint8 or uint16, got {pixels.dtype}")
-    brightest = int(pixels.max())
-    bits = next(bits for bits in BIT_DEPTHS if brightest < 2**bits)
-    return Photograph(pixels, 2**bits - 1)
+    brightest = int(colours_of(pixels).max())
+    if white is None:
+        return Photograph(pixels, 2 ** next(bits for bits in BIT_DEPTHS if brightest < 2**bits) - 1)
+    if brightest > white:
+        raise RejectedFileError(
+            f"levels up to {brightest}, beyond the range 0 to {white} of this dataset: the images come from"
+            " different settings of the camera"
+        )
+    return Photograph(pixels, white)
 
 
-def read_photograph(path: Path | str) -> Photograph:
-    """Read an image without reducing its bits or channels, upright (EXIF orientation applied).
+def read_photograph(path: Path | str, depth: FileLevels | None = None) -> Photograph:
+    """Read an image without reducing its bits or channels, by the rules of `metaldefect.image_files`.
 
-    Palettes become RGB. 16-bit colour is read from TIFF only: Pillow reduces it to 8 bits in PNG.
+    Args:
+        path: the image file.
+        depth: levels of its dataset (see `find_levels`), whose upper end is white; None: found from this
+            image alone, which is right where it is only shown or moved unchanged.
 
     Raises:
-        UnreadableImageError: the file cannot be decoded, or only by losing bits.
+        UnreadableImageError: the rules refuse the file, or it has more than 16 bits per pixel.
     """
-    path = Path(path)
     try:
-        with Image.open(path) as image:
-            if image.format == "TIFF" and loses_bits(image):
-                return read_tiff(path)
-            return as_photograph(pixels_of(image, path))
-    except UnidentifiedImageError as error:
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            return read_tiff(path)
-        raise UnreadableImageError(f"{path}: not an image") from error
-    except UserError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
-
-
-def loses_bits(image: Image.Image) -> bool:
-    """Whether Pillow would decode 16-bit colour to 8 bits."""
-    return image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", []))
-
-
-def pixels_of(image: Image.Image, path: Path) -> Pixels:
-    """Decode an opened image; raises `UnreadableImageError` for modes that would lose bits."""
-    if loses_bits(image):
-        raise UnreadableImageError(f"{path}: 16-bit colour in PNG: save it as TIFF to keep all its bits")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("P", "PA"):
-        upright = upright.convert("RGB")
-    if upright.mode in ("1",):
-        upright = upright.convert("L")
-    if upright.mode in DIRECT_MODES:
-        return np.asarray(upright)
-    if upright.mode.startswith("I"):
-        values = np.asarray(upright)
-        if values.min() >= 0 and values.max() < 2**16:
-            return values.astype(np.uint16)
-    raise UnreadableImageError(f"{path}: mode {upright.mode}: save it as 8 or 16 bits, grey or RGB")
-
-
-def read_tiff(path: Path) -> Photograph:
-    """Read a TIFF that Pillow does not know, such as 16-bit colour."""
-    try:
-        return as_photograph(tifffile.imread(path))
-    except (tifffile.TiffFileError, ValueError, OSError) as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
+        pixels = read_original(path)
+        if pixels.dtype not in (np.uint8, np.uint16):
+            raise RejectedFileError(f"{pixels.dtype} pixels: save it with 8 or 16 bits, grey or RGB")
+        return as_photograph(pixels, None if depth is None else int(depth.high))
+    except RejectedFileError as error:
+        raise UnreadableImageError(f"{printable(str(path))}: {error}") from error
 
 
 def write_photograph(path: Path, photograph: Photograph) -> None:

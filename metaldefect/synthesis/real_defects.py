@@ -16,6 +16,7 @@ from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
 from metaldefect.image_files import read_mask as read_mask_file
 from metaldefect.ingest.adapters import RunLengths, read_dataset
 from metaldefect.ingest.adapters.files import draw_runs
+from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.loading import split_rows
 from metaldefect.ingest.samples import TABLE_NAME
 from metaldefect.inspection.layout import GOOD
@@ -125,12 +126,13 @@ class DefectLibrary:
 
     def __init__(self, files: Sequence[MaskedImage]) -> None:
         self.files = tuple(files)
+        self.depth = find_levels([file.image for file in self.files])
         self.defects_of = lru_cache(maxsize=KEPT)(self._cut)
 
     def _cut(self, index: int) -> list[Defect]:
         """The defects of one photograph."""
         file = self.files[index]
-        photograph = read_photograph(file.image)
+        photograph = read_photograph(file.image, self.depth)
         return cut_defects(photograph, read_mask(file.mask, photograph.shape), file.image.as_posix())
 
     def choose(self, rng: np.random.Generator, canvas: Photograph) -> Defect:

@@ -16,6 +16,7 @@ from metaldefect.artifacts import atomic_file
 from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError, read_grey
 from metaldefect.ingest.groups import fingerprint, first_of_each, near_duplicate_pairs
+from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.splits import position
 from metaldefect.inspection.layout import GOOD
 from metaldefect.synthesis.config import Format
@@ -78,9 +79,10 @@ def assign_roles(paths: Sequence[Path], format_name: Format, seed: int) -> Roles
 def scenes_of(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
     """The scene of each image, named after its first image, and the reason for each unreadable one."""
     readable, prints, unreadable = [], [], {}
+    levels = find_levels(paths)
     for path in tqdm(paths, desc="compare images", unit="image"):
         try:
-            prints.append(fingerprint(read_grey(path, COMPARED_SIDE)))
+            prints.append(fingerprint(read_grey(path, COMPARED_SIDE, levels)))
             readable.append(path)
         except UnreadableImageError as error:
             unreadable[path] = str(error)

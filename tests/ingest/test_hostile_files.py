@@ -66,7 +66,7 @@ HOSTILE = {
     "zero.png": (lambda p: p.write_bytes(b""), "empty file"),
     "truncated.png": (truncated, "unreadable image"),
     "text.png": (lambda p: p.write_text("no image at all"), "unreadable image"),
-    "deep_colour.png": (deep_colour, "16-bit colour: save it as 16-bit grey or 8-bit colour"),
+    "deep_colour.png": (deep_colour, "16-bit colour: save it as TIFF, as 16-bit grey or as 8-bit colour"),
     "float.tif": (lambda p: Image.fromarray(GREY.astype(np.float32)).save(p), "more than 8 bits per pixel"),
     "int32.tif": (lambda p: Image.fromarray(GREY.astype(np.int32)).save(p), "more than 8 bits per pixel"),
     "cmyk.jpg": (lambda p: Image.fromarray(GREY).convert("CMYK").save(p), "mode CMYK"),
