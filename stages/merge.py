@@ -50,7 +50,7 @@ def main(params: Params, run: StageRun) -> None:
     )
     result = merge_datasets(datasets, inspection, OUTPUT, REPORTS, options)
 
-    for note in [*result.summary["notes"], *result.inspection.notes]:
+    for note in dict.fromkeys([*result.summary["notes"], *result.inspection.notes]):
         print(f"note: {note}")
     write_json(METRICS, result.summary)
     run.log_metrics(result.summary)

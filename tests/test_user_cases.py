@@ -51,8 +51,8 @@ def test_12_bit_cameras(tmp_path, kind):
     for one, other in zip(eight.test(), deep.test(), strict=True):
         # x * 16 * 255 / 4095 is x but for one level of rounding
         assert np.abs(one.image.astype(int) - other.image).max() <= 1
-    found, refused = examine_dataset(DatasetSpec("mvtec_ad", root / kind), ["scratch"], 64)
-    assert (len(found), refused) == (2, [])
+    found, files = examine_dataset(DatasetSpec("mvtec_ad", root / kind), ["scratch"], 64)
+    assert (len(found), files.rejected) == (2, [])
     for item, row in ((one, inferred(root / kind / "test", tmp_path / "maps", deep.levels)) for one in found):
         name = Path(item.source_path).relative_to("test").as_posix()
         assert float(row[name]["score"]) == pytest.approx(item.statistics.mean, abs=1)

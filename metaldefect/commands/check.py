@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment
 from PIL import Image
 
 from metaldefect.artifacts import atomic_file
 from metaldefect.image_files import U8
 from metaldefect.ingest.overview import Overview
-from metaldefect.inspection.layout import GOOD
 
 LISTED = 10
 
@@ -89,29 +90,30 @@ def sizes_in_words(sizes: Mapping[tuple[int, int], int]) -> str:
 
 
 def next_steps(seen: Overview) -> list[str]:
-    """What to type next: a profile for the pipeline, or a command for the detector alone."""
+    """What to type next: a profile for the pipeline, or what is missing for one."""
     if seen.rejected:
         return ["Next: repair or remove the refused files, or allow their number in `max_rejected`."]
-    defects = [label for label in seen.classes if label != GOOD]
-    if seen.adapter != "folder" or not seen.classes.get(GOOD):
-        missing = "" if seen.classes.get(GOOD) or seen.adapter != "folder" else " Add good/ for the detector."
-        return [
-            f"Next: `merge.datasets: [{{adapter: {seen.adapter}, root: ...}}]` in a profile.{missing}",
-            *(
-                [f"Or: metaldefect train --config conf/efficientad.yaml --source real --root {seen.root}"]
-                if seen.adapter == "mvtec_ad"
-                else []
-            ),
-        ]
-    return [
+    dataset = f"{{adapter: {seen.adapter}, root: .}}"
+    lines = [
         "Next: write conf/profile/mine.yaml and type `make repro PROFILE=mine`:",
         "",
         "# @package _global_",
-        f"data: {{root: {seen.root}, classes: [{', '.join(defects or [GOOD])}]}}",
+        f"data: {in_yaml({'root': str(seen.root), 'classes': seen.defects or [*seen.classes]})}",
         "merge:",
-        "  datasets: [{adapter: folder, root: .}]",
-        "  inspection: {adapter: folder, root: .}",
+        f"  datasets: [{dataset}]",
+        f"  inspection: {dataset}",
     ]
+    if len(seen.defects) == len(seen.classes):
+        lines[-1] = "  inspection: ... # needs good images, which this dataset has not: name one that has"
+    return lines
+
+
+def in_yaml(value: Any) -> str:
+    """A value on one line of YAML; names that look like numbers are quoted."""
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False
+    )
+    return text.strip()
 
 
 def write_page(seen: Overview, path: Path) -> None:

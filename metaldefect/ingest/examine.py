@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metaldefect.errors import RejectedFileError, UserError
-from metaldefect.image_files import Levels, read_mask, read_pixels
+from metaldefect.image_files import Levels
 from metaldefect.images import resize
-from metaldefect.ingest.adapters import DatasetFiles, RawSample, Rejected, read_dataset
+from metaldefect.ingest.adapters import DatasetFiles, RawSample, read_dataset
 from metaldefect.ingest.adapters.voc import check_boxes
 from metaldefect.ingest.groups import Fingerprint, fingerprint
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.reading import read_image, read_known_mask
 from metaldefect.ingest.shortcut import GreyStatistics, grey_statistics
-from metaldefect.inspection.layout import GOOD
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DatasetSpec:
         adapter: a name in `ADAPTERS`.
         root: the dataset's folder.
         labels: maps the dataset's labels to this project's classes; None: the labels are the classes'
-            names, and images of `good` are left to the detector's dataset unless `good` is a class.
+            names, and good images are left to the detector's dataset unless their label is a class.
         splits: publisher's splits to use; None uses all images.
         ignore: labels whose images are skipped.
         name: its name in the sample table; None uses the adapter's.
@@ -69,7 +69,7 @@ class Examined:
 
 def examine_dataset(
     spec: DatasetSpec, classes: Sequence[str], image_size: int
-) -> tuple[list[Examined], list[Rejected]]:
+) -> tuple[list[Examined], DatasetFiles]:
     """Read a dataset's records and examine every selected image.
 
     Args:
@@ -78,7 +78,7 @@ def examine_dataset(
         image_size: side in pixels that images are resized to.
 
     Returns:
-        The images, in the adapter's order, and the rejected files.
+        The images, in the adapter's order, and the dataset's files: those rejected, and notes.
 
     Raises:
         UserError: `read_dataset`, `label_map` or `choose` raises it.
@@ -100,7 +100,7 @@ def examine_dataset(
             examined.append(result)
         else:
             files.reject(raw.path, str(result))
-    return examined, files.rejected
+    return examined, files
 
 
 def examine_image(
@@ -111,13 +111,9 @@ def examine_image(
     Raises:
         RejectedFileError: the image or its mask is unusable.
     """
-    original = read_pixels(raw.path, levels=levels)
+    original = read_image(raw, levels)
     shape = (original.shape[0], original.shape[1])
-    if isinstance(raw.mask, Path):
-        try:
-            read_mask(raw.mask, shape, raw.path)
-        except RejectedFileError as error:
-            raise RejectedFileError(f"its mask {files.relative(raw.mask)}: {error}") from error
+    read_known_mask(raw, shape)
     try:
         check_boxes(raw.boxes, shape[1], shape[0])
     except RejectedFileError as error:
@@ -146,7 +142,8 @@ def label_map(samples: Sequence[RawSample], spec: DatasetSpec, classes: Sequence
     labels = spec.labels
     if labels is None:
         labels = {label: label for label in found if label in classes and label not in spec.ignore}
-    left_out = {*spec.ignore, *((GOOD,) if spec.labels is None else ())}
+    defective = {raw.source_label for raw in samples if not raw.is_normal}
+    left_out = {*spec.ignore, *(set(found) - defective if spec.labels is None else ())}
     unknown = [label for label in found if label not in labels and label not in left_out]
     if unknown:
         raise UserError(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaldefect.errors import UserError
+from metaldefect.ingest.adapters import RawSample
 from metaldefect.ingest.examine import DatasetSpec, Examined
 from metaldefect.ingest.groups import (
     MIN_DETAIL,
@@ -41,12 +42,13 @@ def find_scenes(
     pairs, notes = judge_pairs(prints, [item.label for item in examined], near_duplicate_pairs(prints))
     links: list[tuple[int, int]] = []
     for spec in datasets:
-        if spec.scenes is None:
-            continue
         own = [number for number, item in enumerate(examined) if item.raw.source == spec.source]
+        raws = [examined[number].raw for number in own]
+        named = named_links(spec.scenes, raws, [examined[number].source_path for number in own])
+        if named is None:
+            continue
         inside = set(own)
         pairs = [pair for pair in pairs if not (pair.first in inside and pair.second in inside)]
-        named = scene_links(spec.scenes, [examined[number].source_path for number in own])
         links += [(own[one], own[other]) for one, other in named]
     return pairs, links, notes
 
@@ -122,6 +124,31 @@ def more_alike_than_usual(
         if value >= SCENE_CORRELATION and fine >= MIN_DETAIL:
             kept.append(replace(pair, correlation=value, detail=fine))
     return kept
+
+
+def named_links(
+    rule: str | None, raws: Sequence[RawSample], paths: Sequence[str]
+) -> list[tuple[int, int]] | None:
+    """Links between images that show one part: by the user's rule, else by the dataset's own groups.
+
+    Args:
+        rule: see `scene_links`.
+        raws: the images; one without a group is a scene of its own.
+        paths: path of each image in the dataset.
+
+    Returns:
+        None if nobody names scenes, so that similarity decides.
+    """
+    if rule is not None:
+        return scene_links(rule, paths)
+    if all(raw.scene is None for raw in raws):
+        return None
+    return links_by(
+        [
+            f"path {path}" if raw.scene is None else f"group {raw.scene}"
+            for raw, path in zip(raws, paths, strict=True)
+        ]
+    )
 
 
 def scene_links(rule: str, paths: Sequence[str]) -> list[tuple[int, int]]:

@@ -11,20 +11,19 @@ from typing import Literal
 
 from metaldefect.artifacts import sha256_file
 from metaldefect.errors import RejectedFileError, UserError, printable
-from metaldefect.image_files import Levels, read_mask, read_pixels
-from metaldefect.images import U8, resize, write_png
+from metaldefect.image_files import Levels
+from metaldefect.images import resize, write_png
 from metaldefect.ingest.adapters import (
     DatasetFiles,
     RawSample,
     Rejected,
-    RunLengths,
     read_dataset,
 )
-from metaldefect.ingest.adapters.files import draw_runs
-from metaldefect.ingest.fixed_camera import judge_pairs, scene_links
+from metaldefect.ingest.fixed_camera import judge_pairs, named_links
 from metaldefect.ingest.groups import Fingerprint, Pair, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.reading import read_image, read_known_mask
 from metaldefect.ingest.samples import unique_names
 from metaldefect.ingest.splits import assign_splits, position
 from metaldefect.inspection.layout import CANVAS, GOOD, mask_path, write_levels, write_scenes
@@ -189,7 +188,7 @@ def take_fingerprints(
 
     def examine(raw: RawSample) -> Fingerprinted | RejectedFileError:
         try:
-            square = resize(read_pixels(raw.path, levels=levels), COMPARED_SIDE)
+            square = resize(read_image(raw, levels), COMPARED_SIDE)
         except RejectedFileError as error:
             return error
         return Fingerprinted(raw, fingerprint(square), sha256_file(raw.path))
@@ -205,10 +204,10 @@ def take_fingerprints(
 
 def scenes_of(images: Sequence[Fingerprinted], files: DatasetFiles, rule: str | None) -> list[str]:
     """The scene key of each image: the content hash of the first image that shows the scene."""
-    edges: Sequence[Pair | tuple[int, int]]
-    if rule is not None:
-        edges = scene_links(rule, [files.relative(item.raw.path) for item in images])
-    else:
+    raws = [item.raw for item in images]
+    edges: Sequence[Pair | tuple[int, int]] | None
+    edges = named_links(rule, raws, [files.relative(raw.path) for raw in raws])
+    if edges is None:
         prints = [item.fingerprint for item in images]
         labels = [item.raw.source_label for item in images]
         edges, notes = judge_pairs(prints, labels, near_duplicate_pairs(prints))
@@ -305,8 +304,8 @@ def write_inspection_image(
     Raises:
         RejectedFileError: the image or its mask is unusable, or the mask of a good image marks a defect.
     """
-    image = read_pixels(raw.path, levels=levels)
-    mask = known_mask(raw, image.shape)
+    image = read_image(raw, levels)
+    mask = read_known_mask(raw, (image.shape[0], image.shape[1]))
     if kind == GOOD and mask is not None and mask.any():
         raise RejectedFileError("its label says good, but its mask marks a defect: correct one of the two")
     write_png(output / split / kind / f"{name}.png", image)
@@ -314,23 +313,6 @@ def write_inspection_image(
         return "none"
     write_png(mask_path(output, kind, name), mask)
     return "drawn" if mask.any() else "empty"
-
-
-def known_mask(raw: RawSample, size: tuple[int, ...]) -> U8 | None:
-    """Read the mask of an image as `uint8 [H, W]` of {0, 255}, None if it has none.
-
-    Raises:
-        RejectedFileError: the mask is unusable.
-    """
-    height, width = size
-    if raw.mask is None:
-        return None
-    if isinstance(raw.mask, RunLengths):
-        return draw_runs(raw.mask, (height, width))
-    try:
-        return read_mask(raw.mask, (height, width), raw.path)
-    except RejectedFileError as error:
-        raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
 
 
 def label_folder(label: str) -> str:

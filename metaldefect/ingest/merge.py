@@ -14,10 +14,9 @@ import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, atomic_file
 from metaldefect.errors import UserError
-from metaldefect.image_files import Levels, read_mask, read_pixels
-from metaldefect.images import U8, resize, write_png
-from metaldefect.ingest.adapters import Rejected, RunLengths
-from metaldefect.ingest.adapters.files import draw_runs
+from metaldefect.image_files import Levels
+from metaldefect.images import resize, write_png
+from metaldefect.ingest.adapters import Rejected
 from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
@@ -25,6 +24,7 @@ from metaldefect.ingest.fixed_camera import find_scenes
 from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.reading import read_image, read_known_mask
 from metaldefect.ingest.samples import TABLE_NAME, counts_of, unique_names, write_image_file, write_table
 from metaldefect.ingest.shortcut import Tone, grey_statistics, source_shortcut, source_tones
 from metaldefect.ingest.splits import across_splits, assign_splits, sampling_weights
@@ -134,10 +134,12 @@ def merge_datasets(
     check_sources(datasets)
     examined: list[Examined] = []
     rejected: list[Rejected] = []
+    notes: list[str] = []
     for spec in datasets:
-        found, refused = examine_dataset(spec, options.classes, options.image_size)
+        found, files = examine_dataset(spec, options.classes, options.image_size)
         examined += found
-        rejected += refused
+        rejected += files.rejected
+        notes += [f"{note.path}: {note.reason}" for note in files.notes]
     with atomic_directory(output) as folder:
         write_rejected(reports / "rejected.csv", rejected)
         check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
@@ -145,7 +147,7 @@ def merge_datasets(
             raise UserError(
                 "no image is left to merge: check the datasets' labels, splits and ignored labels"
             )
-        pairs, links, notes = find_scenes(datasets, examined)
+        pairs, links, alike = find_scenes(datasets, examined)
         placed, moved = place(examined, pairs, links, options)
         trained_on = {place.item.source_sha256 for place in placed if place.split != "test"}
         counts, refused = build_inspection(
@@ -172,7 +174,7 @@ def merge_datasets(
         "scene_pairs": len(pairs),
         "dropped_duplicates": len(examined) - len(table),
         "moved_scenes": len(moved),
-        "notes": notes,
+        "notes": [*notes, *alike],
         "rejected": len(rejected),
         "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
         "boxes_of_another_class": count_foreign_boxes(placed),
@@ -262,15 +264,16 @@ def write_image(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Write one image and its mask; return its row of the sample table and its grey statistics."""
     item, raw = place.item, place.item.raw
-    image = resize(read_pixels(raw.path, levels=item.levels), side)
+    image = resize(read_image(raw, item.levels), side)
     if tone:
         image = tone.apply(image)
     path = f"images/{place.name}.png"
-    mask_path = None
-    if raw.mask is not None:
-        mask_path = f"masks/{place.name}.png"
-        write_png(folder / mask_path, load_mask(item, side))
     height, width = item.shape
+    mask_path = None
+    mask = read_known_mask(raw, (height, width))
+    if mask is not None:
+        mask_path = f"masks/{place.name}.png"
+        write_png(folder / mask_path, resize(mask, side, nearest=True))
     row = {
         "path": path,
         "label": item.label,
@@ -290,17 +293,6 @@ def write_image(
         "source_sha256": item.source_sha256,
     }
     return row, asdict(grey_statistics(image) if tone else item.statistics)
-
-
-def load_mask(item: Examined, side: int) -> U8:
-    """Load a sample's mask as `uint8 [side, side]` of {0, 255}; the sample must have one."""
-    height, width = item.shape
-    mask = item.raw.mask
-    assert mask is not None
-    known = (
-        draw_runs(mask, (height, width)) if isinstance(mask, RunLengths) else read_mask(mask, (height, width))
-    )
-    return resize(known, side, nearest=True)
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair], examined: Sequence[Examined], table: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import (
     DEEP_MODES,
     FEW_LEVELS,
@@ -19,17 +19,15 @@ from metaldefect.image_files import (
     defect_pixels,
     has_deep_channels,
     read_mask_levels,
-    read_pixels,
     suffix_is_jpeg,
 )
 from metaldefect.images import resize
-from metaldefect.ingest.adapters import RawSample, Rejected, read_dataset
-from metaldefect.ingest.adapters.gc10_det import ANNOTATION_FOLDERS
+from metaldefect.ingest.adapters import RawSample, Rejected, read_dataset, recognise
 from metaldefect.ingest.fixed_camera import judge_pairs
 from metaldefect.ingest.groups import Fingerprint, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.inspection.layout import GOOD
+from metaldefect.ingest.reading import read_image
 
 COMPARED_SIDE = 128
 THUMBNAIL = 96
@@ -56,6 +54,7 @@ class Overview:
         root: the folder.
         adapter: the layout that was recognised.
         classes: images by label, in natural order.
+        defects: labels of images that show a defect.
         masks: images with a mask, by label.
         splits: images by published split; empty if there is none.
         sizes: images by width and height.
@@ -72,6 +71,7 @@ class Overview:
     root: Path
     adapter: str
     classes: Mapping[str, int]
+    defects: Sequence[str]
     masks: Mapping[str, int]
     splits: Mapping[str, int]
     sizes: Mapping[tuple[int, int], int]
@@ -83,40 +83,6 @@ class Overview:
     rejected: Sequence[Rejected]
     notes: Sequence[str]
     thumbnails: Mapping[str, Sequence[U8]]
-
-
-def recognise(root: Path) -> str:
-    """The name of the adapter whose published layout the folder has; `folder` if it has no other.
-
-    Raises:
-        UserError: it is no folder, has no sub-folder, or holds several datasets.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} does not exist: name a folder of images")
-    names = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    lower = {name.lower() for name in names}
-    if (root / "train" / GOOD).is_dir():
-        return "mvtec_ad"
-    if any(name.startswith("MT_") for name in names):
-        return "magnetic_tile"
-    if "Source Images" in names:
-        return "sd_saliency_900"
-    if (root / "train.csv").is_file() and "train_images" in names:
-        return "severstal"
-    if "datas" in names:
-        return "x_sdd"
-    if any((root / name / split).is_dir() for name in names for split in ("Train", "Test")):
-        return "dagm_2007"
-    if any(name.startswith("kos") for name in names):
-        return "kolektor_sdd"
-    if lower & ANNOTATION_FOLDERS and names & set(map(str, range(1, 11))):
-        return "gc10_det"
-    if (root / "train/images").is_dir() or {"images", "annotations"} <= lower:
-        return "neu_det"
-    categories = sorted(name for name in names if (root / name / "train" / GOOD).is_dir())
-    if categories:
-        raise UserError(f"{root} holds several datasets: check one of {', '.join(categories)}")
-    return "folder"
 
 
 def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None) -> Overview:
@@ -159,6 +125,7 @@ def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None
         root=root,
         adapter=adapter,
         classes=Counter(labels),
+        defects=list(dict.fromkeys(item.raw.source_label for item in seen if not item.raw.is_normal)),
         masks=Counter(item.raw.source_label for item in seen if item.raw.mask is not None),
         splits=Counter(item.raw.source_split for item in seen if item.raw.source_split),
         sizes=Counter(item.size for item in seen),
@@ -179,7 +146,7 @@ def look_at_image(raw: RawSample, levels: Levels | None) -> Seen:
     Raises:
         RejectedFileError: one of them is unusable.
     """
-    grey = read_pixels(raw.path, levels=levels)
+    grey = read_image(raw, levels)
     found = None
     if isinstance(raw.mask, Path):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import tifffile
@@ -116,7 +117,7 @@ def read_photograph(path: Path | str, depth: FileLevels | None = None) -> Photog
         pixels = read_original(path)
         if pixels.dtype not in (np.uint8, np.uint16):
             raise RejectedFileError(f"{pixels.dtype} pixels: save it with 8 or 16 bits, grey or RGB")
-        return as_photograph(pixels, None if depth is None else int(depth.high))
+        return as_photograph(cast(Pixels, pixels), None if depth is None else int(depth.high))
     except RejectedFileError as error:
         raise UnreadableImageError(f"{printable(str(path))}: {error}") from error
 

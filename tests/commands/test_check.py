@@ -11,7 +11,9 @@ from PIL import Image
 
 from metaldefect.commands.check import describe, write_page
 from metaldefect.errors import UserError
-from metaldefect.ingest.overview import look_at, recognise
+from metaldefect.ingest.adapters import recognise
+from metaldefect.ingest.examine import DatasetSpec, examine_dataset
+from metaldefect.ingest.overview import look_at
 from tests.plant import write_plant
 
 
@@ -62,6 +64,21 @@ def test_the_text_names_refused_files_and_what_to_type_next(plant: Path, tmp_pat
     assert 'src="http' not in page
 
 
+def test_the_profile_leaves_out_good_images_by_any_name_and_quotes_class_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("MT_Free/Imgs/1.jpg", "MT_7/Imgs/2.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32)).astype(np.uint8)).save(path)
+    text = describe(look_at(tmp_path))
+    profile = yaml.safe_load(text[text.index("# @package") :])
+    assert profile["data"]["classes"] == ["7"]
+    assert profile["merge"]["datasets"] == [{"adapter": "magnetic_tile", "root": "."}]
+    found, files = examine_dataset(DatasetSpec("magnetic_tile", tmp_path), ["7"], 32)
+    assert [item.label for item in found] == ["7"]
+    assert files.rejected == []
+
+
 @pytest.mark.parametrize(
     ("image", "adapter"),
     [
@@ -73,6 +90,11 @@ def test_the_text_names_refused_files_and_what_to_type_next(plant: Path, tmp_pat
         ("IMAGES/crazing_1.jpg", "folder"),
         ("Class1/Train/1.PNG", "dagm_2007"),
         ("kos01/Part0.jpg", "kolektor_sdd"),
+        ("train/10301_GT.png", "kolektor_sdd2"),
+        ("Data/Images/Normal/0000.JPG", "visa"),
+        ("train/ok/0000.bmp", "btad"),
+        ("test/ok_front/cast_ok_0_1.jpeg", "casting"),
+        ("ok_front/cast_ok_0_1.jpeg", "casting"),
         ("good/1.png", "folder"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metaldefect.errors import UserError
-from metaldefect.ingest.adapters import Box, RawSample, RunLengths, read_dataset
+from metaldefect.ingest.adapters import Box, RawSample, RunLengths, read_dataset, recognise
 from metaldefect.ingest.adapters.files import draw_runs, natural_key
 
 VOC = """<annotation><filename>{name}</filename>
@@ -160,6 +160,88 @@ def test_kolektor_sdd(tmp_path, texture, save):
     assert [r.path for r in files.rejected] == ["kolektor_sdd/kos01/Part2.jpg"]
 
 
+def test_kolektor_sdd2_without_its_stray_copies(tmp_path, texture, save):
+    empty, crack = np.zeros((64, 64), np.uint8), np.eye(64, dtype=np.uint8) * 255
+    for name, mask in (("train/10301", crack), ("train/10302", empty), ("test/20000", crack)):
+        save(tmp_path / f"{name}.png", texture(1))
+        save(tmp_path / f"{name}_GT.png", mask)
+    # The published archive holds these two, which the authors' split does not name
+    save(tmp_path / "train/10301 (copy).png", texture(1))
+    save(tmp_path / "train/10301_GT (copy).png", crack)
+    save(tmp_path / "test/20001.png", texture(2))
+    samples, files = read_dataset("kolektor_sdd2", tmp_path)
+    assert rows(samples, tmp_path) == [
+        ("train/10301.png", "defect", "train"),
+        ("train/10302.png", "good", "train"),
+        ("test/20000.png", "defect", "test"),
+    ]
+    assert [sample.is_normal for sample in samples] == [False, True, False]
+    assert len(files.notes) == 2
+    assert [(r.path, r.reason.partition(",")[0]) for r in files.rejected] == [
+        ("kolektor_sdd2/test/20001.png", "no mask 20001_GT.png")
+    ]
+
+
+def test_visa(tmp_path, texture, save):
+    numbers = np.zeros((64, 64), np.uint8)
+    numbers[5:9, 5:9] = 2
+    save(tmp_path / "Data/Images/Normal/0000.JPG", texture(1), format="JPEG")
+    save(tmp_path / "Data/Images/Anomaly/000.JPG", texture(2), format="JPEG")
+    save(tmp_path / "Data/Masks/Anomaly/000.png", numbers)
+    write_text(tmp_path / "image_anno.csv", "image,label,mask\n")
+    samples, files = read_dataset("visa", tmp_path)
+    assert [(s.source_label, s.is_normal, s.mask and s.mask.name) for s in samples] == [
+        ("anomaly", False, "000.png"),
+        ("good", True, None),
+    ]
+    assert files.rejected == []
+
+
+def test_btad_with_masks_of_either_suffix(tmp_path, texture, save):
+    for name in ("train/ok/0000.bmp", "test/ok/0001.bmp", "test/ko/0000.bmp", "test/ko/0002.bmp"):
+        save(tmp_path / name, texture(1))
+    save(tmp_path / "ground_truth/ko/0000.png", np.eye(64, dtype=np.uint8))
+    save(tmp_path / "ground_truth/ko/0002.bmp", np.eye(64, dtype=np.uint8))
+    samples, files = read_dataset("btad", tmp_path)
+    assert [
+        (*row, sample.mask and sample.mask.name)
+        for row, sample in zip(rows(samples, tmp_path), samples, strict=True)
+    ] == [
+        ("train/ok/0000.bmp", "good", "train", None),
+        ("test/ko/0000.bmp", "defect", "test", "0000.png"),
+        ("test/ko/0002.bmp", "defect", "test", "0002.bmp"),
+        ("test/ok/0001.bmp", "good", "test", None),
+    ]
+    assert files.rejected == []
+
+
+def test_mpdd_has_the_layout_of_mvtec_ad(tmp_path, texture, save):
+    save(tmp_path / "train/good/001.png", texture(1))
+    save(tmp_path / "test/parts_mismatch/000.png", texture(2))
+    save(tmp_path / "ground_truth/parts_mismatch/000_mask.png", np.eye(64, dtype=np.uint8) * 255)
+    samples, files = read_dataset(recognise(tmp_path), tmp_path)
+    assert [(s.source_label, s.source_split) for s in samples] == [
+        ("good", "train"),
+        ("parts_mismatch", "test"),
+    ]
+    assert files.rejected == []
+
+
+def test_casting_product_in_both_editions(tmp_path, texture, save):
+    save(tmp_path / "a/train/ok_front/cast_ok_0_35.jpeg", texture(1))
+    save(tmp_path / "a/test/def_front/cast_def_0_7.jpeg", texture(2))
+    save(tmp_path / "b/def_front/cast_def_0_0.jpeg", texture(1))
+    save(tmp_path / "b/ok_front/cast_ok_0_1.jpeg", texture(2))
+    found = [
+        [(s.source_label, s.source_split, s.is_normal) for s in read_dataset("casting", tmp_path / name)[0]]
+        for name in "ab"
+    ]
+    assert found == [
+        [("good", "train", True), ("defect", "test", False)],
+        [("defect", None, False), ("good", None, True)],
+    ]
+
+
 @pytest.mark.parametrize(
     "table",
     [
@@ -202,5 +284,5 @@ def test_natural_order():
 def test_missing_folder_and_unknown_adapter(tmp_path):
     with pytest.raises(UserError, match=r"nowhere does not exist.*'x_sdd'"):
         read_dataset("x_sdd", tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"unknown dataset adapter 'neu': known are dagm_2007"):
+    with pytest.raises(UserError, match=r"unknown dataset adapter 'neu': known are btad, "):
         read_dataset("neu", tmp_path)

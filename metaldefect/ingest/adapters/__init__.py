@@ -1,7 +1,8 @@
 """Dataset adapters by name: each turns one published layout into `RawSample` records.
 
 Every module of this package with a function `read(files: DatasetFiles) -> Iterator[RawSample]` is an adapter
-named after the module, so adding an adapter takes one new file.
+named after the module, so adding an adapter takes one new file. Its function `fits(root: Path) -> bool` says
+whether a folder has its layout; `folder` has none, because it fits where no other layout does.
 """
 
 from __future__ import annotations
@@ -12,16 +13,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metaldefect.errors import UserError
+from metaldefect.image_files import is_hidden_name
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import Box, RawSample, Rejected, RunLengths
 
 Adapter = Callable[[DatasetFiles], Iterator[RawSample]]
 
-ADAPTERS: dict[str, Adapter] = {
-    name: module.read
+MODULES = {
+    name: module
     for name in sorted(module.name for module in pkgutil.iter_modules(__path__))
     if hasattr(module := importlib.import_module(f"{__name__}.{name}"), "read")
 }
+ADAPTERS: dict[str, Adapter] = {name: module.read for name, module in MODULES.items()}
+
+
+def recognise(root: Path) -> str:
+    """The name of the adapter whose layout a folder has; `folder` if it has no other.
+
+    Raises:
+        UserError: it is no folder, has several layouts, or holds several datasets.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} does not exist: name a folder of images")
+    found = fitting(root)
+    if len(found) > 1:
+        raise UserError(f"{root} looks like {' and '.join(found)}: say which one with --adapter")
+    if found:
+        return found[0]
+    inside = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden_name(path.name))
+    datasets = [name for name in inside if fitting(root / name)]
+    if datasets:
+        raise UserError(f"{root} holds several datasets: check one of {', '.join(datasets)}")
+    return "folder"
+
+
+def fitting(root: Path) -> list[str]:
+    """Names of the adapters whose layout a folder has."""
+    return [name for name, module in MODULES.items() if hasattr(module, "fits") and module.fits(root)]
 
 
 def read_dataset(adapter: str, root: Path, source: str | None = None) -> tuple[list[RawSample], DatasetFiles]:
@@ -56,4 +84,5 @@ __all__ = [
     "Rejected",
     "RunLengths",
     "read_dataset",
+    "recognise",
 ]

@@ -15,6 +15,11 @@ SPLITS = {"Train": "train", "Test": "test"}
 LABELS = "Label"
 
 
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return any(path.is_dir() for split in SPLITS for path in root.glob(f"Class*/{split}"))
+
+
 def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read `Class<k>/{Train,Test}/<n>.PNG`, with masks `Label/<n>_label.*` of the defective images.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -108,6 +109,20 @@ class DatasetFiles:
             # Reading a named pipe would block forever
             raise RejectedFileError("neither a file nor a folder")
 
+    def named(self, folder: Path, name: str) -> Path:
+        """The path that an annotation names, inside the dataset; it may not exist.
+
+        Raises:
+            RejectedFileError: the name is empty, absolute, or leads out of the dataset's folder.
+        """
+        parts = PurePosixPath(name.strip().replace("\\", "/"))
+        if parts.is_absolute() or name.strip()[1:2] == ":" or not parts.parts:
+            raise RejectedFileError(f"{printable(name)!r} is no path inside the dataset's folder")
+        path = Path(os.path.normpath(folder / parts))
+        if not path.is_relative_to(self.root):
+            raise RejectedFileError(f"{printable(name)!r} leads out of the dataset's folder")
+        return path
+
     def reject(self, path: Path, reason: str) -> None:
         """Record a rejected file once, under a name that is safe to print."""
         row = Rejected(self.display_name(path), reason)
@@ -153,12 +168,21 @@ def natural_key(name: str) -> list[tuple[bool, int, str]]:
     return [*keys, (True, 0, name)]
 
 
+def check_annotated_size(annotated: tuple[int, int] | None, size: tuple[int, int]) -> None:
+    """Raise `RejectedFileError` if annotations were drawn for another (height, width) than the image has."""
+    if annotated is not None and annotated != size:
+        raise RejectedFileError(
+            f"annotated as {annotated[1]}x{annotated[0]} pixels, but the image has {size[1]}x{size[0]}"
+        )
+
+
 def draw_runs(mask: RunLengths, size: tuple[int, int]) -> U8:
     """Draw run lengths as a mask of `size` (height, width), `uint8 [H, W]` of {0, 255}.
 
     Raises:
-        RejectedFileError: a run exceeds the image.
+        RejectedFileError: a run exceeds the image, or the mask was drawn for another size.
     """
+    check_annotated_size(mask.size, size)
     height, width = size
     flat = np.zeros(height * width, dtype=np.uint8)
     for start, length in mask.runs:

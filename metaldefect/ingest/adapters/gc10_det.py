@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from metaldefect.errors import RejectedFileError, UserError, printable
 from metaldefect.ingest.adapters.files import DatasetFiles
@@ -24,6 +25,11 @@ CLASSES = {
 }
 # The release spells its annotation folder "lable".
 ANNOTATION_FOLDERS = frozenset({"lable", "label", "labels"})
+
+
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return any((root / n).is_dir() for n in CLASSES) and any((root / n).is_dir() for n in ANNOTATION_FOLDERS)
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import coded_levels, defect_pixels, open_checked
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
+
+
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return any(path.is_dir() for path in root.glob("kos*"))
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:

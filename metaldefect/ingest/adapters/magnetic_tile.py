@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
@@ -10,6 +11,11 @@ from metaldefect.ingest.adapters.records import RawSample
 
 PREFIX = "MT_"
 NORMAL_LABEL = "Free"
+
+
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return any(path.is_dir() for path in root.glob(f"{PREFIX}*"))
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:

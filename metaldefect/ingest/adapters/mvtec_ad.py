@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
@@ -11,6 +12,11 @@ from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
 
 SPLITS = ("train", "validation", "canvas", "test")  # only this project writes canvas
+
+
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return (root / "train" / GOOD).is_dir()
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:

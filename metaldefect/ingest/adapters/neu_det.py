@@ -28,6 +28,14 @@ STEM = re.compile(r"(?P<label>.+?)_(?P<number>\d+)")
 LAST_TRAIN, LAST_VALIDATION = 240, 300
 
 
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout: with class folders, or flat with VOC annotations."""
+    if (root / "train/images").is_dir():
+        return any(path.is_dir() for path in (root / "train/images").iterdir())
+    flat = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    return "images" in flat and any(flat.get("annotations", root / "annotations").glob("*.xml"))
+
+
 def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read the Kaggle layout (`train/images/<class>/`) or a flat one (`IMAGES/<class>_<k>.jpg`).
 

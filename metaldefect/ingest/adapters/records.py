@@ -19,9 +19,13 @@ class Box:
 
 @dataclass(frozen=True)
 class RunLengths:
-    """A mask in Severstal's encoding: 1-based (start, length) pairs over the column-major pixels."""
+    """A mask in Severstal's encoding: 1-based (start, length) pairs over the column-major pixels.
+
+    `size` is the height and width of the image that it was drawn for; None if nobody says.
+    """
 
     runs: tuple[tuple[int, int], ...]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class RawSample:
         mask: mask file or run lengths, None if the mask is unknown.
         boxes: boxes, whose labels may differ from `source_label`.
         is_normal: whether the image shows no defect.
+        scene: what the publisher says that several images show, such as a part's number; None: unknown.
+        size: height and width for which the annotations were drawn; None: unknown.
     """
 
     path: Path
@@ -45,6 +51,8 @@ class RawSample:
     mask: Path | RunLengths | None = None
     boxes: tuple[Box, ...] = ()
     is_normal: bool = False
+    scene: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
@@ -11,6 +12,11 @@ from metaldefect.ingest.adapters.records import RawSample
 
 IMAGES = "Source Images"
 MASKS = "Ground truth"
+
+
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return (root / IMAGES).is_dir()
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:

@@ -15,6 +15,11 @@ from metaldefect.ingest.adapters.records import RawSample, RunLengths
 from metaldefect.inspection.layout import GOOD
 
 
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return (root / "train.csv").is_file() and (root / "train_images").is_dir()
+
+
 def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read `train_images/<id>.jpg` with masks from `train.csv`, in either of its two column layouts.
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.folder import read_classes
 from metaldefect.ingest.adapters.records import RawSample
+
+
+def fits(root: Path) -> bool:
+    """Whether a folder has this layout."""
+    return (root / "datas").is_dir()
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
