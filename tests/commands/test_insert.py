@@ -289,7 +289,7 @@ def test_an_image_that_cannot_be_read_is_named_after_all_others_are_done(
     with pytest.raises(SystemExit) as stop:
         main(["insert", "--label", "scratch", "--method", "procedural", *paths])
     assert "1 images could not be read and were left out" in str(stop.value.code)
-    assert "b.png: not an image" in str(stop.value.code)
+    assert "b.png: unreadable image" in str(stop.value.code)
     assert len(files_of(tmp_path / "out")) == 2
 
 
