@@ -1,4 +1,4 @@
-"""Metal-defect synthesis: draw and insert defects, train and use detectors, fetch data, check this machine.
+"""Metal-defect synthesis: start a project, draw and insert defects, train and use detectors.
 
 `dvc repro` runs the pipeline; these commands do single things outside it.
 """
@@ -20,6 +20,32 @@ app.add_typer(library)
 app.add_typer(drawing)
 
 Root = Annotated[Path, typer.Option(help="The project's folder.")]
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    good: Annotated[Path, typer.Option(help="Images without a defect, at any depth.")],
+    defects: Annotated[
+        Path | None,
+        typer.Option(help="Images with defects: a folder per class, or images of one class."),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Masks of the defects, sorted and named as the images.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Time for a run of the whole pipeline on two cores: sets training steps.")
+    ] = 60,
+) -> None:
+    """Make a project of your own images: a folder with data, settings and pipeline, in git and DVC.
+
+    Looks at all images first, as `metaldefect check` does, and refuses with reasons. Your files are only
+    read. Prints what to type next and how long it takes.
+    """
+    from pipeline.new_data import Folders
+    from pipeline.new_project import create_project
+
+    print(create_project(folder, Folders(good, defects, masks), minutes))
 
 
 @app.command("get-data")

@@ -42,6 +42,8 @@ class Data(Config):
 
 
 class Sample(Config):
+    """Numbers of procedural images; a project of the user's own images has none (`sample: null`)."""
+
     neu_det: PositiveInt
     sd_saliency_900: PositiveInt
     x_sdd: PositiveInt
@@ -195,7 +197,7 @@ class Params(Config):
 
     seed: NonNegativeInt
     data: Data
-    sample: Sample
+    sample: Sample | None
     merge: Merge
     augment: Augment
     finetune_vq: FinetuneVQ

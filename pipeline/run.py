@@ -225,14 +225,24 @@ def stage_hash(stage: str) -> str:
     }
     digest = hashlib.md5(str(definition["cmd"]).encode())
     for name in definition.get("params", []):
-        # DVC writes "the whole file" as a mapping whose key is its name
-        value = content if isinstance(name, dict) else lookup(content, name)
-        digest.update(json.dumps([str(name), value], sort_keys=True).encode())
+        digest.update(json.dumps([str(name), param_value(name, content)], sort_keys=True).encode())
     for template in definition.get("deps", []):
         dependency = template.replace("${data.root}", str(content["data"]["root"]))
         digest.update(dependency.encode())
         digest.update((known.get(dependency) or content_hash(Path(dependency))).encode())
     return digest.hexdigest()
+
+
+def param_value(entry: str | dict[str, list[str] | None], content: Mapping[str, Any]) -> Any:
+    """The value of one entry of a stage's `params`; `content` is that of params.yaml.
+
+    An entry is a dotted key in params.yaml, or names another file with its keys, None being all of them.
+    """
+    if isinstance(entry, str):
+        return lookup(content, entry)
+    ((file, keys),) = entry.items()
+    values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    return values if keys is None else [lookup(values, key) for key in keys]
 
 
 def content_hash(path: Path) -> str:

@@ -24,7 +24,7 @@ PLOTS = Path("plots")
 
 def main(params: Params, run: StageRun) -> None:
     """Write `reports/index.html`, the headline metrics, and figures for the stages that draw none."""
-    for stage, figures in data_figures().items():
+    for stage, figures in data_figures(params).items():
         with atomic_directory(PLOTS / stage) as folder:
             save_figures(figures, folder)
         run.log_figures(figures)
@@ -37,7 +37,7 @@ def main(params: Params, run: StageRun) -> None:
     run.log_artifact(PAGE)
 
 
-def data_figures() -> dict[str, dict[str, Figure]]:
+def data_figures(params: Params) -> dict[str, dict[str, Figure]]:
     """Figures of what the data stages and the distillation wrote.
 
     They are drawn here so that changing a figure does not rerun the data stages.
@@ -48,11 +48,13 @@ def data_figures() -> dict[str, dict[str, Figure]]:
         {"step": float(s), "loss": float(x)} for s, x in zip(table["step"], table["loss"], strict=True)
     ]
     losses = loss_figure(history, teacher.get("held_out_loss"), teacher["random_pdn"].get("loss"))
-    return {
-        "sample": sample_figures(Path("data/sample")),
+    found = {
         "merge": merge_figures(Path("data/merged")),
         "distill_teacher": {"distillation_loss": losses},
     }
+    if params.sample is not None:
+        found["sample"] = sample_figures(Path("data/sample"))
+    return found
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ img { display: block; border-radius: 4px; }
 
 
 def describe(seen: Overview) -> str:
+    """The overview and what to type next, as text."""
+    return "\n".join([*facts(seen), "", *next_steps(seen)])
+
+
+def facts(seen: Overview) -> list[str]:
     """The overview as text, one fact per line."""
     total = sum(seen.classes.values())
     lines = [f"layout       {seen.adapter}", f"images       {total}"]
@@ -71,7 +76,7 @@ def describe(seen: Overview) -> str:
     lines += [f"  {file.path}: {file.reason}" for file in seen.rejected[:LISTED]]
     if len(seen.rejected) > LISTED:
         lines.append(f"  and {len(seen.rejected) - LISTED} more")
-    return "\n".join([*lines, "", *next_steps(seen)])
+    return lines
 
 
 def joined(counts: Mapping[Any, int]) -> str:
@@ -94,8 +99,13 @@ def next_steps(seen: Overview) -> list[str]:
     if seen.rejected:
         return ["Next: repair or remove the refused files, or allow their number in `max_rejected`."]
     dataset = f"{{adapter: {seen.adapter}, root: .}}"
+    project = []
+    if seen.adapter == "folder" and GOOD in seen.classes:
+        defects = f" --defects {seen.root}" if seen.defects else ""
+        project = [f"Next: metaldefect new ../mine --good {seen.root / GOOD}{defects}", ""]
     lines = [
-        "Next: write conf/profile/mine.yaml and type `make repro PROFILE=mine`:",
+        *project,
+        f"{'Or' if project else 'Next'}: write conf/profile/mine.yaml and type `make repro PROFILE=mine`:",
         "",
         "# @package _global_",
         f"data: {in_yaml({'root': str(seen.root), 'classes': seen.defects or [*seen.classes]})}",

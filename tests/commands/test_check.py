@@ -46,6 +46,7 @@ def test_the_text_names_refused_files_and_what_to_type_next(plant: Path, tmp_pat
     seen = look_at(plant)
     text = describe(seen)
     assert "dent         6, 3 with a mask" in text
+    assert f"Next: metaldefect new ../mine --good {plant}/good --defects {plant}\n" in text
     profile = yaml.safe_load(text[text.index("# @package") :])
     assert profile["data"] == {"root": str(plant), "classes": ["dent", "scratch"]}
     assert profile["merge"]["inspection"] == {"adapter": "folder", "root": "."}

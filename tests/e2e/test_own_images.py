@@ -1,4 +1,4 @@
-"""A plant's own folder runs through the whole pipeline, by the lines that README prints."""
+"""A plant's own folder runs through the whole pipeline, by the lines that docs/data.md prints."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.e2e
 
 
 def run_own_images(folder: Path) -> Project:
-    """Run README's profile on a plant's folder; only the sizes are the smoke run's."""
+    """Run the documented profile on a plant's folder; only the sizes are the smoke run's."""
     project = clone(folder, "tiny")
     write_plant(folder / "data/raw/my-plant")
-    profile = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    profile = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)[0]
     tiny = profile.replace("# @package _global_", "# @package _global_\ndefaults: [tiny, _self_]")
     (folder / "conf/profile/mine.yaml").write_text(tiny)
     project.run(sys.executable, "-m", "pipeline.profiles", "mine")

@@ -45,6 +45,18 @@ def test_the_hash_follows_what_the_stage_is_made_from(
     assert (stage_hash("x") != before) == changes
 
 
+def test_params_of_another_file_count_by_their_keys(project: Path) -> None:
+    content = yaml.safe_load((project / "dvc.yaml").read_text())
+    content["stages"]["x"]["params"].append({"code.yaml": ["x"]})
+    (project / "dvc.yaml").write_text(yaml.safe_dump(content))
+    (project / "code.yaml").write_text("x: abc\ny: abc\n")
+    first = stage_hash("x")
+    (project / "code.yaml").write_text("x: abc\ny: changed\n")
+    assert stage_hash("x") == first
+    (project / "code.yaml").write_text("x: changed\ny: abc\n")
+    assert stage_hash("x") != first
+
+
 def test_a_dependency_that_a_stage_made_is_known_by_its_lock_entry(project: Path) -> None:
     lock = {"stages": {"before": {"outs": [{"path": "data/raw", "md5": "1.dir"}]}}}
     (project / "dvc.lock").write_text(yaml.safe_dump(lock))
