@@ -16,6 +16,7 @@ from PIL import Image
 from metaldefect.artifacts import atomic_file
 from metaldefect.image_files import U8
 from metaldefect.ingest.overview import Overview
+from metaldefect.inspection.layout import GOOD
 
 LISTED = 10
 
