@@ -22,6 +22,11 @@ RING = 6
 
 # Smallest blurred difference, in grey levels, that counts as visible
 VISIBLE = 10.0
+# The same over the deviation of the metal around
+STANDS_OUT = 1.5
+# Standard deviations of the two blurs, and of the window for the metal around, in pixels
+BLURS = (1.5, 5.0)
+AROUND = 16.0
 
 
 class Inpainted(NamedTuple):
@@ -32,17 +37,33 @@ class Inpainted(NamedTuple):
     changed: Mask  # where the image visibly changed
 
 
-def visible_change(before: U8, after: U8, threshold: float = VISIBLE) -> Mask:
-    """Return where two images of one size look different: not in their grain but after a blur of 1.5 pixels.
+def visible_change(before: U8, after: U8) -> Mask:
+    """Return where two images of one size look different: not in their grain but after a blur.
+
+    Rough metal hides what smooth metal shows. So a change counts where it exceeds both `VISIBLE` and
+    `STANDS_OUT` times the deviation of the metal around it, after the same blur: a finer one for narrow
+    defects, a coarser one for wide ones.
 
     Closes gaps of a few pixels and drops specks of fewer than 8 pixels. This is the exact mask of an inserted
     defect; the brush only marks where one could have been drawn.
     """
-    difference = ndimage.gaussian_filter(after.astype(np.float32) - before.astype(np.float32), 1.5)
-    changed = ndimage.binary_closing(np.abs(difference) > threshold, iterations=2)
-    parts, count = ndimage.label(changed)
+    metal = before.astype(np.float32)
+    difference = after.astype(np.float32) - metal
+    fine = np.abs(ndimage.gaussian_filter(difference, BLURS[0])) > VISIBLE
+    seen = np.zeros(before.shape, bool)
+    for blur in BLURS:
+        changed = np.abs(ndimage.gaussian_filter(difference, blur))
+        seen |= fine & (changed > STANDS_OUT * local_deviation(ndimage.gaussian_filter(metal, blur)))
+    closed = ndimage.binary_closing(seen, iterations=2)
+    parts, count = ndimage.label(closed)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    return np.asarray(changed & (sizes[parts] >= 8))
+    return np.asarray(closed & (sizes[parts] >= 8))
+
+
+def local_deviation(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Standard deviation around each pixel of `float32 [H, W]`, in a Gaussian window."""
+    mean = ndimage.gaussian_filter(levels, AROUND)
+    return np.sqrt(ndimage.gaussian_filter((levels - mean) ** 2, AROUND))
 
 
 def check_mask(mask: Mask, image: U8) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from metaldefect.errors import UserError
 from metaldefect.maskgit.config import MaskGITConfig
@@ -214,6 +215,25 @@ def test_visible_change_is_the_changed_region_and_neither_grain_nor_specks() -> 
     truth[20:34, 10:40] = True
     assert (changed & truth).sum() / (changed | truth).sum() > 0.8
     assert not visible_change(before, before).any()
+
+
+def test_rough_metal_hides_what_smooth_metal_shows() -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.full((128, 128), 120.0)
+    rough = smooth + ndimage.gaussian_filter(rng.normal(size=(128, 128)), 1.5) * 150  # deviation about 28
+    faint, dent = np.zeros((128, 128)), np.zeros((128, 128))
+    faint[60:64, 30:90] = -25.0
+    dent[40:90, 40:90] = -60.0
+
+    def seen(metal: np.ndarray, change: np.ndarray) -> np.ndarray:
+        return visible_change(
+            metal.clip(0, 255).astype(np.uint8), (metal + change).clip(0, 255).astype(np.uint8)
+        )
+
+    assert seen(smooth, faint)[60:64, 35:85].all()
+    assert not seen(rough, faint).any()
+    overlap = seen(rough, dent) & (dent < 0)
+    assert overlap.sum() > 0.8 * (dent < 0).sum()
 
 
 def test_parts_of_an_insertion(painter: Painter) -> None:
