@@ -44,6 +44,7 @@ from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.metrics.generation_suite import Labelled, evaluate
 from metaldefect.synthesis.drawing import draw_classes
 from metaldefect.synthesis.evaluation import RealSides, real_sides
+from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
 from metaldefect.synthesis.painter import Painter
 from metaldefect.tokenizer.checkpoints import load_tokenizer
@@ -77,6 +78,7 @@ class Tokens:
     vocabulary: Vocabulary
     tokenizer: VQModel
     grain: Grain | None
+    exemplars: Exemplars | None
     classes: tuple[str, ...]
     image_size: int
 
@@ -90,13 +92,16 @@ class Tokens:
             Vocabulary.load(TOKENS / "train"),
             load_tokenizer(TOKENIZER),
             Grain.load(TOKENIZER),
+            Exemplars.load(TOKENIZER),
             tuple(classes),
             int(read_json(TOKENIZER / "config.json")["image_size"]),
         )
 
     def painter(self, model: MaskGIT) -> Painter:
         """A painter that draws with this model and this tokenizer."""
-        return Painter(self.tokenizer, model, self.classes, self.vocabulary, self.image_size, self.grain)
+        return Painter(
+            self.tokenizer, model, self.classes, self.vocabulary, self.image_size, self.grain, self.exemplars
+        )
 
 
 def with_vocabulary(data: Tokens, params: Params) -> Tokens:
@@ -172,7 +177,9 @@ def quality_of(params: Params, data: Tokens, model: MaskGIT, real: RealSides) ->
     section = params.synthesize
     config = SamplingConfig.of(section.sampling)
     painter = data.painter(model)
-    if not params.synthesize.grain:
+    if section.detail != "exemplars":
+        painter = replace(painter, exemplars=None)
+    if section.detail == "none":
         painter = replace(painter, grain=None)
     drawn = draw_classes(
         painter, MERGED, section.images_per_class, config,

@@ -65,7 +65,8 @@ def variants() -> list[Variant]:
         Variant("guidance rising", "guidance", {f"{SAMPLING}.guidance_schedule": "linear"}),
     )
     found.append(Variant("chosen of 4 candidates", "candidates", {"synthesize.candidates.per_image": 4}))
-    found.append(Variant("without grain", "grain", {"synthesize.grain": False}))
+    found.append(Variant("detail by grain", "detail", {"synthesize.detail": "grain"}))
+    found.append(Variant("without detail", "detail", {"synthesize.detail": "none"}))
     if autocast_dtype() == torch.bfloat16:  # else emulation takes hours
         found += [Variant(f"sampled in {p}", "precision", {}, p) for p in ("float32", "bfloat16")]
     return found

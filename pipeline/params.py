@@ -143,7 +143,7 @@ class Synthesize(BlendSettings):
     insertions_per_class: PositiveInt
     insertion_attempts: PositiveInt
     sampling: Sampling
-    grain: bool
+    detail: Literal["exemplars", "grain", "none"]
 
 
 class EvaluateSynthesis(Config):

@@ -11,10 +11,13 @@ import torch
 
 from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.ingest.loading import training_rows
-from metaldefect.synthesis.residual import residual_grain
+from metaldefect.synthesis.exemplars import Exemplars
+from metaldefect.synthesis.grain import Grain
+from metaldefect.synthesis.residual import measure_detail
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning
+from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import start_from_images
 from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.data import ImageFiles, SampledBatches
@@ -28,11 +31,11 @@ STAGE = "finetune_vq"
 AUGMENTED = Path("data/augmented")
 OUTPUT = Path("models/vq")
 START_IMAGES = 1000  # images for the closed-form start of fresh weights
-GRAIN_IMAGES = 600  # images for measuring the tokenizer's residual
+DETAIL_IMAGES = 600  # images for measuring what the tokenizer leaves out
 
 
 def main(params: Params, run: StageRun) -> None:
-    """Write `models/vq`: the tokenizer, its grain, its losses and snapshots taken during training."""
+    """Write `models/vq`: the tokenizer, the detail that it leaves out, its losses and snapshots."""
     section, training = params.finetune_vq, params.finetune_vq.training
     size = section.tokenizer.image_size
     config = named_config(section.tokenizer.name, section.tokenizer.codebook_size)
@@ -68,12 +71,19 @@ def main(params: Params, run: StageRun) -> None:
     with atomic_directory(OUTPUT) as directory:
         about = {"image_size": size, "batch_size": training.batch_size, **metrics}
         save_tokenizer(model, directory, about)
-        residual_grain(model, images.stack(np.sort(order[:GRAIN_IMAGES]))).save(directory)
+        for detail in detail_of(model, images, rows["label"].iloc[order]):
+            detail.save(directory)
         shutil.copytree(snapshots.folder, directory / FOLDER)
         pd.DataFrame(history).to_csv(directory / "losses.csv", index=False, float_format="%.6g")
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
     run.log_history(history)
+
+
+def detail_of(model: VQModel, images: ImageFiles, labels: pd.Series) -> tuple[Grain, Exemplars]:
+    """What the tokenizer leaves out, measured on equally many images of each class, in the labels' order."""
+    chosen = labels.groupby(labels).head(max(1, DETAIL_IMAGES // labels.nunique())).sort_index()
+    return measure_detail(model, images.stack(chosen.index.to_numpy()), chosen.tolist())
 
 
 def training_config(params: Params) -> VQTrainingConfig:

@@ -33,7 +33,9 @@ def main(params: Params, run: StageRun) -> None:
     keep_freed_memory()
     section = params.synthesize
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
-    if not section.grain:
+    if section.detail != "exemplars":
+        painter = replace(painter, exemplars=None)
+    if section.detail == "none":
         painter = replace(painter, grain=None)
     batch_size = section.sampling.batch_size
     sampling = SamplingConfig.of(section.sampling)

@@ -94,15 +94,21 @@ def draw_classes(
 
 
 def selector_features(painter: Painter, merged: Path, seed: int) -> tuple[Features, Labels]:
-    """Features and classes of training images through the tokenizer, at most `SELECTOR_IMAGES` per class."""
+    """Features and classes of training images, at most `SELECTOR_IMAGES` per class.
+
+    Drawn images with the detail of training images are compared with these as they are, others with these
+    through the tokenizer.
+    """
     train = split_rows(merged, "train").sample(frac=1.0, random_state=seed)
     rows = train.groupby("label").head(SELECTOR_IMAGES).sort_index()
     images = load_images(merged, rows, painter.image_size, "training images")
-    return pooled_features(through_tokenizer(painter, images)), rows["label"].to_numpy(str)
+    if painter.exemplars is None:
+        images = through_tokenizer(painter, images)
+    return pooled_features(images), rows["label"].to_numpy(str)
 
 
 def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
-    """Images after a round trip through the tokenizer, with the same grain as generated images."""
+    """Images after a round trip through the tokenizer, with grain."""
     generators = [image_generator(0, "grain", number) for number in range(len(images))]
     parts = []
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):

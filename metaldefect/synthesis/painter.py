@@ -24,6 +24,7 @@ from metaldefect.maskgit.sampler import sample
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
+from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.fields import load_fields
@@ -36,8 +37,8 @@ class Painter:
 
     Models are in eval mode, as `load_tokenizer` and `load_maskgit` return them.
 
-    `grain` is the texture that decoding leaves out, added to whole generated images; None leaves them
-    smooth.
+    Decoding leaves out fine detail. Whole drawn images get it from `exemplars`, pieces of training images;
+    without those from `grain`, noise with the statistics of what is left out; without both they stay smooth.
 
     `fields` holds the light of training images, by class, for whole drawn images; empty if the tokenizer
     has no field. Everywhere, a field is `float32 [N, 3, field, field]`, see `VQModel.field`.
@@ -49,6 +50,7 @@ class Painter:
     vocabulary: Vocabulary
     image_size: int
     grain: Grain | None = None
+    exemplars: Exemplars | None = None
     fields: Mapping[str, Tensor] = field(default_factory=dict)
 
     def label(self, name: str) -> int:
@@ -138,7 +140,21 @@ class Painter:
         """
         generators = self.generators(labels, numbers, seed)
         tokens = self.draw_tokens(labels, config, generators)
-        return self.render(tokens, self.drawn_fields(labels, generators), generators)
+        return self.finish(tokens, labels, self.drawn_fields(labels, generators), generators)
+
+    def finish(
+        self, tokens: Tensor, labels: Tensor, fields: Tensor, generators: Sequence[torch.Generator]
+    ) -> U8:
+        """Decode drawn tokens `int64 [N, grid, grid]` of these classes and give them detail."""
+        if self.exemplars is None:
+            return self.render(tokens, fields, generators)
+        levels, codes = self.decode_levels(tokens, fields), self.vocabulary.codes[tokens]
+        for label in labels.unique().tolist():
+            own = torch.nonzero(labels == label)[:, 0]
+            levels[own] = self.exemplars.detailed(
+                self.classes[label], levels[own], fields[own], codes[own], [generators[k] for k in own]
+            )
+        return to_u8(levels)
 
     def drawn_fields(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """For each image the light on a training image of its class, in one of the square's symmetries.
@@ -179,5 +195,6 @@ def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:
         Vocabulary.load(maskgit_directory),
         int(config["image_size"]),
         Grain.load(tokenizer_directory),
+        Exemplars.load(tokenizer_directory),
         load_fields(maskgit_directory),
     )

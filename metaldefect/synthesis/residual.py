@@ -1,6 +1,8 @@
-"""What a tokenizer leaves out of images: codes, unrounded reconstructions, and the grain fitted to both."""
+"""What a tokenizer leaves out of images: codes, unrounded reconstructions, and the detail between both."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from tqdm import tqdm
 
 from metaldefect.hardware import autocast, device_of
 from metaldefect.images import U8, grey_levels, to_tanh_range
+from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.model import VQModel
 
@@ -29,7 +32,18 @@ def codes_and_levels(
     return torch.cat(codes), np.concatenate(levels)
 
 
-def residual_grain(model: VQModel, images: U8) -> Grain:
-    """Fit the grain to these images: statistics of what the tokenizer leaves out of them."""
+def measure_detail(model: VQModel, images: U8, labels: Sequence[str]) -> tuple[Grain, Exemplars]:
+    """Measure what the tokenizer leaves out of training images: its statistics, and examples of it.
+
+    Args:
+        model: the tokenizer.
+        images: `uint8 [N, size, size]`.
+        labels: class of each image.
+    """
     codes, levels = codes_and_levels(model, images)
-    return Grain.fit(images, levels, codes.numpy(), model.config.codebook_size)
+    codebook = model.config.codebook_size
+    fields = torch.cat([model.field(to_tanh_range(images[k : k + 1])) for k in range(len(images))])
+    return (
+        Grain.fit(images, levels, codes.numpy(), codebook),
+        Exemplars.of(images, levels, fields, codes.numpy(), labels, codebook),
+    )

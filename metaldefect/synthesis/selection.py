@@ -2,8 +2,7 @@
 
 Rejection by a classifier follows Razavi, van den Oord and Vinyals (VQ-VAE-2, 2019): stronger guidance makes
 samples more alike, so weak guidance followed by selection keeps more variety at equal fidelity. The
-classifier learns from training images after the tokenizer's round trip, because generated images look like
-these. Another classifier, trained on real images, evaluates the result.
+classifier learns from training images; another one, which shares nothing with it, evaluates the result.
 """
 
 from __future__ import annotations

@@ -12,9 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_file
+from metaldefect.images import grey_levels
+from metaldefect.tokenizer.model import spread
 
 FIELDS = "fields.safetensors"
 PER_CLASS = 200  # more would only make the file larger
+
+
+def light_levels(fields: Tensor, size: int) -> Tensor:
+    """The light that fields `[N, 3, field, field]` describe, `float32 [N, size, size]` in grey levels.
+
+    Zero where the tokenizer has no field (`field` is 0): then the light is in its tokens.
+    """
+    if not fields.shape[-1]:
+        return torch.zeros(len(fields), size, size)
+    return torch.from_numpy(grey_levels(spread(fields, (size, size))))
 
 
 def fields_by_class(fields: NDArray[np.float16], labels: Sequence[str]) -> dict[str, Tensor]:

@@ -1,0 +1,303 @@
+"""Gives drawn images the detail of training images: quilting, guided by the decoded tokens.
+
+Tokens say what is where, but a decoder returns about the mean of all images with the same tokens: cracks
+blur, pits lose their shape. The detail exists in the training images. So a drawn image is laid block by
+block from pieces of the training images that are most like it. Each block takes the piece that looks most
+like the decoded tokens there, when seen through the tokenizer, and that fits the blocks already laid. The
+seam runs where both agree best.
+
+Sources: Efros and Freeman 2001, "Image quilting for texture synthesis and transfer" (blocks, overlap, minimum
+error cut); Hertzmann et al. 2001, "Image analogies" (pieces are compared in the blurred images, and taken
+from the sharp ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metaldefect.artifacts import atomic_file
+from metaldefect.images import U8
+from metaldefect.synthesis.grain import Floats, code_shares
+from metaldefect.tokenizer.fields import light_levels
+
+EXEMPLARS = "exemplars.safetensors"
+PER_CLASS = 60  # exemplars of a class; more would only make the file larger
+ALIKE = 6  # exemplars that one image is laid from: those with the most similar codes, so one finish
+BLOCK = 32  # side of a block in pixels
+OVERLAP = 8  # pixels that a block shares with its neighbours
+STRIDE = 8  # pixels between two pieces of an exemplar
+POOL = 4  # pieces are compared after pooling squares of this side
+ENERGY = 1.5  # weight of a piece's roughness beside its levels
+PIECES = 48  # most similar pieces that the fit to the neighbours chooses from
+FIT = 0.5  # weight of that fit; the rest is similarity to the decoded tokens
+TOLERANCE = 0.1  # pieces this much worse than the best are as good: chance decides
+
+
+class Guide(NamedTuple):
+    """What pieces are compared by, each `float32 [N, size / POOL, size / POOL]`."""
+
+    levels: Tensor  # means of the pooled squares, in grey levels without the light
+    roughness: Tensor  # variances inside the squares
+
+
+def guide_of(images: Tensor) -> Guide:
+    """The guide of decoded images, `float32 [N, size, size]` in grey levels without the light."""
+    levels = F.avg_pool2d(images[:, None], POOL)
+    inside = images[:, None] - F.interpolate(levels, scale_factor=POOL)
+    return Guide(levels[:, 0], F.avg_pool2d(inside.square(), POOL)[:, 0])
+
+
+def descriptors(guide: Guide, stride: int) -> Tensor:
+    """Descriptors of all pieces at a stride in pixels, `float32 [N, pieces, (BLOCK / POOL)^2 + 2]`.
+
+    Levels of the pooled squares, their deviation, and the roughness inside them. The squared distance of two
+    descriptors is small where both pieces are alike in structure and in texture.
+    """
+    side, step = BLOCK // POOL, stride // POOL
+    levels = F.unfold(guide.levels[:, None], side, stride=step).transpose(1, 2)
+    roughness = F.unfold(guide.roughness[:, None], side, stride=step).transpose(1, 2)
+    weight = ENERGY * side
+    texture = torch.stack([levels.std(2), roughness.mean(2).sqrt()], dim=2)
+    return torch.cat([levels, weight * texture], dim=2)
+
+
+class Library(NamedTuple):
+    """The exemplars of one class, ready to be laid.
+
+    Attributes:
+        sharp: the images in grey levels without their light, `float32 [n, size, size]`.
+        pieces: `descriptors` of the images through the tokenizer, `float32 [n, pieces, D]`.
+        shares: `code_shares` of the images, `float32 [n, codebook]`.
+    """
+
+    sharp: Tensor
+    pieces: Tensor
+    shares: Tensor
+
+    def cut(self, numbers: Tensor) -> Tensor:
+        """Pieces by number, counted over all exemplars: `int64 [...]` to `float32 [..., BLOCK, BLOCK]`."""
+        of_one = self.pieces.shape[1]
+        across = (self.sharp.shape[-1] - BLOCK) // STRIDE + 1
+        image, rest = numbers // of_one, numbers % of_one
+        along = torch.arange(BLOCK)
+        rows = (rest // across * STRIDE)[..., None, None] + along[:, None]
+        columns = (rest % across * STRIDE)[..., None, None] + along
+        return self.sharp[image[..., None, None], rows, columns]
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """Training images by class, as they are and through the tokenizer.
+
+    `parts` holds for each class `images`: `uint8 [n, size, size]`; `fields`: the light on each,
+    `float16 [n, 3, field, field]`, see `VQModel.field`; `levels` and `roughness`: the `Guide` of each through
+    the tokenizer, in half precision; `codes`: the tokenizer's, `int32 [n, h, w]`. `codebook` is the number of
+    codes.
+    """
+
+    parts: Mapping[str, Mapping[str, Tensor]]
+    codebook: int
+    libraries: dict[str, Library] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # made at first use
+
+    @classmethod
+    def of(
+        cls,
+        images: U8,
+        reconstructions: Floats,
+        fields: Tensor,
+        codes: NDArray[np.integer],
+        labels: Sequence[str],
+        codebook: int,
+    ) -> Exemplars:
+        """Keep at most `PER_CLASS` images of each class.
+
+        Args:
+            images: `uint8 [N, size, size]`.
+            reconstructions: the images through the tokenizer, `float32 [N, size, size]` in grey levels.
+            fields: the light on each image, `float [N, 3, field, field]`.
+            codes: the tokenizer's codes of the images, `[N, h, w]`.
+            labels: class of each image.
+            codebook: number of codes.
+        """
+        names = np.asarray(labels)
+        parts = {}
+        for name in sorted(set(labels)):
+            chosen = np.flatnonzero(names == name)[:PER_CLASS]
+            own = fields[chosen].half()
+            light = light_levels(own, images.shape[-1])
+            guide = guide_of(torch.from_numpy(reconstructions[chosen]) - light)
+            parts[name] = {
+                "images": torch.from_numpy(images[chosen]),
+                "fields": own,
+                "levels": guide.levels.half(),
+                "roughness": guide.roughness.half(),
+                "codes": torch.from_numpy(codes[chosen].astype(np.int32)),
+            }
+        return cls(parts, codebook)
+
+    def library(self, name: str) -> Library:
+        """The exemplars of a class."""
+        if name not in self.libraries:
+            part = self.parts[name]
+            guide = Guide(part["levels"].float(), part["roughness"].float())
+            self.libraries[name] = Library(
+                part["images"].float() - light_levels(part["fields"], part["images"].shape[-1]),
+                descriptors(guide, STRIDE),
+                torch.from_numpy(code_shares(part["codes"].numpy(), self.codebook)),
+            )
+        return self.libraries[name]
+
+    def detailed(
+        self, name: str, decoded: Floats, fields: Tensor, codes: Tensor, generators: Sequence[torch.Generator]
+    ) -> Floats:
+        """Images of a class with detail, `float32 [N, size, size]` in grey levels.
+
+        Args:
+            name: the class.
+            decoded: the images' decoded tokens, `float32 [N, size, size]` in grey levels.
+            fields: the light on them, `float [N, 3, field, field]`.
+            codes: the tokenizer's codes of the images, `int64 [N, h, w]`.
+            generators: source of each image's randomness.
+        """
+        light = light_levels(fields, decoded.shape[-1])
+        flat = torch.from_numpy(decoded) - light
+        return (quilt(self.library(name), flat, codes, generators) + light).numpy()
+
+    def save(self, directory: Path) -> None:
+        """Write `exemplars.safetensors`."""
+        tensors = {
+            f"{name}/{kind}": tensor.contiguous()
+            for name, part in self.parts.items()
+            for kind, tensor in part.items()
+        }
+        tensors["codebook"] = torch.tensor(self.codebook)
+        with atomic_file(directory / EXEMPLARS) as temporary:
+            safetensors.torch.save_file(tensors, temporary)
+
+    @classmethod
+    def load(cls, directory: Path) -> Exemplars | None:
+        """Read what `save` wrote; None if there is no such file."""
+        path = directory / EXEMPLARS
+        if not path.is_file():
+            return None
+        tensors = safetensors.torch.load_file(path)
+        codebook = int(tensors.pop("codebook"))
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            name, kind = key.rsplit("/", 1)
+            parts.setdefault(name, {})[kind] = tensor
+        return cls(parts, codebook)
+
+
+def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Lay images of one class from the exemplars most like them.
+
+    Args:
+        library: exemplars of the class.
+        decoded: the images' decoded tokens in grey levels without the light, `float32 [N, size, size]`.
+        codes: the tokenizer's codes of the images, `int64 [N, h, w]`.
+        generators: source of each image's randomness.
+
+    Returns:
+        Grey levels without the light, `float32 [N, size, size]`.
+    """
+    codebook = library.shares.shape[1]
+    shares = torch.from_numpy(code_shares(codes.numpy(), codebook))
+    alike = (shares @ library.shares.t()).topk(min(ALIKE, len(library.shares)), dim=1).indices
+    pieces = library.pieces[alike].flatten(1, 2)  # [N, pieces, D]
+    squares = pieces.square().sum(2)
+    size, of_one = decoded.shape[-1], library.pieces.shape[1]
+    quilted = torch.zeros_like(decoded)
+    laid = torch.zeros(size, size, dtype=torch.bool)
+    for top in starts(size):
+        for left in starts(size):
+            window = (slice(top, top + BLOCK), slice(left, left + BLOCK))
+            wanted = descriptors(guide_of(decoded[:, *window]), BLOCK)[:, 0]
+            distances = squares - 2 * torch.bmm(pieces, wanted[:, :, None])[..., 0]
+            distances += wanted.square().sum(1, keepdim=True)
+            nearest, index = distances.topk(min(PIECES, distances.shape[1]), dim=1, largest=False)
+            numbers = alike.gather(1, index // of_one) * of_one + index % of_one
+            before, known = quilted[:, *window], laid[window]
+            candidates = library.cut(numbers)
+            block = choose(candidates, nearest, before, known, generators)
+            quilted[:, *window] = join(block, before, known)
+            laid[window] = True
+    return quilted
+
+
+def starts(size: int) -> list[int]:
+    """First pixels of the blocks along one side; the last block ends at the border."""
+    return [*range(0, size - BLOCK, BLOCK - OVERLAP), size - BLOCK]
+
+
+def choose(
+    candidates: Tensor, nearest: Tensor, before: Tensor, known: Tensor, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Choose one piece per image: one of the best in similarity and in fit to what is laid.
+
+    Args:
+        candidates: `float32 [N, PIECES, BLOCK, BLOCK]`.
+        nearest: squared distances of their descriptors, `float32 [N, PIECES]`.
+        before: what is laid in the block's window, `float32 [N, BLOCK, BLOCK]`.
+        known: where something is laid, `bool [BLOCK, BLOCK]`.
+        generators: source of each image's randomness.
+    """
+    cost = nearest.clamp(min=0) / (BLOCK // POOL) ** 2
+    if known.any():
+        misfit = (candidates - before[:, None])[..., known].square().mean(-1)
+        cost = (1 - FIT) * cost + FIT * misfit
+    good = cost <= cost.min(dim=1, keepdim=True).values * (1 + TOLERANCE)
+    chance = torch.stack([torch.rand(cost.shape[1], generator=one) for one in generators])
+    chosen = torch.where(good, chance, -1.0).argmax(dim=1)
+    return candidates[torch.arange(len(candidates)), chosen]
+
+
+def join(block: Tensor, before: Tensor, known: Tensor) -> Tensor:
+    """Blend blocks `float32 [N, BLOCK, BLOCK]` into what is laid, along cuts of minimum error."""
+    if not known.any():
+        return block
+    error = (block - before).square()
+    new = torch.ones_like(block)
+    columns, rows = int(known[-1].sum()), int(known[:, -1].sum())  # widths of both overlaps
+    if columns:
+        new[:, :, :columns] *= beyond_cut(error[:, :, :columns])
+    if rows:
+        new[:, :rows] *= beyond_cut(error[:, :rows].transpose(1, 2)).transpose(1, 2)
+    soft = F.avg_pool2d(F.pad(new[:, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[:, 0]
+    soft = torch.where(known, soft, 1.0)
+    return soft * block + (1 - soft) * before
+
+
+def beyond_cut(error: Tensor) -> Tensor:
+    """Where an overlap belongs to the new block: right of the path of least error from top to bottom.
+
+    Args:
+        error: squared difference of both blocks, `float32 [N, length, width]`.
+
+    Returns:
+        `float32 [N, length, width]`, 1 on the path and right of it.
+    """
+    count, length, width = error.shape
+    ways = error.numpy().copy()
+    for row in range(1, length):
+        padded = np.pad(ways[:, row - 1], ((0, 0), (1, 1)), constant_values=np.inf)
+        ways[:, row] += np.minimum(np.minimum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    path = np.empty((count, length), np.int64)
+    path[:, -1] = ways[:, -1].argmin(axis=1)
+    every = np.arange(count)
+    for row in range(length - 2, -1, -1):
+        steps = np.clip(path[:, row + 1, None] + np.array([0, -1, 1]), 0, width - 1)
+        path[:, row] = steps[every, ways[every[:, None], row, steps].argmin(axis=1)]
+    return torch.from_numpy((np.arange(width) >= path[..., None]).astype(np.float32))

@@ -1,0 +1,159 @@
+"""Detail from training images: what is laid, where it comes from, and that seams do not show."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from metaldefect.random_numbers import image_generator
+from metaldefect.synthesis.exemplars import BLOCK, Exemplars, Guide, beyond_cut, descriptors, guide_of, starts
+from metaldefect.tokenizer.fields import light_levels
+
+SIZE = 96
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    """What a tokenizer leaves: the images without their detail."""
+    return np.stack([gaussian_filter(image.astype(np.float32), 3.0) for image in images])
+
+
+def exemplars_of(images: np.ndarray, codes: np.ndarray | None = None, fields: int = 0) -> Exemplars:
+    codes = np.zeros((len(images), 6, 6), np.int64) if codes is None else codes
+    light = torch.zeros(len(images), 3, fields, fields)
+    return Exemplars.of(images, blurred(images), light, codes, ["pits"] * len(images), 4)
+
+
+def lay(exemplars: Exemplars, decoded: np.ndarray, codes: np.ndarray | None = None, seed: int = 0):
+    codes = np.zeros((len(decoded), 6, 6), np.int64) if codes is None else codes
+    generators = [image_generator(seed, number) for number in range(len(decoded))]
+    return exemplars.detailed(
+        "pits", decoded, torch.zeros(len(decoded), 3, 0, 0), torch.from_numpy(codes), generators
+    )
+
+
+def pitted(seed: int, count: int = 3) -> np.ndarray:
+    """Bright noise with dark sharp squares, `uint8 [count, SIZE, SIZE]`."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(150, 8, (count, SIZE, SIZE))
+    for image in images:
+        for top, left in rng.integers(0, SIZE - 6, (25, 2)):
+            image[top : top + 6, left : left + 6] -= 80
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def test_an_exemplar_comes_back_from_its_own_blurred_image() -> None:
+    images = pitted(0)
+    laid = lay(exemplars_of(images), blurred(images[:1]))
+    assert laid.shape == (1, SIZE, SIZE)
+    assert laid.dtype == np.float32
+    # Blocks and pieces lie on one grid of 8 pixels, so each finds itself
+    assert np.abs(laid[0] - images[0]).mean() < 3.0
+    assert np.abs(blurred(images[:1])[0] - images[0]).mean() > 12.0
+
+
+def test_detail_of_other_images_follows_the_decoded_tokens() -> None:
+    wanted = pitted(9, 1)
+    smooth = blurred(wanted)
+    laid = lay(exemplars_of(pitted(1, 20)), smooth)
+
+    def alike(decoded: np.ndarray) -> float:
+        return float(np.corrcoef(blurred(laid)[0].ravel(), decoded[0].ravel())[0, 1])
+
+    assert alike(smooth) > 0.35  # pits lie about where the tokens have them
+    assert abs(alike(blurred(pitted(10, 1)))) < 0.15  # not where another image has them
+    assert laid.std() == pytest.approx(wanted.std(), rel=0.2)  # and are as sharp as real ones
+    assert smooth.std() < 0.6 * wanted.std()
+
+
+def test_an_image_is_laid_from_the_exemplars_with_the_most_similar_codes() -> None:
+    dark, bright = np.full((8, SIZE, SIZE), 60, np.uint8), np.full((8, SIZE, SIZE), 200, np.uint8)
+    codes = np.repeat(np.array([1, 2]), 8)[:, None, None] * np.ones((1, 6, 6), np.int64)
+    exemplars = exemplars_of(np.concatenate([dark, bright]), codes)
+    decoded = np.full((2, SIZE, SIZE), 130, np.float32)
+    laid = lay(exemplars, decoded, np.stack([codes[0], codes[-1]]))
+    np.testing.assert_allclose(laid[0], 60)
+    np.testing.assert_allclose(laid[1], 200)
+
+
+def test_the_light_of_the_drawn_image_is_kept_and_that_of_exemplars_taken_off() -> None:
+    ramp = np.linspace(60, 180, SIZE, dtype=np.float32)[None, None].repeat(SIZE, 1)
+    images = np.rint(ramp).astype(np.uint8)
+    field = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(ramp)[:, None] / 127.5 - 1, 4).repeat(
+        1, 3, 1, 1
+    )
+    exemplars = Exemplars.of(images, ramp, field, np.zeros((1, 6, 6), np.int64), ["pits"], 4)
+    other = torch.full((1, 3, 4, 4), 0.2)
+    level = 1.2 * 127.5
+    laid = exemplars.detailed(
+        "pits", np.full((1, SIZE, SIZE), level, np.float32), other, torch.zeros(1, 6, 6, dtype=torch.int64),
+        [image_generator(0)],
+    )  # fmt: skip
+    inside = laid[:, 12:-12, 12:-12]  # bicubic interpolation is flat beyond the outer cells' centres
+    np.testing.assert_allclose(inside, level, atol=2.0)
+    assert light_levels(torch.zeros(2, 3, 0, 0), 8).abs().max() == 0
+
+
+def test_each_image_depends_on_its_own_generator_alone() -> None:
+    exemplars = exemplars_of(pitted(2, 8))
+    decoded = blurred(pitted(5, 2))
+    both = lay(exemplars, decoded)
+    alone = exemplars.detailed(
+        "pits", decoded[1:], torch.zeros(1, 3, 0, 0), torch.zeros(1, 6, 6, dtype=torch.int64),
+        [image_generator(0, 1)],
+    )  # fmt: skip
+    np.testing.assert_array_equal(both[1:], alone)
+    assert not np.array_equal(both, lay(exemplars, decoded, seed=1))
+
+
+def test_a_cut_runs_where_both_blocks_agree() -> None:
+    error = torch.ones(1, 5, 4)
+    path = [1, 2, 2, 3, 2]
+    error[0, torch.arange(5), path] = 0
+    new = beyond_cut(error)[0].numpy()
+    for row, column in enumerate(path):
+        np.testing.assert_array_equal(new[row], np.arange(4) >= column)
+
+
+def test_pieces_are_numbered_as_they_are_cut() -> None:
+    images = pitted(3, 2)
+    exemplars = exemplars_of(images)
+    library = exemplars.library("pits")
+    across = (SIZE - BLOCK) // 8 + 1
+    number = across * across + 2 * across + 3  # second image, third row, fourth column
+    piece = library.cut(torch.tensor([number]))[0].numpy()
+    np.testing.assert_array_equal(piece, images[1, 16 : 16 + BLOCK, 24 : 24 + BLOCK])
+    own = descriptors(
+        guide_of(torch.from_numpy(blurred(images))[1:, 16 : 16 + BLOCK, 24 : 24 + BLOCK]), BLOCK
+    )
+    # Kept in half precision
+    np.testing.assert_allclose(library.pieces[1, 2 * across + 3], own[0, 0], atol=0.2)
+
+
+def test_a_descriptor_tells_rough_from_smooth_at_equal_levels() -> None:
+    side = BLOCK // 4
+    smooth = Guide(torch.zeros(1, side, side), torch.zeros(1, side, side))
+    rough = Guide(torch.zeros(1, side, side), torch.full((1, side, side), 9.0))
+    distance = (descriptors(smooth, BLOCK) - descriptors(rough, BLOCK)).norm()
+    assert float(distance) == pytest.approx(1.5 * side * 3.0)  # weight times the deviation
+
+
+def test_blocks_cover_the_image_to_its_border() -> None:
+    for size in (32, 64, 96, 256):
+        covered = np.zeros(size, bool)
+        for start in starts(size):
+            covered[start : start + BLOCK] = True
+        assert covered.all()
+        assert starts(size)[-1] + BLOCK == size
+
+
+def test_exemplars_survive_the_disk(tmp_path: Path) -> None:
+    exemplars = exemplars_of(pitted(4), fields=2)
+    exemplars.save(tmp_path)
+    again = Exemplars.load(tmp_path)
+    assert again is not None
+    assert again.codebook == exemplars.codebook
+    for kind, tensor in exemplars.parts["pits"].items():
+        assert torch.equal(again.parts["pits"][kind], tensor)
+    assert Exemplars.load(tmp_path / "none") is None
