@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_file
+from metaldefect.errors import UserError
 from metaldefect.images import U8
 from metaldefect.synthesis.grain import Floats, code_shares
 from metaldefect.tokenizer.fields import light_levels
@@ -33,13 +34,15 @@ from metaldefect.tokenizer.fields import light_levels
 EXEMPLARS = "exemplars.safetensors"
 PER_CLASS = 60  # exemplars of a class; more would only make the file larger
 ALIKE = 6  # exemplars that one image is laid from: those with the most similar codes, so one finish
-BLOCK = 32  # side of a block in pixels
-OVERLAP = 8  # pixels that a block shares with its neighbours
+BLOCK = 48  # side of a block in pixels
+OVERLAP = 16  # pixels that a block shares with its neighbours
 STRIDE = 8  # pixels between two pieces of an exemplar
 POOL = 4  # pieces are compared after pooling squares of this side
 ENERGY = 1.5  # weight of a piece's roughness beside its levels
 PIECES = 48  # most similar pieces that the fit to the neighbours chooses from
-FIT = 0.5  # weight of that fit; the rest is similarity to the decoded tokens
+FIT = 0.4  # weight of that fit; the rest is similarity to the decoded tokens
+NEAR = 2  # strides between two pieces that show the same thing
+LAST_CHOICE = 1e9  # cost of a piece that the image already has, above any distance
 TOLERANCE = 0.1  # pieces this much worse than the best are as good: chance decides
 
 
@@ -130,7 +133,12 @@ class Exemplars:
             codes: the tokenizer's codes of the images, `[N, h, w]`.
             labels: class of each image.
             codebook: number of codes.
+
+        Raises:
+            UserError: the images are smaller than a block.
         """
+        if images.shape[-1] < BLOCK:
+            raise UserError(f"images of {images.shape[-1]} px are smaller than a piece of {BLOCK} px")
         names = np.asarray(labels)
         parts = {}
         for name in sorted(set(labels)):
@@ -217,7 +225,7 @@ def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence
     shares = torch.from_numpy(code_shares(codes.numpy(), codebook))
     alike = (shares @ library.shares.t()).topk(min(ALIKE, len(library.shares)), dim=1).indices
     pieces = library.pieces[alike].flatten(1, 2)  # [N, pieces, D]
-    squares = pieces.square().sum(2)
+    used, every = torch.zeros(pieces.shape[:2]), torch.arange(len(pieces))
     size, of_one = decoded.shape[-1], library.pieces.shape[1]
     quilted = torch.zeros_like(decoded)
     laid = torch.zeros(size, size, dtype=torch.bool)
@@ -225,14 +233,15 @@ def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence
         for left in starts(size):
             window = (slice(top, top + BLOCK), slice(left, left + BLOCK))
             wanted = descriptors(guide_of(decoded[:, *window]), BLOCK)[:, 0]
-            distances = squares - 2 * torch.bmm(pieces, wanted[:, :, None])[..., 0]
-            distances += wanted.square().sum(1, keepdim=True)
-            nearest, index = distances.topk(min(PIECES, distances.shape[1]), dim=1, largest=False)
+            # Not by a matrix product: its rounding depends on the batch, and chance then takes other pieces
+            apart = torch.cdist(pieces, wanted[:, None], compute_mode="donot_use_mm_for_euclid_dist")[..., 0]
+            nearest, index = (apart.square() + used).topk(min(PIECES, apart.shape[1]), dim=1, largest=False)
             numbers = alike.gather(1, index // of_one) * of_one + index % of_one
             before, known = quilted[:, *window], laid[window]
             candidates = library.cut(numbers)
-            block = choose(candidates, nearest, before, known, generators)
-            quilted[:, *window] = join(block, before, known)
+            chosen = choose(candidates, nearest, before, known, generators)
+            quilted[:, *window] = join(candidates[every, chosen], before, known)
+            mark_used(used.view(len(used), alike.shape[1], -1), index[every, chosen])
             laid[window] = True
     return quilted
 
@@ -245,7 +254,7 @@ def starts(size: int) -> list[int]:
 def choose(
     candidates: Tensor, nearest: Tensor, before: Tensor, known: Tensor, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Choose one piece per image: one of the best in similarity and in fit to what is laid.
+    """Choose one piece per image, `int64 [N]`: one of the best in similarity and in fit to what is laid.
 
     Args:
         candidates: `float32 [N, PIECES, BLOCK, BLOCK]`.
@@ -254,14 +263,28 @@ def choose(
         known: where something is laid, `bool [BLOCK, BLOCK]`.
         generators: source of each image's randomness.
     """
-    cost = nearest.clamp(min=0) / (BLOCK // POOL) ** 2
+    cost = nearest / (BLOCK // POOL) ** 2
     if known.any():
         misfit = (candidates - before[:, None])[..., known].square().mean(-1)
         cost = (1 - FIT) * cost + FIT * misfit
     good = cost <= cost.min(dim=1, keepdim=True).values * (1 + TOLERANCE)
     chance = torch.stack([torch.rand(cost.shape[1], generator=one) for one in generators])
-    chosen = torch.where(good, chance, -1.0).argmax(dim=1)
-    return candidates[torch.arange(len(candidates)), chosen]
+    return torch.where(good, chance, -1.0).argmax(dim=1)
+
+
+def mark_used(used: Tensor, chosen: Tensor) -> None:
+    """Make a piece and those that overlap it most the last choice in its image: a repeated crack is noticed.
+
+    Args:
+        used: cost of choosing each piece again, `float32 [N, exemplars, pieces]`; changed.
+        chosen: number of the piece over all exemplars of its image, `int64 [N]`.
+    """
+    across = round(used.shape[2] ** 0.5)
+    for costs, number in zip(used.view(len(used), -1, across, across), chosen.tolist(), strict=True):
+        exemplar, place = divmod(number, across * across)
+        row, column = divmod(place, across)
+        rows = slice(max(0, row - NEAR), row + NEAR + 1)
+        costs[exemplar, rows, max(0, column - NEAR) : column + NEAR + 1] = LAST_CHOICE
 
 
 def join(block: Tensor, before: Tensor, known: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.fields import load_fields
 from metaldefect.tokenizer.model import VQModel
 
+ANCHORS = 6  # tokens that a drawn image takes over from a training image
+
 
 @dataclass(frozen=True)
 class Painter:
@@ -139,8 +141,34 @@ class Painter:
             seed: of the images.
         """
         generators = self.generators(labels, numbers, seed)
-        tokens = self.draw_tokens(labels, config, generators)
-        return self.finish(tokens, labels, self.drawn_fields(labels, generators), generators)
+        if self.exemplars is None:
+            known, fields = None, self.drawn_fields(labels, generators)
+        else:
+            known, fields = self.anchored(self.exemplars, labels, generators)
+        tokens = self.draw_tokens(labels, config, generators, known)
+        return self.finish(tokens, labels, fields, generators)
+
+    def anchored(
+        self, exemplars: Exemplars, labels: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """For each image a few known tokens of one training image of its class, and the plane of its light.
+
+        Images of a class can have several finishes. The first tokens are drawn without seeing each other, so
+        without an anchor they mix the finishes, and the plainest one, with the fewest codes, always wins.
+
+        Returns:
+            Tokens `int64 [N, grid, grid]`, unknown ones are the mask token, and fields.
+        """
+        grid = self.maskgit.config.grid
+        known = torch.full((len(labels), grid * grid), self.maskgit.config.mask_id)
+        fields = []
+        for row, label, generator in zip(known, labels.tolist(), generators, strict=True):
+            part = exemplars.parts[self.classes[label]]
+            chosen = int(torch.randint(len(part["codes"]), (), generator=generator))
+            places = torch.randperm(grid * grid, generator=generator)[:ANCHORS]
+            row[places] = self.vocabulary.nearest[part["codes"][chosen].flatten()[places].long()]
+            fields.append(part["fields"][chosen].float())
+        return known.view(-1, grid, grid), plane_of(torch.stack(fields))
 
     def finish(
         self, tokens: Tensor, labels: Tensor, fields: Tensor, generators: Sequence[torch.Generator]
@@ -177,6 +205,8 @@ class Painter:
 def plane_of(field: Tensor) -> Tensor:
     """The plane nearest to each channel of `float [N, C, F, F]` in the least-squares sense, same shape."""
     side = field.shape[-1]
+    if not side:
+        return field
     along = torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1)
     ones = torch.ones(side, side)
     basis = torch.stack([ones, ones * along, ones * along[:, None]]).flatten(1)

@@ -1,5 +1,6 @@
 """Detail from training images: what is laid, where it comes from, and that seams do not show."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,28 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from metaldefect.maskgit.config import MaskGITConfig
+from metaldefect.maskgit.model import MaskGIT
+from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
-from metaldefect.synthesis.exemplars import BLOCK, Exemplars, Guide, beyond_cut, descriptors, guide_of, starts
+from metaldefect.synthesis.exemplars import (
+    BLOCK,
+    Exemplars,
+    Guide,
+    beyond_cut,
+    descriptors,
+    guide_of,
+    mark_used,
+    starts,
+)
+from metaldefect.synthesis.painter import Painter
+from metaldefect.synthesis.residual import measure_detail
+from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.fields import light_levels
+from metaldefect.tokenizer.model import VQModel
 
-SIZE = 96
+SIZE = 112  # blocks of 48 pixels every 32
 
 
 def blurred(images: np.ndarray) -> np.ndarray:
@@ -50,7 +68,7 @@ def test_an_exemplar_comes_back_from_its_own_blurred_image() -> None:
     assert laid.dtype == np.float32
     # Blocks and pieces lie on one grid of 8 pixels, so each finds itself
     assert np.abs(laid[0] - images[0]).mean() < 3.0
-    assert np.abs(blurred(images[:1])[0] - images[0]).mean() > 12.0
+    assert np.abs(blurred(images[:1])[0] - images[0]).mean() > 9.0
 
 
 def test_detail_of_other_images_follows_the_decoded_tokens() -> None:
@@ -91,7 +109,7 @@ def test_the_light_of_the_drawn_image_is_kept_and_that_of_exemplars_taken_off() 
         [image_generator(0)],
     )  # fmt: skip
     inside = laid[:, 12:-12, 12:-12]  # bicubic interpolation is flat beyond the outer cells' centres
-    np.testing.assert_allclose(inside, level, atol=2.0)
+    np.testing.assert_allclose(inside, level, atol=6.0)  # the ramp alone spans 120
     assert light_levels(torch.zeros(2, 3, 0, 0), 8).abs().max() == 0
 
 
@@ -105,6 +123,23 @@ def test_each_image_depends_on_its_own_generator_alone() -> None:
     )  # fmt: skip
     np.testing.assert_array_equal(both[1:], alone)
     assert not np.array_equal(both, lay(exemplars, decoded, seed=1))
+
+
+def test_a_piece_is_not_repeated_in_an_image() -> None:
+    # The decoded image is smooth, as one piece alone is
+    images = np.random.default_rng(6).normal(128, 30, (1, SIZE, SIZE)).clip(0, 255).astype(np.uint8)
+    images[0, 24:88, 24:88] = np.random.default_rng(7).normal(128, 1, (64, 64)).round()
+    (laid,) = lay(exemplars_of(images), np.full((1, SIZE, SIZE), 128, np.float32))
+    inner = {
+        laid[top + 18 : top + 30, left + 18 : left + 30].tobytes()
+        for top in starts(SIZE)
+        for left in starts(SIZE)
+    }
+    assert len(inner) == len(starts(SIZE)) ** 2
+    used = torch.zeros(1, 2, 9)
+    mark_used(used, torch.tensor([9]))  # first piece of the second exemplar
+    assert used[0, 0].max() == 0
+    assert used.view(2, 3, 3)[1, 0, 0] > 1e5
 
 
 def test_a_cut_runs_where_both_blocks_agree() -> None:
@@ -140,7 +175,7 @@ def test_a_descriptor_tells_rough_from_smooth_at_equal_levels() -> None:
 
 
 def test_blocks_cover_the_image_to_its_border() -> None:
-    for size in (32, 64, 96, 256):
+    for size in (48, 64, 96, 256):
         covered = np.zeros(size, bool)
         for start in starts(size):
             covered[start : start + BLOCK] = True
@@ -157,3 +192,50 @@ def test_exemplars_survive_the_disk(tmp_path: Path) -> None:
     for kind, tensor in exemplars.parts["pits"].items():
         assert torch.equal(again.parts["pits"][kind], tensor)
     assert Exemplars.load(tmp_path / "none") is None
+
+
+@pytest.fixture
+def painter() -> Painter:
+    torch.manual_seed(0)
+    tokenizer = VQModel(
+        VQConfig(
+            channels=32, multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, z_channels=32,
+            codebook_size=32, stem=4, field=2,
+        )
+    ).eval()  # fmt: skip
+    maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=32, grid=8)).eval()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 128, (8, 64, 64)).astype(np.uint8)
+    images[4:] += 128  # scratches lie on brighter metal
+    grain, exemplars = measure_detail(tokenizer, images, ["pits"] * 4 + ["scratches"] * 4)
+    return Painter(tokenizer, maskgit, ("scratches", "pits"), Vocabulary.full(32), 64, grain, exemplars)
+
+
+def test_drawn_images_are_laid_from_training_images_of_their_own_class(painter: Painter) -> None:
+    assert painter.exemplars is not None
+    labels = torch.tensor([0, 1, 0])
+    drawn = painter.sample(labels, [0, 0, 1], SamplingConfig(steps=2), 0)
+    alone = painter.sample(labels[1:2], [0], SamplingConfig(steps=2), 0)
+    assert np.abs(drawn[1].astype(int) - alone[0]).max() <= 1
+    assert drawn[[0, 2]].mean() > 128 > drawn[1].mean() + 30
+    parts = painter.exemplars.parts
+    assert float(drawn[1].std()) == pytest.approx(float(parts["pits"]["images"].float().std()), rel=0.15)
+    fields = {name: part["fields"] for name, part in parts.items()}
+    bare = replace(painter, exemplars=None, grain=None, fields=fields)
+    assert bare.sample(labels[1:2], [0], SamplingConfig(steps=2), 0).std() < 0.8 * drawn[1].std()
+
+
+def test_a_drawn_image_starts_from_a_few_tokens_of_one_training_image(painter: Painter) -> None:
+    assert painter.exemplars is not None
+    labels = torch.tensor([1, 0])
+    known, fields = painter.anchored(
+        painter.exemplars, labels, [image_generator(0, 0), image_generator(0, 1)]
+    )
+    hidden = painter.maskgit.config.mask_id
+    for grid, name in zip(known, ("pits", "scratches"), strict=True):
+        shown = grid != hidden
+        assert int(shown.sum()) == min(6, grid.numel())
+        assert any(
+            torch.equal(grid[shown], codes[shown].long()) for codes in painter.exemplars.parts[name]["codes"]
+        )
+    assert fields.shape == (2, 3, painter.tokenizer.config.field, painter.tokenizer.config.field)
