@@ -15,11 +15,14 @@ from metaldefect.metrics.generation_suite import Labelled, evaluate, nearest_nei
 from metaldefect.synthesis.drawing import Candidates
 from metaldefect.synthesis.evaluation import (
     EXTRACTOR,
+    RealSides,
     block_ratios,
     drawn_images,
+    gain_at,
     inspection_border_gradients,
     judge_drawn_images,
     real_border_gradients,
+    real_images,
     real_sides,
     seam_metrics,
 )
@@ -55,6 +58,7 @@ def main(params: Params, run: StageRun) -> None:
     metrics: dict[str, Any] = {
         "extractor": EXTRACTOR,
         **evaluate(*real, fake, params.seed, candidates and Labelled.ungrouped(*candidates)),
+        **gains(real, fake, size, params.seed),
         **judge_drawn_images(MERGED, SYNTHETIC, section.judge, params.seed),
         "block_ratio": block_ratios(SYNTHETIC, size, size // painter.maskgit.config.grid),
         "seams": seams,
@@ -75,6 +79,14 @@ def main(params: Params, run: StageRun) -> None:
     with atomic_directory(f"plots/{STAGE}") as directory:
         save_figures(figures, directory)
     run.log_figures(figures)
+
+
+def gains(real: RealSides, fake: Labelled, size: int, seed: int) -> dict[str, Any]:
+    """`gain_at_10`, or why it is missing."""
+    if len(set(real.train.labels)) < 2:
+        return {}
+    validation = real_images(MERGED, "validation", size)
+    return {"gain_at_10": gain_at(real, validation, fake, 10, seed)}
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def held_out_cross_entropy(
     Returns:
         `per_ratio`: `true`, `wrong`, `null`, `top1`, `top5` for each of `MASK_RATIOS`; the means of each; and
         `per_sample`: `true`, `wrong`, `null` of each grid, averaged over the ratios, `float32 [N]`
-        on the CPU.
+        on the CPU; `per_sample_at_90`, the same with nine tenths hidden.
     """
     shape, on = model.config, device_of(model)
     generator = torch.Generator().manual_seed(seed)
@@ -76,6 +76,7 @@ def held_out_cross_entropy(
     choices["null"] = torch.full_like(labels, shape.null_label)
     per_ratio = {}
     per_sample = {name: torch.zeros(len(flat)) for name in choices}
+    at_90 = {}
     for ratio in MASK_RATIOS:
         noise = torch.rand(flat.shape, generator=generator)
         # Hide a fixed number of positions per sample, so that ratios are exact
@@ -97,6 +98,8 @@ def held_out_cross_entropy(
             of_samples = torch.cat(losses).view(len(flat), hidden_count).mean(dim=1).cpu()
             per_sample[name] += of_samples / len(MASK_RATIOS)
             row[name] = float(of_samples.mean())
+            if ratio == 0.9:
+                at_90[name] = of_samples
             if name == "true":
                 rank = torch.cat(ranks)
                 row["top1"] = float((rank < 1).float().mean())
@@ -105,7 +108,7 @@ def held_out_cross_entropy(
     means = {
         key: float(np.mean([row[key] for row in per_ratio.values()])) for key in (*choices, "top1", "top5")
     }
-    return {"per_ratio": per_ratio, "per_sample": per_sample, **means}
+    return {"per_ratio": per_ratio, "per_sample": per_sample, "per_sample_at_90": at_90, **means}
 
 
 def measure(model: MaskGIT, train: TokenGrids, held_out: TokenGrids, seed: int) -> dict[str, Any]:
@@ -123,9 +126,12 @@ def measure(model: MaskGIT, train: TokenGrids, held_out: TokenGrids, seed: int) 
     )  # fmt: skip
     found = held_out_cross_entropy(model, *held_out.tensors(), seed=seed)
     losses = {name: values.double().numpy() for name, values in found["per_sample"].items()}
-    values = {
-        **{f"ce_{name}": loss for name, loss in losses.items()},
-        **({"ce_wrong_minus_true": losses["wrong"] - losses["true"]} if "wrong" in losses else {}),
+    values = {f"ce_{name}": loss for name, loss in losses.items()}
+    if "wrong" in losses:
+        at_90 = {name: loss.double().numpy() for name, loss in found["per_sample_at_90"].items()}
+        values["ce_wrong_minus_true"] = losses["wrong"] - losses["true"]
+        values["ce_wrong_minus_true_at_90"] = at_90["wrong"] - at_90["true"]
+    values |= {
         "ce_null_minus_true": losses["null"] - losses["true"],
         "ce_below_class_unigram": unigrams["class_unigram"] - losses["true"],
         **unigrams,

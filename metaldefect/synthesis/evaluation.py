@@ -20,11 +20,14 @@ from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.judge import LabelledImages, judge_metrics, train_judge
 from metaldefect.metrics.judge_config import JudgeSettings
 from metaldefect.metrics.seams import border_gradient
+from metaldefect.metrics.usefulness import chosen_weight, gain
 from metaldefect.synthesis.drawing import through_tokenizer
 from metaldefect.synthesis.inpainting import Mask
 from metaldefect.synthesis.insertion_set import InsertedImage
 from metaldefect.synthesis.painter import Painter
 
+GAIN_DRAWS = 5  # draws of the few real images
+GAIN_WEIGHTS = (1.0, 0.3, 0.1, 0.03)  # of drawn images beside real ones
 EXTRACTOR = "efficientnet_lite0 pooled features (ImageNet)"
 
 
@@ -58,6 +61,34 @@ def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
         Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["scene"].to_numpy()),
         pooled_features(through_tokenizer(painter, images)),
     )
+
+
+def gain_at(
+    real: RealSides, validation: Labelled, fake: Labelled, per_class: int, seed: int
+) -> dict[str, Any]:
+    """What drawn images add to a few real ones: accuracy on real held-out images, without and with them.
+
+    Validation images choose the weight of the drawn images.
+
+    Args:
+        real: training images to take a few from, and held-out images to classify.
+        validation: real validation images.
+        fake: drawn images.
+        per_class: real images per class.
+        seed: of the first of the draws of real images.
+
+    Returns:
+        See `usefulness.gain`, and the chosen `synthetic_weight`.
+    """
+    train, added = (real.train.features, real.train.labels), (fake.features, fake.labels)
+    draws = range(seed, seed + GAIN_DRAWS)
+    weight = chosen_weight(
+        train, added, (validation.features, validation.labels), per_class, draws, GAIN_WEIGHTS
+    )
+    held_out = (real.held_out.features, real.held_out.labels)
+    groups = real.held_out.groups
+    found = gain(train, added, held_out, groups, per_class, draws, weight)
+    return found | {"synthetic_weight": weight, "draws": GAIN_DRAWS}
 
 
 def drawn_images(folder: Path, size: int) -> Labelled:

@@ -21,7 +21,8 @@ METRICS = {
                  ("ssim", "edge_iou")},
     },
     "evaluate_maskgit": {
-        "masked_ce": 4.5, "ce_wrong_minus_true": 0.5, "interval_95": {"ce_wrong_minus_true": [0.25, 0.75]},
+        "masked_ce": 4.5, "ce_wrong_minus_true": 0.5, "ce_wrong_minus_true_at_90": 0.5,
+        "interval_95": {name: [0.25, 0.75] for name in ("ce_wrong_minus_true", "ce_wrong_minus_true_at_90")},
     },
     "evaluate_synthesis": {
         "judge_accuracy_on_real": {"mean": 0.5, "low": 0.25, "high": 0.75, "per_class": {"a": 0.5}},
@@ -30,6 +31,7 @@ METRICS = {
         "class_agreement": {"mean": 0.5, "low": 0.25, "high": 0.75, "per_class": {"a": 0.5}},
         "cas": {"ratio": 0.5, "interval_95": {"ratio": [0.25, 0.75]}},
         "kid": {"ratio": 1.5},
+        "gain_at_10": {"gain": {"mean": 0.5, "low": 0.25, "high": 0.75}, "synthetic_weight": 0.3},
         "block_ratio": {"mean": 1.1, "low": 1.0, "high": 1.2, "per_class": {"a": 1.1}, "highest": 1.1},
         "seams": {"inserted_to_canvas": 1.0},
         "realism": {f"{method}_realism_auroc": {"mean": 0.5, "low": 0.25, "high": 0.75} for method in
@@ -56,7 +58,14 @@ def test_figures_come_with_their_intervals_wherever_these_stand(tmp_path: Path) 
     assert left_out == []
     assert list(figures) == list(FIGURES)
     interval = Interval(value=0.5, low=0.25, high=0.75)
-    judged = ("class_agreement", "class_agreement_independent", "judge_accuracy_on_real", "cas_ratio")
+    judged = (
+        "class_agreement",
+        "class_agreement_independent",
+        "judge_accuracy_on_real",
+        "cas_ratio",
+        "gain_at_10",
+        "ce_wrong_minus_true_at_90",
+    )
     for name in ("ssim", "ssim_gain", "ce_wrong_minus_true", "insertion_realism_auroc", *judged):
         assert figures[name] == interval, name
     assert figures["image_auroc"] == Interval(value=1.0, low=0.75, high=1.0)

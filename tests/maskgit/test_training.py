@@ -151,4 +151,6 @@ def test_held_out_cross_entropy_agrees_with_the_mean_of_its_samples() -> None:
     found = held_out_cross_entropy(model, tokens, labels, seed=0, batch_size=4)
     for name in ("true", "wrong", "null"):
         assert found[name] == pytest.approx(float(found["per_sample"][name].mean()), rel=1e-5)
+        at_90 = float(found["per_sample_at_90"][name].mean())
+        assert at_90 == pytest.approx(found["per_ratio"]["0.9"][name], rel=1e-5)
     assert len({round(found[name], 6) for name in ("true", "wrong", "null")}) == 3

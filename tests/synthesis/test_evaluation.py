@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 
 from metaldefect.images import U8, write_png
+from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.judge_config import JudgeSettings
 from metaldefect.synthesis.evaluation import (
+    RealSides,
     block_ratios,
+    gain_at,
     judge_drawn_images,
     real_border_gradients,
     seam_metrics,
@@ -149,3 +152,24 @@ def test_drawn_images_are_judged_by_a_network_that_learnt_from_real_training_ima
         found = judge_drawn_images(tmp_path / "merged", tmp_path / str(swapped), settings, seed=0)
         assert found["judge_accuracy_on_real"]["mean"] == 1.0
         assert found["class_agreement_independent"]["mean"] == agreement
+
+
+def blobs(per_class: int, spread: float, seed: int) -> Labelled:
+    """Features of three classes on a line in 40 dimensions, blurred by noise."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.array(list(STEP)), per_class)
+    centres = np.repeat(np.arange(3.0), per_class)[:, None] * np.ones(40) * 0.35
+    features = (centres + rng.normal(0, spread, (len(labels), 40))).astype(np.float32)
+    return Labelled.ungrouped(features, labels)
+
+
+def test_drawn_images_of_the_right_classes_add_to_a_few_real_ones_and_those_of_wrong_ones_do_not() -> None:
+    test, validation = blobs(60, 1.0, 1), blobs(60, 1.0, 2)
+    real = RealSides(blobs(30, 1.0, 0), test, test.features)
+    drawn = blobs(200, 1.0, 3)
+    helped = gain_at(real, validation, drawn, 3, seed=0)
+    assert helped["gain"]["low"] > 0.02
+    wrong = Labelled.ungrouped(drawn.features, np.roll(drawn.labels, 200))
+    misled = gain_at(real, validation, wrong, 3, seed=0)
+    assert misled["gain"]["mean"] < helped["gain"]["mean"] - 0.05
+    assert misled["synthetic_weight"] == 0.03  # validation images trust them least
