@@ -43,8 +43,8 @@ flow: $(STAMP) ## Run the pipeline as a Prefect flow
 	$(BIN)/python -m flows.run
 
 # One test file per core, each on one thread, is faster than one file at a time on all threads.
-test: $(STAMP) ## All tests, including the end-to-end run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile
+test: $(STAMP) ## All tests, including the end-to-end run; ends with the slowest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile --durations=40
 
 test-fast: $(STAMP) ## Tests without the end-to-end runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile -m "not e2e and not slow"

@@ -38,6 +38,7 @@ LABELS = {
     "class_agreement_independent_lowest": "the same for the worst class",
     "class_agreement": "class agreement of drawn images, with the features that selected them",
     "cas_ratio": "CAS ratio: classifier trained on drawn images, over one trained on real ones",
+    "gain_at_10": "accuracy on real images that drawn ones add to 10 real ones per class",
     "reconstruction_block_ratio": "block ratio of reconstructions (1: the grid of token cells is invisible)",
     "block_ratio": "block ratio of drawn images",
     "block_ratio_highest": "the same for the worst class",
