@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters import RawSample
-from metaldefect.ingest.examine import DatasetSpec, Examined
 from metaldefect.ingest.groups import (
     MIN_DETAIL,
     SCENE_CORRELATION,
@@ -29,6 +29,9 @@ from metaldefect.ingest.groups import (
     first_of_each,
     near_duplicate_pairs,
 )
+
+if TYPE_CHECKING:  # importing it takes a second, and `metaldefect check` should not wait for it
+    from metaldefect.ingest.examine import DatasetSpec, Examined
 
 FEWEST_IMAGES = 10  # of a class whose usual similarity can be judged
 MOST = 0.5  # share of a class in one scene from which its images count as alike

@@ -127,12 +127,10 @@ def near_duplicate_pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
             if not near.size:
                 continue
             others = apply_symmetry(pixels[near + first + 1], k)
-            values, details = compare(pixels[first], others)
-            for index in np.flatnonzero((values >= SCENE_CORRELATION) & (details >= MIN_DETAIL)):
-                second = int(near[index]) + first + 1
-                found = Pair(
-                    first, second, k, int(distances[near[index]]), float(values[index]), float(details[index])
-                )
+            alike, values, details = compare(pixels[first], others)
+            for index, value, fine in zip(near[alike].tolist(), values, details, strict=True):
+                second = index + first + 1
+                found = Pair(first, second, k, int(distances[index]), float(value), float(fine))
                 if second not in best or found.correlation > best[second].correlation:
                     best[second] = found
         pairs.extend(best[second] for second in sorted(best))
@@ -141,11 +139,21 @@ def near_duplicate_pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
 
 def compare(
     one: NDArray[np.float16], many: NDArray[np.float16]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Correlate `[S, S]` with each of `[N, S, S]`; returns correlations of pixels and of detail, `[N]`."""
-    whole_one, whole_many = one[None].astype(np.float64), many.astype(np.float64)
-    values = correlation(whole_one, whole_many)
-    return values, correlation(detail(whole_one), detail(whole_many))
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Compare `[S, S]` with each of `[N, S, S]`.
+
+    Returns:
+        Indices of those that show one scene, and their correlations of pixels and of detail. Detail is
+        computed only where the pixels correlate, because it takes most of the time.
+    """
+    whole = one[None].astype(np.float64)
+    values = correlation(whole, many.astype(np.float64))
+    alike = np.flatnonzero(values >= SCENE_CORRELATION)
+    if not alike.size:
+        return alike, values[alike], values[alike]
+    details = correlation(detail(whole), detail(many[alike].astype(np.float64)))
+    kept = details >= MIN_DETAIL
+    return alike[kept], values[alike[kept]], details[kept]
 
 
 def detail(pixels: NDArray[np.float64]) -> NDArray[np.float64]:

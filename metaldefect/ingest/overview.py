@@ -17,6 +17,7 @@ from metaldefect.image_files import (
     U8,
     Levels,
     defect_pixels,
+    distinct_levels,
     has_deep_channels,
     read_mask_levels,
     suffix_is_jpeg,
@@ -43,7 +44,6 @@ class Seen:
     kind: str  # format, bits and channels
     mask_levels: str | None
     fingerprint: Fingerprint
-    thumbnail: U8
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,6 @@ def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None
     pairs, notes = judge_pairs(prints, labels, near_duplicate_pairs(prints))
     groups = np.bincount(first_of_each(len(seen), [pair for pair in pairs if pair.same_photograph]))
     several = groups[groups > 1]
-    thumbnails: dict[str, list[U8]] = {label: [] for label in dict.fromkeys(labels)}
-    for item in seen:
-        if len(thumbnails[item.raw.source_label]) < THUMBNAILS:
-            thumbnails[item.raw.source_label].append(item.thumbnail)
     return Overview(
         root=root,
         adapter=adapter,
@@ -136,7 +132,7 @@ def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None
         scenes=len(set(first_of_each(len(seen), pairs).tolist())),
         rejected=files.rejected,
         notes=[*(f"{note.path}: {note.reason}" for note in files.notes), *notes],
-        thumbnails=thumbnails,
+        thumbnails=thumbnails_of(seen, levels),
     )
 
 
@@ -154,13 +150,28 @@ def look_at_image(raw: RawSample, levels: Levels | None) -> Seen:
             defect_pixels(coded, lossy=suffix_is_jpeg(raw.mask))
         except RejectedFileError as error:
             raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
-        values = np.unique(coded)
+        values = distinct_levels(coded)
         few = len(values) <= FEW_LEVELS
         found = "/".join(f"{value:g}" for value in values) if few else f"{values[0]:g} to {values[-1]:g}"
-    scale = THUMBNAIL / max(grey.shape)
-    small = resize(grey, (max(1, round(grey.shape[0] * scale)), max(1, round(grey.shape[1] * scale))))
-    print_ = fingerprint(resize(grey, COMPARED_SIDE))
-    return Seen(raw, (grey.shape[1], grey.shape[0]), kind_of(raw.path), found, print_, small)
+    compared = fingerprint(resize(grey, COMPARED_SIDE))
+    return Seen(raw, (grey.shape[1], grey.shape[0]), kind_of(raw.path), found, compared)
+
+
+def thumbnails_of(seen: Sequence[Seen], levels: Levels | None) -> dict[str, list[U8]]:
+    """The first images of each label, small; reading them again is cheaper than scaling all."""
+    chosen: dict[str, list[RawSample]] = {}
+    for item in seen:
+        of_label = chosen.setdefault(item.raw.source_label, [])
+        if len(of_label) < THUMBNAILS:
+            of_label.append(item.raw)
+    return {label: [thumbnail(read_image(raw, levels)) for raw in raws] for label, raws in chosen.items()}
+
+
+def thumbnail(image: U8) -> U8:
+    """An image whose longer side has `THUMBNAIL` pixels."""
+    scale = THUMBNAIL / max(image.shape)
+    height, width = (max(1, round(side * scale)) for side in image.shape)
+    return resize(image, (height, width))
 
 
 def kind_of(path: Path) -> str:
