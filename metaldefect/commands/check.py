@@ -30,7 +30,7 @@ PAGE = """\
 <title>{{ root }}</title>
 <style>
 body { max-width: 1000px; margin: 32px auto; padding: 0 20px; font: 16px/1.5 system-ui, sans-serif; }
-pre { padding: 12px 16px; border: 1px solid #8884; border-radius: 8px; overflow-x: auto; }
+pre { padding: 12px 16px; border: 1px solid #8884; border-radius: 8px; white-space: pre-wrap; }
 figure { display: inline-block; margin: 0 8px 8px 0; }
 img { display: block; border-radius: 4px; }
 </style>
@@ -38,6 +38,7 @@ img { display: block; border-radius: 4px; }
 <body>
 <h1>{{ root }}</h1>
 <pre>{{ text }}</pre>
+<p>The first images of each class, with masks or boxes outlined in red:</p>
 {% for label, images in thumbnails.items() %}
 <h2>{{ label }}</h2>
 {% for source in images %}<figure><img src="{{ source }}" alt="{{ label }}"></figure>{% endfor %}
@@ -58,8 +59,7 @@ def facts(seen: Overview) -> list[str]:
     lines = [f"layout       {seen.adapter}", f"images       {total}"]
     width = max((len(label) for label in seen.classes), default=0)
     lines += [
-        f"  {label:<{width}} {count:>6}, {seen.masks.get(label, 0)} with a mask"
-        for label, count in seen.classes.items()
+        f"  {label:<{width}} {count:>6}{masks_in_words(seen, label)}" for label, count in seen.classes.items()
     ]
     if seen.splits:
         lines.append(f"splits       {joined(seen.splits)}")
@@ -71,13 +71,22 @@ def facts(seen: Overview) -> list[str]:
         lines.append(f"mask levels  {joined(seen.mask_levels)}")
     several, images = seen.groups
     scenes = f"{seen.scenes} scenes"
-    lines.append(f"duplicates   {several} photographs more than once, {images} images in all; {scenes}")
+    repeated = f"{several} photographs more than once, {images} images in all" if several else "none"
+    lines.append(f"duplicates   {repeated}; {scenes}")
     lines += [f"note         {note}" for note in seen.notes]
     lines.append(f"refused      {len(seen.rejected)}")
     lines += [f"  {file.path}: {file.reason}" for file in seen.rejected[:LISTED]]
     if len(seen.rejected) > LISTED:
         lines.append(f"  and {len(seen.rejected) - LISTED} more")
     return lines
+
+
+def masks_in_words(seen: Overview, label: str) -> str:
+    """How many defects of a label have a mask, and how many of those masks mark nothing."""
+    if label not in seen.defects:
+        return ", no defect"
+    empty = seen.empty_masks.get(label, 0)
+    return f", {seen.masks.get(label, 0)} with a mask" + (f", {empty} of them empty" if empty else "")
 
 
 def joined(counts: Mapping[Any, int]) -> str:
@@ -138,7 +147,7 @@ def write_page(seen: Overview, path: Path) -> None:
 
 
 def data_uri(image: U8) -> str:
-    """A grey image as PNG in a data URI."""
+    """An image as PNG in a data URI."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -109,7 +109,7 @@ def find_canvases(images: Path) -> list[Canvas]:
 
 
 def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
-    """The method, and hashes of the models and real defects that it uses.
+    """The method, and hashes of the models, real defects and masks that shape its results.
 
     Raises:
         UserError: models or real defects are missing, or the method does not know a class.
@@ -121,6 +121,9 @@ def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
             files = find_masked_images(settings.defects, label, settings.defect_masks, settings.adapter)
             libraries[label] = DefectLibrary(files)
         inputs["defects"] = " ".join(library.digest() for library in libraries.values())
+    for places in (settings.mask, settings.masks):
+        if places is not None and places.exists():
+            inputs["masks"] = folder_digest(places)
     if settings.method == "transplant":
         return Transplanter(libraries, TransplantConfig.of(settings)), inputs
     if settings.method == "procedural":
@@ -149,12 +152,9 @@ def insert(settings: InsertSettings) -> Summary:
     output = Output(settings.output, settings, inputs)
     roles = assign_roles([canvas.path for canvas in canvases], settings.format, settings.seed)
     chosen = [canvas for canvas in canvases if roles.gets_defects(canvas.path)]
-    todo = [
-        (canvas, label)
-        for canvas in chosen
-        for label in settings.label
-        if f"{label}/{canvas.name}" not in output
-    ]
+    keys = {f"{label}/{canvas.name}": (canvas, label) for canvas in chosen for label in settings.label}
+    output.check_canvases({key: canvas.path for key, (canvas, _) in keys.items()})
+    todo = [job for key, job in keys.items() if key not in output]
     unreadable = list(roles.unreadable.values())
     for canvas, label in tqdm(todo, desc="insert", unit="image"):
         try:

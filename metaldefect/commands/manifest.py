@@ -50,6 +50,7 @@ COLUMNS = {
     "tokenizer_sha256": pa.string(),
     "maskgit_sha256": pa.string(),
     "defects_sha256": pa.string(),  # of all real defects that could be chosen
+    "masks_sha256": pa.string(),  # of the user's masks that say where defects go
     "details": pa.string(),  # JSON: what was chosen at random
     "parameters": pa.string(),  # JSON: all settings
     "version": pa.string(),  # of this package
@@ -97,6 +98,28 @@ class Output:
     def __contains__(self, key: str) -> bool:
         return record_path(self.folder, key).is_file()
 
+    def check_canvases(self, canvases: Mapping[str, Path]) -> None:
+        """Check that the canvases of finished images have not changed since.
+
+        Args:
+            canvases: the canvas of each image by its key.
+
+        Raises:
+            UserError: some have; the message names the first.
+        """
+        changed = []
+        for key, canvas in canvases.items():
+            if key not in self:
+                continue
+            rows = read_json(record_path(self.folder, key))["rows"]
+            if any(row["canvas_sha256"] != sha256_file(canvas) for row in rows):
+                changed.append(canvas)
+        if changed:
+            raise UserError(
+                f"{self.folder} holds defects in earlier versions of {len(set(changed))} image(s), such as"
+                f" {changed[0]}: choose another --output, or delete it"
+            )
+
     def row(self, **values: Any) -> dict[str, Any]:
         """One row of the manifest: these values, empty ones, and what all rows share."""
         empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"dropped": False}
@@ -106,6 +129,7 @@ class Output:
             "tokenizer_sha256": self.inputs.get("tokenizer", ""),
             "maskgit_sha256": self.inputs.get("maskgit", ""),
             "defects_sha256": self.inputs.get("defects", ""),
+            "masks_sha256": self.inputs.get("masks", ""),
             "parameters": json.dumps(self.settings, sort_keys=True),
             "version": version("metaldefect"),
             "seed": self.settings["seed"],
@@ -161,7 +185,9 @@ def write_manifest(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 of the names and bytes of all files in a model's folder."""
+    """SHA-256 of the names and bytes of all files in a folder, or of a single file."""
+    if folder.is_file():
+        return sha256_file(folder)
     found = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import Levels
 from metaldefect.images import resize
 from metaldefect.ingest.adapters import DatasetFiles, RawSample, read_dataset
-from metaldefect.ingest.adapters.voc import check_boxes
 from metaldefect.ingest.groups import Fingerprint, fingerprint
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.reading import read_image, read_known_mask
+from metaldefect.ingest.reading import read_image, read_known_mask, with_usable_boxes
 from metaldefect.ingest.shortcut import GreyStatistics, grey_statistics
 
 
@@ -114,11 +113,7 @@ def examine_image(
     original = read_image(raw, levels)
     shape = (original.shape[0], original.shape[1])
     read_known_mask(raw, shape)
-    try:
-        check_boxes(raw.boxes, shape[1], shape[0])
-    except RejectedFileError as error:
-        files.reject(raw.path, f"its boxes are left out: {error}")
-        raw = replace(raw, boxes=())
+    raw = with_usable_boxes(raw, files, shape)
     image = resize(original, image_size)
     return Examined(
         raw=raw,

@@ -23,7 +23,7 @@ from metaldefect.ingest.fixed_camera import judge_pairs, named_links
 from metaldefect.ingest.groups import Fingerprint, Pair, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.reading import read_image, read_known_mask
+from metaldefect.ingest.reading import check_good, read_image, read_known_mask
 from metaldefect.ingest.samples import unique_names
 from metaldefect.ingest.splits import assign_splits, position
 from metaldefect.inspection.layout import CANVAS, GOOD, mask_path, write_levels, write_scenes
@@ -306,8 +306,7 @@ def write_inspection_image(
     """
     image = read_image(raw, levels)
     mask = read_known_mask(raw, (image.shape[0], image.shape[1]))
-    if kind == GOOD and mask is not None and mask.any():
-        raise RejectedFileError("its label says good, but its mask marks a defect: correct one of the two")
+    check_good(raw, mask is not None and bool(mask.any()))
     write_png(output / split / kind / f"{name}.png", image)
     if kind == GOOD or mask is None:
         return "none"

@@ -23,16 +23,15 @@ from metaldefect.image_files import (
     suffix_is_jpeg,
 )
 from metaldefect.images import resize
-from metaldefect.ingest.adapters import RawSample, Rejected, read_dataset, recognise
-from metaldefect.ingest.fixed_camera import judge_pairs
+from metaldefect.ingest.adapters import DatasetFiles, RawSample, Rejected, read_dataset, recognise
+from metaldefect.ingest.fixed_camera import judge_pairs, named_links
 from metaldefect.ingest.groups import Fingerprint, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.reading import read_image
+from metaldefect.ingest.reading import check_good, read_image, read_known_mask, with_usable_boxes
+from metaldefect.ingest.thumbnails import thumbnails_of
 
 COMPARED_SIDE = 128
-THUMBNAIL = 96
-THUMBNAILS = 8  # per class
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Seen:
     raw: RawSample
     size: tuple[int, int]  # width and height, upright
     kind: str  # format, bits and channels
+    marked: bool | None  # whether its mask marks a defect; None: there is no mask
     mask_levels: str | None
     fingerprint: Fingerprint
 
@@ -56,16 +56,17 @@ class Overview:
         classes: images by label, in natural order.
         defects: labels of images that show a defect.
         masks: images with a mask, by label.
+        empty_masks: images whose mask marks nothing, by label.
         splits: images by published split; empty if there is none.
         sizes: images by width and height.
         kinds: images by format, bits and channels.
         levels: how images with more than 8 bits are read; None if there are none.
         mask_levels: masks by the levels found in them: all of few, else the range.
         groups: near-duplicate groups of several photographs, and images in them.
-        scenes: number of scenes.
+        scenes: number of scenes: as the dataset names them, else as similarity shows them.
         rejected: files that are refused.
         notes: what else the user should know.
-        thumbnails: first images of each label.
+        thumbnails: first images of each label, `uint8 [h, w, 3]`, with defects outlined.
     """
 
     root: Path
@@ -73,6 +74,7 @@ class Overview:
     classes: Mapping[str, int]
     defects: Sequence[str]
     masks: Mapping[str, int]
+    empty_masks: Mapping[str, int]
     splits: Mapping[str, int]
     sizes: Mapping[tuple[int, int], int]
     kinds: Mapping[str, int]
@@ -102,7 +104,7 @@ def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None
 
     def look(raw: RawSample) -> Seen | RejectedFileError:
         try:
-            return look_at_image(raw, levels)
+            return look_at_image(raw, files, levels)
         except RejectedFileError as error:
             return error
 
@@ -117,61 +119,62 @@ def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None
     pairs, notes = judge_pairs(prints, labels, near_duplicate_pairs(prints))
     groups = np.bincount(first_of_each(len(seen), [pair for pair in pairs if pair.same_photograph]))
     several = groups[groups > 1]
+    raws = [item.raw for item in seen]
+    named = named_links(None, raws, [files.relative(raw.path) for raw in raws])
+    scenes = first_of_each(len(seen), pairs if named is None else named)
     return Overview(
         root=root,
         adapter=adapter,
         classes=Counter(labels),
         defects=list(dict.fromkeys(item.raw.source_label for item in seen if not item.raw.is_normal)),
-        masks=Counter(item.raw.source_label for item in seen if item.raw.mask is not None),
+        masks=Counter(item.raw.source_label for item in seen if item.marked is not None),
+        empty_masks=Counter(item.raw.source_label for item in seen if item.marked is False),
         splits=Counter(item.raw.source_split for item in seen if item.raw.source_split),
         sizes=Counter(item.size for item in seen),
         kinds=Counter(item.kind for item in seen),
         levels=levels,
         mask_levels=Counter(item.mask_levels for item in seen if item.mask_levels is not None),
         groups=(len(several), int(several.sum())),
-        scenes=len(set(first_of_each(len(seen), pairs).tolist())),
+        scenes=len(set(scenes.tolist())),
         rejected=files.rejected,
         notes=[*(f"{note.path}: {note.reason}" for note in files.notes), *notes],
-        thumbnails=thumbnails_of(seen, levels),
+        thumbnails=thumbnails_of(raws, levels),
     )
 
 
-def look_at_image(raw: RawSample, levels: Levels | None) -> Seen:
+def look_at_image(raw: RawSample, files: DatasetFiles, levels: Levels | None) -> Seen:
     """Read an image and its mask.
 
     Raises:
-        RejectedFileError: one of them is unusable.
+        RejectedFileError: one of them is unusable, or they contradict each other.
     """
     grey = read_image(raw, levels)
-    found = None
-    if isinstance(raw.mask, Path):
-        try:
-            coded = read_mask_levels(raw.mask, (grey.shape[0], grey.shape[1]), raw.path)
-            defect_pixels(coded, lossy=suffix_is_jpeg(raw.mask))
-        except RejectedFileError as error:
-            raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
-        values = distinct_levels(coded)
-        few = len(values) <= FEW_LEVELS
-        found = "/".join(f"{value:g}" for value in values) if few else f"{values[0]:g} to {values[-1]:g}"
+    size = (grey.shape[0], grey.shape[1])
+    raw = with_usable_boxes(raw, files, size)
+    marked, found = look_at_mask(raw, size)
+    check_good(raw, bool(marked))
     compared = fingerprint(resize(grey, COMPARED_SIDE))
-    return Seen(raw, (grey.shape[1], grey.shape[0]), kind_of(raw.path), found, compared)
+    return Seen(raw, (size[1], size[0]), kind_of(raw.path), marked, found, compared)
 
 
-def thumbnails_of(seen: Sequence[Seen], levels: Levels | None) -> dict[str, list[U8]]:
-    """The first images of each label, small; reading them again is cheaper than scaling all."""
-    chosen: dict[str, list[RawSample]] = {}
-    for item in seen:
-        of_label = chosen.setdefault(item.raw.source_label, [])
-        if len(of_label) < THUMBNAILS:
-            of_label.append(item.raw)
-    return {label: [thumbnail(read_image(raw, levels)) for raw in raws] for label, raws in chosen.items()}
+def look_at_mask(raw: RawSample, size: tuple[int, int]) -> tuple[bool | None, str | None]:
+    """Whether an image's mask marks a defect, None if there is no mask; and the levels in a mask file.
 
-
-def thumbnail(image: U8) -> U8:
-    """An image whose longer side has `THUMBNAIL` pixels."""
-    scale = THUMBNAIL / max(image.shape)
-    height, width = (max(1, round(side * scale)) for side in image.shape)
-    return resize(image, (height, width))
+    Raises:
+        RejectedFileError: the mask is unusable.
+    """
+    if not isinstance(raw.mask, Path):
+        mask = read_known_mask(raw, size)
+        return (None if mask is None else bool(mask.any())), None
+    try:
+        coded = read_mask_levels(raw.mask, size, raw.path)
+        marked = defect_pixels(coded, lossy=suffix_is_jpeg(raw.mask))
+    except RejectedFileError as error:
+        raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
+    values = distinct_levels(coded)
+    few = len(values) <= FEW_LEVELS
+    found = "/".join(f"{value:g}" for value in values) if few else f"{values[0]:g} to {values[-1]:g}"
+    return bool(marked.any()), found
 
 
 def kind_of(path: Path) -> str:

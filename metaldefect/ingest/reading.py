@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import U8, Levels, read_mask, read_pixels
-from metaldefect.ingest.adapters import RawSample, RunLengths
+from metaldefect.ingest.adapters import DatasetFiles, RawSample, RunLengths
 from metaldefect.ingest.adapters.files import check_annotated_size, draw_runs
+from metaldefect.ingest.adapters.voc import check_boxes
 
 
 def read_image(raw: RawSample, levels: Levels | None) -> U8:
@@ -33,3 +34,19 @@ def read_known_mask(raw: RawSample, size: tuple[int, int]) -> U8 | None:
         return read_mask(raw.mask, size, raw.path)
     except RejectedFileError as error:
         raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
+
+
+def check_good(raw: RawSample, marks_defect: bool) -> None:
+    """Raise `RejectedFileError` if a good image has a mask that marks a defect."""
+    if raw.is_normal and marks_defect:
+        raise RejectedFileError("its label says good, but its mask marks a defect: correct one of the two")
+
+
+def with_usable_boxes(raw: RawSample, files: DatasetFiles, size: tuple[int, int]) -> RawSample:
+    """The sample; without its boxes, which are then rejected, if one leaves the image of `size`."""
+    try:
+        check_boxes(raw.boxes, size[1], size[0])
+    except RejectedFileError as error:
+        files.reject(raw.path, f"its boxes are left out: {error}")
+        return replace(raw, boxes=())
+    return raw

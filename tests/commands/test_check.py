@@ -65,6 +65,38 @@ def test_the_text_names_refused_files_and_what_to_type_next(plant: Path, tmp_pat
     assert 'src="http' not in page
 
 
+def test_masks_that_mark_nothing_or_contradict_their_label_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.zeros((64, 64), np.uint8)
+    drawn[20:40, 20:40] = 255
+    for name, mask in (("dent/1", drawn), ("dent/2", drawn * 0), ("good/3", drawn), ("good/4", None)):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(100, 156, (64, 64)).astype(np.uint8)).save(path)
+        if mask is not None:
+            Image.fromarray(mask).save(tmp_path / f"{name}_mask.png")
+    seen = look_at(tmp_path)
+    text = describe(seen)
+    assert "dent      2, 2 with a mask, 1 of them empty" in text
+    assert "good      1, no defect" in text
+    assert "folder/good/3.png: its label says good, but its mask marks a defect" in text
+    red = [(image == (255, 64, 32)).all(axis=2) for image in seen.thumbnails["dent"]]
+    # twice the size: the outline runs around 40 to 79, and no grey image has that colour by itself
+    assert red[0][39, 40:80].all()
+    assert not red[0][45:75, 45:75].any()
+    assert not red[1].any()
+
+
+def test_scenes_are_those_that_a_table_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["path,label,group"]
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 256, (32, 32)).astype(np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,good,part{number // 3}")
+    (tmp_path / "parts.csv").write_text("\n".join(lines))
+    assert "duplicates   none; 2 scenes" in describe(look_at(tmp_path))
+
+
 def test_the_profile_leaves_out_good_images_by_any_name_and_quotes_class_numbers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("MT_Free/Imgs/1.jpg", "MT_7/Imgs/2.jpg"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,40 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     assert done_before.isdisjoint(calls)
     assert len(done_before) + len(calls) == 3
     assert files_of(settings().output) == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("changed", ["canvas", "real defect", "its mask", "place"])
+def test_an_output_made_from_other_pixels_is_refused(
+    changed: str, defects: tuple[Path, Path], settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    """One pixel of anything that shapes the result: a second run must not call the old result finished."""
+    copies = [tmp_path / name for name in ("blots", "blot_masks")]
+    for copy, source in zip(copies, defects, strict=True):
+        shutil.copytree(source, copy)
+    for number in range(2):
+        write_png(tmp_path / f"canvases/{number}.png", normal(number))
+        place = np.zeros(SIZE, np.uint8)
+        place[40:90, 50:100] = 255
+        write_png(tmp_path / f"places/{number}.png", place)
+    given = settings(
+        images=tmp_path / "canvases", defects=copies[0], defect_masks=copies[1], masks=tmp_path / "places"
+    )
+    inserting.insert(given)
+    files = files_of(given.output)
+    inserting.insert(given)
+    assert files_of(given.output) == files
+    path, reason = {
+        "canvas": (tmp_path / "canvases/1.png", r"earlier versions of 1 image\(s\), such as .*1.png"),
+        "real defect": (copies[0] / "2.png", "other settings \\(defects\\)"),
+        "its mask": (copies[1] / "2_mask.png", "other settings \\(defects\\)"),
+        "place": (tmp_path / "places/0.png", "other settings \\(masks\\)"),
+    }[changed]
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[60, 60] = 255 - pixels[60, 60]
+    write_png(path, pixels)
+    with pytest.raises(UserError, match=reason):
+        inserting.insert(given)
+    assert files_of(given.output) == files
 
 
 def test_an_output_of_other_settings_or_of_something_else_is_refused(

@@ -89,7 +89,7 @@ def test_rows_that_cannot_be_used_are_refused_with_their_line(tmp_path, pictures
         ("b.png", "t.csv, line 3: no label"),
         ("c.png", "t.csv, line 4: its mask missing.png does not exist"),
         ("d.png", "t.csv, line 5: split 'third' is none of train, training, validation, valid, val, test"),
-        ("a.png", "t.csv, line 6: line 6 names it again, after line 2"),
+        ("a.png", "t.csv, line 6: named again, after line 2"),
         ("t.csv", "line 7: 2 cells for 4 columns"),
         ("t.csv", "line 8: '../outside.png' leads out of the dataset's folder"),
         ("t.csv", "line 9: '/etc/passwd' is no path inside the dataset's folder"),
@@ -231,6 +231,7 @@ def test_broken_coco_entries_cost_their_image_and_no_other(tmp_path, pictures):
     images = [(number, f"{number}.png") for number in range(8)] + [(8, "good/8.png"), (9, "gone.png")]
     images.append((10, "../../secret.png"))
     (tmp_path / "train/_annotations.coco.json").write_text(coco(images, annotations))
+    assert recognise(tmp_path) == "coco"  # although train/good is MVTec AD's: a table counts more
     samples, files = read_dataset("coco", tmp_path)
     assert [(s.path.name, s.source_split) for s in samples] == [("0.png", "train")]
     refused = [r for r in files.rejected if r.path.endswith("png")]

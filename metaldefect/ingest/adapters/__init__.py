@@ -25,6 +25,7 @@ MODULES = {
     if hasattr(module := importlib.import_module(f"{__name__}.{name}"), "read")
 }
 ADAPTERS: dict[str, Adapter] = {name: module.read for name, module in MODULES.items()}
+TABLES = frozenset({"csv_table", "coco"})
 
 
 def recognise(root: Path) -> str:
@@ -36,6 +37,8 @@ def recognise(root: Path) -> str:
     if not root.is_dir():
         raise UserError(f"{root} does not exist: name a folder of images")
     found = fitting(root)
+    # A table says what images show, so it counts more than the names of folders
+    found = [name for name in found if name in TABLES] or found
     if len(found) > 1:
         raise UserError(f"{root} looks like {' and '.join(found)}: say which one with --adapter")
     if found:

@@ -98,7 +98,7 @@ class Table:
             try:
                 path = self.existing(row["path"], "image")
                 if path in self.lines:
-                    raise RejectedFileError(f"line {line} names it again, after line {self.lines[path]}")
+                    raise RejectedFileError(f"named again, after line {self.lines[path]}")
                 self.lines[path] = line
                 yield self.sample(path, row)
             except RejectedFileError as error:
