@@ -5,9 +5,8 @@
 - Turned upright as EXIF says. Palette images have the colours of their palette. An alpha channel must be
   opaque everywhere.
 - Colour becomes grey by Rec. 601 (Pillow's `L`).
-- More than 8 bits per pixel need `Levels`: which level becomes black and which white. They are chosen once
-  per dataset and stored with the model, never per image. 16-bit colour is read from TIFF only, because
-  Pillow reduces it to 8 bits in PNG.
+- More than 8 bits need `Levels`: which level becomes black and which white, once per dataset, stored with
+  the model. 16-bit colour is read from TIFF only, because Pillow reduces it to 8 bits in PNG.
 
 `read_original` gives the channels and bits as the camera wrote them, by the same rules; `read_pixels` gives
 8 bits, grey or colour. Everything else is refused with the reason: CMYK, animations, GIF, WebP.
@@ -66,9 +65,7 @@ BITS_PER_SAMPLE = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
 # How masks are coded; see `defect_pixels`
 LARGEST_CLASS = 32
-HALF = 127
-FEW_LEVELS = 4
-NOISE = 16
+HALF, FEW_LEVELS, NOISE = 127, 4, 16
 
 
 class DeepColourError(RejectedFileError):
@@ -118,6 +115,8 @@ class Levels:
         Raises:
             RejectedFileError: a level is beyond the range and must not be clipped, or is no number.
         """
+        if not self.clip and pixels.dtype.kind == "f":
+            raise RejectedFileError("float pixels have no bit depth: set `levels: [black, white]`")
         lowest, highest = float(pixels.min()), float(pixels.max())
         if not (np.isfinite(lowest) and np.isfinite(highest)):
             raise RejectedFileError("pixels that are no finite numbers")
@@ -318,7 +317,7 @@ def defect_pixels(levels: NDArray[Any], *, lossy: bool = False) -> NDArray[np.bo
 
 
 def distinct_levels(levels: NDArray[Any]) -> NDArray[Any]:
-    """The different levels of a mask, sorted; counting is ten times as fast as `np.unique` for 8 bits."""
+    """The different levels of a mask, sorted; for 8 bits, counting is much faster than `np.unique`."""
     if levels.dtype != np.uint8:
         return np.unique(levels)
     return np.flatnonzero(np.bincount(levels.reshape(-1), minlength=256))
@@ -389,7 +388,7 @@ def check_header(image: Image.Image) -> None:
 
 def has_deep_channels(image: Image.Image) -> bool:
     """Whether Pillow would drop the low bytes of 16-bit channels without a word."""
-    # In TIFF the tag counts: where each channel has a plane of its own, the tiles do not show the depth
+    # In TIFF the tag counts: tiles of one channel do not show the depth
     bits = tiff_tag(image, BITS_PER_SAMPLE) or (8,)
     is_colour = image.mode in ("RGB", "RGBA")
     return (is_colour and max(bits) > 8) or any("16" in str(tile[3]) for tile in getattr(image, "tile", []))

@@ -26,13 +26,14 @@ def find_levels(paths: Sequence[Path]) -> Levels | None:
     a dark one of 14 bits looks like a bright one of 12.
 
     Returns:
-        None if no image has 16 bits. Integers of 32 bits and floats have no usual range: the user has to
-        state theirs.
+        None if no readable image has 16 bits. Integers of 32 bits and floats have no usual range: the user
+        has to state theirs.
     """
     deep = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES and is_16_bit(path)]
-    if not deep:
+    found = map_threads(highest_level, deep, "find bit depth") if deep else ()
+    highest = max((level for level in found if level is not None), default=None)
+    if highest is None:
         return None
-    highest = max(map_threads(highest_level, deep, "find bit depth"))
     return Levels.of_bits(next(bits for bits in BIT_DEPTHS if highest < 2**bits))
 
 
@@ -45,9 +46,9 @@ def is_16_bit(path: Path) -> bool:
         return False
 
 
-def highest_level(path: Path) -> int:
-    """The highest level of an image; 0 if it cannot be read."""
+def highest_level(path: Path) -> int | None:
+    """The highest level of an image; None if it cannot be read."""
     try:
         return int(colours_of(read_original(path)).max())
     except RejectedFileError:
-        return 0
+        return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import U8, Levels, read_mask, read_pixels
 from metaldefect.ingest.adapters import DatasetFiles, RawSample, RunLengths
