@@ -111,7 +111,7 @@ def visualize_mask_on_image(image: U8, mask: Mask) -> U8:
 
 def heat_map(studio: Studio, image: U8) -> tuple[U8, Detection]:
     """The image under the detector's heat map, `uint8 [H, W, 3]`, and the detection."""
-    detection = studio.detector.infer(image)
+    detection = studio.detector.predict(image)
     return overlay(image, detection.anomaly_map, studio.detector.threshold), detection
 
 

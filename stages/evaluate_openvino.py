@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.deploy.export import PRECISIONS, parity
+from metaldefect.deploy.accuracy import against_fp32, precision_accuracy
+from metaldefect.deploy.bundle import PRECISIONS
+from metaldefect.deploy.export import parity
 from metaldefect.deploy.figures import accuracy_figure
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector
-from metaldefect.efficientad.evaluation import rounded, score_images
+from metaldefect.efficientad.evaluation import Scored, rounded, score_images
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.errors import UserError
 from metaldefect.hardware import cpu_name
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import RealDatasetProvider
-from metaldefect.metrics.detection import auroc, f1_at
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
 
@@ -30,13 +31,14 @@ METRICS = Path("metrics/evaluate_openvino.json")
 # Kept apart from the other metrics: latencies differ from run to run.
 LATENCY = Path("metrics/latency.json")
 PLOTS = Path("plots/evaluate_openvino")
+SIZED = (".onnx", ".xml", ".bin")
 
 
 def main(params: Params, run: StageRun) -> None:
     """Measure each precision.
 
     Raises:
-        UserError: the exported files do not compute what torch computes.
+        UserError: the exported files do not compute what torch computes, or a bundle fails its self-test.
     """
     section = params.evaluate_openvino
     model, config = load_detector(DETECTOR)
@@ -44,8 +46,8 @@ def main(params: Params, run: StageRun) -> None:
     test = provider.test()
     shown = test or provider.validation()
     indices = np.linspace(0, len(shown) - 1, section.parity_images).round().astype(int)
-    frames = stack_resized((shown[int(index)].image for index in indices), config.image_size)
-    errors = parity(InspectionGraph(model), EXPORT, frames)
+    images = [shown[int(index)].image for index in indices]
+    errors = parity(InspectionGraph(model, config.image_size, config.levels), EXPORT, images)
     if errors["max_abs_error"] > section.max_parity_error:
         raise UserError(
             f"the exported detector differs from the trained one by {errors['max_abs_error']:.2e},"
@@ -53,22 +55,20 @@ def main(params: Params, run: StageRun) -> None:
         )
     accuracy: dict[str, Any] = {}
     latency: dict[str, Any] = {"machine": cpu_name()}
+    scored: dict[str, list[Scored]] = {}
+    frames = stack_resized(images, config.image_size)
     for precision in PRECISIONS:
         detector = Detector.load(EXPORT, precision)
-        scored = score_images(detector.detect, test, config.image_size, f"score {precision}")
-        scores, labels = [item.score for item in scored], [item.is_defective for item in scored]
-        accuracy[precision] = {"threshold": detector.threshold}
-        if len(set(labels)) == 2:
-            accuracy[precision] |= {
-                "image_auroc": auroc(scores, labels),
-                "f1_at_threshold": f1_at(scores, labels, detector.threshold),
-            }
-        else:
-            accuracy[precision]["left_out"] = (
-                "image_auroc, f1_at_threshold: the test images are not both good and defective"
-            )
+        scored[precision] = score_images(detector.detect, test, config.image_size, f"score {precision}")
+        accuracy[precision] = precision_accuracy(scored[precision], detector.threshold)
+        accuracy[precision] |= {
+            "execution": detector.graph.execution,
+            **against_fp32(
+                scored[precision], detector.threshold, scored["fp32"], accuracy["fp32"]["threshold"]
+            ),
+        }
         latency[precision] = measure_latency(detector, frames, section.latency_frames)
-    sizes = {path.name: path.stat().st_size for path in sorted(EXPORT.iterdir()) if path.suffix != ".json"}
+    sizes = {path.name: path.stat().st_size for path in sorted(EXPORT.iterdir()) if path.suffix in SIZED}
     metrics = {"parity": errors, **rounded(accuracy), "bytes": sizes}
     write_json(METRICS, metrics)
     write_json(LATENCY, latency)

@@ -1,25 +1,28 @@
-"""Stage `export_openvino`: the detector as ONNX and OpenVINO files."""
+"""Stage `export_openvino`: the detector as a bundle of ONNX and OpenVINO files."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
-from metaldefect.artifacts import atomic_directory
-from metaldefect.deploy.calibration import choose_threshold, with_painted_anomalies
-from metaldefect.deploy.export import ONNX, PRECISIONS, export_onnx, export_openvino, write_metadata
+from metaldefect.artifacts import atomic_directory, sha256_file
+from metaldefect.deploy.bundle import Lineage, hashes
+from metaldefect.deploy.calibration import with_painted_anomalies
+from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
-from metaldefect.efficientad.model_files import load_detector
+from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import RealDatasetProvider
 from pipeline.params import Params
-from pipeline.run import StageRun, run_stage
+from pipeline.run import StageRun, git_commit, run_stage
 
 DETECTOR = Path("models/detector")
 INSPECTION = Path("data/merged/inspection")
 OUTPUT = Path("models/openvino")
 
 
-def main(params: Params, _run: StageRun) -> None:
+def main(params: Params, run: StageRun) -> None:
     """Write the files of every precision, each with a threshold from its own validation scores."""
     model, config = load_detector(DETECTOR)
     provider = RealDatasetProvider(INSPECTION)
@@ -28,14 +31,16 @@ def main(params: Params, _run: StageRun) -> None:
         config.image_size,
     )
     validation = stack_resized((item.image for item in provider.validation()), config.image_size)
+    used = {split: hashes(INSPECTION / split) for split in ("train", "validation")}
+    lineage = Lineage(
+        model_sha256=sha256_file(DETECTOR / WEIGHTS),
+        data_sha256=hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest(),
+        git_commit=git_commit(),
+        mlflow_run=run.run_id,
+    )
+    graph = InspectionGraph(model, config.image_size, config.levels)
     with atomic_directory(OUTPUT) as folder:
-        export_onnx(InspectionGraph(model), config.image_size, folder / ONNX)
-        export_openvino(folder / ONNX, folder, with_painted_anomalies(normal, params.seed))
-        thresholds = {
-            precision: choose_threshold(folder, precision, validation, config.threshold_quantile)
-            for precision in PRECISIONS
-        }
-        write_metadata(folder, config, thresholds)
+        export_bundle(graph, config, folder, with_painted_anomalies(normal, params.seed), validation, lineage)
 
 
 if __name__ == "__main__":

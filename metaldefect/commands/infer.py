@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from metaldefect.deploy.export import METADATA
+from metaldefect.deploy.bundle import METADATA
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.evaluation import infer

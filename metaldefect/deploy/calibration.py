@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from metaldefect.deploy.export import graph_file
-from metaldefect.deploy.runtime import Detector, compile_graph
+from metaldefect.deploy.bundle import Validation
 from metaldefect.images import U8
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import keyed_generator, paint_anomaly
@@ -29,15 +29,20 @@ def with_painted_anomalies(images: U8, seed: int) -> U8:
     return painted
 
 
-def choose_threshold(folder: Path, precision: str, normals: U8, quantile: float) -> float:
-    """Choose a precision's threshold: a quantile of the scores that it gives validation normals.
+def validate_precision(
+    scores: Mapping[str, NDArray[np.float64]], thresholds: Mapping[str, float], precision: str
+) -> Validation:
+    """Compare a precision's decisions about normal images with FP32's.
 
     Args:
-        folder: holds the exported graphs.
-        precision: fp32, fp16 or int8.
-        normals: grey `uint8 [N, S, S]` at the graph's size.
-        quantile: which quantile of the scores, 0 to 1.
+        scores: of the same normal images, by precision.
+        thresholds: by precision.
+        precision: the one to describe.
     """
-    compiled = compile_graph(folder / graph_file(precision), precision)
-    detector = Detector(compiled, normals.shape[1], threshold=0.0, precision=precision)
-    return float(np.quantile([detector.detect(image)[0] for image in normals], quantile))
+    flags, reference = (scores[name] > thresholds[name] for name in (precision, "fp32"))
+    return Validation(
+        images=len(flags),
+        false_alarm_rate=float(flags.mean()),
+        changed_decisions=float((flags != reference).mean()),
+        largest_difference=float(np.abs(scores[precision] - scores["fp32"]).max()),
+    )

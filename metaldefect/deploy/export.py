@@ -1,9 +1,10 @@
-"""Export a detector to ONNX, and to OpenVINO in FP32, FP16 and INT8."""
+"""Export a detector to ONNX, and to OpenVINO in FP32, FP16 and INT8, as a bundle that proves itself."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +13,141 @@ import onnx
 import onnxruntime
 import openvino
 import torch
+from numpy.typing import NDArray
 
-from metaldefect.artifacts import sha256_file, write_json
+from metaldefect.deploy.bundle import (
+    ONNX,
+    PRECISIONS,
+    TOLERANCES,
+    FrameRule,
+    GoldenFrame,
+    Lineage,
+    Metadata,
+    Precision,
+    graph_file,
+    write_metadata,
+)
+from metaldefect.deploy.calibration import validate_precision
+from metaldefect.deploy.compiled import CompiledGraph, core
+from metaldefect.deploy.frames import as_frame
+from metaldefect.deploy.golden import GOLDEN_FRAMES, draw_golden_frames, write_golden_frames
 from metaldefect.deploy.graph import INPUT, OUTPUTS, InspectionGraph
-from metaldefect.efficientad.model_files import DetectorConfig
-from metaldefect.errors import UserError
+from metaldefect.efficientad.model_files import MAPS, DetectorConfig
+from metaldefect.image_files import MAX_PIXELS, MIN_SIDE
 from metaldefect.images import U8
 
-ONNX = "model.onnx"
-METADATA = "metadata.json"
-PRECISIONS = ("fp32", "fp16", "int8")
-
-# Eight bits are too few for the feature differences, their squares and the map scaling.
+# Eight bits are too few for resizing, for the feature differences, their squares and the map scaling.
 NOT_QUANTISED = (
+    "MatMul",
     "Subtract",
     "Multiply",
+    "Divide",
     "Power",
     "SquaredDifference",
+    "ReduceSum",
     "ReduceMean",
     "ReduceMax",
     "Interpolate",
 )
 
 
-def graph_file(precision: str) -> str:
-    """File name of a precision's OpenVINO graph."""
-    if precision not in PRECISIONS:
-        raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    return f"detector_{precision}.xml"
+def export_bundle(
+    graph: InspectionGraph,
+    config: DetectorConfig,
+    folder: Path,
+    calibration: U8,
+    normals: U8,
+    lineage: Lineage,
+    golden_frames: int = GOLDEN_FRAMES,
+) -> Metadata:
+    """Write the whole bundle: graphs, golden frames and metadata.
+
+    Each precision gets its own threshold: the configured quantile of the scores that it gives the normals.
+
+    Args:
+        graph: the detector with its preprocessing.
+        config: the detector's configuration.
+        folder: an empty folder.
+        calibration: images `uint8 [N, S, S]` that set the INT8 ranges. Some must show defects, real or
+            painted, because INT8 clips values beyond those of the images.
+        normals: validation images without defects, `uint8 [M, S, S]`.
+        lineage: where the detector comes from.
+        golden_frames: how many frames the self-test has.
+
+    Raises:
+        ValueError: `calibration` or `normals` is empty.
+    """
+    if not len(calibration) or not len(normals):
+        raise ValueError("no images to calibrate INT8 on, or to choose thresholds by")
+    export_onnx(graph, folder / ONNX)
+    rule = frame_rule(graph)
+    golden = draw_golden_frames(graph.size, graph.levels, golden_frames)
+    frames = [*(as_frame(image, rule) for image in normals), *golden]
+    with tempfile.TemporaryDirectory(dir=folder) as raw:
+        export_openvino(folder / ONNX, Path(raw), [as_frame(image, rule) for image in calibration])
+        compiled = {name: CompiledGraph(Path(raw) / graph_file(name), name) for name in PRECISIONS}
+        scores = {
+            name: np.array([score for score, _ in each.stream(frames)]) for name, each in compiled.items()
+        }
+        validated = {name: values[: len(normals)] for name, values in scores.items()}
+        thresholds = {
+            name: float(np.quantile(values, config.threshold_quantile)) for name, values in validated.items()
+        }
+        for name in PRECISIONS:
+            write_described(Path(raw) / graph_file(name), folder / graph_file(name), thresholds[name])
+    names = write_golden_frames(folder, golden)
+    expected = {name: values[len(normals) :] for name, values in scores.items()}
+    content = {
+        "model": f"EfficientAD-{config.size}",
+        "padding": config.padding,
+        "image_size": graph.size,
+        "input": rule,
+        "outputs": {
+            "anomaly_map": f"f32 [1, 1, {graph.size}, {graph.size}]",
+            "score": "f32 [1], the map's maximum",
+        },
+        "map_weights": dict(zip(MAPS, graph.model.map_weights.tolist(), strict=True)),
+        "threshold_source": config.threshold_source,
+        "precisions": {
+            name: Precision(
+                graph=graph_file(name),
+                threshold=thresholds[name],
+                tolerance=TOLERANCES[name],
+                execution=compiled[name].execution,
+                validation=validate_precision(validated, thresholds, name),
+            )
+            for name in PRECISIONS
+        },
+        "golden": [
+            GoldenFrame(file=file, scores={name: float(expected[name][index]) for name in PRECISIONS})
+            for index, file in enumerate(names)
+        ],
+        "lineage": lineage,
+    }
+    return write_metadata(folder, content)
 
 
-def export_onnx(graph: InspectionGraph, size: int, path: Path) -> None:
-    """Write the graph for one frame `uint8 [1, size, size, 1]` as a single ONNX file with its weights."""
-    example = torch.zeros(1, size, size, 1, dtype=torch.uint8)
+def frame_rule(graph: InspectionGraph) -> FrameRule:
+    """What frames of a graph look like."""
+    return FrameRule(
+        name=INPUT,
+        type="u8" if graph.levels is None else "u16",
+        channels=graph.channels,
+        levels=graph.levels,
+    )
+
+
+def export_onnx(graph: InspectionGraph, path: Path) -> None:
+    """Write the graph for one frame `[1, H, W, C]` of any size as a single ONNX file with its weights."""
+    channels = max(graph.channels)
+    example = torch.zeros(1, graph.size, graph.size + 1, channels, dtype=graph.dtype)
+    longest = MAX_PIXELS // MIN_SIDE
+    dynamic = {
+        axis: torch.export.Dim(name, min=MIN_SIDE, max=longest)
+        for axis, name in ((1, "height"), (2, "width"))
+    }
+    if channels > 1:
+        dynamic[3] = torch.export.Dim("channels", min=1, max=channels)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.onnx.export(
         graph.eval(),
@@ -53,6 +156,7 @@ def export_onnx(graph: InspectionGraph, size: int, path: Path) -> None:
         input_names=[INPUT],
         output_names=list(OUTPUTS),
         dynamo=True,
+        dynamic_shapes=(dynamic,),
         external_data=False,
         verbose=False,
     )
@@ -69,20 +173,14 @@ def export_onnx(graph: InspectionGraph, size: int, path: Path) -> None:
     onnx.save(model, path)
 
 
-def export_openvino(onnx_path: Path, folder: Path, calibration: U8) -> None:
+def export_openvino(onnx_path: Path, folder: Path, calibration: Sequence[NDArray[Any]]) -> None:
     """Write the FP32, FP16 and INT8 graphs.
 
     Args:
         onnx_path: the file that `export_onnx` wrote.
         folder: receives the graphs.
-        calibration: images `uint8 [N, H, W]` at the graph's size that set the INT8 ranges. Some must show
-            defects, real or painted, because INT8 clips values beyond those of the images.
-
-    Raises:
-        ValueError: `calibration` is empty.
+        calibration: frames `[H, W, C]` that set the INT8 ranges.
     """
-    if not len(calibration):
-        raise ValueError("no images to calibrate INT8 on")
     model = openvino.convert_model(onnx_path)
     openvino.save_model(model, folder / graph_file("fp32"), compress_to_fp16=False)
     openvino.save_model(model, folder / graph_file("fp16"), compress_to_fp16=True)
@@ -90,7 +188,7 @@ def export_openvino(onnx_path: Path, folder: Path, calibration: U8) -> None:
     openvino.save_model(quantised, folder / graph_file("int8"), compress_to_fp16=False)
 
 
-def quantise(model: Any, calibration: U8) -> Any:
+def quantise(model: Any, calibration: Sequence[NDArray[Any]]) -> Any:
     """Quantise the graph's convolutions to INT8 after training; ranges cover every calibration image.
 
     NNCF's default range, the mean of the images' extremes, clips unusual values, which are just what a
@@ -101,10 +199,9 @@ def quantise(model: Any, calibration: U8) -> Any:
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    dataset = nncf.Dataset(list(calibration[:, None, :, :, None]))
     return nncf.quantize(
         model,
-        dataset,
+        nncf.Dataset([frame[None] for frame in calibration]),
         subset_size=len(calibration),
         ignored_scope=nncf.IgnoredScope(types=list(NOT_QUANTISED), validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
@@ -113,7 +210,28 @@ def quantise(model: Any, calibration: U8) -> Any:
     )
 
 
-def parity(graph: InspectionGraph, folder: Path, frames: U8) -> dict[str, float]:
+def write_described(source: Path, target: Path, threshold: float) -> None:
+    """Copy a graph and write into it what OpenVINO Model API needs to run it as `AnomalyDetection`.
+
+    Model API shows `0.5 + (score - threshold) / normalization_scale`: 0.5 at the threshold, 1 at twice it.
+    """
+    model = core().read_model(source)
+    model.input().get_node().layout = openvino.Layout("NHWC")
+    described = {
+        "model_type": "AnomalyDetection",
+        "task": "segmentation",
+        "labels": "Normal Anomalous",
+        "embedded_processing": True,
+        "image_threshold": threshold,
+        "pixel_threshold": threshold,
+        "normalization_scale": max(2.0 * threshold, 1e-6),
+    }
+    for key, value in described.items():
+        model.set_rt_info(str(value), ["model_info", key])
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def parity(graph: InspectionGraph, folder: Path, frames: Sequence[NDArray[Any]]) -> dict[str, float]:
     """Compare the ONNX file and the FP32 graph with torch: largest absolute errors of score and map.
 
     Requests float32 execution from OpenVINO, whose default precision depends on the machine, not the file.
@@ -121,59 +239,23 @@ def parity(graph: InspectionGraph, folder: Path, frames: U8) -> dict[str, float]
     Args:
         graph: the exported torch module.
         folder: holds the exported files.
-        frames: grey `uint8 [N, H, W]` at the graph's size.
+        frames: images of any size that the graph takes, `[H, W]` or `[H, W, C]`.
     """
     session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
-    compiled = openvino.Core().compile_model(
-        folder / graph_file("fp32"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    compiled = CompiledGraph(folder / graph_file("fp32"), "fp32")
     errors = {f"{kind}_{output}": 0.0 for kind in ("onnx", "fp32") for output in ("map", "score")}
-    for frame in frames[:, None, :, :, None]:
+    for image in frames:
+        frame = as_frame(image, frame_rule(graph))
         with torch.inference_mode():
-            expected = [value.numpy() for value in graph(torch.from_numpy(frame))]
-        results = compiled({INPUT: frame})
-        found = {
-            "onnx": session.run(list(OUTPUTS), {INPUT: frame}),
-            "fp32": [results[name] for name in OUTPUTS],
-        }
-        for kind, values in found.items():
-            for output, value, truth in zip(("map", "score"), values, expected, strict=True):
-                key = f"{kind}_{output}"
-                errors[key] = max(errors[key], float(np.abs(value - truth).max()))
+            expected_map, expected_score = graph(torch.from_numpy(frame[None]))
+        score, anomaly_map = compiled.score(frame)
+        onnx_map, onnx_score = session.run(list(OUTPUTS), {INPUT: frame[None]})
+        found = {"onnx": (onnx_map[0, 0], onnx_score[0]), "fp32": (anomaly_map, score)}
+        for kind, (this_map, this_score) in found.items():
+            differences = {
+                "map": float(np.abs(this_map - expected_map[0, 0].numpy()).max()),
+                "score": abs(float(this_score) - float(expected_score[0])),
+            }
+            for output, value in differences.items():
+                errors[f"{kind}_{output}"] = max(errors[f"{kind}_{output}"], value)
     return errors | {"max_abs_error": max(errors.values())}
-
-
-def write_metadata(folder: Path, config: DetectorConfig, thresholds: dict[str, float]) -> None:
-    """Write `metadata.json`: all that a program needs to run the files, and their SHA-256.
-
-    Args:
-        folder: holds the exported files.
-        config: the detector's configuration.
-        thresholds: by precision; a higher score means anomalous.
-    """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != METADATA)
-    write_json(
-        folder / METADATA,
-        {
-            "model": f"EfficientAD-{config.size}",
-            "image_size": config.image_size,
-            "input": {
-                "name": INPUT,
-                "layout": "NHWC",
-                "shape": [1, config.image_size, config.image_size, 1],
-                "type": "u8",
-                "meaning": "grey levels, resized with antialiased bilinear interpolation",
-            },
-            "outputs": {
-                "anomaly_map": f"f32 [1, 1, {config.image_size}, {config.image_size}]",
-                "score": "f32 [1], the map's maximum",
-            },
-            "preprocessing": "inside the graph",
-            # Above 8 bits, grey = 255 (level - low) / (high - low); null: no such image was trained on
-            "levels": config.levels and asdict(config.levels),
-            "precisions": list(PRECISIONS),
-            "thresholds": thresholds,
-            "threshold_source": config.threshold_source,
-            "sha256": {path.name: sha256_file(path) for path in files},
-        },
-    )

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from metaldefect.deploy.export import graph_file
+from metaldefect.deploy.bundle import graph_file
 
 
 def accuracy_figure(accuracy: Mapping[str, Any], sizes: Mapping[str, int]) -> Figure:

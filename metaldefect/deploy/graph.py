@@ -8,35 +8,89 @@ import torch
 from torch import Tensor, nn
 
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
+from metaldefect.image_files import Levels
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
 
 INPUT = "frame"
 OUTPUTS = ("anomaly_map", "score")
 
+# Rec. 601 in 16-bit fixed point, as Pillow's conversion to `L`. All sums are below 2^24: float32 is exact.
+RED, GREEN, BLUE = 19595.0, 38470.0, 7471.0
+FIXED_POINT = 65536.0
+# Resized levels are rounded to whole ones, as in training. Exact halves are frequent (at a scale of 2, for
+# example), and runtimes sum in different orders: this much above 0.5 makes all of them round halves up.
+HALF = 0.5 + 2.0**-12
+
 
 class InspectionGraph(nn.Module):
     """Preprocessing, networks and map scaling in one module.
 
-    The graph contains the scaling, so every program that runs it scales alike.
+    Resizing and scaling are inside, so every program that runs the graph resizes and scales alike.
 
     Args:
         model: the trained detector; the graph holds a CPU copy with the teacher's constants folded.
+        size: side of the square that frames are resized to, px.
+        levels: how 16-bit frames become grey; None: frames have 8 bits.
     """
 
-    def __init__(self, model: EfficientAD) -> None:
+    def __init__(self, model: EfficientAD, size: int, levels: Levels | None = None) -> None:
         super().__init__()
         self.model = fold_teacher_constants(model).eval()
+        self.size, self.levels = size, levels
         self.register_buffer("mean", 255.0 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", 255.0 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.register_buffer("grey_weights", torch.tensor([RED, GREEN, BLUE]))
 
     mean: Tensor
     std: Tensor
+    grey_weights: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the frames: `uint16` with `levels`, else `uint8`."""
+        return torch.uint8 if self.levels is None else torch.uint16
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Numbers of channels that frames may have; three are RGB."""
+        return (1, 3) if self.levels is None else (1,)
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Return map `float32 [N, 1, H, W]` and score `float32 [N]` of frames `uint8 [N, H, W, 1]`."""
-        images = (frame.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        anomaly_map, score = self.model(images)
+        """Return map `float32 [1, 1, S, S]` and score `float32 [1]` of a frame `[1, H, W, C]` of any size."""
+        grey = resize_grey(self.grey(frame), self.size)[:, None]
+        anomaly_map, score = self.model((grey - self.mean) / self.std)
         return anomaly_map, score
+
+    def grey(self, frame: Tensor) -> Tensor:
+        """Grey levels, whole numbers from 0 to 255, `float32 [1, H, W]`."""
+        if self.levels is not None:
+            low, high = self.levels.low, self.levels.high
+            return ((frame[..., 0].float() - low) * (255.0 / (high - low))).round().clamp(0.0, 255.0)
+        # With one channel, all three indices are 0: the weights sum to 1, and the level stays what it is
+        last = torch.arange(frame.shape[3])[-1:]
+        rgb = frame.index_select(3, torch.minimum(torch.arange(3), last)).float()
+        return torch.floor(((rgb * self.grey_weights).sum(3) + FIXED_POINT / 2) / FIXED_POINT)
+
+
+def resize_grey(grey: Tensor, size: int) -> Tensor:
+    """Antialiased bilinear resize of whole levels `float32 [N, H, W]` to whole levels `[N, size, size]`.
+
+    It follows Pillow's `resize` of 8-bit images: along rows, then along columns, rounded after each. Levels
+    differ from Pillow's by at most 1, in few pixels, whose exact value is a half. It is a matrix product
+    because OpenVINO's own antialiased resize takes seconds per frame on CPUs without AVX-512.
+    """
+    rows = torch.floor(grey @ resize_weights(grey.shape[2], size).T + HALF)
+    return torch.floor(resize_weights(grey.shape[1], size) @ rows + HALF)
+
+
+def resize_weights(length: int, size: int) -> Tensor:
+    """Weight of each of `length` pixels in each of `size` resized ones, `float32 [size, length]`."""
+    pixels = torch.arange(length, dtype=torch.float32)
+    scale = (pixels[-1:] + 1.0) / size  # of tensors, so that the exported graph computes it from the frame
+    centres = (torch.arange(size, dtype=torch.float32) + 0.5)[:, None] * scale
+    distance = (pixels + 0.5 - centres).abs() / scale.clamp(min=1.0)
+    weights = (1.0 - distance).clamp(min=0.0)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def fold_teacher_constants(model: EfficientAD) -> EfficientAD:

@@ -14,7 +14,7 @@ WARM_UP_FRAMES = 5
 
 
 def measure_latency(detector: Detector, frames: U8, count: int) -> dict[str, float]:
-    """Time `Detector.infer`, including pre- and post-processing, one frame at a time.
+    """Time `Detector.predict`, including pre- and post-processing, one frame at a time.
 
     Args:
         detector: compiled for latency.
@@ -25,11 +25,11 @@ def measure_latency(detector: Detector, frames: U8, count: int) -> dict[str, flo
         `p50_ms`, `p99_ms` and `frames_per_s` (1000 / `p50_ms`).
     """
     for index in range(WARM_UP_FRAMES):
-        detector.infer(frames[index % len(frames)])
+        detector.predict(frames[index % len(frames)])
     seconds = np.empty(count)
     for index in tqdm(range(count), desc=f"latency {detector.precision}", unit="frame", leave=False):
         started = time.perf_counter()
-        detector.infer(frames[index % len(frames)])
+        detector.predict(frames[index % len(frames)])
         seconds[index] = time.perf_counter() - started
     p50, p99 = np.quantile(1000 * seconds, [0.5, 0.99])
     return {"p50_ms": float(p50), "p99_ms": float(p99), "frames_per_s": float(1000 / p50)}

@@ -1,25 +1,28 @@
-"""The runtime: load an exported graph with OpenVINO and score frames."""
+"""The runtime: load a bundle, let it prove itself, and score frames."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
-from metaldefect.artifacts import read_json
-from metaldefect.deploy.export import METADATA, graph_file
-from metaldefect.deploy.graph import INPUT, OUTPUTS
+from metaldefect.deploy.bundle import Metadata, check_files, graph_file, precision_files, read_metadata
+from metaldefect.deploy.compiled import CompiledGraph, Compute, Scored
+from metaldefect.deploy.frames import as_frame
+from metaldefect.deploy.golden import check_golden_scores, read_golden_frames
+from metaldefect.deploy.signature import check_signature
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
-from metaldefect.images import U8, resize
+from metaldefect.images import U8
 
 HEAT = "inferno"
+WARM_UP_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -39,64 +42,107 @@ class Detection:
 
 
 class Detector:
-    """A compiled detector that scores one frame at a time; create it with `Detector.load`."""
+    """A detector from a bundle, safe to use from several threads.
 
-    def __init__(
-        self,
-        compiled: Any,
-        image_size: int,
-        threshold: float,
-        precision: str,
-        levels: Levels | None = None,
-    ) -> None:
-        self.request = compiled.create_infer_request()
-        self.levels = levels  # how files with more than 8 bits are read
-        self.image_size, self.threshold, self.precision = image_size, threshold, precision
+        detector = Detector.load("models/openvino", "int8")
+        detection = detector.predict(image)
+
+    Args:
+        graph: the compiled graph.
+        metadata: the bundle's.
+        precision: of the graph.
+    """
+
+    def __init__(self, graph: CompiledGraph, metadata: Metadata, precision: str) -> None:
+        self.graph, self.metadata, self.precision = graph, metadata, precision
+        self.image_size = metadata.image_size
+        self.threshold = metadata.precisions[precision].threshold
 
     @classmethod
-    def load(cls, folder: Path | str, precision: str = "fp16") -> Detector:
-        """Load `fp32`, `fp16` or `int8` from a folder of exported files.
+    def load(
+        cls,
+        folder: Path | str,
+        precision: str = "fp16",
+        compute: Compute | None = None,
+        *,
+        public_key: Path | None = None,
+        self_test: bool = True,
+    ) -> Detector:
+        """Load `fp32`, `fp16` or `int8` from a bundle.
 
-        `fp32` computes in float32; the others compute in the machine's fastest precision.
+        Args:
+            folder: the bundle.
+            precision: `fp32` computes in float32, the others in the machine's fastest precision.
+            compute: device, hint, threads and cache.
+            public_key: PEM file; the bundle must be signed by its owner.
+            self_test: score the golden frames and refuse to start if a score differs.
 
         Raises:
-            UserError: the folder holds no export, or the precision is unknown or missing from it.
+            UserError: the folder holds no bundle, a file is missing or not the one that was exported, the
+                signature is wrong, the precision is unknown, or the self-test fails.
         """
         folder = Path(folder)
-        metadata = read_json(folder / METADATA)
-        path = folder / graph_file(precision)
-        if not path.is_file() or precision not in metadata["thresholds"]:
-            raise UserError(f"{folder} has no {precision} graph, only {metadata['precisions']}")
-        compiled = compile_graph(path, precision)
-        stored = metadata.get("levels")  # bundles from before 16-bit images have none
-        threshold = float(metadata["thresholds"][precision])
-        return cls(compiled, int(metadata["image_size"]), threshold, precision, stored and Levels(**stored))
+        if public_key is not None:
+            check_signature(folder, public_key)
+        metadata = read_metadata(folder)
+        graph_file(precision)
+        if precision not in metadata.precisions:
+            raise UserError(f"{folder} has no {precision} graph, only {', '.join(metadata.precisions)}")
+        check_files(folder, metadata, precision_files(metadata, precision))
+        graph = CompiledGraph(folder / metadata.precisions[precision].graph, precision, compute)
+        if self_test:
+            frames = read_golden_frames(folder, metadata)
+            scores = [score for score, _ in graph.stream(frames)]
+            check_golden_scores(folder, metadata, precision, scores)
+        return cls(graph, metadata, precision)
 
-    def infer(self, image: U8) -> Detection:
-        """Score a grey image `uint8 [H, W]` of any size.
+    @property
+    def levels(self) -> Levels | None:
+        """How files with more than 8 bits are read."""
+        return self.metadata.input.levels
+
+    def warm_up(self) -> None:
+        """Score a few grey frames: the first ones take longer, because OpenVINO allocates its memory."""
+        grey = np.full((self.image_size, self.image_size), 128, np.uint8)
+        for _ in range(WARM_UP_FRAMES):
+            self.detect(grey)
+
+    def predict(self, image: NDArray[Any]) -> Detection:
+        """Score an image of any size: `uint8 [H, W]`, RGB `[H, W, 3]`, or `uint16 [H, W]` with levels.
 
         Raises:
-            ValueError: the image is not grey or not 8-bit.
+            RejectedFileError: the image is not what the detector takes.
         """
-        if image.ndim != 2 or image.dtype != np.uint8:
-            raise ValueError(f"expected uint8 [H, W], got {image.dtype} {list(image.shape)}")
-        score, anomaly_map = self.detect(resize(image, self.image_size))
-        full_map = map_to_size(anomaly_map, (image.shape[0], image.shape[1]))
-        return Detection(score, score > self.threshold, full_map)
+        return self.verdict(self.graph.score(as_frame(image, self.metadata.input)), image.shape)
 
-    def detect(self, frame: U8) -> tuple[float, NDArray[np.float32]]:
-        """Return score and map `float32 [S, S]` of a frame `uint8 [S, S]` that has the graph's size."""
-        results = self.request.infer({INPUT: np.ascontiguousarray(frame[None, :, :, None])})
-        anomaly_map, score = (results[name] for name in OUTPUTS)
-        return float(score[0]), np.array(anomaly_map[0, 0])
+    def predict_batch(self, images: Sequence[NDArray[Any]]) -> list[Detection]:
+        """`predict` of each image, several at once; fastest when loaded with the hint THROUGHPUT."""
+        return list(self.stream(images))
 
+    def stream(self, images: Iterable[NDArray[Any]]) -> Iterator[Detection]:
+        """`predict` of each image in order, several at once, with few of them in memory.
 
-def compile_graph(path: Path, precision: str) -> Any:
-    """Compile a graph for one camera, with the lowest latency per frame."""
-    options = {"PERFORMANCE_HINT": "LATENCY"}
-    if precision == "fp32":
-        options["INFERENCE_PRECISION_HINT"] = "f32"
-    return openvino.Core().compile_model(path, "CPU", options)
+        Raises:
+            RejectedFileError: as `predict`, once the image's turn comes.
+        """
+        shapes: list[tuple[int, ...]] = []
+
+        def frames() -> Iterator[NDArray[Any]]:
+            for image in images:
+                shapes.append(image.shape)
+                yield as_frame(image, self.metadata.input)
+
+        for scored in self.graph.stream(frames()):
+            yield self.verdict(scored, shapes.pop(0))
+
+    def verdict(self, scored: Scored, shape: tuple[int, ...]) -> Detection:
+        """Compare the score with the threshold and bring the map to the image's size."""
+        score, anomaly_map = scored
+        return Detection(score, score > self.threshold, map_to_size(anomaly_map, (shape[0], shape[1])))
+
+    def detect(self, image: U8) -> Scored:
+        """Return score and map `float32 [S, S]` at the model's size."""
+        return self.graph.score(as_frame(image, self.metadata.input))
 
 
 def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, strength: float = 0.55) -> U8:

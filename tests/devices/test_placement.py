@@ -275,7 +275,7 @@ def test_efficientad_scores(elsewhere: torch.device, monkeypatch: pytest.MonkeyP
 
 def test_the_exported_graph_is_on_the_cpu_wherever_the_detector_is(elsewhere: torch.device) -> None:
     frame = torch.zeros(1, 128, 128, 1, dtype=torch.uint8)
-    here, there = (InspectionGraph(detector(device)).eval()(frame)[1] for device in ("cpu", elsewhere))
+    here, there = (InspectionGraph(detector(device), 128).eval()(frame)[1] for device in ("cpu", elsewhere))
     assert_near(there.detach(), here.detach())
 
 

@@ -1,0 +1,54 @@
+"""Accuracy of a precision on test images, and what it costs against FP32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metaldefect.efficientad.evaluation import Scored
+from metaldefect.metrics.detection import auroc, f1_at
+
+
+def precision_accuracy(scored: Sequence[Scored], threshold: float) -> dict[str, Any]:
+    """Image AUROC, F1 at the threshold, and the detection rate per defect type.
+
+    Args:
+        scored: the test images with the precision's scores.
+        threshold: of the precision.
+
+    Returns:
+        `left_out` instead of metrics that the images do not allow.
+    """
+    scores, labels = [item.score for item in scored], [item.is_defective for item in scored]
+    result: dict[str, Any] = {"threshold": threshold}
+    if len(set(labels)) == 2:
+        result |= {"image_auroc": auroc(scores, labels), "f1_at_threshold": f1_at(scores, labels, threshold)}
+    else:
+        result["left_out"] = "image_auroc, f1_at_threshold: the test images are not both good and defective"
+    kinds = sorted({item.label for item in scored if item.is_defective})
+    result["detection_rate"] = {
+        kind: float(np.mean([item.score > threshold for item in scored if item.label == kind]))
+        for kind in kinds
+    }
+    return result
+
+
+def against_fp32(
+    scored: Sequence[Scored], threshold: float, fp32: Sequence[Scored], fp32_threshold: float
+) -> dict[str, float]:
+    """What a precision changes against FP32 on the same images in the same order.
+
+    Returns:
+        `changed_decisions`, the share of images that it decides otherwise, and `auroc_drop`, FP32's image
+        AUROC minus its own (left out without both good and defective images).
+    """
+    pairs = list(zip(scored, fp32, strict=True))
+    changed = [(one.score > threshold) != (two.score > fp32_threshold) for one, two in pairs]
+    result = {"changed_decisions": float(np.mean(changed)) if changed else 0.0}
+    labels = [item.is_defective for item in scored]
+    if len(set(labels)) == 2:
+        own, reference = ([item.score for item in items] for items in (scored, fp32))
+        result["auroc_drop"] = auroc(reference, labels) - auroc(own, labels)
+    return result

@@ -1,0 +1,211 @@
+"""The bundle: a folder of exported graphs that says what it holds and is refused when a file is not it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
+from metaldefect.config import Config
+from metaldefect.errors import UserError
+from metaldefect.image_files import Levels
+
+METADATA = "metadata.json"
+ONNX = "model.onnx"
+GOLDEN = "golden"
+SCHEMA_VERSION = 2
+PRECISIONS = ("fp32", "fp16", "int8")
+LICENCE = "Apache-2.0"
+
+
+class Tolerance(Config):
+    """How far a score may be from the expected one: `absolute + relative * |expected|`."""
+
+    absolute: float
+    relative: float
+
+    def allows(self, score: float, expected: float) -> bool:
+        """Whether a score is close enough to the expected one."""
+        return abs(score - expected) <= self.absolute + self.relative * abs(expected)
+
+
+# FP32 always computes in float32. The others compute in what the machine has, such as bfloat16, and INT8
+# rounds differently with and without VNNI.
+TOLERANCES = {
+    "fp32": Tolerance(absolute=1e-4, relative=1e-4),
+    "fp16": Tolerance(absolute=0.005, relative=0.02),
+    "int8": Tolerance(absolute=0.01, relative=0.05),
+}
+
+
+class Validation(Config):
+    """What a precision does with the validation images, which are normal.
+
+    Attributes:
+        images: how many there are.
+        false_alarm_rate: share of them above the threshold.
+        changed_decisions: share of them that FP32 decides otherwise.
+        largest_difference: from FP32's score.
+    """
+
+    images: int
+    false_alarm_rate: float
+    changed_decisions: float
+    largest_difference: float
+
+
+class Precision(Config):
+    """One precision of the detector.
+
+    Attributes:
+        graph: file name of the OpenVINO graph; its weights have the suffix `.bin`.
+        threshold: scores above it are anomalous.
+        tolerance: of the golden frames' scores.
+        execution: what the exporting machine computed in, such as `f32` or `bf16`.
+        validation: figures from validation images.
+    """
+
+    graph: str
+    threshold: float
+    tolerance: Tolerance
+    execution: str
+    validation: Validation
+
+
+class GoldenFrame(Config):
+    """A frame and the score that each precision gives it."""
+
+    file: str
+    scores: dict[str, float]
+
+
+class FrameRule(Config):
+    """What frames look like: `[1, H, W, C]`, any height and width.
+
+    Attributes:
+        name: of the graph's input.
+        layout: always NHWC.
+        type: `u8`, or `u16` for a detector that was trained on images with more than 8 bits.
+        channels: how many a frame may have; three are RGB and become grey by Rec. 601.
+        levels: which levels of a `u16` frame become black and white.
+        resize: how frames become the model's size, inside the graph.
+    """
+
+    name: str
+    layout: Literal["NHWC"] = "NHWC"
+    type: Literal["u8", "u16"]
+    channels: tuple[int, ...]
+    levels: Levels | None
+    resize: str = "antialiased bilinear, rounded to whole levels after each axis, as Pillow does"
+
+
+class Lineage(Config):
+    """Where a bundle comes from; what is unknown is None.
+
+    Attributes:
+        model_sha256: of the trained weights.
+        data_sha256: of the list of images that the detector was trained and calibrated with.
+        git_commit: of the code that exported.
+        mlflow_run: id of the run that exported.
+    """
+
+    model_sha256: str | None = None
+    data_sha256: str | None = None
+    git_commit: str | None = None
+    mlflow_run: str | None = None
+
+
+class Metadata(Config):
+    """Content of `metadata.json`: all that a program needs to run the files.
+
+    Attributes:
+        schema_version: of this format.
+        model: name of the network.
+        padding: whether its feature networks are padded.
+        image_size: side of the square that frames are resized to, px.
+        input: what frames look like.
+        outputs: the graph's outputs by name, in words.
+        map_weights: of the two maps that make the anomaly map.
+        threshold_source: how the thresholds were chosen.
+        precisions: by name.
+        golden: frames with known scores, which every runtime scores before it starts.
+        lineage: where the bundle comes from.
+        licence: of the software and its shipped weights.
+        sha256: of every other file.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    padding: bool
+    image_size: int
+    input: FrameRule
+    outputs: dict[str, str]
+    map_weights: dict[str, float]
+    threshold_source: str
+    precisions: dict[str, Precision]
+    golden: list[GoldenFrame] = Field(min_length=1)
+    lineage: Lineage
+    licence: str = LICENCE
+    sha256: dict[str, str]
+
+
+def graph_file(precision: str) -> str:
+    """File name of a precision's OpenVINO graph."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    return f"detector_{precision}.xml"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder but its metadata, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != METADATA)
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def write_metadata(folder: Path, content: Mapping[str, Any]) -> Metadata:
+    """Complete the metadata with the hashes of the files beside it, and write it."""
+    metadata = Metadata(**content, sha256=hashes(folder))
+    write_json(folder / METADATA, metadata.model_dump(mode="json"))
+    return metadata
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read `metadata.json`.
+
+    Raises:
+        UserError: it is missing, not valid, or of another version.
+    """
+    path = folder / METADATA
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema_version {version}, this version reads {SCHEMA_VERSION}: export the detector"
+            " again (`dvc repro export_openvino`)"
+        )
+    return Metadata.parse(content, str(path))
+
+
+def check_files(folder: Path, metadata: Metadata, names: list[str]) -> None:
+    """Check that files are those that the metadata describes.
+
+    Raises:
+        UserError: one is missing, unknown to the metadata, or has other content.
+    """
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} does not exist, but {METADATA} describes it: copy the whole bundle")
+        if name not in metadata.sha256:
+            raise UserError(f"{folder / METADATA} says nothing about {name}: copy the whole bundle")
+        check_sha256(path, metadata.sha256[name])
+
+
+def precision_files(metadata: Metadata, precision: str) -> list[str]:
+    """Files that a runtime reads to run one precision and to check itself."""
+    graph = metadata.precisions[precision].graph
+    weights = Path(graph).with_suffix(".bin").name
+    return [graph, weights, *(f"{GOLDEN}/{frame.file}" for frame in metadata.golden)]

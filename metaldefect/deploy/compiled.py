@@ -1,0 +1,131 @@
+"""Compile exported graphs with OpenVINO and run them."""
+
+from __future__ import annotations
+
+import functools
+import queue
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from metaldefect.deploy.graph import INPUT, OUTPUTS
+from metaldefect.errors import UserError
+
+Hint = Literal["LATENCY", "THROUGHPUT"]
+Scored = tuple[float, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a graph runs.
+
+    Attributes:
+        hint: `LATENCY` for one camera, `THROUGHPUT` for many images at once.
+        device: an OpenVINO device, such as `CPU` or `GPU`.
+        threads: CPU threads; None: all cores.
+        cache: folder for compiled graphs, which makes later starts quicker; None: no cache.
+    """
+
+    hint: Hint = "LATENCY"
+    device: str = "CPU"
+    threads: int | None = None
+    cache: Path | None = None
+
+    def options(self, precision: str) -> dict[str, Any]:
+        """OpenVINO's settings. FP32 computes in float32, the others in the machine's fastest precision."""
+        options: dict[str, Any] = {"PERFORMANCE_HINT": self.hint}
+        if precision == "fp32":
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+        if self.threads is not None:
+            options["INFERENCE_NUM_THREADS"] = self.threads
+        if self.cache is not None:
+            options["CACHE_DIR"] = str(self.cache)
+        return options
+
+
+@functools.cache
+def core() -> openvino.Core:
+    """OpenVINO's one core of this process."""
+    return openvino.Core()
+
+
+class CompiledGraph:
+    """A graph ready to score frames `[H, W, C]` of any size; safe to use from several threads.
+
+    Args:
+        path: the graph's `.xml`.
+        precision: fp32, fp16 or int8.
+        compute: where and how it runs.
+
+    Raises:
+        UserError: the device does not exist, or OpenVINO cannot read or compile the graph.
+    """
+
+    def __init__(self, path: Path, precision: str, compute: Compute | None = None) -> None:
+        compute = compute or Compute()
+        device = compute.device.split(".")[0].split(":")[0]
+        if device not in {name.split(".")[0] for name in core().available_devices} | {"AUTO"}:
+            raise UserError(
+                f"device {compute.device}: this machine has {', '.join(core().available_devices)}"
+            )
+        try:
+            self.model = core().compile_model(path, compute.device, compute.options(precision))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{path} cannot be compiled for {compute.device}: {reason}") from error
+        count = int(self.model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(count):
+            self.idle.put(self.model.create_infer_request())
+
+    @property
+    def execution(self) -> str:
+        """What it computes in, such as `f32`, `bf16` or `f16`; INT8 graphs use it between INT8 layers."""
+        return str(self.model.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+
+    def score(self, frame: NDArray[Any]) -> Scored:
+        """Score and map `float32 [S, S]` of a frame `[H, W, C]`; waits while all requests are busy."""
+        request = self.idle.get()
+        try:
+            request.infer({INPUT: frame[None]}, share_inputs=True)
+            return result_of(request)
+        finally:
+            self.idle.put(request)
+
+    def stream(self, frames: Iterable[NDArray[Any]]) -> Iterator[Scored]:
+        """`score` of each frame, in order, several at once; holds only a few frames at a time."""
+        jobs = openvino.AsyncInferQueue(self.model)
+        jobs.set_callback(deliver)
+        pending: deque[Future[Scored]] = deque()
+        try:
+            for frame in frames:
+                if len(pending) == 2 * len(jobs):
+                    yield pending.popleft().result()
+                future: Future[Scored] = Future()
+                jobs.start_async({INPUT: frame[None]}, future)
+                pending.append(future)
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            jobs.wait_all()
+
+
+def deliver(request: Any, future: Future[Scored]) -> None:
+    """Hand a finished request's result to its waiting future."""
+    try:
+        future.set_result(result_of(request))
+    except Exception as error:
+        future.set_exception(error)
+
+
+def result_of(request: Any) -> Scored:
+    """Copy score and map out of a request, whose memory the next frame reuses."""
+    anomaly_map, score = (request.get_tensor(name).data for name in OUTPUTS)
+    return float(score[0]), np.array(anomaly_map[0, 0])

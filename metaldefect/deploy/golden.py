@@ -1,0 +1,104 @@
+"""Golden frames: images whose scores are known, which tell a runtime whether it computes what was exported.
+
+They are procedural, so every bundle can be passed on, whatever the licence of the images it was trained on.
+They have assorted sizes and one or three channels, so they test the graph's preprocessing too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from metaldefect.deploy.bundle import GOLDEN, Metadata
+from metaldefect.errors import UserError
+from metaldefect.image_files import Levels
+from metaldefect.inspection.layout import GOOD
+from metaldefect.procedural.anomalies import ANOMALIES
+from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
+
+GOLDEN_FRAMES = 16
+COLOUR_INTERVAL = 4  # one in four frames has three channels
+# Height and width as shares of the model's size
+SHAPES = ((1.0, 1.0), (1.0, 1.5), (0.75, 1.0), (2.0, 1.25))
+TINT = (1.0, 0.92, 0.8)  # warm light
+
+Frame = NDArray[Any]
+
+
+def draw_golden_frames(size: int, levels: Levels | None, count: int = GOLDEN_FRAMES) -> list[Frame]:
+    """Draw normal metal and anomalies.
+
+    Args:
+        size: the model's, px.
+        levels: of 16-bit frames; None: 8-bit ones.
+        count: how many.
+
+    Returns:
+        `uint8 [H, W, 1]` or `[H, W, 3]`, or with `levels` `uint16 [H, W, 1]`.
+    """
+    kinds = (GOOD, *ANOMALIES)
+    return [draw(kinds[k // len(SHAPES) % len(kinds)], k, size, levels) for k in range(count)]
+
+
+def draw(kind: str, index: int, size: int, levels: Levels | None) -> Frame:
+    """Draw one golden frame."""
+    rng = keyed_generator(0, "golden", kind, index)
+    height, width = (round(share * size) for share in SHAPES[index % len(SHAPES)])
+    side = max(height, width)
+    square = (
+        generate_normal_image(rng, side) if kind == GOOD else generate_anomalous_image(kind, rng, side)[0]
+    )
+    top, left = (side - height) // 2, (side - width) // 2
+    grey = square[top : top + height, left : left + width, None]
+    if levels is not None:
+        # Between two grey levels lie many levels of the camera: use them, but round to the same grey
+        fine = grey + rng.uniform(-0.4, 0.4, grey.shape)
+        scaled = levels.low + fine * (levels.high - levels.low) / 255.0
+        return np.rint(np.clip(scaled, levels.low, levels.high)).astype(np.uint16)
+    if index % COLOUR_INTERVAL == COLOUR_INTERVAL - 1:
+        return np.rint(grey * np.array(TINT)).astype(np.uint8)
+    return grey
+
+
+def write_golden_frames(folder: Path, frames: list[Frame]) -> list[str]:
+    """Write frames as PNG into the bundle's `golden/`; returns their file names."""
+    (folder / GOLDEN).mkdir()
+    names = [f"{index:02d}.png" for index in range(len(frames))]
+    for name, frame in zip(names, frames, strict=True):
+        pixels = frame[..., 0] if frame.shape[2] == 1 else frame
+        Image.fromarray(pixels).save(folder / GOLDEN / name)
+    return names
+
+
+def read_golden_frames(folder: Path, metadata: Metadata) -> list[Frame]:
+    """Read the golden frames of a bundle, `[H, W, C]` each."""
+    frames = []
+    for item in metadata.golden:
+        with Image.open(folder / GOLDEN / item.file) as image:
+            pixels = np.asarray(image)
+        frames.append(pixels[..., None] if pixels.ndim == 2 else pixels)
+    return frames
+
+
+def check_golden_scores(folder: Path, metadata: Metadata, precision: str, scores: list[float]) -> None:
+    """Compare the golden frames' scores with the expected ones.
+
+    Raises:
+        UserError: one differs by more than the tolerance, or falls on the other side of the threshold
+            although the expected score is clear of it.
+    """
+    stated = metadata.precisions[precision]
+    for item, score in zip(metadata.golden, scores, strict=True):
+        expected = item.scores[precision]
+        near = stated.tolerance.allows(stated.threshold, expected)
+        changed = (score > stated.threshold) != (expected > stated.threshold) and not near
+        if not stated.tolerance.allows(score, expected) or changed or not np.isfinite(score):
+            raise UserError(
+                f"{folder} fails its self-test: {GOLDEN}/{item.file} scores {score:.6g} in {precision},"
+                f" expected {expected:.6g}. This machine or this OpenVINO computes something else: do not use"
+                " it for decisions; try precision fp32, or export the detector on this machine"
+            )
