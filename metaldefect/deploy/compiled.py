@@ -127,5 +127,5 @@ def deliver(request: Any, future: Future[Scored]) -> None:
 
 def result_of(request: Any) -> Scored:
     """Copy score and map out of a request, whose memory the next frame reuses."""
-    anomaly_map, score = (request.get_tensor(name).data for name in OUTPUTS)
+    anomaly_map, score = (request.get_tensor(name).data for name in OUTPUTS[:2])
     return float(score[0]), np.array(anomaly_map[0, 0])

@@ -105,6 +105,8 @@ def export_bundle(
         "outputs": {
             "anomaly_map": f"f32 [1, 1, {graph.size}, {graph.size}]",
             "score": "f32 [1], the map's maximum",
+            "student_map": "as anomaly_map: the scaled student-teacher map, which sees local structure",
+            "autoencoder_map": "as anomaly_map: the scaled autoencoder map, which sees the whole part",
         },
         "map_weights": dict(zip(MAPS, graph.model.map_weights.tolist(), strict=True)),
         "threshold_source": config.threshold_source,
@@ -247,9 +249,9 @@ def parity(graph: InspectionGraph, folder: Path, frames: Sequence[NDArray[Any]])
     for image in frames:
         frame = as_frame(image, frame_rule(graph))
         with torch.inference_mode():
-            expected_map, expected_score = graph(torch.from_numpy(frame[None]))
+            expected_map, expected_score, *_ = graph(torch.from_numpy(frame[None]))
         score, anomaly_map = compiled.score(frame)
-        onnx_map, onnx_score = session.run(list(OUTPUTS), {INPUT: frame[None]})
+        onnx_map, onnx_score = session.run(list(OUTPUTS[:2]), {INPUT: frame[None]})
         found = {"onnx": (onnx_map[0, 0], onnx_score[0]), "fp32": (anomaly_map, score)}
         for kind, (this_map, this_score) in found.items():
             differences = {

@@ -7,12 +7,15 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from metaldefect.efficientad.anomaly_map import combine_maps, scale_maps
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.image_files import Levels
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
 
 INPUT = "frame"
-OUTPUTS = ("anomaly_map", "score")
+# The two maps that make the anomaly map say which network sees a defect. OpenVINO Model API demands one
+# output or four, the anomaly map first.
+OUTPUTS = ("anomaly_map", "score", "student_map", "autoencoder_map")
 
 # Rec. 601 in 16-bit fixed point, as Pillow's conversion to `L`. All sums are below 2^24: float32 is exact.
 RED, GREEN, BLUE = 19595.0, 38470.0, 7471.0
@@ -55,11 +58,16 @@ class InspectionGraph(nn.Module):
         """Numbers of channels that frames may have; three are RGB."""
         return (1, 3) if self.levels is None else (1,)
 
-    def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Return map `float32 [1, 1, S, S]` and score `float32 [1]` of a frame `[1, H, W, C]` of any size."""
+    def forward(self, frame: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return anomaly map, its maximum, and both scaled maps of a frame `[1, H, W, C]` of any size.
+
+        The maps are `float32 [1, 1, S, S]`, the score is `float32 [1]`.
+        """
         grey = resize_grey(self.grey(frame), self.size)[:, None]
-        anomaly_map, score = self.model((grey - self.mean) / self.std)
-        return anomaly_map, score
+        raw = self.model.image_maps((grey - self.mean) / self.std)
+        anomaly_map = combine_maps(*raw, self.model.quantiles, self.model.map_weights)
+        student_map, autoencoder_map = scale_maps(*raw, self.model.quantiles)
+        return anomaly_map, anomaly_map.amax(dim=(1, 2, 3)), student_map, autoencoder_map
 
     def grey(self, frame: Tensor) -> Tensor:
         """Grey levels, whole numbers from 0 to 255, `float32 [1, H, W]`."""
