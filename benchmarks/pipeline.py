@@ -67,7 +67,8 @@ FIGURES: dict[str, tuple[str, str]] = {
     "latency_fp16_ms": ("latency", "fp16.p50_ms"),
     "latency_int8_ms": ("latency", "int8.p50_ms"),
 }
-PICTURES = ("inserted_defects", "real_and_drawn_per_class")  # figures of evaluate_synthesis
+# Figures of evaluate_synthesis
+PICTURES = ("inserted_defects", "real_and_drawn_per_class", "real_or_drawn", "real_or_drawn_key")
 IMAGES = Path("docs/images")
 
 

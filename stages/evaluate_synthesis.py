@@ -26,7 +26,7 @@ from metaldefect.synthesis.evaluation import (
     real_sides,
     seam_metrics,
 )
-from metaldefect.synthesis.figures import inserted_defects, neighbours, real_and_drawn, unmasking
+from metaldefect.synthesis.figures import inserted_defects, mixed_sheet, neighbours, real_and_drawn, unmasking
 from metaldefect.synthesis.insertion_set import read_insertions
 from metaldefect.synthesis.painter import load_painter
 from metaldefect.synthesis.realism import measure_realism
@@ -68,10 +68,13 @@ def main(params: Params, run: StageRun) -> None:
     run.log_metrics(metrics)
 
     nearest = nearest_neighbours(real.train.features, fake.features)
+    sheet, key = mixed_sheet(MERGED, SYNTHETIC, table, size, params.seed)
     figures = {
         "real_and_drawn_per_class": real_and_drawn(MERGED, SYNTHETIC, table, size),
         "nearest_training_images": neighbours(MERGED, SYNTHETIC, table, nearest, size),
         "unmasking": unmasking(painter, sampling, config["seed"]),
+        "real_or_drawn": sheet,
+        "real_or_drawn_key": key,
     }
     inserted = inserted_defects(read_insertions(SYNTHETIC))
     if inserted is not None:

@@ -1,10 +1,11 @@
-"""Figures of generated images: next to real ones, next to their nearest neighbours, and while unmasking."""
+"""Figures of generated images: next to real ones, mixed with them, with their neighbours, while unmasking."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -17,6 +18,8 @@ from metaldefect.ingest.loading import split_rows
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.insertion_set import InsertedImage
 from metaldefect.synthesis.painter import Painter
+
+SHEET, COLUMNS = 24, 6  # crops on a mixed sheet, and in one of its rows
 
 
 def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int, count: int = 5) -> Figure:
@@ -56,12 +59,12 @@ def neighbours(
 
 
 def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int = 8) -> Figure:
-    """Steps of unmasking one image per class; unknown tokens are grey."""
+    """Steps of unmasking one image per class, and the finished image; unknown tokens are grey."""
     labels = torch.arange(len(painter.classes))
     history: list[torch.Tensor] = []
     generators = painter.generators(labels, [0] * len(labels), seed)
-    painter.draw_tokens(labels, config, generators, history=history)
-    field = painter.drawn_fields(labels, generators)
+    known, field = painter.start(labels, generators)
+    tokens = painter.draw_tokens(labels, config, generators, known, history)
     chosen = sorted({round(i) for i in np.linspace(0, len(history) - 1, columns)})
     rows: list[list[U8]] = [[] for _ in painter.classes]
     side = painter.image_size // painter.maskgit.config.grid
@@ -71,7 +74,52 @@ def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int 
         hidden = unknown.numpy().repeat(side, axis=1).repeat(side, axis=2)
         for row, image in zip(rows, np.where(hidden, np.uint8(128), decoded), strict=True):
             row.append(image)
-    return image_grid(rows, painter.classes, [f"step {step + 1}" for step in chosen])
+    for row, image in zip(rows, painter.finish(tokens, labels, field, generators), strict=True):
+        row.append(image)
+    return image_grid(rows, painter.classes, [*(f"step {step + 1}" for step in chosen), "with detail"])
+
+
+def mixed_sheet(
+    merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int, seed: int
+) -> tuple[Figure, Figure]:
+    """Crops of real test images and of drawn ones, mixed and numbered, and the key to them.
+
+    Both kinds and all classes come equally often, as far as there are images.
+
+    Args:
+        merged: folder of the merged dataset.
+        synthetic: folder of the generated images.
+        drawn: table of the generated images.
+        size: side of the images; crops are half as wide.
+        seed: of the choice, the crops and the order.
+    """
+    rng = np.random.default_rng(seed)
+    crops: list[tuple[U8, str]] = []
+    for kind, folder, table in (("real", merged, split_rows(merged, "test")), ("drawn", synthetic, drawn)):
+        own = table[table["label"].isin(drawn["label"])].sample(frac=1.0, random_state=seed)
+        # The first image of every class, then the second of every class, and so on
+        order = own.groupby("label").cumcount().sort_values(kind="stable").index
+        for row in own.loc[order].head(SHEET // 2).itertuples():
+            image = read_grey(folder / str(row.path), size)
+            top, left = rng.integers(0, size // 2 + 1, 2)
+            crops.append((image[top : top + size // 2, left : left + size // 2], f"{kind}: {row.label}"))
+    crops = [crops[number] for number in rng.permutation(len(crops))]
+    names = [str(number + 1) for number in range(len(crops))]
+    return titled_grid(crops, names), titled_grid(
+        crops, [f"{name} {crop[1]}" for name, crop in zip(names, crops, strict=True)]
+    )
+
+
+def titled_grid(crops: Sequence[tuple[U8, str]], titles: Sequence[str]) -> Figure:
+    """Crops in rows of six, each under its title."""
+    figure, axes = plt.subplots(-(-len(crops) // COLUMNS), COLUMNS, figsize=(9, 6.6), squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for axis, (image, _), title in zip(axes.ravel(), crops, titles, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=7)
+    figure.tight_layout(pad=0.4)
+    return figure
 
 
 def inserted_defects(insertions: Iterable[InsertedImage]) -> Figure | None:

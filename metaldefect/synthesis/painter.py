@@ -141,12 +141,15 @@ class Painter:
             seed: of the images.
         """
         generators = self.generators(labels, numbers, seed)
-        if self.exemplars is None:
-            known, fields = None, self.drawn_fields(labels, generators)
-        else:
-            known, fields = self.anchored(self.exemplars, labels, generators)
+        known, fields = self.start(labels, generators)
         tokens = self.draw_tokens(labels, config, generators, known)
         return self.finish(tokens, labels, fields, generators)
+
+    def start(self, labels: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor | None, Tensor]:
+        """Where a drawn image starts: known tokens, if any, and the light."""
+        if self.exemplars is None:
+            return None, self.drawn_fields(labels, generators)
+        return self.anchored(self.exemplars, labels, generators)
 
     def anchored(
         self, exemplars: Exemplars, labels: Tensor, generators: Sequence[torch.Generator]

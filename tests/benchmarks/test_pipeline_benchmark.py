@@ -131,6 +131,8 @@ def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> Non
     found = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
     assert found == {
         "default_inserted_defects.png": "inserted_defects",
+        "default_real_or_drawn.png": "real_or_drawn",
+        "default_real_or_drawn_key.png": "real_or_drawn_key",
         "default_real_and_drawn_per_class.png": "real_and_drawn_per_class",
     }
     (drawn / "inserted_defects.png").unlink()

@@ -19,6 +19,7 @@ from metaldefect.synthesis.evaluation import (
     real_border_gradients,
     seam_metrics,
 )
+from metaldefect.synthesis.figures import mixed_sheet
 from metaldefect.synthesis.insertion_set import InsertedImage
 
 SIDE = 24
@@ -173,3 +174,37 @@ def test_drawn_images_of_the_right_classes_add_to_a_few_real_ones_and_those_of_w
     misled = gain_at(real, validation, wrong, 3, seed=0)
     assert misled["gain"]["mean"] < helped["gain"]["mean"] - 0.05
     assert misled["synthetic_weight"] == 0.03  # validation images trust them least
+
+
+def test_the_key_names_the_crops_of_the_mixed_sheet_in_its_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def write(folder: Path, per_class: int, bright: int) -> pd.DataFrame:
+        rows = []
+        for label in STEP:
+            for number in range(per_class):
+                path = f"images/{label}/{number}.png"
+                write_png(folder / path, rng.integers(bright, bright + 100, (SIDE, SIDE)).astype(np.uint8))
+                rows.append({"path": path, "label": label, "split": "test"})
+        table = pd.DataFrame(rows)
+        table.to_parquet(folder / "samples.parquet")
+        return table
+
+    write(tmp_path / "merged", 9, 0)
+    drawn = write(tmp_path / "synthetic", 5, 150)
+    sheet, key = mixed_sheet(tmp_path / "merged", tmp_path / "synthetic", drawn, SIDE, seed=0)
+    crops, answers = [figure.axes for figure in (sheet, key)]
+    assert len(crops) == 24
+    titles = [axis.get_title() for axis in answers]
+    for kind in ("real", "drawn"):
+        of_kind = [title for title in titles if f" {kind}: " in title]
+        assert len(of_kind) == 12
+        assert {label: sum(label in title for title in of_kind) for label in STEP} == dict.fromkeys(STEP, 4)
+    for number, (axis, answer) in enumerate(zip(crops, answers, strict=True)):
+        image = axis.images[0].get_array()
+        assert axis.get_title() == str(number + 1)
+        assert titles[number].startswith(f"{number + 1} {'drawn' if image.mean() > 140 else 'real'}: ")
+        assert np.array_equal(image, answer.images[0].get_array())
+    order = ["drawn" in title for title in titles]
+    assert order != sorted(order)
+    assert order != sorted(order, reverse=True)
