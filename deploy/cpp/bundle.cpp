@@ -1,0 +1,127 @@
+#include "bundle.hpp"
+
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#define STB_IMAGE_IMPLEMENTATION
+#define STBI_FAILURE_USERMSG
+#include <stb/stb_image.h>
+
+namespace metaldefect {
+namespace {
+
+constexpr int schema_version = 2;
+constexpr long max_pixels = 50'000'000;
+constexpr int min_side = 16;
+
+std::string contents(const std::filesystem::path& path) {
+    std::ifstream stream(path, std::ios::binary);
+    if (!stream || std::filesystem::is_directory(path)) throw Error(path.string() + " does not exist");
+    return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+std::string sha256(const std::string& bytes) {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int length = 0;
+    EVP_Digest(bytes.data(), bytes.size(), digest, &length, EVP_sha256(), nullptr);
+    std::string text;
+    char pair[3];
+    for (unsigned int index = 0; index < length; ++index) {
+        std::snprintf(pair, sizeof pair, "%02x", digest[index]);
+        text += pair;
+    }
+    return text;
+}
+
+void check_signature(const std::filesystem::path& folder, const std::string& metadata,
+                     const std::filesystem::path& public_key) {
+    const std::string signature = contents(folder / "metadata.sig");
+    const std::string pem = contents(public_key);
+    std::unique_ptr<BIO, decltype(&BIO_free)> source(
+        BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())), BIO_free);
+    std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key(
+        PEM_read_bio_PUBKEY(source.get(), nullptr, nullptr, nullptr), EVP_PKEY_free);
+    if (!key || EVP_PKEY_id(key.get()) != EVP_PKEY_ED25519)
+        throw Error(public_key.string() + " holds no Ed25519 public key");
+    std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+    EVP_DigestVerifyInit(context.get(), nullptr, nullptr, nullptr, key.get());
+    const auto* signed_bytes = reinterpret_cast<const unsigned char*>(signature.data());
+    const auto* message = reinterpret_cast<const unsigned char*>(metadata.data());
+    if (EVP_DigestVerify(context.get(), signed_bytes, signature.size(), message, metadata.size()) != 1)
+        throw Error((folder / "metadata.sig").string() +
+                    " does not fit metadata.json: the bundle was changed, or another key signed it");
+}
+
+void check_file(const std::filesystem::path& folder, const nlohmann::json& metadata, const std::string& name) {
+    const std::string expected = metadata.at("sha256").at(name).get<std::string>();
+    if (sha256(contents(folder / name)) != expected)
+        throw Error((folder / name).string() + " is not the file that metadata.json describes: restore it");
+}
+
+}  // namespace
+
+Image read_image(const std::filesystem::path& path) {
+    const std::string name = path.string();
+    Image image;
+    int channels = 0;
+    if (!std::filesystem::is_regular_file(path)) throw Error(name + " does not exist");
+    if (stbi_info(name.c_str(), &image.width, &image.height, &channels) == 0)
+        throw Error(name + ": unreadable image: " + stbi_failure_reason());
+    const long count = static_cast<long>(image.width) * image.height;
+    if (count > max_pixels || std::min(image.width, image.height) < min_side)
+        throw Error(name + ": " + std::to_string(image.width) + "x" + std::to_string(image.height) +
+                    " pixels: at least 16 per side and at most 50,000,000 in all are needed");
+    if (channels != 1 && channels != 3)
+        throw Error(name + ": " + std::to_string(channels) + " channels: save it as grey or RGB");
+    image.channels = channels;
+    image.deep = stbi_is_16_bit(name.c_str()) != 0;
+    const auto keep = [&](auto* data) {
+        if (data == nullptr) throw Error(name + ": unreadable image: " + stbi_failure_reason());
+        image.pixels.assign(data, data + count * channels);
+        stbi_image_free(data);
+    };
+    if (image.deep)
+        keep(stbi_load_16(name.c_str(), &image.width, &image.height, &channels, 0));
+    else
+        keep(stbi_load(name.c_str(), &image.width, &image.height, &channels, 0));
+    return image;
+}
+
+Bundle read_bundle(const std::filesystem::path& folder, const std::string& precision,
+                   const std::filesystem::path& public_key) {
+    const std::string text = contents(folder / "metadata.json");
+    if (!public_key.empty()) check_signature(folder, text, public_key);
+    try {
+        const auto metadata = nlohmann::json::parse(text);
+        if (metadata.value("schema_version", 0) != schema_version)
+            throw Error((folder / "metadata.json").string() + " has another schema_version than 2: export again");
+        if (!metadata.at("precisions").contains(precision))
+            throw Error(folder.string() + " has no " + precision + " graph");
+        const auto& stated = metadata.at("precisions").at(precision);
+        const auto graph = stated.at("graph").get<std::string>();
+        check_file(folder, metadata, graph);
+        check_file(folder, metadata, std::filesystem::path(graph).replace_extension(".bin").string());
+        const auto& rule = metadata.at("input");
+        const auto& tolerance = stated.at("tolerance");
+        Bundle bundle{folder, precision, folder / graph, rule.at("name"), metadata.at("image_size"),
+                      rule.at("channels").get<std::vector<int>>(), std::nullopt, stated.at("threshold"),
+                      tolerance.at("absolute"), tolerance.at("relative"), {}};
+        if (const auto& levels = rule.at("levels"); !levels.is_null())
+            bundle.levels = Levels{levels.at("low"), levels.at("high"), levels.at("clip")};
+        for (const auto& item : metadata.at("golden")) {
+            bundle.golden.push_back({item.at("file"), item.at("scores").at(precision)});
+            check_file(folder, metadata, "golden/" + bundle.golden.back().file);
+        }
+        return bundle;
+    } catch (const nlohmann::json::exception& error) {
+        throw Error((folder / "metadata.json").string() + " is not a bundle's: " + error.what());
+    }
+}
+
+}  // namespace metaldefect

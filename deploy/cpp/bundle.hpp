@@ -1,0 +1,63 @@
+// A bundle on disk: metadata, hashes, signature, golden frames.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace metaldefect {
+
+// What the user can mend: the message names the file, the value and what to do.
+struct Error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Pixels `[height, width, channels]`; three channels are RGB. 8-bit levels fit in 16 bits too.
+struct Image {
+    int height = 0;
+    int width = 0;
+    int channels = 1;
+    bool deep = false;  // more than 8 bits per pixel
+    std::vector<std::uint16_t> pixels;
+};
+
+// Reads PNG, JPEG and BMP, 8 bits or 16-bit grey.
+Image read_image(const std::filesystem::path& path);
+
+// Which levels of a 16-bit frame become black and white.
+struct Levels {
+    double low;
+    double high;
+    bool clip;
+};
+
+struct Golden {
+    std::string file;
+    double score;
+};
+
+// What one precision needs, from `metadata.json`.
+struct Bundle {
+    std::filesystem::path folder;
+    std::string precision;
+    std::filesystem::path graph;
+    std::string input;
+    int image_size;
+    std::vector<int> channels;
+    std::optional<Levels> levels;
+    double threshold;
+    double absolute_tolerance;
+    double relative_tolerance;
+    std::vector<Golden> golden;
+};
+
+// Reads the metadata and checks the hash of every file of the precision. With a public key (PEM, Ed25519),
+// its owner must have signed the metadata. Throws Error.
+Bundle read_bundle(const std::filesystem::path& folder, const std::string& precision,
+                   const std::filesystem::path& public_key = {});
+
+}  // namespace metaldefect

@@ -1,0 +1,120 @@
+"""The C++ program gives the scores and decisions that Python gives."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from PIL import Image
+
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.deploy.bundle import PRECISIONS, read_metadata
+from metaldefect.deploy.runtime import Detector
+from metaldefect.deploy.signature import sign
+from tests.deploy.test_bundle import key_files
+
+SOURCE = Path(__file__).parents[2] / "deploy/cpp"
+HEADERS = ("stb/stb_image.h", "nlohmann/json.hpp", "openssl/evp.h")
+MISSING = [name for name in ("cmake", "g++") if shutil.which(name) is None] + [
+    name for name in HEADERS if not (Path("/usr/include") / name).is_file()
+]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needed to build C++ and not here: {MISSING}")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built program."""
+    build = tmp_path_factory.mktemp("build")
+    package = Path(openvino.__file__).parent
+    configure = ["cmake", "-S", str(SOURCE), "-B", str(build), "-DCMAKE_BUILD_TYPE=Debug"]
+    for command in ([*configure, f"-DOpenVINO_DIR={package / 'cmake'}"], ["cmake", "--build", str(build)]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build / "detect"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images of assorted sizes, grey and colour, faint and strong."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    paths = []
+    for index in range(24):
+        height, width = (int(side) for side in rng.integers(40, 400, 2))
+        shape = (height, width) if index % 3 else (height, width, 3)
+        pixels = rng.integers(0, 40 + 9 * index, shape).astype(np.uint8)
+        paths.append(folder / f"{index:02d}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True)
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
+    return list(csv.DictReader(done.stdout.splitlines()))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_scores_and_decisions_are_pythons(
+    program: Path, exported: Path, images: list[Path], precision: str
+) -> None:
+    golden = [exported / "golden" / item.file for item in read_metadata(exported).golden]
+    done = run(program, exported, "--precision", precision, "--throughput", *golden, *images)
+    assert done.returncode == 3, done.stderr
+    detector = Detector.load(exported, precision)
+    expected = [detector.predict(np.asarray(Image.open(path))) for path in [*golden, *images]]
+    found = rows(done)
+    assert [row["image"] for row in found] == [str(path) for path in [*golden, *images]]
+    assert [row["is_anomalous"] == "True" for row in found] == [one.is_anomalous for one in expected]
+    assert {one.is_anomalous for one in expected} == {True, False}
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    assert [float(row["score"]) for row in found] == pytest.approx(
+        [one.score for one in expected], abs=tolerance
+    )
+
+
+def test_exit_codes(program: Path, exported: Path, images: list[Path], tmp_path: Path) -> None:
+    assert run(program).returncode == 2
+    assert run(program, exported, "--overlap", "3").returncode == 2
+    assert run(program, exported, "--precision", "fp32").returncode == 0
+    scores = rows(run(program, exported, "--precision", "fp32", *images))
+    calm = min(scores, key=lambda row: float(row["score"]))
+    assert run(program, exported, "--precision", "fp32", calm["image"]).returncode == 0
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("LA", (40, 40)).save(tmp_path / "alpha.png")
+    Image.new("L", (15, 40)).save(tmp_path / "small.png")
+    for name, message in (
+        ("none.png", "does not exist"),
+        ("empty.png", "unreadable image"),
+        ("text.png", "unreadable image"),
+        ("alpha.png", "2 channels: save it as grey or RGB"),
+        ("small.png", "15x40 pixels"),
+    ):
+        done = run(program, exported, tmp_path / name)
+        assert done.returncode == 1
+        assert name in done.stderr
+        assert message in done.stderr
+
+
+def test_a_changed_bundle_is_refused(program: Path, bundle: Path, tmp_path: Path) -> None:
+    private, public = key_files(tmp_path, "plant")
+    _, stranger = key_files(tmp_path, "stranger")
+    assert "metadata.sig does not exist" in run(program, bundle, "--public-key", public).stderr
+    sign(bundle, private)
+    assert run(program, bundle, "--public-key", public).returncode == 0
+    assert "another key signed it" in run(program, bundle, "--public-key", stranger).stderr
+    content = read_json(bundle / "metadata.json")
+    content["golden"][0]["scores"]["fp16"] += 0.5
+    write_json(bundle / "metadata.json", content)
+    assert "fails its self-test: golden/00.png" in run(program, bundle).stderr
+    shutil.copy(bundle / "detector_fp32.bin", bundle / "detector_fp16.bin")
+    done = run(program, bundle)
+    assert done.returncode == 1
+    assert "detector_fp16.bin is not the file that metadata.json describes" in done.stderr
