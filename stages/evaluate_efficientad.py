@@ -8,7 +8,13 @@ from typing import Any
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
-from metaldefect.efficientad.evaluation import rounded, score_test_images, summarise
+from metaldefect.efficientad.evaluation import (
+    pro_table,
+    rounded,
+    score_table,
+    score_test_images,
+    summarise,
+)
 from metaldefect.efficientad.figures import detector_figures, map_weight_figure, training_figure
 from metaldefect.efficientad.memory_bank import (
     available_features,
@@ -29,6 +35,7 @@ INSPECTION = Path("data/merged/inspection")
 INSERTED = Path("data/synthetic/inserted")
 METRICS = Path("metrics/evaluate_efficientad.json")
 PLOTS = Path("plots/evaluate_efficientad")
+TABLES = "tables"
 
 
 def main(params: Params, run: StageRun) -> None:
@@ -36,7 +43,7 @@ def main(params: Params, run: StageRun) -> None:
     samples = params.evaluate_efficientad.bootstrap_samples
     model, config = load_detector(DETECTOR)
     real = RealDatasetProvider(INSPECTION)
-    sets = {"real defects": real.test()}
+    sets = {"test defects": real.test()}
     inserted = GeneratedDatasetProvider(INSPECTION, INSERTED).test()
     if len(set(inserted.labels)) > 1:
         sets["generated defects"] = inserted
@@ -47,16 +54,16 @@ def main(params: Params, run: StageRun) -> None:
     summaries = {
         name: summarise(scored, config.threshold, params.seed, samples) for name, scored in groups.items()
     }
-    for names, reason in summaries["real defects"]["left_out"].items():
+    for names, reason in summaries["test defects"]["left_out"].items():
         print(f"not measured: {names}: {reason}")
     bank = fill_bank(
         resized_images(real.train(), config.image_size), available_features(model.teacher), params.seed
     )
-    with_bank = score_with_bank(bank, sets["real defects"], config.image_size)
-    compared = compare_with_bank(summaries["real defects"], bank, with_bank, params.seed, samples)
+    with_bank = score_with_bank(bank, sets["test defects"], config.image_size)
+    compared = compare_with_bank(summaries["test defects"], bank, with_bank, params.seed, samples)
     print(compared["verdict"])
     metrics: dict[str, Any] = {
-        **summaries["real defects"],
+        **summaries["test defects"],
         "generated": summaries.get("generated defects", "no insertion for the test is visible"),
         "threshold": config.threshold,
         "memory_bank": compared,
@@ -73,6 +80,11 @@ def main(params: Params, run: StageRun) -> None:
         )
     with atomic_directory(PLOTS) as folder:
         save_figures(figures, folder)
+        # The report draws its own curves from these
+        (folder / TABLES).mkdir()
+        scored = groups | {"memory bank, no training": with_bank}
+        score_table(scored).to_csv(folder / TABLES / "scores.csv", index=False)
+        pro_table(scored).to_csv(folder / TABLES / "pro_curve.csv", index=False)
     run.log_figures(figures)
     metrics = rounded(metrics)
     write_json(METRICS, metrics)

@@ -14,7 +14,8 @@ from metaldefect.ingest.figures import merge_figures
 from metaldefect.procedural.figures import sample_figures
 from pipeline.headline import headline_metrics
 from pipeline.params import Params
-from pipeline.report import render_report
+from pipeline.report.facts import collect_facts, previous_run, record
+from pipeline.report.page import render_report
 from pipeline.run import StageRun, run_stage
 
 PAGE = Path("reports/index.html")
@@ -31,10 +32,12 @@ def main(params: Params, run: StageRun) -> None:
     headline = headline_metrics(Path())
     write_json(HEADLINE, headline)
     run.log_metrics(headline)
-    page = render_report(Path(), params)
+    facts = collect_facts(params)
+    page = render_report(Path(), params, facts, previous_run(run), headline)
     with atomic_file(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     run.log_artifact(PAGE)
+    record(run, facts)
 
 
 def data_figures(params: Params) -> dict[str, dict[str, Figure]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -21,6 +22,8 @@ from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
+
+CURVE_POINTS = 400
 
 
 @dataclass
@@ -208,3 +211,39 @@ def per_type(scored: Sequence[Scored], threshold: float) -> dict[str, dict[str, 
             }
         result[label] = numbers
     return result
+
+
+def pro_points(scored: Sequence[Scored]) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
+    """The PRO curve up to AU-PRO's limit: false-positive rates `[400]`, overlaps `[400]`, and the AU-PRO.
+
+    None if no image has a mask.
+    """
+    pixels, _ = with_pixels(scored)
+    if not any(item.mask.any() for item in pixels):
+        return None
+    fpr, pro = detection.pro_curve([item.anomaly_map for item in pixels], [item.mask for item in pixels])
+    grid = np.linspace(0, detection.FPR_LIMIT, CURVE_POINTS)
+    area = detection.area_to_limit(fpr, pro, detection.FPR_LIMIT)
+    return grid, np.interp(grid, fpr, pro), area
+
+
+def score_table(groups: Mapping[str, Sequence[Scored]]) -> pd.DataFrame:
+    """One row per scored image: `set`, `name`, `label`, `score`."""
+    rows = [
+        (name, item.name, item.label, round(item.score, 6))
+        for name, scored in groups.items()
+        for item in scored
+    ]
+    return pd.DataFrame(rows, columns=["set", "name", "label", "score"])
+
+
+def pro_table(groups: Mapping[str, Sequence[Scored]]) -> pd.DataFrame:
+    """Points of each set's PRO curve: `set`, `false_positive_rate`, `overlap`; no rows without masks."""
+    parts = []
+    for name, scored in groups.items():
+        if (points := pro_points(scored)) is not None:
+            grid, overlap, _ = points
+            part = pd.DataFrame({"false_positive_rate": grid, "overlap": overlap}).round(6)
+            parts.append(part.assign(set=name))
+    empty = pd.DataFrame(columns=["set", "false_positive_rate", "overlap"])
+    return pd.concat(parts)[list(empty)] if parts else empty

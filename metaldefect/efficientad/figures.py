@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from metaldefect.efficientad.evaluation import Scored, with_pixels
+from metaldefect.efficientad.evaluation import Scored, pro_points
 from metaldefect.inspection.layout import GOOD
-from metaldefect.metrics.detection import FPR_LIMIT, area_to_limit, auroc, pro_curve
+from metaldefect.metrics.detection import FPR_LIMIT, auroc
 
-CURVE_POINTS = 400
 HEAT = "inferno"
 # The value to which the 0.995 quantile of normal pixels is scaled.
 SMALLEST_CEILING = 0.1
@@ -40,13 +39,9 @@ def pro_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
     """Per-region overlap curves up to AU-PRO's limit, one per test set."""
     figure, axes = square_axes("pixel false-positive rate", "mean overlap of the regions", "PRO curve")
     for name, scored in groups.items():
-        pixels, _ = with_pixels(scored)
-        if not any(item.mask.any() for item in pixels):
-            continue
-        fpr, pro = pro_curve([item.anomaly_map for item in pixels], [item.mask for item in pixels])
-        grid = np.linspace(0, FPR_LIMIT, CURVE_POINTS)
-        area = area_to_limit(fpr, pro, FPR_LIMIT)
-        axes.plot(grid, np.interp(grid, fpr, pro), label=f"{name}: AU-PRO {area:.3f}")
+        if (points := pro_points(scored)) is not None:
+            grid, overlap, area = points
+            axes.plot(grid, overlap, label=f"{name}: AU-PRO {area:.3f}")
     axes.set_xlim(0, FPR_LIMIT)
     axes.legend(loc="lower right")
     return figure

@@ -46,7 +46,7 @@ def test_everything_is_made(project: Project) -> None:
     ):
         assert (project.root / path).exists(), path
     page = (project.root / "reports/index.html").read_text()
-    assert "data:image/png;base64," in page
+    assert "data:image/webp;base64," in page
     assert 'src="http' not in page
     assert all(stage in page for stage in STAGES)
 

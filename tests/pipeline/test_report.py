@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -15,10 +16,11 @@ from PIL import Image
 
 from metaldefect.errors import UserError
 from pipeline.params import Augment, Data, Params, Report
-from pipeline.report import render_report
-from pipeline.report_figures import panels, read_columns, thinned
-from pipeline.report_graph import dependencies, draw_graph, layers, layout, reduced, stage_entries
-from pipeline.report_tables import tables
+from pipeline.report.facts import Facts
+from pipeline.report.figures import panels, read_columns, thinned
+from pipeline.report.graph import dependencies, draw_graph, layers, layout, reduced, stage_entries
+from pipeline.report.page import render_report
+from pipeline.report.tables import tables
 
 PIPELINE = """\
 stages:
@@ -56,6 +58,17 @@ stages:
     deps: [models/efficientad, metrics]
     outs: [reports/index.html]
 """
+
+
+FACTS = Facts("2026-11-26 03:11 UTC", "7e62c17f2d-dirty", "cpu", "two cores", "abc.dir", procedural=True)
+
+
+def rendered(project: Path, params: Params) -> str:
+    """The page without the chart library."""
+    text = render_report(project, params, FACTS)
+    page, _, library = text.partition("</footer>")
+    assert "Plotly" in library
+    return f"{page}</footer></body></html>"
 
 
 @pytest.fixture
@@ -117,12 +130,12 @@ class Page(HTMLParser):
 
 
 def test_page_is_well_formed_and_needs_no_network(project: Path, params: Params) -> None:
-    text = render_report(project, params)
+    text = rendered(project, params)
     page = Page(text)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
     outside = [
-        address for address in page.addresses if not address.startswith(("#", "data:image/png;base64,"))
+        address for address in page.addresses if not address.startswith(("#", "data:image/webp;base64,"))
     ]
     assert outside == []
     assert not re.search(r"url\((?!#)|@import|<script|<link", text)
@@ -132,43 +145,45 @@ def test_page_is_well_formed_and_needs_no_network(project: Path, params: Params)
 
 
 def test_same_inputs_give_the_same_bytes(project: Path, params: Params) -> None:
-    assert render_report(project, params) == render_report(project, params)
+    assert rendered(project, params) == rendered(project, params)
 
 
 def test_everything_measured_is_shown(project: Path, params: Params) -> None:
-    text = render_report(project, params)
+    text = rendered(project, params)
     assert '<div class="label">Images</div>\n<div class="value"><span class="">2,659</span></div>' in text
     assert '<span class="against">0.4123 →</span> <span class="good">0.5612</span>' in text
     assert "0.4123 [0.4010, 0.4200]" in text
     assert '<td class="number good">−0.1080</td>' in text  # LPIPS fell, which is good
     assert "rolled-in scale</th>" in text
-    image = (project / "plots/evaluate_vq/worst_reconstructions.png").read_bytes()
-    assert base64.b64encode(image).decode() in text
-    assert 'alt="Worst reconstructions"' in text
+    (source,) = re.findall(
+        r'src="data:image/webp;base64,([^"]+)" width="30" height="20" alt="Worst recon', text
+    )
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))).mean() == pytest.approx(128, abs=1)
     assert "Training curves" in text
     assert "train loss" in text
     assert "png_level: 1" in text
 
 
 def test_a_lower_rkid_is_green_and_a_higher_one_red(project: Path, params: Params) -> None:
-    page = render_report(project, params)
+    page = rendered(project, params)
     assert '<span class="against">0.7500 →</span> <span class="good">0.2500</span>' in page
     assert '<td class="number good">−0.5000</td>' in page
     metrics = json.loads((project / "metrics/evaluate_vq.json").read_text())
     write(project, "evaluate_vq", {"before": metrics["after"], "after": metrics["before"]})
-    assert '<td class="number bad">+0.5000</td>' in render_report(project, params)
+    assert '<td class="number bad">+0.5000</td>' in rendered(project, params)
 
 
 def test_what_is_not_measured_is_said(project: Path, params: Params) -> None:
-    text = render_report(project, params)
+    text = rendered(project, params)
     assert "<code>metrics/augment.json</code> does not exist, so this stage has not run here" in text
     assert "<code>metrics/merge.json</code> does not exist" not in text
-    assert text.count("not measured yet") == 5
+    assert text.count("not measured yet") == 7  # five headlines, two lines of the answer
+    assert "Not measured yet: the stage <code>evaluate_efficientad</code> has not run here" in text
 
 
 def test_text_from_outside_is_escaped(project: Path, params: Params) -> None:
     write(project, "augment", {"<script>alert(1)</script>": 3})
-    text = render_report(project, params)
+    text = rendered(project, params)
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<title>Steel &amp; &lt;b&gt;co&lt;/b&gt;</title>" in text
@@ -187,12 +202,12 @@ def test_text_from_outside_is_escaped(project: Path, params: Params) -> None:
 def test_a_broken_file_is_named(project: Path, params: Params, file: str, content: str, message: str) -> None:
     (project / file).write_text(content)
     with pytest.raises(UserError, match=message):
-        render_report(project, params)
+        rendered(project, params)
 
 
 def test_a_missing_pipeline_is_named(tmp_path: Path, params: Params) -> None:
     with pytest.raises(UserError, match=r"dvc\.yaml does not exist"):
-        render_report(tmp_path, params)
+        render_report(tmp_path, params, FACTS)
 
 
 def test_graph_follows_paths_and_leaves_out_what_is_implied() -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from pipeline.report_graph import dependencies, stage_entries
+from pipeline.report.graph import dependencies, stage_entries
 from tests.e2e.conftest import Project, clone
 
 TRAINING = {"finetune_vq", "train_maskgit", "distill_teacher", "train_efficientad"}
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def finished(made: Project) -> Iterator[Project]:
     """The clone; every file that a test edits is as it was again afterwards."""
-    files = [*made.root.glob("params.yaml"), *made.root.glob("pipeline/*"), *code(made.root)]
+    files = [*made.root.glob("params.yaml"), *made.root.glob("pipeline/**/*"), *code(made.root)]
     before = {path: path.read_bytes() for path in files if path.is_file()}
     yield made
     for path, content in before.items():
@@ -143,7 +143,7 @@ def test_code_of_figures_report_and_tracking_reruns_no_training_and_no_data(fini
     figures = files(finished, "metaldefect/**/figures.py")
     assert len(figures) >= 6
     plumbing = ["pipeline/run.py", "pipeline/params.py", "pipeline/terminal.py", "stages/__init__.py"]
-    touch(finished, *figures, *files(finished, "pipeline/report*"), *plumbing)
+    touch(finished, *figures, *files(finished, "pipeline/report/*.*"), *plumbing)
     found = reruns(finished)
     assert "report" in found
     assert found <= {*EVALUATION, "report"}
@@ -151,7 +151,7 @@ def test_code_of_figures_report_and_tracking_reruns_no_training_and_no_data(fini
 
 
 def test_tracking_and_report_code_reruns_the_report_alone(finished: Project) -> None:
-    touch(finished, "pipeline/run.py", "pipeline/report_tables.py", "pipeline/report.html.j2")
+    touch(finished, "pipeline/run.py", "pipeline/report/tables.py", "pipeline/report/page.html.j2")
     assert reruns(finished) == {"report"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import math
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
 from metaldefect.errors import UserError
+from pipeline.report.pictures import figure_picture
 
 MAX_POINTS = 400
 FEW_POINTS = 40
@@ -25,8 +24,9 @@ SPLITS = ("train_", "validation_", "test_", "val_")
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG as a data URI; a `wide` one spans the width of the page."""
+    """A stage's figure as a data URI; `name` is its file's stem, and a `wide` one spans the page."""
 
+    name: str
     caption: str
     source: str
     width: int
@@ -42,14 +42,9 @@ def figures(folder: Path) -> list[Figure]:
     """
     found = []
     for path in sorted(folder.glob("*.png")):
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except OSError as error:
-            raise UserError(f"{path} is not a readable PNG: {error}") from error
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
-        wide = width > 900 or width > 1.7 * height
-        found.append(Figure(caption(path), f"data:image/png;base64,{data}", width, height, wide))
+        picture = figure_picture(path, caption(path))
+        wide = picture.width > 900 or picture.width > 1.7 * picture.height
+        found.append(Figure(path.stem, caption(path), picture.source, picture.width, picture.height, wide))
     return found
 
 

@@ -1,0 +1,147 @@
+"""Where a report comes from, and the run before it: date, commit, profile, machine, data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metaldefect.hardware import cpu_name
+from metaldefect.metrics.directions import improvement
+from pipeline.main_metrics import formatted
+from pipeline.params import Params
+from pipeline.profiles import CONF, PARAMS, changes, composed_text, profiles
+from pipeline.run import EXPERIMENT, StageRun, git_commit
+
+SAMPLE = Path("data/sample")  # where the stage `sample` writes procedural images
+DATA_OUT = "data/merged"
+DATA_TAG = "data.md5"
+STAGE = "report"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Where the numbers of a page come from; `data_hash` is DVC's for the merged data."""
+
+    date: str
+    commit: str
+    profile: str
+    machine: str
+    data_hash: str
+    procedural: bool
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The last finished run of the report before this one."""
+
+    date: str
+    commit: str
+    data_hash: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A headline metric that differs from the last run's."""
+
+    name: str
+    before: str
+    after: str
+    kind: str  # `good`, `bad`, or empty if neither direction is better
+
+
+def collect_facts(params: Params) -> Facts:
+    """The facts of the run in the current folder."""
+    return Facts(
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=git_commit(),
+        profile=profile_name(PARAMS, CONF),
+        machine=cpu_name(),
+        data_hash=data_hash(Path("dvc.lock")),
+        procedural=is_procedural(params),
+    )
+
+
+def is_procedural(params: Params) -> bool:
+    """Whether all images of the run come from the stage `sample`."""
+    return params.data.root == SAMPLE
+
+
+def profile_name(params: Path, conf: Path) -> str:
+    """The profile that `params` was composed from, or `own settings` where it is none of them."""
+    content = yaml.safe_load(params.read_text(encoding="utf-8"))
+    for name in profiles(conf):
+        if yaml.safe_load(composed_text(conf, name)) == content:
+            return name
+    return "own settings"
+
+
+def data_hash(lock: Path) -> str:
+    """DVC's hash of the merged data, or empty where no lock file knows it."""
+    if not lock.is_file():
+        return ""
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    outs = stages.get("merge", {}).get("outs", [])
+    return next((out["md5"] for out in outs if out["path"] == DATA_OUT), "")
+
+
+def record(run: StageRun, facts: Facts) -> None:
+    """Keep with the tracked run what the next report compares itself with."""
+    import mlflow
+
+    mlflow.set_tag(DATA_TAG, facts.data_hash)
+    run.log_artifact(PARAMS)
+
+
+def previous_run(run: StageRun) -> Previous | None:
+    """The last finished report before `run`, from the tracking store; None if there is none."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    condition = f"tags.`dvc.stage` = '{STAGE}' and attributes.status = 'FINISHED'"
+    found = client.search_runs(
+        [experiment.experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=2
+    )
+    found = [item for item in found if item.info.run_id != run.run_id]
+    if not found:
+        return None
+    last = found[0]
+    names = {item.path for item in client.list_artifacts(last.info.run_id)}
+    text = ""
+    if PARAMS.name in names:
+        text = mlflow.artifacts.load_text(f"runs:/{last.info.run_id}/{PARAMS.name}")
+    return Previous(
+        date=datetime.fromtimestamp(last.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=last.data.tags.get("git.commit", "unknown"),
+        data_hash=last.data.tags.get(DATA_TAG, ""),
+        metrics=dict(last.data.metrics),
+        params=yaml.safe_load(text) or {},
+    )
+
+
+def metric_changes(previous: Previous, headline: Mapping[str, float]) -> list[Change]:
+    """The headline metrics that differ from the last run's by more than their sixth digit."""
+    found = []
+    for name, after in headline.items():
+        before = previous.metrics.get(name)
+        if before is None or abs(after - before) <= 1e-6 * max(abs(after), abs(before)):
+            continue
+        better = improvement(name, before, after)
+        kind = "" if not better else "good" if better > 0 else "bad"
+        texts = (formatted(type(after)(value)) for value in (before, after))  # counts stay whole
+        found.append(Change(name.replace("_", " "), *texts, kind))
+    return found
+
+
+def setting_changes(previous: Previous, params: Params) -> list[str]:
+    """One line per setting that differs from the last run's; none if the last run kept no settings."""
+    if not previous.params:
+        return []
+    return changes(previous.params, params.model_dump(mode="json"))
