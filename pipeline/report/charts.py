@@ -30,7 +30,7 @@ class Chart:
     wide: bool = False
 
 
-def chart(title: str, traces: list[dict[str, Any]], wide: bool = False, **layout: Any) -> Chart:
+def chart(title: str, traces: list[dict[str, Any]], layout: dict[str, Any], wide: bool = False) -> Chart:
     """A chart of Plotly traces."""
     return Chart(title, json.dumps({"data": traces, "layout": layout}, sort_keys=True), wide)
 
@@ -65,7 +65,7 @@ def score_chart(table: pd.DataFrame, threshold: float, names: Mapping[str, str])
     first = table["set"].iloc[0]
     groups = {"good": table[(table["set"] == first) & (table["label"] == GOOD)]}
     by_set = table.groupby("set", sort=False)
-    groups |= {names.get(name, name): rows[rows["label"] != GOOD] for name, rows in by_set}
+    groups |= {names.get(str(name), str(name)): rows[rows["label"] != GOOD] for name, rows in by_set}
     middles = ((edges[:-1] + edges[1:]) / 2).round(4).tolist()
     traces = []
     for (name, rows), colour in zip(groups.items(), (BLUE, RED, ORANGE), strict=False):
@@ -77,12 +77,14 @@ def score_chart(table: pd.DataFrame, threshold: float, names: Mapping[str, str])
     return chart(
         f"Scores, with the threshold at {threshold:.3f} (the last bin holds all higher scores)",
         traces,
+        {
+            "barmode": "overlay",
+            "bargap": 0.05,
+            "xaxis": axis("anomaly score"),
+            "yaxis": axis("images"),
+            "shapes": [line | {"line": {"color": GREY, "dash": "dash", "width": 2}}],
+        },
         wide=True,
-        barmode="overlay",
-        bargap=0.05,
-        xaxis=axis("anomaly score"),
-        yaxis=axis("images"),
-        shapes=[line | {"line": {"color": GREY, "dash": "dash", "width": 2}}],
     )
 
 
@@ -99,7 +101,7 @@ def roc_chart(table: pd.DataFrame, names: Mapping[str, str]) -> Chart:
         traces.append(line(names.get(str(name), str(name)), colour, **points))
     square = {"range": [-0.02, 1.02]}
     axes = {"xaxis": axis("false-alarm rate", **square), "yaxis": axis("detection rate", **square)}
-    return chart("Image-level ROC", traces, **axes)
+    return chart("Image-level ROC", traces, axes)
 
 
 def pro_chart(table: pd.DataFrame, names: Mapping[str, str]) -> Chart:
@@ -114,7 +116,7 @@ def pro_chart(table: pd.DataFrame, names: Mapping[str, str]) -> Chart:
         for (name, rows), colour in zip(table.groupby("set", sort=False), (RED, ORANGE, GREY), strict=False)
     ]
     axes = {"xaxis": axis("false-positive rate of the pixels"), "yaxis": axis("overlap", range=[-0.02, 1.02])}
-    return chart("PRO curve: how exactly heat maps mark defects", traces, **axes)
+    return chart("PRO curve: how exactly heat maps mark defects", traces, axes)
 
 
 def line(name: str, colour: str, **points: Any) -> dict[str, Any]:
@@ -141,7 +143,9 @@ def data_chart(metrics: Metrics) -> Chart | None:
         for split, colour in colours.items()
         if split in splits
     ]
-    return chart("Images per class and split", traces, wide=True, barmode="stack", yaxis=axis("images"))
+    return chart(
+        "Images per class and split", traces, {"barmode": "stack", "yaxis": axis("images")}, wide=True
+    )
 
 
 def agreement_chart(metrics: Metrics) -> Chart | None:
@@ -160,7 +164,7 @@ def agreement_chart(metrics: Metrics) -> Chart | None:
     if not traces:
         return None
     vertical = axis("recognised as their class, %", range=[0, 105])
-    return chart("Which classes are recognised", traces, wide=True, barmode="group", yaxis=vertical)
+    return chart("Which classes are recognised", traces, {"barmode": "group", "yaxis": vertical}, wide=True)
 
 
 def calibration_chart(metrics: Metrics) -> Chart | None:
@@ -174,7 +178,7 @@ def calibration_chart(metrics: Metrics) -> Chart | None:
     trace = {"type": "scatter", "mode": "lines+markers", "x": x, "y": y, "line": {"color": BLUE}}
     trace |= {"marker": {"color": colours, "size": 11}}
     axes = {"xaxis": axis("share of the student-teacher map"), "yaxis": axis("image AUROC, validation")}
-    return chart("Inserted defects choose how the maps are mixed (orange: chosen)", [trace], **axes)
+    return chart("Inserted defects choose how the maps are mixed (orange: chosen)", [trace], axes)
 
 
 def latency_chart(metrics: Metrics) -> Chart | None:
@@ -197,4 +201,4 @@ def latency_chart(metrics: Metrics) -> Chart | None:
         }
         for label, key, colour in (("median", "p50_ms", BLUE), ("99 % of images", "p99_ms", GREY))
     ]
-    return chart("Latency per image", traces, barmode="group", yaxis=axis("ms"))
+    return chart("Latency per image", traces, {"barmode": "group", "yaxis": axis("ms")})

@@ -106,10 +106,11 @@ def previous_run(run: StageRun) -> Previous | None:
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     condition = f"tags.`dvc.stage` = '{STAGE}' and attributes.status = 'FINISHED'"
-    found = client.search_runs(
+    assert experiment is not None  # `run` is in it
+    runs = client.search_runs(
         [experiment.experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=2
     )
-    found = [item for item in found if item.info.run_id != run.run_id]
+    found = [item for item in runs if item.info.run_id != run.run_id]
     if not found:
         return None
     last = found[0]
@@ -135,8 +136,8 @@ def metric_changes(previous: Previous, headline: Mapping[str, float]) -> list[Ch
             continue
         better = improvement(name, before, after)
         kind = "" if not better else "good" if better > 0 else "bad"
-        texts = (formatted(type(after)(value)) for value in (before, after))  # counts stay whole
-        found.append(Change(name.replace("_", " "), *texts, kind))
+        old = int(before) if isinstance(after, int) else before  # the store knows no whole numbers
+        found.append(Change(name.replace("_", " "), formatted(old), formatted(after), kind))
     return found
 
 

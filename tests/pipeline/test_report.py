@@ -177,7 +177,7 @@ def test_what_is_not_measured_is_said(project: Path, params: Params) -> None:
     text = rendered(project, params)
     assert "<code>metrics/augment.json</code> does not exist, so this stage has not run here" in text
     assert "<code>metrics/merge.json</code> does not exist" not in text
-    assert text.count("not measured yet") == 7  # five headlines, two lines of the answer
+    assert text.count("not measured yet") == 8  # five headlines, three lines of the answer
     assert "Not measured yet: the stage <code>evaluate_efficientad</code> has not run here" in text
 
 
@@ -186,7 +186,7 @@ def test_text_from_outside_is_escaped(project: Path, params: Params) -> None:
     text = rendered(project, params)
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "<title>Steel &amp; &lt;b&gt;co&lt;/b&gt;</title>" in text
+    assert "<title>Steel &amp; &lt;b&gt;co&lt;/b&gt;: " in text
     assert "echo &#34;&lt;done&gt;&#34;" in text
 
 
