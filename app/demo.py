@@ -1,138 +1,135 @@
-"""The Gradio page: paint a mask on metal, choose a class, and see the defect and the detector's verdict.
+"""The demo's page: paint a defect, generate images, reconstruct, inspect and compare.
 
-`python -m app.demo` (or `make demo`) serves the page on 127.0.0.1 only.
+`python -m app.demo` (or `make demo`) serves it on 127.0.0.1:7860. It makes no request to the outside.
 """
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# Files of the page live in a folder of their own, and are deleted after an hour
+os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="metaldefect-demo-cache-"))
 
 import gradio as gr
-import numpy as np
 
-from app.inpainting import Studio, heat_map, inpaint_image, read_square, visualize_mask_on_image
-from metaldefect.errors import UserError, exit_on_user_error
-from metaldefect.images import U8
+from app.api import build_endpoints
+from app.card import model_card
+from app.familiar import Familiarity, run_familiarity
+from app.paint import build_paint_tab
+from app.results import KEPT_SECONDS
+from app.studio import Studio
+from app.tabs import build_compare_tab, build_generate_tab, build_inspect_tab, build_reconstruct_tab
+from metaldefect.errors import UserError
 
-Drawing = dict[str, Any]
-
-
-def painted_mask(drawing: Drawing) -> np.ndarray:
-    """The painted mask, `bool [H, W]`: pixels that the editor's layers cover or its composite changes.
-
-    Raises:
-        gr.Error: no image, or nothing painted.
-    """
-    background, composite = drawing.get("background"), drawing.get("composite")
-    if background is None:
-        raise gr.Error("Choose or drop an image first.")
-    mask = np.zeros(np.asarray(background).shape[:2], bool)
-    for layer in drawing.get("layers") or []:
-        alpha = np.asarray(layer)
-        mask |= (alpha[..., -1] if alpha.ndim == 3 else alpha) > 0
-    if composite is not None and np.shape(composite) == np.shape(background):
-        difference = np.asarray(composite, np.int16) - np.asarray(background, np.int16)
-        mask |= (np.abs(difference) > 0).reshape(*mask.shape, -1).any(axis=-1)
-    if not mask.any():
-        raise gr.Error("Paint a mask on the image first.")
-    return mask
-
-
-def grey_background(drawing: Drawing) -> U8:
-    """The editor's picture in grey, `uint8 [H, W]`.
-
-    Raises:
-        gr.Error: no image.
-    """
-    background = drawing.get("background")
-    if background is None:
-        raise gr.Error("Choose or drop an image first.")
-    colour = np.asarray(background)
-    if colour.ndim == 2:
-        return colour.astype(np.uint8)
-    return np.rint(colour[..., :3].mean(axis=-1)).astype(np.uint8)
+TITLE = "Metal-defect synthesis"
+PASSWORD_VARIABLE = "METALDEFECT_DEMO_PASSWORD"
+USER = "metaldefect"
+LARGEST_UPLOAD = "40mb"
+WAITING = 32  # requests in the queue; further ones are told to come back
+SESSIONS = 100
+# Gradio's own grey is too faint for small text
+STYLE = """
+.gradio-container { --body-text-color-subdued: #4b5563; --block-info-text-color: #4b5563; }
+.dark .gradio-container, .dark.gradio-container {
+  --body-text-color-subdued: #c4cad4; --block-info-text-color: #c4cad4;
+}
+.or, .info-text { color: var(--body-text-color-subdued) !important; }
+"""
+INTRODUCTION = (
+    f"# {TITLE}\n"
+    "Draw defects on good metal with exact masks, and see what the detector makes of them. "
+    "Models, examples and numbers come from the last pipeline run."
+)
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """Build the page."""
-    size = studio.painter.image_size
-    classes = list(studio.painter.classes)
-    examples = [read_square(path, size) for path in studio.examples()]
-
-    def draw(
-        drawing: Drawing, label: str, seed: float, guidance: float, temperature: float
-    ) -> tuple[U8, U8, U8, str]:
-        image, mask = grey_background(drawing), painted_mask(drawing)
-        try:
-            result = inpaint_image(
-                studio, image, mask, label, seed=int(seed), guidance=guidance, temperature=temperature
-            )
-        except UserError as error:
-            raise gr.Error(str(error)) from error
-        heat, detection = heat_map(studio, result)
-        verdict = "**defective**" if detection.is_anomalous else "**good**"
-        words = f"Detector: {verdict}, score {detection.score:.3f}, threshold {studio.detector.threshold:.3f}"
-        return visualize_mask_on_image(image, mask), result, heat, words
-
-    with gr.Blocks(title="Metal-defect synthesis") as page:
-        gr.Markdown(
-            "# Metal-defect synthesis\n"
-            "Choose a defect-free image (or drop your own), paint where the defect should go, "
-            "and choose its class."
-        )
-        with gr.Row():
-            with gr.Column(scale=3, min_width=420):
-                editor = gr.ImageEditor(
-                    value=examples[0] if examples else None,
-                    type="numpy",
-                    image_mode="RGBA",
-                    label="Image and mask",
-                    brush=gr.Brush(default_size=14, colors=["#ff1e1e"], color_mode="fixed"),
-                    layers=False,
-                    height=480,
-                )
-                gallery = gr.Gallery(
-                    value=[(image, f"normal {i + 1}") for i, image in enumerate(examples)],
-                    label="Defect-free images",
-                    columns=6,
-                    height=150,
-                    allow_preview=False,
-                )
-            with gr.Column(scale=2, min_width=260):
-                label = gr.Dropdown(classes, value=classes[-1], label="Defect class")
-                seed = gr.Number(0, precision=0, label="Seed (each seed draws another defect)")
-                guidance = gr.Slider(
-                    0.0, 4.0, 2.0, step=0.25, label="Guidance (how strongly the class counts)"
-                )
-                temperature = gr.Slider(0.3, 1.5, 0.7, step=0.05, label="Temperature (variety)")
-                button = gr.Button("Draw the defect", variant="primary")
-                words = gr.Markdown()
-        with gr.Row():
-            masked = gr.Image(label="Mask", interactive=False)
-            drawn = gr.Image(label="Drawn defect", interactive=False)
-            heat = gr.Image(label="Detector's heat map", interactive=False)
-
-        def choose(event: gr.SelectData) -> U8:
-            return examples[event.index]
-
-        gallery.select(choose, None, editor)
-        button.click(draw, [editor, label, seed, guidance, temperature], [masked, drawn, heat, words])
+def build(studio: Studio, familiarity: Familiarity | None) -> gr.Blocks:
+    """Build the page of a finished run."""
+    with gr.Blocks(title=TITLE, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Tab("Paint a defect"):
+            build_paint_tab(studio, familiarity)
+        with gr.Tab("Generate"):
+            build_generate_tab(studio)
+        with gr.Tab("Reconstruct"):
+            build_reconstruct_tab(studio, familiarity)
+        with gr.Tab("Inspect"):
+            build_inspect_tab(studio, familiarity)
+        with gr.Tab("Compare"):
+            build_compare_tab(studio)
+        with gr.Accordion("The models, their data, and how good they are", open=False):
+            gr.Markdown(model_card(studio))
+        build_endpoints(studio, familiarity)
     return page
 
 
+def build_without_models(reason: str) -> gr.Blocks:
+    """The page of a folder without models: it says which command makes them."""
+    with gr.Blocks(title=TITLE) as page:
+        gr.Markdown(f"# {TITLE}\n## There are no models yet\n{reason}", elem_id="missing")
+    return page
+
+
+def page_of(root: Path, others: list[Path]) -> gr.Blocks:
+    """The page of a run, or the page that says what is missing."""
+    try:
+        studio = Studio(root, tuple(others))
+        return build(studio, run_familiarity(root))
+    except UserError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return build_without_models(str(error))
+
+
+def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = 7860, **more: Any) -> Any:
+    """Launch the page with its limits; returns what `Blocks.launch` returns.
+
+    Raises:
+        UserError: other machines could reach `host`, and no password is set.
+    """
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if not password and not is_loopback(host):
+        raise UserError(f"{host} is reachable by others: set {PASSWORD_VARIABLE} first (user: {USER})")
+    return page.queue(max_size=WAITING, default_concurrency_limit=1).launch(
+        server_name=host,
+        server_port=port,
+        auth=(USER, password) if password else None,
+        share=False,
+        show_error=True,
+        max_file_size=LARGEST_UPLOAD,
+        state_session_capacity=SESSIONS,
+        footer_links=["api"],
+        ssr_mode=False,
+        css=STYLE,
+        **more,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def main() -> None:
+    """Serve the page of a run until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m app.demo", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("."), help="folder of the pipeline (default: here)")
+    parser.add_argument("--compare", type=Path, nargs="*", default=[], help="folders of other finished runs")
+    parser.add_argument("--host", default="127.0.0.1", help="others need a password, see the README")
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
-    with exit_on_user_error("demo"):
-        page = build(Studio(args.root))
-    page.launch(server_name="127.0.0.1", server_port=args.port, share=False)
+    try:
+        serve(page_of(args.root, args.compare), args.host, args.port)
+    except UserError as error:
+        sys.exit(f"demo: {error}")
 
 
 if __name__ == "__main__":

@@ -1,44 +1,84 @@
-"""The demo's functions, independent of its page: encode, decode, inpaint and detect."""
+"""What the demo does, independent of its page: encode, decode, inpaint, generate, inspect."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
-from metaldefect.images import U8, read_grey, resize
+from metaldefect.figures import mask_overlay
+from metaldefect.images import U8, resize
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
-from metaldefect.synthesis.inpainting import inpaint
+from metaldefect.synthesis.inpainting import inpaint, visible_change
 from metaldefect.synthesis.painter import Painter, load_painter
 
 Mask = NDArray[np.bool_]
 
-MASK_COLOUR = (255, 30, 30)
-MASK_OPACITY = 0.45
 NEEDED = ("models/vq", "models/maskgit", "models/openvino")
+UNKNOWN = 128  # grey level of a token that is not drawn yet
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to draw; see `SamplingConfig` for guidance, temperature and steps, `inpaint` for the feather."""
+
+    seed: int = 0
+    guidance: float = 2.0
+    temperature: float = 0.7
+    steps: int = 16
+    feather: float = 8.0
+
+    def sampling(self) -> SamplingConfig:
+        """The sampler's settings; raises UserError for a number out of range."""
+        numbers = {"steps": self.steps, "guidance": self.guidance, "temperature": self.temperature}
+        return SamplingConfig.parse(numbers, "the drawing's settings")
+
+
+class Drawing(NamedTuple):
+    """A defect drawn into an image."""
+
+    image: U8  # [H, W]
+    changed: Mask  # [H, W], where the image visibly changed: the exact mask
+    steps: list[U8]  # [size, size] each, the tokens decoded while they are drawn
+
+
+class Verdict(NamedTuple):
+    """What the detector says about an image."""
+
+    detection: Detection
+    heat_map: U8  # [H, W, 3]
+    milliseconds: float
 
 
 @dataclass(frozen=True)
 class Studio:
-    """The models of the last pipeline run in `root`.
+    """The models of the last pipeline run in `root`; `others` are folders of other runs, to compare with.
 
     Raises:
         UserError: a model is missing; the message says which command makes it.
     """
 
     root: Path
+    others: tuple[Path, ...] = field(default=())
 
     def __post_init__(self) -> None:
         missing = [name for name in NEEDED if not (self.root / name).is_dir()]
         if missing:
             raise UserError(f"no {', '.join(missing)} here yet: run `make repro` first")
+        for other in self.others:
+            if not (other / "models/openvino").is_dir():
+                raise UserError(f"{other} holds no models/openvino: name the folder of a finished run")
 
     @cached_property
     def painter(self) -> Painter:
@@ -47,6 +87,17 @@ class Studio:
     @cached_property
     def detector(self) -> Detector:
         return Detector.load(self.root / "models/openvino", "fp16")
+
+    @cached_property
+    def detectors(self) -> Mapping[str, tuple[Path, str]]:
+        """Folder and precision of each detector to compare, by the name that the page shows."""
+        found = {}
+        for name, run in (("this run", self.root), *((path.name or str(path), path) for path in self.others)):
+            folder = run / "models/openvino"
+            for precision in ("fp32", "fp16", "int8"):
+                if (folder / f"detector_{precision}.xml").is_file():
+                    found[f"{name}, {precision.upper()}"] = (folder, precision)
+        return found
 
     def examples(self, limit: int = 12) -> list[Path]:
         """Up to `limit` defect-free images to start from, spread evenly over the detector's test normals."""
@@ -68,56 +119,92 @@ def decode_from_tokens(studio: Studio, tokens: Tensor, light: U8) -> U8:
         light: the image whose light the result gets, grey `uint8 [H, W]`: usually the encoded one.
 
     Raises:
-        ValueError: a token is outside the vocabulary.
+        UserError: the tokens have another shape, or one is outside the vocabulary.
     """
-    size = len(studio.painter.vocabulary.codes)
+    grid, size = studio.painter.maskgit.config.grid, len(studio.painter.vocabulary.codes)
+    if tuple(tokens.shape) != (grid, grid):
+        raise UserError(f"tokens have the shape {list(tokens.shape)}, expected [{grid}, {grid}]")
     if int(tokens.min()) < 0 or int(tokens.max()) >= size:
-        raise ValueError(f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], expected [0, {size})")
-    field = studio.painter.field_of(resize(light, studio.painter.image_size)[None])
-    return studio.painter.decode(tokens[None], field)[0]
+        raise UserError(f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], expected [0, {size})")
+    light_field = studio.painter.field_of(resize(light, studio.painter.image_size)[None])
+    return studio.painter.decode(tokens[None], light_field)[0]
 
 
 def inpaint_image(
-    studio: Studio,
-    image: U8,
-    mask: Mask,
-    label: str,
-    *,
-    seed: int = 0,
-    guidance: float = 1.0,
-    temperature: float = 1.0,
-    steps: int = 16,
-    feather: float = 8.0,
+    studio: Studio, image: U8, mask: Mask, label: str, settings: Settings, history: list[Tensor] | None = None
 ) -> U8:
     """Draw a defect of class `label` under the mask; input and output are grey, `uint8 [H, W]`.
+
+    Args:
+        studio: the models.
+        image: grey `uint8 [H, W]`.
+        mask: `bool [H, W]`.
+        label: class of the defect.
+        settings: how to draw.
+        history: receives the token grid `int64 [1, grid, grid]` after each step.
 
     Raises:
         UserError: the class is unknown; the mask has another size, is empty or covers the whole image; or a
             number is out of range.
     """
-    config = SamplingConfig(steps=steps, guidance=guidance, temperature=temperature)
-    generators = [image_generator(seed, label, 0)]
-    return inpaint(studio.painter, [image], [mask], [label], config, generators, feather)[0].image
+    generators = [image_generator(settings.seed, label, 0)]
+    return inpaint(
+        studio.painter,
+        [image],
+        [mask],
+        [label],
+        settings.sampling(),
+        generators,
+        settings.feather,
+        history,
+    )[0].image
+
+
+def draw_defect(studio: Studio, image: U8, mask: Mask, label: str, settings: Settings) -> Drawing:
+    """`inpaint_image`, with the exact mask of what changed and the steps of drawing."""
+    history: list[Tensor] = []
+    result = inpaint_image(studio, image, mask, label, settings, history)
+    return Drawing(result, visible_change(image, result), unmasking_frames(studio, image, history))
+
+
+def unmasking_frames(studio: Studio, image: U8, history: list[Tensor]) -> list[U8]:
+    """The tokens after each step as images `uint8 [size, size]`; tokens not drawn yet are grey."""
+    painter = studio.painter
+    if not history:
+        return []
+    grids = torch.cat(history)
+    unknown = grids == painter.maskgit.config.mask_id
+    light = painter.field_of(resize(image, painter.image_size)[None])
+    decoded = painter.decode(grids.masked_fill(unknown, 0), light.expand(len(grids), *light.shape[1:]))
+    side = painter.image_size // painter.maskgit.config.grid
+    hidden = unknown.numpy().repeat(side, axis=1).repeat(side, axis=2)
+    return list(np.where(hidden, np.uint8(UNKNOWN), decoded))
+
+
+def generate_images(studio: Studio, label: str, count: int, settings: Settings) -> U8:
+    """Draw `count` whole images of a class, `uint8 [count, size, size]`.
+
+    Raises:
+        UserError: the class is unknown, or a number is out of range.
+    """
+    labels = torch.full((count,), studio.painter.label(label))
+    return studio.painter.sample(labels, range(count), settings.sampling(), settings.seed)
 
 
 def visualize_mask_on_image(image: U8, mask: Mask) -> U8:
-    """The image `uint8 [H, W]` with the mask `bool [H, W]` tinted red, as `uint8 [H, W, 3]`."""
+    """The image `uint8 [H, W]` with the mask `bool [H, W]` tinted red, as `uint8 [H, W, 3]`.
+
+    Raises:
+        UserError: the mask has another size.
+    """
     if image.shape != mask.shape:
-        raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape}")
-    colour = np.repeat(image[..., None], 3, axis=2).astype(np.float32)
-    colour[mask] = (1 - MASK_OPACITY) * colour[mask] + MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
-    return colour.round().astype(np.uint8)
+        raise UserError(f"the mask has shape {mask.shape}, the image {image.shape}")
+    return mask_overlay(image, mask)
 
 
-def heat_map(studio: Studio, image: U8) -> tuple[U8, Detection]:
-    """The image under the detector's heat map, `uint8 [H, W, 3]`, and the detection."""
-    detection = studio.detector.predict(image)
-    return overlay(image, detection.anomaly_map, studio.detector.threshold), detection
-
-
-def read_square(path: Path, size: int) -> U8:
-    """The centre square of an image file, resized to `uint8 [size, size]`, the page's working size."""
-    grey = read_grey(path)
-    side = min(grey.shape)
-    top, left = ((length - side) // 2 for length in grey.shape)
-    return resize(grey[top : top + side, left : left + side], size)
+def inspect_image(detector: Detector, image: U8) -> Verdict:
+    """The detector's verdict on a grey image `uint8 [H, W]`, its heat map, and the time that it took."""
+    start = time.perf_counter()
+    detection = detector.predict(image)
+    milliseconds = 1000 * (time.perf_counter() - start)
+    return Verdict(detection, overlay(image, detection.anomaly_map, detector.threshold), milliseconds)

@@ -129,6 +129,7 @@ def inpaint(
     config: SamplingConfig,
     generators: Sequence[torch.Generator],
     feather_pixels: float,
+    history: list[torch.Tensor] | None = None,
 ) -> list[Inpainted]:
     """Draw a defect of a class under the mask of each image.
 
@@ -140,6 +141,7 @@ def inpaint(
         config: how to sample.
         generators: source of each image's randomness; see `image_generator`.
         feather_pixels: width of the blend on either side of the mask's border, in pixels of the input images.
+        history: receives the token grids `int64 [N, grid, grid]` after each step.
 
     Returns:
         For each image the result, `uint8 [H, W]`, unchanged farther than the feather from the mask; the same
@@ -159,7 +161,7 @@ def inpaint(
     cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
     tokens = painter.encode(small)
     hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
-    drawn_tokens = painter.draw_tokens(numbers, config, generators, known=hidden)
+    drawn_tokens = painter.draw_tokens(numbers, config, generators, hidden, history)
     field = painter.field_of(small)
     drawn, reconstruction = painter.decode(drawn_tokens, field), painter.decode(tokens, field)
     found = []

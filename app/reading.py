@@ -1,0 +1,117 @@
+"""Read what people hand to the demo: image files, painted masks, numbers; every refusal says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from app.studio import Mask, Settings
+from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.image_files import read_mask, read_pixels
+from metaldefect.images import U8, read_grey, resize
+
+LONGEST_SIDE = 1024  # larger photographs are shrunk, so that an answer takes seconds
+# From this mean difference between colour channels on, in grey levels, an image counts as a colour picture
+COLOURFUL = 12.0
+SEED_LIMIT = 2**63 - 1
+
+
+class Photograph(NamedTuple):
+    """An image as the demo works with it, grey `uint8 [H, W]`, and remarks about what was changed."""
+
+    image: U8
+    remarks: list[str]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Show the project's own errors on the page, with their reason."""
+    try:
+        yield
+    except (UserError, RejectedFileError) as error:
+        raise gr.Error(str(error), title="This does not work") from error
+
+
+def read_photograph(path: str | Path | None) -> Photograph:
+    """Read an uploaded file by the rules of every other door, and shrink it to `LONGEST_SIDE`.
+
+    Raises:
+        UserError: no file, or it is not an image that the rules allow; the message says why.
+    """
+    if path is None:
+        raise UserError("Choose or upload an image first.")
+    name = Path(path).name
+    try:
+        image = read_pixels(path, colour=True)
+    except RejectedFileError as error:
+        raise UserError(f"{name}: {error}") from error
+    remarks = []
+    if image.ndim == 3:
+        spread = float(np.ptp(image.astype(np.int16), axis=2).mean())
+        if spread > COLOURFUL:
+            remarks.append(f"{name} is a colour picture: it was turned grey, as all training images are.")
+    grey = read_grey(path)
+    height, width = grey.shape
+    factor = LONGEST_SIDE / max(height, width)
+    if factor < 1:
+        size = (max(1, round(height * factor)), max(1, round(width * factor)))
+        grey = resize(grey, size)
+        remarks.append(f"{name} was shrunk from {width} × {height} to {size[1]} × {size[0]} pixels.")
+    return Photograph(grey, remarks)
+
+
+def read_mask_of(path: str | Path | None, original: str | Path, image: U8) -> Mask:
+    """Read an uploaded mask file of an image, and shrink it as the image was shrunk.
+
+    Raises:
+        UserError: no file, another size, or unclear levels.
+    """
+    if path is None:
+        raise UserError("A mask is needed: an image of the same size, white where the defect should go.")
+    with Image.open(original) as header:
+        width, height = header.size
+    try:
+        mask = read_mask(path, (height, width))
+    except RejectedFileError as error:
+        raise UserError(f"{Path(path).name}: {error}") from error
+    return resize(mask, (image.shape[0], image.shape[1]), nearest=True) > 0
+
+
+def painted_mask(drawing: dict[str, Any] | None, image: U8 | None) -> Mask:
+    """The painted mask of an image `uint8 [H, W]`: what the editor's layers cover.
+
+    Raises:
+        UserError: no image, nothing painted, or everything painted.
+    """
+    if image is None:
+        raise UserError("Choose or upload an image first.")
+    mask = np.zeros(image.shape, bool)
+    for layer in (drawing or {}).get("layers") or []:
+        alpha = np.asarray(layer)
+        alpha = alpha[..., -1] if alpha.ndim == 3 else alpha
+        mask |= resize(np.ascontiguousarray(alpha), (image.shape[0], image.shape[1]), nearest=True) > 0
+    if not mask.any():
+        raise UserError("Paint a mask first: mark with the brush where the defect should go.")
+    if mask.all():
+        raise UserError("The mask covers the whole image: leave some of it, or use the tab Generate.")
+    return mask
+
+
+def read_settings(seed: Any, guidance: float, temperature: float, steps: float) -> Settings:
+    """Settings from the page's fields.
+
+    Raises:
+        UserError: the seed is not a whole number from 0 to 2^63 - 1, or another number is out of range.
+    """
+    text = "" if seed is None else str(seed).strip()
+    if not text.isdecimal() or int(text) > SEED_LIMIT:
+        raise UserError(f"The seed must be a whole number such as 0 or 42, not {text[:40]!r}.")
+    settings = Settings(int(text), float(guidance), float(temperature), int(steps))
+    settings.sampling()
+    return settings

@@ -1,0 +1,114 @@
+"""The endpoints for programs, called as docs/demo.md shows."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from scipy import ndimage
+
+from tests.app.conftest import metal
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Client:
+    return Client(address, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("files")
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 20:40] = 255
+    pictures = {
+        "image": metal(0),
+        "mask": mask,
+        "nothing": np.zeros_like(mask),
+        "everything": np.full_like(mask, 255),
+        "other size": mask[:32],
+    }
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    (folder / "text.png").write_text("no image")
+    return {path.stem: handle_file(path) for path in folder.iterdir()}
+
+
+def inpaint(client: Client, files: dict[str, Any], **more: Any) -> Any:
+    given = {"image": files["image"], "mask": files["mask"], "label": "patches", "seed": "1", "steps": 2}
+    return client.predict(**given | more, api_name="/inpaint_image")
+
+
+def test_inpaint_image_returns_a_png_and_an_exact_mask(client: Client, files: dict[str, Any]) -> None:
+    result = inpaint(client, files)
+    assert {"image", "mask", "visible", "score", "threshold", "is_defective", "remarks"} == set(result)
+    image, mask = (Image.open(result[name]) for name in ("image", "mask"))
+    assert (image.format, mask.format, image.size) == ("PNG", "PNG", (64, 64))
+    assert set(np.unique(mask)) <= {0, 255}
+    brush = np.zeros((64, 64), bool)
+    brush[20:40, 20:40] = True
+    far = ndimage.distance_transform_edt(~brush) > 8
+    assert np.array_equal(np.asarray(image)[far], metal(0)[far])
+    assert not np.array_equal(np.asarray(image), metal(0))
+    assert result["visible"] == bool(np.asarray(mask).any())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": ""}, "seed must be a whole number"),
+        ({"seed": "abc"}, "seed must be a whole number"),
+        ({"label": "dent"}, "unknown class 'dent'"),
+        ({"temperature": -1}, "temperature"),
+        ({"mask": "nothing"}, "mask is empty"),
+        ({"mask": "everything"}, "covers the whole image"),
+        ({"mask": "other size"}, "64"),
+        ({"mask": None}, "A mask is needed"),
+        ({"image": None}, "Choose or upload an image"),
+        ({"image": "text"}, "text.png"),
+    ],
+)
+def test_every_error_has_its_reason(
+    client: Client, files: dict[str, Any], change: dict[str, Any], reason: str
+) -> None:
+    given = {name: files.get(value, value) for name, value in change.items()}
+    with pytest.raises(AppError, match=reason):
+        inpaint(client, files, **given)
+
+
+def test_tokens_and_masks_have_endpoints(client: Client, files: dict[str, Any]) -> None:
+    encoded = client.predict(image=files["image"], api_name="/encode_to_tokens")
+    assert (len(encoded["tokens"]), encoded["vocabulary"]) == (8, 20)
+    decoded = client.predict(tokens=encoded["tokens"], light=files["image"], api_name="/decode_from_tokens")
+    assert Image.open(decoded["image"]).size == (64, 64)
+    with pytest.raises(AppError, match="rows of whole numbers"):
+        client.predict(tokens=[["a"]], light=files["image"], api_name="/decode_from_tokens")
+    shown = client.predict(image=files["image"], mask=files["mask"], api_name="/visualize_mask_on_image")
+    red, green, _ = np.asarray(Image.open(shown["image"]))[30, 30]
+    assert red > green + 50
+
+
+def test_no_request_of_two_users_is_lost(address: str, files: dict[str, Any]) -> None:
+    def ask(number: int) -> Any:
+        return inpaint(Client(address, verbose=False), files, seed=str(number))["image"]
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [np.asarray(Image.open(path)).tobytes() for path in pool.map(ask, [1, 2, 1, 2])]
+    assert results[0] == results[2]
+    assert results[1] == results[3]
+    assert results[0] != results[1]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "params.yaml", "{root}/params.yaml"])
+def test_no_file_of_the_server_can_be_read(address: str, demo_root: Path, path: str) -> None:
+    target = path.format(root=demo_root)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}/gradio_api/file={target}")
+    assert refused.value.code in (403, 404)

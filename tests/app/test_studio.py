@@ -1,0 +1,148 @@
+"""The demo's functions, on small models saved as the pipeline saves them."""
+
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from app.demo import build_without_models, page_of, serve
+from app.familiar import Familiarity
+from app.reading import painted_mask, read_photograph, read_settings, told
+from app.studio import (
+    Settings,
+    Studio,
+    decode_from_tokens,
+    draw_defect,
+    encode_to_tokens,
+    generate_images,
+    inpaint_image,
+    inspect_image,
+    visualize_mask_on_image,
+)
+from metaldefect.errors import UserError
+from tests.app.conftest import metal
+
+MASK = np.zeros((64, 64), bool)
+MASK[24:40, 24:40] = True
+FAST = Settings(seed=1, steps=2)
+
+
+def test_tokens_round_trip(studio: Studio) -> None:
+    tokens = encode_to_tokens(studio, metal(0))
+    assert tokens.shape == (8, 8)
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < 20
+    assert decode_from_tokens(studio, tokens, metal(0)).shape == (64, 64)
+    with pytest.raises(UserError, match=r"expected \[0, 20\)"):
+        decode_from_tokens(studio, torch.full((8, 8), 20), metal(0))
+    with pytest.raises(UserError, match=r"expected \[8, 8\]"):
+        decode_from_tokens(studio, torch.zeros(4, 4, dtype=torch.int64), metal(0))
+
+
+def test_inpainting_changes_the_masked_part_alone_and_depends_on_the_seed(studio: Studio) -> None:
+    image = metal(0)
+    one = inpaint_image(studio, image, MASK, "patches", FAST)
+    again = inpaint_image(studio, image, MASK, "patches", FAST)
+    other = inpaint_image(studio, image, MASK, "patches", Settings(seed=2, steps=2))
+    far = ndimage.distance_transform_edt(~MASK) > FAST.feather
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert np.array_equal(one[far], image[far])
+    assert not np.array_equal(one[MASK], image[MASK])
+
+
+def test_every_step_of_drawing_becomes_a_frame_with_fewer_unknown_tokens(studio: Studio) -> None:
+    drawn = draw_defect(studio, metal(0), MASK, "patches", Settings(steps=4))
+    assert len(drawn.steps) == 4
+    grey = [int((frame == 128).reshape(8, 8, 8, 8).all(axis=(1, 3)).sum()) for frame in drawn.steps]
+    assert grey[0] > grey[-1] == 0
+    assert drawn.changed.shape == (64, 64)
+
+
+def test_generated_images_depend_on_their_seed(studio: Studio) -> None:
+    images = generate_images(studio, "scratches", 2, FAST)
+    assert images.shape == (2, 64, 64)
+    assert not np.array_equal(images, generate_images(studio, "scratches", 2, Settings(seed=9, steps=2)))
+    with pytest.raises(UserError, match="unknown class 'dent'"):
+        generate_images(studio, "dent", 1, FAST)
+
+
+def test_the_detector_finds_a_bright_spot(studio: Studio) -> None:
+    image = np.full((64, 64), 120, np.uint8)
+    assert not inspect_image(studio.detector, image).detection.is_anomalous
+    image[30:34, 30:34] = 250
+    verdict = inspect_image(studio.detector, image)
+    assert verdict.detection.is_anomalous
+    assert verdict.detection.score == pytest.approx(1.3, abs=0.01)
+    assert verdict.milliseconds > 0
+
+
+def test_the_mask_is_shown_in_red() -> None:
+    mask = np.zeros((2, 2), bool)
+    mask[0, 0] = True
+    shown = visualize_mask_on_image(np.full((2, 2), 100, np.uint8), mask)
+    assert shown[0, 0].tolist() == [170, 68, 68]
+    assert shown[1, 1].tolist() == [100, 100, 100]
+    with pytest.raises(UserError, match="mask has shape"):
+        visualize_mask_on_image(np.zeros((3, 3), np.uint8), mask)
+
+
+def test_the_painted_mask_is_what_a_layer_covers() -> None:
+    layer = np.zeros((8, 8, 4), np.uint8)
+    layer[1:3, 4] = [255, 30, 30, 128]
+    image = np.zeros((8, 8), np.uint8)
+    assert np.argwhere(painted_mask({"layers": [layer]}, image)).tolist() == [[1, 4], [2, 4]]
+    with pytest.raises(UserError, match="Paint a mask first"):
+        painted_mask({"layers": [np.zeros((8, 8, 4), np.uint8)]}, image)
+    with pytest.raises(UserError, match="covers the whole image"):
+        painted_mask({"layers": [np.full((8, 8, 4), 255, np.uint8)]}, image)
+    with pytest.raises(UserError, match="Choose or upload an image"):
+        painted_mask(None, None)
+
+
+@pytest.mark.parametrize("seed", ["", "abc", "-1", "1.5", None, str(2**63)])
+def test_a_seed_that_is_no_whole_number_is_refused_with_its_reason(seed: str | None) -> None:
+    with pytest.raises(gr.Error, match="seed must be a whole number"), told():
+        read_settings(seed, 2.0, 0.7, 16)
+
+
+def test_numbers_out_of_range_are_named() -> None:
+    assert read_settings(" 42 ", 2.0, 0.7, 16) == Settings(seed=42)
+    with pytest.raises(UserError, match="temperature"):
+        read_settings("0", 2.0, 0.0, 16)
+
+
+def test_a_text_file_and_a_huge_image_are_refused_and_a_photograph_is_shrunk(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        read_photograph(tmp_path / "notes.txt")
+    Image.new("1", (8000, 7000)).save(tmp_path / "huge.png")
+    with pytest.raises(UserError, match=r"huge\.png.*pixels"):
+        read_photograph(tmp_path / "huge.png")
+    Image.new("RGB", (1600, 1200), (200, 40, 40)).save(tmp_path / "photo.jpg")
+    photograph = read_photograph(tmp_path / "photo.jpg")
+    assert photograph.image.shape == (768, 1024)
+    assert [remark for remark in photograph.remarks if "colour picture" in remark]
+    assert [remark for remark in photograph.remarks if "from 1600 × 1200 to 1024 × 768" in remark]
+
+
+def test_a_random_colour_picture_is_unlike_metal_and_metal_is_not(familiarity: Familiarity | None) -> None:
+    assert familiarity is not None
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    assert familiarity.is_unlike(noise)
+    assert not familiarity.is_unlike(metal(11))
+
+
+def test_without_models_the_page_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make repro"):
+        Studio(tmp_path)
+    assert "make repro" in str(page_of(tmp_path, []).get_config_file())
+
+
+def test_other_machines_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METALDEFECT_DEMO_PASSWORD", raising=False)
+    with pytest.raises(UserError, match="set METALDEFECT_DEMO_PASSWORD"):
+        serve(build_without_models("none"), host="0.0.0.0")
