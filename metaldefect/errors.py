@@ -25,7 +25,10 @@ class RejectedFileError(UserError):
 
 def printable(text: str) -> str:
     """Escape line breaks, other control characters and bytes that are not UTF-8, as in `\\n` or `\\xbb`."""
-    readable = os.fsencode(text).decode("utf-8", "backslashreplace")
+    try:
+        readable = os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character, which JSON can hold and no file name
+        readable = text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in readable)
 
 

@@ -13,7 +13,7 @@ from metaldefect.ingest.adapters import Box, RawSample
 from metaldefect.ingest.reading import read_image, read_known_mask
 
 SIDE = 128
-COUNT = 8  # per class
+COUNT = 7  # per class: one row of the page
 OUTLINE = (255, 64, 32)
 
 

@@ -60,7 +60,7 @@ def test_the_text_names_refused_files_and_what_to_type_next(plant: Path, tmp_pat
     assert "Next: repair or remove the refused files" in text
     write_page(seen, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 6 + 8 + 6
+    assert page.count("data:image/png;base64,") == 6 + 7 + 6
     assert "<script" not in page
     assert 'src="http' not in page
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_masks
 
@@ -305,3 +307,83 @@ def test_shapes_agree_with_the_published_implementation():
         assert np.array_equal(draw_runs(runs_of(noise), SIZE) > 0, noise)
     with pytest.raises(RejectedFileError, match="end inside a number"):
         fill_runs("o", SIZE)
+
+
+# ------------------------------------------------------------------------------------------- any content
+
+NAMES = ["a.png", "b.png", "good/c.png", "../x.png", "x" * 300]
+CELLS = [*NAMES, "", "good", "dent", "..", "val", "\u00fc", '"', ";", "\0"]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory, pictures) -> Path:
+    root = tmp_path_factory.mktemp("three")
+    for number, name in enumerate(("a.png", "b.png", "good/c.png")):
+        draw(root, name, pictures[number])
+    return root
+
+
+def check_result(root: Path, adapter: str) -> None:
+    """Whatever an annotation file holds: a `UserError`, or images that exist and printable reasons."""
+    try:
+        samples, files = read_dataset(adapter, root)
+    except UserError:
+        return
+    for sample in samples:
+        assert sample.path.is_file()
+        assert sample.path.resolve().is_relative_to(root.resolve())
+        assert 0 < len(sample.source_label.replace(".", "")) <= 201  # two labels and a plus
+        assert sample.is_normal == (sample.source_label == "good")
+        if isinstance(sample.mask, RunLengths):
+            assert draw_runs(sample.mask, sample.size).shape == sample.size
+    paths = [sample.path for sample in samples]
+    assert len(set(paths)) == len(paths)
+    for item in [*files.rejected, *files.notes]:
+        assert f"{item.path} {item.reason}".isprintable()
+
+
+@given(
+    rows=st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=6), max_size=6),
+    separator=st.sampled_from(",;\t"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "latin-1", "utf-16"]),
+    cut=st.integers(0, 400),
+)
+@settings(max_examples=80, deadline=None)
+def test_any_table_is_read_or_refused_by_name(three, rows, separator, encoding, cut):
+    lines = [["path", "label", "mask", "group", "split"], *rows]
+    content = "\n".join(separator.join(line) for line in lines).encode(encoding)
+    (three / "t.csv").write_bytes(content if cut > 300 else content[:cut])
+    check_result(three, "csv_table")
+
+
+NUMBERS = [-1, 0, 3, 10**30, float("nan"), float("inf"), [[float("nan")] * 6]]
+ODD = [*NUMBERS, None, True, "", "x" * 300, "\ud800", "good", [], {}]
+KEYS = ["id", "file_name", "width", "height", "name", "image_id", "category_id", "bbox", "segmentation"]
+
+
+@given(
+    changes=st.lists(
+        st.tuples(
+            st.sampled_from(["images", "annotations", "categories"]),
+            st.integers(0, 2),
+            st.sampled_from(KEYS),
+            st.sampled_from(ODD),
+        ),
+        max_size=4,
+    ),
+    cut=st.integers(0, 3000),
+)
+@settings(max_examples=120, deadline=None)
+def test_any_coco_file_is_read_or_refused_by_name(three, changes, cut):
+    counts = {"size": list(SIZE), "counts": [100, 5, SIZE[0] * SIZE[1] - 105]}
+    shapes = [
+        {"image_id": 0, "category_id": 1, "bbox": [10, 4, 10, 8], "segmentation": [SQUARE]},
+        {"image_id": 1, "category_id": 2, "segmentation": counts},
+        {"image_id": 2, "category_id": 9},
+    ]
+    content = json.loads(coco([(0, "a.png"), (1, "b.png"), (2, "good/c.png")], shapes))
+    for section, index, key, value in changes:
+        content[section][index][key] = value
+    text = json.dumps(content)
+    (three / "t.json").write_text(text if cut > 2000 else text[:cut] + '"images" "annotations" "categories"')
+    check_result(three, "coco")

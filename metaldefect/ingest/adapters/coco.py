@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from metaldefect.errors import RejectedFileError, UserError, printable
 from metaldefect.image_files import MAX_PIXELS, is_hidden_name
 from metaldefect.ingest.adapters.csv_table import SPLITS
-from metaldefect.ingest.adapters.files import MAX_TEXT_BYTES, DatasetFiles
+from metaldefect.ingest.adapters.files import MAX_TEXT_BYTES, DatasetFiles, check_label
 from metaldefect.ingest.adapters.records import Box, RawSample, RunLengths
 from metaldefect.ingest.adapters.shapes import Size, check_inside, fill_polygon, fill_runs, runs_of
 from metaldefect.inspection.layout import GOOD
@@ -34,7 +34,7 @@ class Category(BaseModel):
     """A class."""
 
     id: Identity
-    name: str = Field(min_length=1)
+    name: str
 
 
 class Image(BaseModel):
@@ -163,7 +163,9 @@ def load(files: DatasetFiles, table: Path) -> Content:
         for number, entry in enumerate(sections[section]):
             try:
                 item = model.model_validate(entry)
-            except ValidationError as error:
+                if isinstance(item, Category):
+                    check_label(item.name)
+            except (ValidationError, RejectedFileError) as error:
                 files.reject(table, f"{section}[{number}]: {first_problem(error)}")
                 continue
             if isinstance(item, Category):
@@ -197,8 +199,10 @@ def add_annotations(files: DatasetFiles, table: Path, content: Content, entries:
             content.annotations[annotation.image_id].append(annotation)
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError | RejectedFileError) -> str:
     """The first thing that is wrong with an entry."""
+    if isinstance(error, RejectedFileError):
+        return str(error)
     problem = error.errors()[0]
     return f"{'.'.join(map(str, problem['loc'])) or 'entry'}: {problem['msg']}"
 

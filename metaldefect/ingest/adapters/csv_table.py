@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metaldefect.errors import RejectedFileError, UserError, printable
 from metaldefect.image_files import IMAGE_SUFFIXES, REFUSED_SUFFIXES, is_hidden_name
-from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.files import DatasetFiles, check_label
 from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
 
@@ -130,11 +130,10 @@ class Table:
         """The image of one row.
 
         Raises:
-            RejectedFileError: the label is missing, the mask does not exist, or the split is unknown.
+            RejectedFileError: the label or split is impossible, or the mask does not exist.
         """
         label, split = row["label"], row["split"].lower()
-        if not label:
-            raise RejectedFileError("no label")
+        check_label(label)
         if split and split not in SPLITS:
             raise RejectedFileError(f"split {printable(split)!r} is none of {', '.join(SPLITS)}")
         mask = self.existing(row["mask"], "mask") if row["mask"] else None

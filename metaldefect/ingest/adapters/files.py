@@ -14,6 +14,8 @@ from metaldefect.image_files import IMAGE_SUFFIXES, REFUSED_SUFFIXES, U8, is_hid
 from metaldefect.ingest.adapters.records import Rejected, RunLengths
 
 MAX_TEXT_BYTES = 64 * 2**20
+MAX_NAME_BYTES = 255  # of a file, on every common file system
+MAX_LABEL = 100  # characters
 
 
 class DatasetFiles:
@@ -113,10 +115,12 @@ class DatasetFiles:
         """The path that an annotation names, inside the dataset; it may not exist.
 
         Raises:
-            RejectedFileError: the name is empty, absolute, or leads out of the dataset's folder.
+            RejectedFileError: no file can have this name, or it leads out of the dataset's folder.
         """
         parts = PurePosixPath(name.strip().replace("\\", "/"))
-        if parts.is_absolute() or name.strip()[1:2] == ":" or not parts.parts:
+        too_long = any(len(part.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES for part in parts.parts)
+        is_impossible = too_long or "\0" in name
+        if is_impossible or parts.is_absolute() or name.strip()[1:2] == ":" or not parts.parts:
             raise RejectedFileError(f"{printable(name)!r} is no path inside the dataset's folder")
         path = Path(os.path.normpath(folder / parts))
         if not path.is_relative_to(self.root):
@@ -159,6 +163,14 @@ class DatasetFiles:
 
     def _order(self, path: Path) -> list[tuple[bool, int, str]]:
         return natural_key(path.relative_to(self.root).as_posix())
+
+
+def check_label(label: str) -> None:
+    """Raise `RejectedFileError` for a class name that cannot name a folder."""
+    if not label.strip(". "):
+        raise RejectedFileError("no label")
+    if len(label) > MAX_LABEL:
+        raise RejectedFileError(f"label of {len(label)} characters: at most {MAX_LABEL} are possible")
 
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
