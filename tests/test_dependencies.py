@@ -27,7 +27,6 @@ OWN = {*PACKAGES, "benchmarks", "tests"}
 # Declared although no module imports them, and why
 NEEDED_AT_RUN_TIME = {
     "onnxscript": "torch.onnx.export imports it",
-    "fastapi": "held below the version that breaks Prefect's flows",
     "sqlalchemy": "held below the version that breaks Prefect's schedule",
 }
 DEVELOPERS_TOOLS = {"pytest-xdist", "ruff", "mypy"}

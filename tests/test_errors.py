@@ -24,15 +24,15 @@ run_stage("report", planted)
 """
 
 COMMAND = """
-import metaldefect.commands.infer
+import metaldefect.commands.detect
 from pipeline.cli import main
 from metaldefect.errors import UserError
 
 def planted(*arguments):
     raise {error}
 
-metaldefect.commands.infer.load_model = planted
-main(["infer", "--model", "models/none", "--synthetic", "1", "--output", "out"])
+metaldefect.commands.detect.load_model = planted
+main(["detect", "--model", "models/none", "--synthetic", "1", "--output", "out"])
 """
 
 GET_DATA = """

@@ -1,19 +1,24 @@
-"""`metaldefect infer`: score images and draw heat maps with a trained or an exported detector."""
+"""`metaldefect detect`: score images and draw heat maps with a trained or an exported detector."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import glob
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.deploy.bundle import METADATA
-from metaldefect.deploy.runtime import Detector, overlay
+from metaldefect.deploy.runtime import Detector, overlay, score_tiles
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import load_detector
@@ -25,6 +30,9 @@ from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
 
 SCORES = "scores.csv"
+JSON_LINES = "scores.jsonl"
+POLL_SECONDS = 0.5
+IMAGES = IMAGE_SUFFIXES | REFUSED_SUFFIXES
 COLUMNS = ("image", "score", "threshold", "is_anomalous", "heat_map", "refused")
 
 
@@ -33,13 +41,24 @@ class Model:
     """A detector ready to use.
 
     `detect` maps `uint8 [image_size, image_size]` to a score and a `float32` map of the same size.
-    `levels` says how image files with more than 8 bits are read.
+    `levels` says how image files with more than 8 bits are read. With `overlap`, images are scored in tiles
+    of `image_size` that share so many pixels, instead of being resized. With `resizes`, `detect` takes images
+    of any size.
     """
 
     detect: Callable[[U8], tuple[float, NDArray[np.float32]]]
     image_size: int
     threshold: float
     levels: Levels | None = None
+    overlap: int | None = None
+    resizes: bool = False
+
+    def score(self, image: U8) -> tuple[float, NDArray[np.float32]]:
+        """Score and map, at the image's size, of a grey image `uint8 [H, W]`."""
+        if self.overlap is not None:
+            return score_tiles(partial(map, self.detect), image, self.image_size, self.overlap)
+        score, anomaly_map = self.detect(image if self.resizes else resize(image, self.image_size))
+        return score, map_to_size(anomaly_map, (image.shape[0], image.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -50,33 +69,47 @@ class Frame:
     load: Callable[[], U8]
 
 
-def load_model(folder: Path, precision: str) -> Model:
+def load_model(
+    folder: Path, precision: str, overlap: int | None = None, public_key: Path | None = None
+) -> Model:
     """Load a trained detector or an OpenVINO export.
 
     Args:
         folder: written by `metaldefect train` or the stage `train_efficientad` (holds `config.json`), or
             an export (holds `metadata.json`).
         precision: which graph of an export: fp32, fp16 or int8; ignored for a trained detector.
+        overlap: see `Model`.
+        public_key: PEM file; an export must be signed by its owner, and a trained detector is refused.
 
     Raises:
         UserError: the folder is neither, or its files do not match each other.
     """
     if (folder / METADATA).is_file():
-        detector = Detector.load(folder, precision)
-        return Model(detector.detect, detector.image_size, detector.threshold, detector.levels)
+        detector = Detector.load(folder, precision, public_key=public_key)
+        return Model(
+            detector.detect,
+            detector.image_size,
+            detector.threshold,
+            detector.levels,
+            overlap,
+            resizes=True,
+        )
+    if public_key is not None:
+        raise UserError(f"{folder} is no export: only exports are signed")
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: train a detector with `metaldefect train`")
     model, config = load_detector(folder)
-    return Model(partial(infer, model), config.image_size, config.threshold, config.levels)
+    return Model(partial(infer, model), config.image_size, config.threshold, config.levels, overlap)
 
 
 def frames_of(path: Path, levels: Levels | None = None) -> list[Frame]:
-    """List one image, or every image below a folder, sorted and named by relative path.
+    """List one image, every image below a folder, or those that a pattern matches, sorted.
 
-    Leaves out hidden entries. Files of formats that are refused are listed, so that `scores.csv` says why.
+    Images of a folder are named by their relative path, those of a pattern by their path. Leaves out hidden
+    entries. Files of formats that are refused are listed, so that `scores.csv` says why.
 
     Args:
-        path: an image, or a folder of images.
+        path: an image, a folder of images, or a pattern such as `shift-*/*.png`.
         levels: the model's.
 
     Raises:
@@ -85,19 +118,57 @@ def frames_of(path: Path, levels: Levels | None = None) -> list[Frame]:
     if path.is_file():
         return [Frame(path.name, partial(read_grey, path, levels=levels))]
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: name an image or a folder of images")
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES | REFUSED_SUFFIXES
-        and not file.is_dir()
-        and not any(is_hidden_name(part) for part in file.relative_to(path).parts)
-    )
+        matched = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        if not matched:
+            raise UserError(f"{path} does not exist: name an image, a folder of images or a pattern")
+        files = [file for file in matched if file.is_file() and file.suffix.lower() in IMAGES]
+        return [Frame(file.as_posix().lstrip("/"), partial(read_grey, file, levels=levels)) for file in files]
+    found = images_below(path)
     if not found:
         raise UserError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [
         Frame(file.relative_to(path).as_posix(), partial(read_grey, file, levels=levels)) for file in found
     ]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Image files below a folder, sorted, without hidden ones."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGES
+        and not file.is_dir()
+        and not any(is_hidden_name(part) for part in file.relative_to(folder).parts)
+    )
+
+
+def watch_frames(
+    folder: Path, levels: Levels | None = None, wait: Callable[[float], None] = time.sleep
+) -> Iterator[Frame]:
+    """Yield the images in a folder, then each new one once its size has stopped growing; never ends.
+
+    Args:
+        folder: an existing folder.
+        levels: the model's.
+        wait: sleeps between two looks.
+
+    Raises:
+        UserError: `folder` is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: --watch needs one")
+    done: set[Path] = set()
+    sizes: dict[Path, int] = {}
+    while True:
+        present = {file: file.stat().st_size for file in images_below(folder) if file not in done}
+        # A camera's file that is still being written would be read half
+        whole = [file for file, size in present.items() if sizes.get(file) == size]
+        sizes = present
+        for file in whole:
+            done.add(file)
+            yield Frame(file.relative_to(folder).as_posix(), partial(read_grey, file, levels=levels))
+        if not whole:
+            wait(POLL_SECONDS)
 
 
 def synthetic_frames(count: int, size: int, seed: int) -> list[Frame]:
@@ -114,8 +185,8 @@ def synthetic_frames(count: int, size: int, seed: int) -> list[Frame]:
     return [Frame(f"{index:04d}_{kind}.png", partial(draw, kind, index)) for kind, index in chosen]
 
 
-def run_inference(model: Model, frames: Sequence[Frame], output: Path) -> list[tuple[str, str]]:
-    """Write `scores.csv` (UTF-8) row by row, and one heat-map overlay per image.
+def run_detection(model: Model, frames: Iterable[Frame], output: Path) -> tuple[int, list[tuple[str, str]]]:
+    """Write `scores.csv` and `scores.jsonl` (UTF-8) row by row, and one heat-map overlay per image.
 
     A frame that cannot be read gets a row with the reason, and costs the others nothing. Names that are not
     UTF-8 stay as they are on disk and have their bytes escaped in the table.
@@ -126,30 +197,44 @@ def run_inference(model: Model, frames: Sequence[Frame], output: Path) -> list[t
         output: folder to write to; heat maps keep the images' relative paths, as PNG.
 
     Returns:
-        (name, reason) of each unreadable image.
+        The number of scored images, and (name, reason) of each unreadable one. Ctrl-C ends the run early.
     """
-    unreadable: list[tuple[str, str]] = []
+    scored, unreadable = 0, []
     output.mkdir(parents=True, exist_ok=True)
-    with (output / SCORES).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        for frame in tqdm(frames, desc="infer", unit="image"):
-            name = printable(frame.name)
+    with (
+        (output / SCORES).open("w", newline="", encoding="utf-8") as table,
+        (output / JSON_LINES).open("w", encoding="utf-8") as lines,
+        suppress(KeyboardInterrupt),
+    ):
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        for frame in tqdm(frames, desc="detect", unit="image"):
+            row: dict[str, Any] = {
+                "image": printable(frame.name),
+                "threshold": float(f"{model.threshold:.6g}"),
+            }
             try:
                 image = frame.load()
             except UnreadableImageError as error:
-                unreadable.append((name, str(error)))
-                writer.writerow((name, "", f"{model.threshold:.6g}", "", "", error))
+                unreadable.append((row["image"], str(error)))
+                row["refused"] = str(error)
             else:
-                writer.writerow((name, *score_frame(model, frame.name, image, output), ""))
-            stream.flush()
-    return unreadable
+                row |= score_frame(model, frame.name, image, output)
+                scored += 1
+            writer.writerow(row)
+            lines.write(json.dumps(row) + "\n")
+            table.flush()
+            lines.flush()
+    return scored, unreadable
 
 
-def score_frame(model: Model, name: str, image: U8, output: Path) -> tuple[str, str, bool, str]:
-    """Score an image and write its heat map; return score, threshold, verdict and the heat map's name."""
-    score, anomaly_map = model.detect(resize(image, model.image_size))
-    full_map = map_to_size(anomaly_map, (image.shape[0], image.shape[1]))
+def score_frame(model: Model, name: str, image: U8, output: Path) -> dict[str, Any]:
+    """Score an image and write its heat map; return score, verdict and the heat map's name."""
+    score, anomaly_map = model.score(image)
     heat_map = f"{name}.heat.png"
-    write_png(output / heat_map, overlay(image, full_map, max(model.threshold, 1e-6)))
-    return f"{score:.6g}", f"{model.threshold:.6g}", score > model.threshold, printable(heat_map)
+    write_png(output / heat_map, overlay(image, anomaly_map, max(model.threshold, 1e-6)))
+    return {
+        "score": float(f"{score:.6g}"),
+        "is_anomalous": score > model.threshold,
+        "heat_map": printable(heat_map),
+    }

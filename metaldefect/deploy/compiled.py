@@ -53,7 +53,10 @@ class Compute:
 @functools.cache
 def core() -> openvino.Core:
     """OpenVINO's one core of this process."""
-    return openvino.Core()
+    made = openvino.Core()
+    # Weights that are mapped from their file crash the process when somebody overwrites the file
+    made.set_property({"ENABLE_MMAP": False})
+    return made
 
 
 class CompiledGraph:

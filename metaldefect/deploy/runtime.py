@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,15 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from metaldefect.deploy.bundle import Metadata, check_files, graph_file, precision_files, read_metadata
+from metaldefect.artifacts import sha256_file
+from metaldefect.deploy.bundle import (
+    METADATA,
+    Metadata,
+    check_files,
+    graph_file,
+    precision_files,
+    read_metadata,
+)
 from metaldefect.deploy.compiled import CompiledGraph, Compute, Scored
 from metaldefect.deploy.frames import as_frame
 from metaldefect.deploy.golden import check_golden_scores, read_golden_frames
@@ -20,6 +28,7 @@ from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
 from metaldefect.images import U8
+from metaldefect.tiling import cut_tiles, plan_tiles, stitch_maps
 
 HEAT = "inferno"
 WARM_UP_FRAMES = 3
@@ -51,10 +60,12 @@ class Detector:
         graph: the compiled graph.
         metadata: the bundle's.
         precision: of the graph.
+        version: names the bundle: the first 12 digits of the SHA-256 of its metadata, which hold the hash of
+            every file.
     """
 
-    def __init__(self, graph: CompiledGraph, metadata: Metadata, precision: str) -> None:
-        self.graph, self.metadata, self.precision = graph, metadata, precision
+    def __init__(self, graph: CompiledGraph, metadata: Metadata, precision: str, version: str) -> None:
+        self.graph, self.metadata, self.precision, self.version = graph, metadata, precision, version
         self.image_size = metadata.image_size
         self.threshold = metadata.precisions[precision].threshold
 
@@ -94,7 +105,7 @@ class Detector:
             frames = read_golden_frames(folder, metadata)
             scores = [score for score, _ in graph.stream(frames)]
             check_golden_scores(folder, metadata, precision, scores)
-        return cls(graph, metadata, precision)
+        return cls(graph, metadata, precision, sha256_file(folder / METADATA)[:12])
 
     @property
     def levels(self) -> Levels | None:
@@ -135,6 +146,24 @@ class Detector:
         for scored in self.graph.stream(frames()):
             yield self.verdict(scored, shapes.pop(0))
 
+    def predict_tiles(self, image: NDArray[Any], overlap: int) -> Detection:
+        """Score an image in tiles of the model's size, for defects that resizing would lose.
+
+        Args:
+            image: as for `predict`, of any size.
+            overlap: pixels that neighbouring tiles share; at least the size of a defect.
+
+        Returns:
+            The largest score of any tile, and the tiles' maps blended into one without seams.
+
+        Raises:
+            RejectedFileError: as `predict`.
+            UserError: the overlap is more than half a tile.
+        """
+        frame = as_frame(image, self.metadata.input)
+        score, anomaly_map = score_tiles(self.graph.stream, frame, self.image_size, overlap)
+        return Detection(score, score > self.threshold, anomaly_map)
+
     def verdict(self, scored: Scored, shape: tuple[int, ...]) -> Detection:
         """Compare the score with the threshold and bring the map to the image's size."""
         score, anomaly_map = scored
@@ -143,6 +172,22 @@ class Detector:
     def detect(self, image: U8) -> Scored:
         """Return score and map `float32 [S, S]` at the model's size."""
         return self.graph.score(as_frame(image, self.metadata.input))
+
+
+def score_tiles(
+    score: Callable[[Iterable[NDArray[Any]]], Iterable[Scored]], image: NDArray[Any], size: int, overlap: int
+) -> Scored:
+    """Score an image in tiles: the largest score of any, and the map `float32 [H, W]` blended from theirs.
+
+    Args:
+        score: scores tiles of one size, in order; their maps have that size too.
+        image: `[H, W]` or `[H, W, C]`.
+        size: side of the tiles, px.
+        overlap: pixels that neighbouring tiles share.
+    """
+    tiling = plan_tiles((image.shape[0], image.shape[1]), (size, size), overlap)
+    scores, maps = zip(*score(iter(cut_tiles(image, tiling))), strict=True)
+    return max(scores), stitch_maps(np.stack(maps), tiling)
 
 
 def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, strength: float = 0.55) -> U8:

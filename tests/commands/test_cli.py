@@ -80,7 +80,7 @@ def test_synthetic_images_from_training_to_heat_maps(tmp_path: Path) -> None:
     ]
     assert not list(tmp_path.glob(".detector.training*"))
 
-    succeed(["infer", "--model", str(model), "--synthetic", "5", "--output", str(tmp_path / "maps")])
+    succeed(["detect", "--model", str(model), "--synthetic", "5", "--output", str(tmp_path / "maps")])
     rows = rows_of(tmp_path / "maps")
     assert [row["image"].split("_", 1)[1] for row in rows[:2]] == ["good.png", "scratch.png"]
     for row in rows:
@@ -99,7 +99,7 @@ def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) 
     assert metrics["validation_images"] >= 1
     assert metrics["train_images"] + metrics["validation_images"] <= 7, "two of nine are canvases"
     assert metrics["calibration"]["map_weights"]["method"].startswith("the paper's 0.5 and 0.5: 0 inserted")
-    succeed(["infer", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)])
+    succeed(["detect", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)])
     rows = rows_of(maps)
     assert len(rows) == 6
     # What is inferred is what was tested.
@@ -110,7 +110,7 @@ def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) 
         assert picture.size == (120, 140)
     succeed(
         [
-            "infer",
+            "detect",
             "--model",
             str(model),
             "--image",
@@ -177,7 +177,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, category: Path) -
     succeed(["train", "--config", str(CONFIG), "--output", str(model), *source, *SMALL, "--steps", "1"])
     (category / "test/good/001.png").write_bytes(b"no image")
     message = refused(
-        ["infer", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)]
+        ["detect", "--model", str(model), "--image", str(category / "test"), "--output", str(maps)]
     )
     assert "1 images could not be read" in message
     assert "good/001.png" in message
@@ -188,7 +188,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, category: Path) -
 
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    message = refused(["infer", "--model", str(model), "--synthetic", "1", "--output", str(maps)])
+    message = refused(["detect", "--model", str(model), "--synthetic", "1", "--output", str(maps)])
     assert "model.safetensors has SHA-256" in message
     assert "restore the file" in message
 
@@ -219,9 +219,9 @@ def test_wrong_models_are_named(tmp_path: Path, category: Path) -> None:
     config.write_text(yaml.safe_dump(settings))
     generated = ["--config", str(config), "--source", "generated", "--root", str(category)]
     assert "vq does not exist: inserting defects needs its model" in refused([*options, *generated])
-    infer = ["infer", "--output", str(tmp_path / "maps"), "--synthetic", "1", "--model"]
-    assert "nowhere does not exist: train a detector" in refused([*infer, str(tmp_path / "nowhere")])
-    assert "config.json does not exist" in refused([*infer, str(tmp_path)])
+    detect = ["detect", "--output", str(tmp_path / "maps"), "--synthetic", "1", "--model"]
+    assert "nowhere does not exist: train a detector" in refused([*detect, str(tmp_path / "nowhere")])
+    assert "config.json does not exist" in refused([*detect, str(tmp_path)])
 
 
 def test_wrong_settings_are_named(tmp_path: Path) -> None:

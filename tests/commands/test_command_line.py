@@ -23,7 +23,10 @@ from metaldefect.tokenizer.training_config import PretrainSettings
 from pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train", "infer", "distill", "pretrain", "draw", "insert", "review", "get-data", "doctor"]
+COMMANDS = [
+    "train", "detect", "serve", "sign", "distill", "pretrain", "draw", "insert", "review", "get-data",
+    "doctor",
+]  # fmt: skip
 
 
 def metaldefect(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -65,11 +68,12 @@ def test_every_option_has_a_help_text(name: str) -> None:
         ("train --config x.yaml --stepz 3", "No such option: --stepz"),
         ("train --config x.yaml --model L", "'L' is not one of"),
         ("train", "Missing option '--config'"),
-        ("infer --model m --output o", "give either --image or --synthetic"),
-        ("infer --model m --output o --image i --synthetic 1", "give either --image or --synthetic"),
-        ("infer --model m --output i/o --image i", "--output i/o lies inside --image i"),
+        ("detect --model m --output o", "give either --image or --synthetic"),
+        ("detect --model m --output o --image i --synthetic 1", "give either --image or --synthetic"),
+        ("detect --model m --output o --synthetic 1 --watch", "--watch needs --image"),
+        ("detect --model m --output i/o --image i", "--output i/o lies inside --image i"),
         (
-            "infer --model m --output o --synthetic 0",
+            "detect --model m --output o --synthetic 0",
             "--synthetic': Input should be greater",
         ),
         ("distill --minutes 1 --output o --batch-size 0", "--batch-size: Input should be greater than 0"),

@@ -79,6 +79,13 @@ def test_scores_and_decisions_are_pythons(
     )
 
 
+def test_tiles_are_pythons(program: Path, exported: Path, images: list[Path]) -> None:
+    done = run(program, exported, "--precision", "fp32", "--tiles", "40", *images)
+    detector = Detector.load(exported, "fp32", self_test=False)
+    expected = [detector.predict_tiles(np.asarray(Image.open(path)), 40).score for path in images]
+    assert [float(row["score"]) for row in rows(done)] == pytest.approx(expected, abs=1e-4)
+
+
 def test_exit_codes(program: Path, exported: Path, images: list[Path], tmp_path: Path) -> None:
     assert run(program).returncode == 2
     assert run(program, exported, "--overlap", "3").returncode == 2

@@ -1,0 +1,60 @@
+"""`metaldefect serve`: an exported detector over HTTP."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+
+from metaldefect.deploy.compiled import Compute
+from metaldefect.deploy.live import LiveDetector
+from metaldefect.deploy.prediction_log import PredictionLog
+from metaldefect.deploy.runtime import Detector
+from metaldefect.deploy.service import Service, ServiceSettings, create_app
+
+GRACE_SECONDS = 30
+
+
+def make_service(
+    model: Path,
+    precision: str,
+    public_key: Path | None = None,
+    challenger: Path | None = None,
+    log: Path | None = None,
+    settings: ServiceSettings | None = None,
+) -> Service:
+    """Load the detectors and make the service.
+
+    Args:
+        model: an exported detector.
+        precision: which graph to run.
+        public_key: the detectors must be signed by its owner.
+        challenger: an exported detector that scores the same images without a say.
+        log: folder for Parquet files of all scores.
+        settings: limits.
+
+    Raises:
+        UserError: a bundle is refused.
+    """
+    load = partial(Detector.load, precision=precision, compute=Compute("THROUGHPUT"), public_key=public_key)
+    live = LiveDetector(partial(load, model))
+    service = Service(live, settings or ServiceSettings(), PredictionLog(log) if log else None)
+    if challenger is not None:
+        live.shadow(load(challenger), service.metrics.compare)
+    return service
+
+
+def run_service(
+    model: Path,
+    precision: str,
+    host: str,
+    port: int,
+    public_key: Path | None,
+    challenger: Path | None,
+    log: Path | None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests in work are finished. Arguments as for `make_service`."""
+    service = make_service(model, precision, public_key, challenger, log)
+    print(f"{model} {precision}, version {service.live.current.version}: http://{host}:{port}/docs")
+    uvicorn.run(create_app(service), host=host, port=port, timeout_graceful_shutdown=GRACE_SECONDS)

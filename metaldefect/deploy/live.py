@@ -1,0 +1,106 @@
+"""A detector in production: replaced between two frames, rolled back, and shadowed by a challenger."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from numpy.typing import NDArray
+
+from metaldefect.deploy.runtime import Detection, Detector
+from metaldefect.errors import UserError
+
+SHADOW_BACKLOG = 4  # frames that may wait for the challenger; further ones are not shown to it
+
+Disagreement = Callable[[Detection, Detection], None]
+
+
+class LiveDetector:
+    """A detector that can be swapped while it scores.
+
+    A frame is scored by the detector that was current when it arrived, so a swap drops no frame.
+
+    Args:
+        load: loads the bundle, self-test included; called again by `reload`.
+    """
+
+    def __init__(self, load: Callable[[], Detector]) -> None:
+        self._load = load
+        self._swapping = threading.Lock()
+        self.current = self._warm()
+        self.previous: Detector | None = None
+        self._shadow: Shadow | None = None
+
+    def predict(self, image: NDArray[Any]) -> tuple[Detection, Detector]:
+        """The verdict and the detector that gave it; errors as for `Detector.predict`."""
+        detector = self.current
+        detection = detector.predict(image)
+        if self._shadow is not None:
+            self._shadow.offer(image, detection)
+        return detection, detector
+
+    def reload(self) -> None:
+        """Load the bundle again and use it from the next frame on; the old one stays for `rollback`.
+
+        Raises:
+            UserError: the new bundle is refused; the old one stays in use.
+        """
+        with self._swapping:
+            new = self._warm()
+            self.previous, self.current = self.current, new
+
+    def rollback(self) -> None:
+        """Use the previous detector again.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self._swapping:
+            if self.previous is None:
+                raise UserError("no previous detector to go back to: nothing was reloaded yet")
+            self.previous, self.current = self.current, self.previous
+
+    def shadow(self, challenger: Detector, report: Disagreement) -> None:
+        """Let a challenger score the same frames, without a say.
+
+        Args:
+            challenger: the other detector.
+            report: receives both verdicts of every frame that the challenger scored.
+        """
+        self._shadow = Shadow(challenger, report)
+
+    def close(self) -> None:
+        """Wait until the challenger has scored its last frame."""
+        if self._shadow is not None:
+            self._shadow.close()
+
+    def _warm(self) -> Detector:
+        detector = self._load()
+        detector.warm_up()
+        return detector
+
+
+class Shadow:
+    """Scores frames with a challenger in a thread of its own; while it is behind, frames pass it by."""
+
+    def __init__(self, challenger: Detector, report: Disagreement) -> None:
+        self.challenger, self.report = challenger, report
+        self._places = threading.Semaphore(SHADOW_BACKLOG)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+
+    def offer(self, image: NDArray[Any], detection: Detection) -> None:
+        """Queue a frame, unless the challenger is behind."""
+        if self._places.acquire(blocking=False):
+            self._worker.submit(self._score, image, detection)
+
+    def _score(self, image: NDArray[Any], detection: Detection) -> None:
+        try:
+            self.report(detection, self.challenger.predict(image))
+        finally:
+            self._places.release()
+
+    def close(self) -> None:
+        """Finish the queued frames."""
+        self._worker.shutdown(wait=True)

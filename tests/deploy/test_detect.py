@@ -1,0 +1,99 @@
+"""`metaldefect detect` with an exported detector: patterns, tiles, watched folders, signatures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metaldefect.artifacts import write_json
+from metaldefect.commands.detect import watch_frames
+from metaldefect.deploy.runtime import Detector
+from metaldefect.deploy.signature import sign
+from pipeline.cli import main
+from tests.deploy.test_bundle import key_files
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, top in (("a/calm.png", 40), ("a/loud.png", 256), ("b/calm.png", 40)):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, top, (140, 170)).astype(np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def detect(model: Path, image: str | Path, output: Path, *more: str) -> int | str | None:
+    with pytest.raises(SystemExit) as stop:
+        main(["detect", "--model", str(model), "--image", str(image), "--output", str(output), *more])
+    return stop.value.code
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with (output / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_pattern_gives_table_json_lines_and_overlays(exported: Path, photos: Path, tmp_path: Path) -> None:
+    assert detect(exported, f"{photos}/*/calm.png", tmp_path / "out", "--precision", "fp32") == 0
+    table = rows(tmp_path / "out")
+    assert [row["image"] for row in table] == [f"{photos}/{name}/calm.png".lstrip("/") for name in "ab"]
+    detector = Detector.load(exported, "fp32", self_test=False)
+    expected = detector.predict(np.asarray(Image.open(photos / "a/calm.png")))
+    assert float(table[0]["score"]) == pytest.approx(expected.score, abs=1e-3)
+    lines = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
+    assert [line["is_anomalous"] for line in lines] == [row["is_anomalous"] == "True" for row in table]
+    assert lines[0]["score"] == float(table[0]["score"])
+    with Image.open(tmp_path / "out" / table[0]["heat_map"]) as picture:
+        assert (picture.size, picture.mode) == ((170, 140), "RGB")
+    assert "does not exist: name an image, a folder of images or a pattern" in str(
+        detect(exported, f"{photos}/*/none.png", tmp_path / "out")
+    )
+
+
+def test_tiles_score_the_image_at_its_own_size(exported: Path, photos: Path, tmp_path: Path) -> None:
+    assert detect(exported, photos / "a", tmp_path / "out", "--precision", "fp32", "--tiles", "32") == 0
+    detector = Detector.load(exported, "fp32", self_test=False)
+    expected = detector.predict_tiles(np.asarray(Image.open(photos / "a/loud.png")), 32)
+    assert float(rows(tmp_path / "out")[1]["score"]) == pytest.approx(expected.score, abs=1e-3)
+    assert expected.score != pytest.approx(
+        detector.predict(np.asarray(Image.open(photos / "a/loud.png"))).score, abs=1e-3
+    )
+
+
+def test_a_watched_folder_gives_each_image_once_it_is_whole(photos: Path) -> None:
+    looks = 0
+
+    def arrive(_seconds: float) -> None:
+        """Between two looks, an image arrives in two parts."""
+        nonlocal looks
+        looks += 1
+        data = (photos / "a/loud.png").read_bytes()
+        if looks == 2:
+            (photos / "new.png").write_bytes(data[:100])
+        elif looks == 3:
+            (photos / "new.png").write_bytes(data)
+        elif looks == 6:
+            raise KeyboardInterrupt
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        for frame in watch_frames(photos, wait=arrive):
+            seen.append(frame.name)
+            assert frame.load().shape == (140, 170)
+    assert seen == ["a/calm.png", "a/loud.png", "b/calm.png", "new.png"]
+
+
+def test_a_demanded_signature(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    private, public = key_files(tmp_path, "plant")
+    key = ["--public-key", str(public)]
+    assert "metadata.sig does not exist" in str(detect(bundle, photos, tmp_path / "out", *key))
+    sign(bundle, private)
+    assert detect(bundle, photos, tmp_path / "out", *key) == 0
+    write_json(bundle / "metadata.json", {})
+    assert "the bundle was changed" in str(detect(bundle, photos, tmp_path / "out", *key))

@@ -1,0 +1,167 @@
+"""The runtime under load: order, threads, tiles, swaps, a challenger."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.deploy.compiled import Compute
+from metaldefect.deploy.live import LiveDetector
+from metaldefect.deploy.runtime import Detection, Detector
+from metaldefect.errors import RejectedFileError, UserError
+
+
+def images(count: int = 12) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [
+        rng.integers(0, 30 + 18 * k, (60 + 9 * k, 80 + 5 * k) if k % 2 else (90, 70, 3)).astype(np.uint8)
+        for k in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def detector(exported: Path) -> Detector:
+    return Detector.load(exported, "fp32", Compute("THROUGHPUT"))
+
+
+def test_batches_and_streams_give_the_verdicts_of_single_images_in_order(detector: Detector) -> None:
+    expected = [detector.predict(image) for image in images()]
+    assert {one.is_anomalous for one in expected} == {True, False}
+    for found in (detector.predict_batch(images()), list(detector.stream(iter(images())))):
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
+        assert [one.is_anomalous for one in found] == [one.is_anomalous for one in expected]
+        assert [one.anomaly_map.shape for one in found] == [image.shape[:2] for image in images()]
+
+
+def test_a_stream_holds_few_images_at_a_time(detector: Detector) -> None:
+    drawn = 0
+
+    def source() -> object:
+        nonlocal drawn
+        for image in images(4) * 25:
+            drawn += 1
+            yield image
+
+    stream = detector.stream(source())  # type: ignore[arg-type]
+    next(stream)
+    assert drawn < 50
+    assert sum(1 for _ in stream) == 99
+
+
+def test_many_threads_share_one_detector(detector: Detector) -> None:
+    expected = [detector.predict(image).score for image in images()]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda image: detector.predict(image).score, images() * 4))
+    assert found == pytest.approx(expected * 4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((40, 40, 4), np.uint8), r"with 1 or 3 channels, got \[40, 40, 4\]"),
+        (np.zeros((40, 40, 2), np.uint8), r"with 1 or 3 channels"),
+        (np.zeros(40, np.uint8), r"got \[40\]"),
+        (np.zeros((40, 40)), "pixels of type float64: this detector takes uint8; it was trained on 8-bit"),
+        (np.zeros((40, 40), np.uint16), "pixels of type uint16"),
+        (np.zeros((0, 40), np.uint8), "40x0 pixels"),
+        (np.broadcast_to(np.uint8(0), (7072, 7072)), "at most 50,000,000 in all"),
+    ],
+)
+def test_what_is_no_frame_is_refused_and_the_detector_lives(
+    detector: Detector, image: np.ndarray, message: str
+) -> None:
+    with pytest.raises(RejectedFileError, match=message):
+        detector.predict(image)
+    with pytest.raises(RejectedFileError, match=message):
+        detector.predict_batch([images()[0], image])
+    assert np.isfinite(detector.predict(images()[0]).score)
+
+
+def test_an_unknown_device_is_named(exported: Path) -> None:
+    with pytest.raises(UserError, match=r"device GPU\.7: this machine has CPU"):
+        Detector.load(exported, compute=Compute(device="GPU.7"))
+
+
+def test_tiles_find_what_resizing_loses(detector: Detector) -> None:
+    size = detector.image_size
+    large = np.full((3 * size, 4 * size), 120, np.uint8)
+    large[200:240, 300:340] = np.random.default_rng(0).integers(0, 256, (40, 40))
+    found = detector.predict_tiles(large, 32)
+    assert found.anomaly_map.shape == large.shape
+    row, column = np.unravel_index(found.anomaly_map.argmax(), large.shape)
+    assert 190 < row < 250
+    assert 290 < column < 350
+    assert found.score > detector.predict(large).score
+    # An image of one tile needs no stitching
+    single = images()[3][:size, :size]
+    padded = np.pad(single, [(0, size - single.shape[0]), (0, size - single.shape[1])], mode="edge")
+    whole = detector.predict(padded)
+    tile = detector.predict_tiles(single, 0)
+    assert tile.score == pytest.approx(whole.score, abs=1e-4)
+    np.testing.assert_allclose(
+        tile.anomaly_map, whole.anomaly_map[: single.shape[0], : single.shape[1]], atol=1e-4
+    )
+
+
+def changed(bundle: Path, threshold: float) -> None:
+    content = read_json(bundle / "metadata.json")
+    content["precisions"]["fp16"]["threshold"] = threshold
+    write_json(bundle / "metadata.json", content)
+
+
+def test_a_swap_drops_no_frame_and_can_be_undone(bundle: Path) -> None:
+    live = LiveDetector(partial(Detector.load, bundle, self_test=False))
+    first = live.current
+    versions, stop = [], threading.Event()
+
+    def feed() -> int:
+        count = 0
+        while not stop.is_set():
+            detection, used = live.predict(images()[1])
+            assert np.isfinite(detection.score)
+            versions.append(used.version)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        feeding = [pool.submit(feed) for _ in range(2)]
+        for threshold in (0.5, 0.6):
+            changed(bundle, threshold)
+            live.reload()
+        stop.set()
+        assert sum(future.result() for future in feeding) == len(versions)
+    assert first.version in versions
+    assert live.current.threshold == 0.6
+    live.rollback()
+    assert live.current.threshold == 0.5
+    (bundle / "detector_fp16.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"detector_fp16\.bin has SHA-256"):
+        live.reload()
+    assert live.predict(images()[1])[1].threshold == 0.5, "a refused bundle must not replace a good one"
+
+
+def test_nothing_to_roll_back_to(exported: Path) -> None:
+    live = LiveDetector(partial(Detector.load, exported, self_test=False))
+    with pytest.raises(UserError, match="no previous detector"):
+        live.rollback()
+
+
+def test_a_challenger_scores_the_same_frames_without_a_say(exported: Path, bundle: Path) -> None:
+    changed(bundle, -9.0)  # calls everything anomalous
+    live = LiveDetector(partial(Detector.load, exported, self_test=False))
+    pairs: list[tuple[Detection, Detection]] = []
+    live.shadow(Detector.load(bundle, self_test=False), lambda one, other: pairs.append((one, other)))
+    calm = np.full((100, 100), 90, np.uint8)
+    live.current.threshold = 1e6
+    for _ in range(3):
+        assert not live.predict(calm)[0].is_anomalous
+    live.close()
+    assert 1 <= len(pairs) <= 3
+    assert all(not one.is_anomalous and other.is_anomalous for one, other in pairs)
+    assert pairs[0][0].score == pytest.approx(pairs[0][1].score, abs=1e-3)

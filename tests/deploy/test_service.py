@@ -1,0 +1,199 @@
+"""The HTTP service answers, refuses, counts, swaps and stops."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.commands.serve import make_service
+from metaldefect.deploy.prediction_log import PredictionLog
+from metaldefect.deploy.runtime import Detection, Detector
+from metaldefect.deploy.service import Service, ServiceSettings, create_app
+
+ROOT = Path(__file__).parents[2]
+LIMITS = ServiceSettings(max_bytes=200_000, max_pixels=100_000, max_waiting=2)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+IMAGE = np.random.default_rng(0).integers(0, 200, (90, 120), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def service(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    log = tmp_path_factory.mktemp("log")
+    return make_service(exported, "fp32", challenger=exported, log=log, settings=LIMITS)
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[TestClient]:
+    client = TestClient(create_app(service))
+    yield client
+    client.close()
+
+
+def test_an_image_gets_a_verdict_and_an_overlay(client: TestClient, exported: Path) -> None:
+    expected = Detector.load(exported, "fp32", self_test=False).predict(IMAGE)
+    answer = client.post("/predict", params={"overlay": True}, content=png(IMAGE))
+    assert answer.status_code == 200
+    verdict = answer.json()
+    assert verdict["score"] == pytest.approx(expected.score, abs=1e-4)
+    assert verdict["is_anomalous"] == expected.is_anomalous
+    assert verdict["precision"] == "fp32"
+    with Image.open(io.BytesIO(base64.b64decode(verdict["overlay"]))) as picture:
+        assert (picture.size, picture.mode) == ((120, 90), "RGB")
+    assert client.post("/predict", content=png(IMAGE)).json()["overlay"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 422, "empty body"),
+        (b"no image", 422, "not an image file"),
+        (png(IMAGE)[:200], 422, "unreadable image"),
+        (png(np.zeros((40, 40, 4), np.uint8)), 422, "transparent pixels"),
+        (png(np.zeros((8, 8), np.uint8)), 422, "8x8 is smaller than 16x16"),
+        (png(np.zeros((40, 40), np.uint16)), 422, "more than 8 bits per pixel"),
+        (png(np.zeros((400, 400), np.uint8)), 413, "160000 pixels, more than 100000"),
+        (png(np.zeros((7100, 7100), np.uint8)), 413, "50410000 pixels, more than 100000"),
+        (os.urandom(200_001), 413, "more than 200000 bytes"),
+    ],
+)
+def test_bad_images_are_refused_with_the_reason_and_the_process_lives(
+    client: TestClient, body: bytes, status: int, message: str
+) -> None:
+    answer = client.post("/predict", content=body)
+    assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
+    assert client.get("/health").json()["status"] == "ok"
+    assert client.post("/predict", content=png(IMAGE)).status_code == 200
+
+
+def test_too_many_requests_at_once_are_told_to_come_again(client: TestClient, service: Service) -> None:
+    service.enter()
+    assert client.get("/ready").status_code == 200
+    service.enter()
+    try:
+        answer = client.post("/predict", content=png(IMAGE))
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+        assert client.get("/ready").status_code == 503
+        assert client.get("/health").status_code == 200
+    finally:
+        service.leave()
+        service.leave()
+    assert client.post("/predict", content=png(IMAGE)).status_code == 200
+
+
+def test_prometheus_counts_verdicts_refusals_and_the_model(client: TestClient, service: Service) -> None:
+    def value(name: str) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    before = value("metaldefect_decisions_total"), value('metaldefect_refused_total{status="422"}')
+    client.post("/predict", content=png(IMAGE))
+    client.post("/predict", content=b"")
+    after = value("metaldefect_decisions_total"), value('metaldefect_refused_total{status="422"}')
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+    assert value("metaldefect_latency_seconds_count") == value("metaldefect_score_count") >= 1
+    assert value(f'metaldefect_model_info{{version="{service.live.current.version}"}}') == 1
+
+
+def test_the_model_is_swapped_under_requests_and_none_is_lost(bundle: Path) -> None:
+    service = make_service(bundle, "fp16", settings=ServiceSettings())
+    with TestClient(create_app(service)) as client:
+        first = client.get("/health").json()["model_version"]
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(client.post, "/predict", content=png(IMAGE)) for _ in range(40)]
+            content = read_json(bundle / "metadata.json")
+            content["precisions"]["fp16"]["threshold"] += 0.001
+            write_json(bundle / "metadata.json", content)
+            second = client.post("/model/reload").json()["model_version"]
+            assert {future.result().status_code for future in answers} == {200}
+        assert first != second == client.post("/predict", content=png(IMAGE)).json()["model_version"]
+        assert client.post("/model/rollback").json()["model_version"] == first
+        (bundle / "detector_fp16.xml").write_text("<net/>")
+        refused = client.post("/model/reload")
+        assert (refused.status_code, "detector_fp16.xml has SHA-256" in refused.text) == (409, True)
+        assert client.post("/predict", content=png(IMAGE)).json()["model_version"] == first
+
+
+def test_the_log_holds_every_score_and_rotates(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, rows=3, files=2)
+    anomaly_map = np.zeros((80, 80), np.float32)
+    anomaly_map[:10, 70:] = 0.64
+    for index in range(8):
+        log.add(IMAGE, Detection(0.1 * index, index > 4, anomaly_map), 0.45, "v1")
+    log.flush()
+    files = sorted(tmp_path.glob("*.parquet"))
+    assert [pq.read_metadata(file).num_rows for file in files] == [3, 2], "the oldest of three is deleted"
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert [row["score"] for row in rows] == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7])
+    assert rows[0]["grey_mean"] == pytest.approx(IMAGE.mean())
+    assert rows[0]["embedding"] == pytest.approx([0.64 if cell == 7 else 0 for cell in range(64)], abs=1e-6)
+
+
+def test_schemathesis_finds_nothing(service: Service) -> None:
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(service))
+    # Bytes that are no image are refused, and so is a rollback with nothing to go back to; the schema cannot
+    # say so
+    unstated = [schemathesis.checks.positive_data_acceptance]
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def check(case: Any) -> None:
+            case.call_and_validate(excluded_checks=unstated)
+
+        check()
+
+
+def test_the_command_serves_and_stops_gracefully(exported: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["serve", "--model", str(exported), "--port", str(port), "--log", str(tmp_path / "log")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *command], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready")
+                break
+            except OSError:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", png(IMAGE), method="POST")
+        assert b'"is_anomalous"' in urllib.request.urlopen(request).read()
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        (log,) = (tmp_path / "log").glob("*.parquet")
+        assert pq.read_metadata(log).num_rows == 1
+    finally:
+        process.kill()
