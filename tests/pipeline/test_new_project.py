@@ -142,7 +142,7 @@ def test_what_the_command_prints(plant: Path, tmp_path: Path, capsys: pytest.Cap
         main(["new", str(tmp_path / "line4"), *map(str, given), "--minutes", "45"])
     assert finished.value.code == 0
     printed = capsys.readouterr().out
-    assert "  dent        15, 15 with a mask\n  good        10, 0 with a mask" in printed
+    assert "  dent        15, 15 with a mask\n  good        10, no defect" in printed
     steps = [line.strip() for line in printed[printed.index("is ready. Next:") :].splitlines()]
     assert steps[-7:] == [
         f"cd {tmp_path / 'line4'}",
