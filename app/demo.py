@@ -34,11 +34,14 @@ USER = "metaldefect"
 LARGEST_UPLOAD = "40mb"
 WAITING = 32  # requests in the queue; further ones are told to come back
 SESSIONS = 100
-# Gradio's own grey is too faint for small text
+# Gradio's own grey and orange give text too little contrast
 STYLE = """
 .gradio-container { --body-text-color-subdued: #4b5563; --block-info-text-color: #4b5563; }
 .dark .gradio-container, .dark.gradio-container {
   --body-text-color-subdued: #c4cad4; --block-info-text-color: #c4cad4;
+}
+.gradio-container {
+  --button-primary-background-fill: #c2410c; --button-primary-background-fill-hover: #9a3412;
 }
 .or, .info-text { color: var(--body-text-color-subdued) !important; }
 """
