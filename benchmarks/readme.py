@@ -58,7 +58,9 @@ LABELS = {
     "latency_fp16_ms": "latency per frame, median, FP16 (ms)",
     "latency_int8_ms": "latency per frame, median, INT8 (ms)",
     "f1": "detector: F1 at its threshold",
+    "f1_calibrated": "detector: F1 at the threshold that painted defects choose",
     "f1_max": "detector: highest F1 of any threshold",
+    "minutes": "minutes per training, with its calibration and test",
     "seconds": "wall-clock seconds",
     "peak_rss_mb": "peak memory (MiB)",
 }

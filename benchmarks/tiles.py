@@ -1,194 +1,207 @@
-"""`python -m benchmarks.tiles`: the detector on real magnetic tiles, by teacher and seed.
+"""`python -m benchmarks.tiles`: the detector on real magnetic tiles against steps, beside a memory bank.
 
-For each seed, the defect-free tiles are split 70/10/20 by scene, and all defective tiles are in test. For
-each teacher (`shipped`, `random`, `NAME=PATH`), trains and tests a detector. Finished runs are skipped and
-killed runs resume; when all are done, their numbers become `benchmarks/results/tiles.json`. `--jobs` runs
-several at once, each on a share of the cores, which leaves fewer cores idle.
+For each seed, the defect-free tiles are split by scene, and all defective tiles are in test. Each teacher
+(`shipped`, `random`, `NAME=PATH`) trains one detector up to the last of `--steps`; at each of them it is
+calibrated with painted defects and scored on the test tiles, and the last one is measured in full. A memory
+bank on the teacher's backbone is scored on the same tiles. Finished runs are skipped and killed runs resume;
+when all are done, their numbers become `benchmarks/results/tiles.json`. A short run (`--seeds 0 --steps 250
+500 1000`) is a whole one of its size: the result says which steps and seeds it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from benchmarks.results import add_results_argument, publish
-from metaldefect.artifacts import read_json, sha256_file, write_json
+from benchmarks.tile_teachers import RANDOM, SHIPPED, Teacher, parse_teachers
+from metaldefect.artifacts import read_json, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import prepared_folder
-from metaldefect.commands.train import calibrate_detector, detector_config, save_figures, train_detector
-from metaldefect.efficientad.config import Size
-from metaldefect.efficientad.evaluation import quick_auroc, score_test_images, summarise
-from metaldefect.efficientad.figures import steps_figure
+from metaldefect.commands.train import detector_config, target_of, train_detector
+from metaldefect.efficientad.calibration import Scores, calibrate
+from metaldefect.efficientad.evaluation import Scored, infer, score_test_images, summarise
+from metaldefect.efficientad.figures import detector_figures, steps_figure
+from metaldefect.efficientad.held_out import HeldOut, hold_out
+from metaldefect.efficientad.memory_bank import (
+    backbone_features,
+    bank_metrics,
+    fill_bank,
+    score_with_bank,
+)
 from metaldefect.efficientad.model_files import save_detector
-from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
-from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
-from metaldefect.efficientad.training_sets import training_images
+from metaldefect.efficientad.thresholds import Target
+from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.training_sets import resized_images, training_images
 from metaldefect.errors import UserError
+from metaldefect.figures import save_figures
 from metaldefect.hardware import set_threads
-from metaldefect.images import stack_resized
+from metaldefect.images import resize
 from metaldefect.ingest.natural import spread
 from metaldefect.inspection.layout import GOOD
-from metaldefect.inspection.provider import RealDatasetProvider
+from metaldefect.inspection.provider import InspectionImage, RealDatasetProvider
+from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
+from metaldefect.metrics import detection
 
-RANDOM, SHIPPED = "random", "shipped"
 # Name in the results -> name of the metric.
-REPORTED = {"image_auroc": "image_auroc", "au_pro": "au_pro", "f1": "f1_at_threshold", "f1_max": "f1_max"}
-CURVE_VALIDATION = 24
+REPORTED = {
+    "image_auroc": "image_auroc",
+    "au_pro": "au_pro",
+    "f1": "f1_at_threshold",
+    "f1_calibrated": "f1_calibrated",
+    "f1_max": "f1_max",
+}
+OF_BANK = ("image_auroc", "au_pro")
+# The threshold for `f1_calibrated` weighs a missed painted defect as much as a flagged normal tile.
+BALANCED = Target(cost_miss=1, cost_false_alarm=1, defect_share=0.5)
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A teacher's name and the path of its weights; None for a random teacher."""
+class Run(NamedTuple):
+    """One training and its test: `points` are the steps of the curve, in ascending order."""
 
-    name: str
-    path: Path | None
+    teacher: Teacher
+    settings: TrainSettings
+    work: Path
+    points: tuple[int, ...]
+    curve_images: int
 
-    def load(self, size: Size, padding: bool, seed: int) -> PatchDescriptionNetwork:
-        """The frozen network.
-
-        Raises:
-            UserError: the file holds a teacher of another size.
-        """
-        if self.path is None:
-            return random_teacher(size, padding, seed)
-        teacher = load_teacher(self.path, padding)
-        if teacher.size != size:
-            raise UserError(f"{self.path} holds a PDN-{teacher.size} teacher, expected PDN-{size}")
-        return teacher
-
-    def fingerprint(self) -> str:
-        """Identifies the teacher's weights in the settings that a result depends on."""
-        return "random" if self.path is None else sha256_file(self.path)
+    @property
+    def name(self) -> str:
+        """The name of the run's files."""
+        return f"{self.teacher.name}_seed{self.settings.seed}"
 
 
-def random_teacher(size: Size, padding: bool, seed: int) -> PatchDescriptionNetwork:
-    """An untrained teacher, with He's initialisation so that the signal keeps its scale across layers.
-
-    Its features are normalised by their mean and standard deviation, like those of any teacher.
-    """
-    torch.manual_seed(seed)
-    teacher = PatchDescriptionNetwork(size, padding=padding)
-    for module in teacher.convolutions:
-        assert isinstance(module, torch.nn.Conv2d)
-        assert module.bias is not None
-        torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        torch.nn.init.zeros_(module.bias)
-    return teacher.eval().requires_grad_(False)
+def prepared(settings: TrainSettings, work: Path) -> RealDatasetProvider:
+    """The tiles, split by scene with the seed; prepared once per seed."""
+    assert settings.root is not None
+    folder = work / f"seed{settings.seed}" / "inspection"
+    if not folder.is_dir():
+        prepared_folder(settings.adapter, settings.root, settings.seed, folder.parent)
+    return RealDatasetProvider(folder)
 
 
-def parse_teachers(words: Sequence[str], size: Size) -> list[Teacher]:
-    """Parse words of the form `shipped`, `random` or `NAME=PATH`.
-
-    Raises:
-        UserError: a file does not exist, or a word has none of these forms.
-    """
-    teachers = []
-    for word in words:
-        name, _, text = word.partition("=")
-        if text:
-            path: Path | None = Path(text)
-        elif name == SHIPPED:
-            path = shipped_teacher(size)
-        elif name == RANDOM:
-            path = None
-        else:
-            raise UserError(f"teacher {word!r}: expected {SHIPPED}, {RANDOM} or NAME=PATH")
-        if path is not None and not path.is_file():
-            raise UserError(f"{path} does not exist: distil it, or leave out the teacher {name!r}")
-        teachers.append(Teacher(name, path))
-    return teachers
+def run_bank(settings: TrainSettings, work: Path) -> None:
+    """Score the test tiles of a seed with a memory bank; write `bank_seed<n>.json`."""
+    path = work / f"bank_seed{settings.seed}.json"
+    if path.is_file():
+        return
+    started, provider = time.monotonic(), prepared(settings, work)
+    bank = fill_bank(
+        resized_images(provider.train(), settings.image_size), backbone_features(), settings.seed
+    )
+    scored = score_with_bank(bank, provider.test(), settings.image_size)
+    found = bank_metrics(bank, scored, settings.seed, detection.BOOTSTRAP_SAMPLES)
+    write_json(path, found | {"minutes": (time.monotonic() - started) / 60})
+    print(f"memory bank, seed {settings.seed}: image AUROC {found['image_auroc']:.3f}", flush=True)
 
 
-def run_one(teacher: Teacher, settings: TrainSettings, work: Path, points: int, curve_images: int) -> None:
+def run_one(run: Run) -> None:
     """Train and test one detector; write `<teacher>_seed<n>.json` and, next to it, the detector's folder.
 
     Raises:
         UserError: the file already holds a result of other settings.
     """
-    name = f"{teacher.name}_seed{settings.seed}"
+    settings, work, name = run.settings, run.work, run.name
     path, state = work / f"{name}.json", work / f"{name}.training"
     # "root" and "output" are locations, not settings.
     kept = settings.model_dump(mode="json", exclude={"root", "output", "synthetic", "generated", "source"})
-    recipe = kept | {"teacher": teacher.fingerprint(), "points": points, "curve_images": curve_images}
+    recipe = kept | {"teacher": run.teacher.fingerprint(), "points": list(run.points)}
+    recipe |= {"curve_images": run.curve_images}
     if path.is_file():
         if read_json(path)["recipe"] != recipe:
             raise UserError(f"{path} is of other settings: delete it, or choose another --work")
         print(f"{name}: done before", flush=True)
         return
     print(f"{name}: {settings.steps} steps", flush=True)
-    assert settings.root is not None
-    folder = prepared_folder(settings.adapter, settings.root, settings.seed, work / f"seed{settings.seed}")
-    provider = RealDatasetProvider(folder)
-    size = settings.image_size
+    started, size = time.monotonic(), settings.image_size
+    provider = prepared(settings, work)
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
-    validation = stack_resized((item.image for item in provider.validation()), size)
-    test = provider.test()
-    chosen = [test[index] for index in spread(len(test), curve_images)]
-    subset = stack_resized((item.image for item in chosen), size)
-    defective = [item.label != GOOD for item in chosen]
-    few = validation[spread(len(validation), CURVE_VALIDATION)]
+    held_out, test = hold_out(provider, size, settings.seed), provider.test()
+    chosen = test if run.curve_images == 0 else [test[i] for i in spread(len(test), run.curve_images)]
     curve_path = state / "curve.json"
 
-    def follow(model: EfficientAD, step: int) -> None:
-        curve = [row for row in (read_json(curve_path) if curve_path.is_file() else []) if row["step"] < step]
-        auroc = quick_auroc(model, few, subset, defective)
-        print(f"{name}: step {step}, image AUROC {auroc:.3f} on {len(chosen)} test images", flush=True)
-        write_json(curve_path, [*curve, {"step": step, "image_auroc": auroc}])
+    def follow(model: EfficientAD, step: int) -> bool:
+        if step in run.points:
+            rows = read_json(curve_path) if curve_path.is_file() else []
+            point = curve_point(model, held_out, chosen, size)
+            print(f"{name}: step {step}, image AUROC {point['image_auroc']:.3f}", flush=True)
+            write_json(curve_path, [*(row for row in rows if row["step"] < step), {"step": step, **point}])
+        return False
 
-    started = time.monotonic()
-    network = teacher.load(settings.model, settings.padding, settings.seed)
+    network = run.teacher.load(settings.model, settings.padding, settings.seed)
     trained = train_detector(settings, network, images, state, follow)
-    calibration = calibrate_detector(settings, trained.model, provider)
+    calibration = calibrate(trained.model, held_out.calibration, target_of(settings))
     scored = score_test_images(trained.model, test, size, f"test {name}")
     result = {
         "recipe": recipe,
-        "metrics": summarise(scored, calibration.threshold, settings.seed),
+        "metrics": with_balanced_threshold(
+            summarise(scored, calibration.threshold, settings.seed), scored, calibration.scores
+        ),
         "threshold": calibration.threshold,
+        "calibration": calibration.record,
         "train_images": len(images.normal),
-        "validation_images": len(validation),
         "penalty_source": images.penalty_source,
         "curve": read_json(curve_path),
         "final_losses": dict(trained.history[-1]),
-        "seconds_since_last_start": time.monotonic() - started,
+        "minutes_since_last_start": (time.monotonic() - started) / 60,
     }
     detector = work / name
     detector.mkdir(parents=True, exist_ok=True)
-    save_detector(
-        detector,
-        trained.model,
-        detector_config(settings, network, calibration),
-        recipe,
-        calibration.record,
-    )
-    save_figures(
-        {f"magnetic tiles, {teacher.name} teacher": scored}, calibration.threshold, detector / "figures"
-    )
+    config = detector_config(settings, network, calibration)
+    save_detector(detector, trained.model, config, recipe, calibration)
+    groups = {f"magnetic tiles, {run.teacher.name} teacher": scored}
+    save_figures(detector_figures(groups, calibration.threshold), detector / "figures")
     write_json(path, result)
     shutil.rmtree(state)
 
 
-def run_all(runs: Sequence[tuple[Teacher, TrainSettings, Path, int, int]], jobs: int) -> None:
-    """Call `run_one` with each of the argument tuples, `jobs` at a time."""
+def curve_point(
+    model: EfficientAD, held_out: HeldOut, test: Sequence[InspectionImage], size: int
+) -> dict[str, float]:
+    """Image AUROC on test tiles after a calibration, and the weight that it gave the student-teacher map."""
+    with cpu_kernels(model, enabled=is_on_cpu(model)):
+        share = calibrate(model, held_out.calibration, Target()).student_share
+        scores = [infer(model, resize(item.image, size))[0] for item in test]
+    labels = [item.label != GOOD for item in test]
+    return {"image_auroc": detection.auroc(scores, labels), "student_share": share}
+
+
+def with_balanced_threshold(
+    metrics: dict[str, Any], scored: Sequence[Scored], scores: Scores
+) -> dict[str, Any]:
+    """The metrics with `f1_calibrated`: F1 at the threshold that weighs both errors on painted defects."""
+    threshold = scores.threshold(BALANCED).value
+    labels = np.array([item.is_defective for item in scored])
+    values = np.array([item.score for item in scored])
+    statistic = partial(detection.f1_at, threshold=threshold)
+    interval = detection.bootstrap_interval(statistic, values, labels, [item.scene for item in scored])
+    metrics["interval_95"]["f1_calibrated"] = list(interval)
+    return metrics | {"f1_calibrated": statistic(values, labels), "threshold_calibrated": threshold}
+
+
+def run_all(runs: Sequence[Run], jobs: int) -> None:
+    """Call `run_one` with each run, `jobs` at a time."""
     if jobs == 1:
         for run in runs:
-            run_one(*run)
+            run_one(run)
         return
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(
         jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        started = [pool.submit(run_one, *run) for run in runs]
+        started = [pool.submit(run_one, run) for run in runs]
         try:
             for future in started:
                 future.result()
@@ -219,7 +232,10 @@ def collect(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int]) -> di
         entry["per_type"] = {str(seed): run["metrics"]["per_type"] for seed, run in runs.items()}
         entry["curve"] = {str(seed): run["curve"] for seed, run in runs.items()}
         entry["images"] = {str(seed): run["metrics"]["images"] for seed, run in runs.items()}
+        entry["map_weights"] = {str(seed): run["calibration"]["map_weights"] for seed, run in runs.items()}
+        entry["minutes"] = {str(seed): run["minutes_since_last_start"] for seed, run in runs.items()}
         section[f"{teacher.name}_teacher"] = entry
+    section["memory_bank"] = {str(seed): read_json(work / f"bank_seed{seed}.json") for seed in seeds}
     baseline = section.get(f"{RANDOM}_teacher")
     if baseline is not None:
         section["gain_over_random_teacher"] = {
@@ -228,7 +244,7 @@ def collect(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int]) -> di
                 for metric in ("image_auroc", "au_pro")
             }
             for name, entry in section.items()
-            if entry is not baseline
+            if name.endswith("_teacher") and entry is not baseline
         }
     return section
 
@@ -238,41 +254,46 @@ def main() -> None:
     arguments = parse_arguments()
     set_threads()
     teachers = parse_teachers(arguments.teachers, arguments.model)
-    work: Path = arguments.work
+    work, points = arguments.work, tuple(sorted(set(arguments.steps)))
     runs = []
     for seed in arguments.seeds:
-        # Before the runs, because they share it
-        prepared_folder("magnetic_tile", arguments.raw, seed, work / f"seed{seed}")
-        for teacher in teachers:
-            settings = TrainSettings(
-                output=work,
-                source="real",
-                adapter="magnetic_tile",
-                root=arguments.raw,
-                model=arguments.model,
-                image_size=arguments.image_size,
-                steps=arguments.steps,
-                checkpoint_steps=-(-arguments.steps // arguments.points),
-                natural=arguments.natural,
-                penalty_images=arguments.penalty_images,
-                learning_rate=arguments.learning_rate,
-                hard_quantile=arguments.hard_quantile,
-                seed=seed,
-            )
-            runs.append((teacher, settings, work, arguments.points, arguments.curve_images))
+        settings = settings_of(arguments, seed, points)
+        run_bank(settings, work)  # before the runs, because it prepares the tiles that they share
+        runs += [Run(teacher, settings, work, points, arguments.curve_images) for teacher in teachers]
     run_all(runs, arguments.jobs)
     section = collect(work, teachers, arguments.seeds) | {
-        "steps": arguments.steps,
+        "steps": list(points),
+        "seeds": arguments.seeds,
         "learning_rate": arguments.learning_rate,
         "hard_quantile": arguments.hard_quantile,
         "image_size": arguments.image_size,
         "model": f"EfficientAD-{arguments.model}",
     }
-    curves = {t.name: list(section[f"{t.name}_teacher"]["curve"].values()) for t in teachers}
-    figure = steps_figure(curves, "image_auroc")
-    figure.savefig(work / "image_auroc_by_step.png", dpi=100)
+    curves = {f"{t.name} teacher": list(section[f"{t.name}_teacher"]["curve"].values()) for t in teachers}
+    bank = np.mean([found["image_auroc"] for found in section["memory_bank"].values()])
+    figure = steps_figure(curves, "image_auroc", {"memory bank, no training": float(bank)})
+    save_figures({"image_auroc_by_step": figure}, work)
     plt.close(figure)
     publish(arguments.results, "tiles", figures_of(section, teachers), section)
+
+
+def settings_of(arguments: argparse.Namespace, seed: int, points: Sequence[int]) -> TrainSettings:
+    """The settings of a seed's trainings; their states are saved at every point of the curve."""
+    return TrainSettings(
+        output=arguments.work,
+        source="real",
+        adapter="magnetic_tile",
+        root=arguments.raw,
+        model=arguments.model,
+        image_size=arguments.image_size,
+        steps=points[-1],
+        checkpoint_steps=math.gcd(*points),
+        natural=arguments.natural,
+        penalty_images=arguments.penalty_images,
+        learning_rate=arguments.learning_rate,
+        hard_quantile=arguments.hard_quantile,
+        seed=seed,
+    )
 
 
 def figures_of(section: dict[str, Any], teachers: Sequence[Teacher]) -> dict[str, Any]:
@@ -289,6 +310,13 @@ def figures_of(section: dict[str, Any], teachers: Sequence[Teacher]) -> dict[str
             for seed, found in entry[name].items():
                 low, high = found["interval_95"]
                 figures[f"{prefix}{name}_seed{seed}"] = {"value": found["value"], "low": low, "high": high}
+    for name in OF_BANK:
+        by_seed = {seed: found[name] for seed, found in section["memory_bank"].items()}
+        figures[f"memory_bank_{name}"] = float(np.mean(list(by_seed.values())))
+        figures |= {f"memory_bank_{name}_seed{seed}": value for seed, value in by_seed.items()}
+    minutes = section[f"{teachers[0].name}_teacher"]["minutes"]
+    figures["minutes"] = float(np.mean(list(minutes.values())))
+    figures |= {f"minutes_seed{seed}": value for seed, value in minutes.items()}
     return figures
 
 
@@ -297,18 +325,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--raw", type=Path, default=Path("data/raw/Magnetic-tile-defect"))
     parser.add_argument("--natural", type=Path, help="photographs for the penalty (default: packaged ones)")
     parser.add_argument("--penalty-images", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[250, 500, 1000, 2000, 4000, 8000],
+        help="steps of the curve; training ends with the last (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="the paper: 1e-4")
     parser.add_argument("--hard-quantile", type=float, default=0.97, help="the paper: 0.999")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--model", choices=("S", "M"), default="S")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--teachers", nargs="+", default=[SHIPPED, RANDOM], metavar="TEACHER",
+        "--teachers", nargs="+", default=[SHIPPED], metavar="TEACHER",
         help="shipped, random, or NAME=PATH such as short=teacher_short.safetensors",
     )  # fmt: skip
-    parser.add_argument("--points", type=int, default=8, help="points of the curve, with a saved state each")
-    parser.add_argument("--curve-images", type=int, default=136, help="test images per point of the curve")
+    parser.add_argument(
+        "--curve-images", type=int, default=136, help="test images per point of the curve; 0: all"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
     parser.add_argument("--work", type=Path, default=Path("data/tiles"), help="runs, detectors and figures")
     add_results_argument(parser, "tiles")

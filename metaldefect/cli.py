@@ -60,19 +60,30 @@ def option(help_text: str, **details: Any) -> Any:
 
 @app.command()
 def train(
-    config: Annotated[Path, option("Settings file; conf/efficientad.yaml explains every key.")],
-    output: Annotated[Path | None, option("Folder to write the detector to.")] = None,
+    config: Annotated[
+        Path | None, option("Settings file, instead of defaults; conf/efficientad.yaml explains every key.")
+    ] = None,
+    output: Annotated[
+        Path | None, option("Folder to write the detector to; default: models/, named after the dataset.")
+    ] = None,
     source: Annotated[
         Literal["real", "synthetic", "generated"] | None,
         option("Where defects come from: a dataset, drawn procedurally, or inserted by trained models."),
     ] = None,
-    root: Annotated[Path | None, option("Folder of the dataset.")] = None,
-    adapter: Annotated[str | None, option("Layout of the dataset, such as mvtec_ad or folder.")] = None,
+    root: Annotated[Path | None, option("Folder of the dataset; default: this folder.")] = None,
+    adapter: Annotated[
+        str | None, option("Layout of the dataset, such as mvtec_ad or folder; default: recognised.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        option("Minutes for everything, evaluation and export included; default for images: 30."),
+    ] = None,
     max_rejected: Annotated[int | None, option("Unusable files that may be left out.")] = None,
     model: Annotated[Size | None, option("Size of the network.")] = None,
     teacher: Annotated[str | None, option("`shipped`, or a file of teacher weights.")] = None,
     image_size: Annotated[int | None, option("Side of the square that images are resized to, px.")] = None,
-    steps: Annotated[int | None, option("Training steps.")] = None,
+    steps: Annotated[int | None, option("Training steps, instead of minutes.")] = None,
+    export: Annotated[bool | None, option("Also write ONNX and OpenVINO files.")] = None,
     batch_size: Annotated[int | None, option("Images per step.")] = None,
     learning_rate: Annotated[float | None, option("Adam's learning rate.")] = None,
     hard_quantile: Annotated[
@@ -91,18 +102,50 @@ def train(
     ] = None,
     seed: Annotated[int | None, option("Seed of everything random.")] = None,
 ) -> None:
-    """Train a detector on normal images and measure it.
+    """Train a detector on good images, set its threshold, measure it, export it.
 
-    The settings come from the file given with --config; every other option overrides one of its keys.
+    `metaldefect train --source real --root FOLDER --minutes 30` needs no settings file. Good images alone are
+    enough: train/good, or a folder called good. Other options override the defaults or the file of --config.
     """
+    if minutes is not None and steps is not None:
+        raise typer.BadParameter("give either --minutes or --steps")
     overrides = {key: value for key, value in locals().items() if key != "config" and value is not None}
     from metaldefect.commands.settings import load_settings
     from metaldefect.commands.train import run_training
+    from metaldefect.commands.verdict import verdict
 
     settings = load_settings(config, overrides)
     metrics = run_training(settings)
     shown: dict[str, Any] = {key: metrics[key] for key in SHOWN if key in metrics}
     print(json.dumps(shown | {"output": str(settings.output)}))
+    print("\n".join(verdict(metrics, settings.output)))
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Folder of a detector that `train` wrote.")],
+    false_alarms: Annotated[
+        str | None, option("Share of good images that may be flagged, such as 1% or 0.01.")
+    ] = None,
+    cost_miss: Annotated[float | None, option("Cost of a defect that passes, in any currency.")] = None,
+    cost_false_alarm: Annotated[float | None, option("Cost of a good image that is flagged.")] = None,
+    defect_share: Annotated[
+        str, typer.Option(help="Share of the line's images that show a defect, for the costs.")
+    ] = "1%",
+    good: Annotated[
+        Path | None, option("Folder of further good images that the detector has never seen.")
+    ] = None,
+) -> None:
+    """Set a detector's threshold again, for a rate of false alarms or the least cost, without training."""
+    if (false_alarms is None) == (cost_miss is None and cost_false_alarm is None):
+        raise typer.BadParameter("give either --false-alarms, or --cost-miss and --cost-false-alarm")
+    from metaldefect.commands.calibrate import recalibrate, share_of
+    from metaldefect.efficientad.thresholds import Target
+
+    rate = {} if false_alarms is None else {"false_alarms": share_of(false_alarms)}
+    costs = {"cost_miss": cost_miss, "cost_false_alarm": cost_false_alarm}
+    target = checked(Target, **rate, **costs, defect_share=share_of(defect_share))
+    print("\n".join(recalibrate(model, target, good)))
 
 
 @app.command()

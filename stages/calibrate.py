@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.efficientad.calibration import calibrate
+from metaldefect.efficientad.calibration import RIDGES, CalibrationImages, calibrate
 from metaldefect.efficientad.model_files import calibrated, load_networks, save_detector
-from metaldefect.images import stack_resized
+from metaldefect.efficientad.thresholds import Target
 from metaldefect.inspection.provider import GeneratedDatasetProvider
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -24,14 +24,12 @@ def main(params: Params, run: StageRun) -> None:
     quantile = params.calibrate.threshold_quantile
     model, networks, training = load_networks(NETWORKS)
     provider = GeneratedDatasetProvider(INSPECTION, INSERTED)
-    normals, defects = (
-        stack_resized((item.image for item in images), networks.image_size)
-        for images in (provider.validation(), provider.defects())
-    )
-    calibration = calibrate(model, normals, defects, quantile)
+    images = CalibrationImages.of(provider.validation(), provider.defects(), networks.image_size)
+    ridges = RIDGES if params.calibrate.residual_metric == "choose" else ()
+    calibration = calibrate(model, images, Target(false_alarms=1 - quantile), ridges)
     with atomic_directory(OUTPUT) as folder:
         config = calibrated(networks, calibration, quantile)
-        save_detector(folder, model, config, training, calibration.record)
+        save_detector(folder, model, config, training, calibration)
     write_json(METRICS, calibration.record)
     run.log_metrics(calibration.record)
 

@@ -15,14 +15,20 @@ from metaldefect.efficientad.evaluation import (
     score_test_images,
     summarise,
 )
-from metaldefect.efficientad.figures import detector_figures, map_weight_figure, training_figure
+from metaldefect.efficientad.figures import (
+    detector_figures,
+    map_weight_figure,
+    operating_points_figure,
+    training_figure,
+)
 from metaldefect.efficientad.memory_bank import (
     available_features,
+    bank_metrics,
     compare_with_bank,
     fill_bank,
     score_with_bank,
 )
-from metaldefect.efficientad.model_files import CONFIG, load_detector
+from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, read_scores
 from metaldefect.efficientad.training_sets import resized_images
 from metaldefect.figures import save_figures
 from metaldefect.inspection.provider import GeneratedDatasetProvider, RealDatasetProvider
@@ -60,7 +66,8 @@ def main(params: Params, run: StageRun) -> None:
         resized_images(real.train(), config.image_size), available_features(model.teacher), params.seed
     )
     with_bank = score_with_bank(bank, sets["test defects"], config.image_size)
-    compared = compare_with_bank(summaries["test defects"], bank, with_bank, params.seed, samples)
+    of_bank = bank_metrics(bank, with_bank, params.seed, samples)
+    compared = compare_with_bank(summaries["test defects"], of_bank)
     print(compared["verdict"])
     metrics: dict[str, Any] = {
         **summaries["test defects"],
@@ -71,6 +78,7 @@ def main(params: Params, run: StageRun) -> None:
     losses = pd.read_csv(LOSSES)
     figures = {
         **detector_figures(groups, config.threshold, with_bank),
+        "operating_points": operating_points_figure(read_scores(DETECTOR)[TRAINED], config.threshold),
         "training_losses": training_figure({str(name): losses[name].tolist() for name in losses}),
     }
     weights = read_json(DETECTOR / CONFIG)["calibration"]["map_weights"]

@@ -11,7 +11,7 @@ from metaldefect.deploy.bundle import Lineage, hashes
 from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
-from metaldefect.efficientad.model_files import WEIGHTS, load_detector
+from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, load_detector, read_scores
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import RealDatasetProvider
 from pipeline.params import Params
@@ -39,8 +39,10 @@ def main(params: Params, run: StageRun) -> None:
         mlflow_run=run.run_id,
     )
     graph = InspectionGraph(model, config.image_size, config.levels)
+    ranges = with_painted_anomalies(normal, params.seed)
+    known = read_scores(DETECTOR)[TRAINED].normals
     with atomic_directory(OUTPUT) as folder:
-        export_bundle(graph, config, folder, with_painted_anomalies(normal, params.seed), validation, lineage)
+        export_bundle(graph, config, folder, ranges, validation, known, lineage)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metaldefect.artifacts import atomic_directory
-from metaldefect.commands.settings import GeneratedSettings, TrainSettings
+from metaldefect.commands.settings import AUTO, GeneratedSettings, TrainSettings
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
+from metaldefect.ingest.adapters import recognise
 from metaldefect.ingest.inspection import build_inspection
 from metaldefect.inspection.layout import SCENES
 from metaldefect.inspection.provider import (
@@ -29,13 +30,15 @@ from metaldefect.synthesis.painter import Painter, load_painter
 from metaldefect.training.resume import kept_folder
 
 INSERTION_ATTEMPTS = 3
+FOLDER = "folder"  # the layout of a folder per class
 
 
 def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
     """Return the provider for the settings' source; prepared data and inserted defects go to `work`.
 
     Raises:
-        UserError: the provider raises it, or the models that insert defects are missing.
+        UserError: the provider raises it, the models that insert defects are missing, or the output would lie
+            among the classes of images.
     """
     if settings.source == "synthetic":
         counts = settings.synthetic
@@ -46,8 +49,14 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
             counts.finish,
         )
     assert settings.root is not None
+    adapter = recognise(settings.root) if settings.adapter == AUTO else settings.adapter
+    if adapter == FOLDER and settings.output.resolve().is_relative_to(settings.root.resolve()):
+        raise UserError(
+            f"--output {settings.output} lies inside {settings.root.resolve()}, whose folders are classes of"
+            " images: choose another folder"
+        )
     root = prepared_folder(
-        settings.adapter,
+        adapter,
         settings.root,
         settings.seed,
         work,

@@ -8,25 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.commands.budget import Budget, Stopwatch, TrainingClock, seconds_per_image
+from metaldefect.commands.export import RANGE_IMAGES, export_beside
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import make_provider
-from metaldefect.efficientad.calibration import Calibration, calibrate
+from metaldefect.deploy.bundle import PRECISIONS
+from metaldefect.efficientad.calibration import RIDGES, Calibration, calibrate
 from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
-from metaldefect.efficientad.figures import detector_figures
+from metaldefect.efficientad.figures import (
+    detector_figures,
+    operating_points_figure,
+    validation_curve_figure,
+)
+from metaldefect.efficientad.held_out import HeldOut, hold_out
+from metaldefect.efficientad.memory_bank import (
+    MemoryBank,
+    available_features,
+    bank_metrics,
+    compare_with_bank,
+    fill_bank,
+    score_with_bank,
+)
 from metaldefect.efficientad.model_files import DetectorConfig, NetworkConfig, calibrated, save_detector
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
-from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
+from metaldefect.efficientad.thresholds import Target
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.efficientad.training import AfterEpoch, Trained, train
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.efficientad.training_sets import training_images
+from metaldefect.efficientad.validation_curve import ValidationCurve, record
 from metaldefect.errors import UserError
+from metaldefect.figures import save_figures
 from metaldefect.hardware import set_threads, use_device
 from metaldefect.image_files import Levels
-from metaldefect.images import stack_resized
-from metaldefect.inspection.provider import DatasetProvider
+from metaldefect.inspection.provider import InspectionImage
+from metaldefect.metrics import detection
+from metaldefect.training.callbacks import ComputingTime
 
 METRICS = "metrics.json"
 
@@ -37,40 +58,124 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     A killed run resumes from a folder beside the output, which is deleted at the end.
 
     Raises:
-        UserError: the images, the teacher or the settings are wrong, or the machine lacks the accelerator.
+        UserError: the images, the teacher or the settings are wrong, the time is too short, or the machine
+            lacks the accelerator.
     """
     use_device(settings.accelerator)
     set_threads()
-    work = work_folder(settings)
+    budget = Budget(settings.minutes)
+    work, size = work_folder(settings), settings.image_size
     provider = make_provider(settings, work)
     teacher = choose_teacher(settings)
-    images = training_images(
-        provider, settings.image_size, settings.penalty, settings.natural, settings.penalty_images
+    images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
+    held_out = hold_out(provider, size, settings.seed)
+    test = provider.test()
+    bank = fill_bank(images.normal, available_features(teacher), settings.seed)
+    with_bank, of_bank, seconds = measure_bank(bank, test, settings)
+    clock = budget.clock_for_training(
+        passes_around_training(held_out, len(images.normal), len(test), settings.export),
+        seconds_per_image(teacher, size),
+        seconds,
     )
-    trained = train_detector(settings, teacher, images, work)
-    calibration = calibrate_detector(settings, trained.model, provider)
-    scored = score_test_images(trained.model, provider.test(), settings.image_size, "score test images")
+    trained, curve = train_and_keep_best(settings, teacher, images, held_out, work, clock)
+    ridges = RIDGES if settings.residual_metric == "choose" else ()
+    calibration = calibrate(trained.model, held_out.calibration, target_of(settings), ridges)
+    scored = score_test_images(trained.model, test, size, "score test images")
+    summary = summarise(scored, calibration.threshold, settings.seed)
     metrics = {
-        **summarise(scored, calibration.threshold, settings.seed),
+        **summary,
         "threshold": calibration.threshold,
         "calibration": calibration.record,
-        "steps": settings.steps,
+        "memory_bank": compare_with_bank(summary, of_bank),
+        "validation_curve": curve,
         "train_images": len(images.normal),
         "validation_images": calibration.record["threshold"]["normals"],
         "penalty_source": images.penalty_source,
+        "steps": int(trained.history[-1]["step"]),
         "final_losses": dict(trained.history[-1]),
     }
     for names, reason in metrics["left_out"].items():
         print(f"not measured: {names}: {reason}")
+    figures = detector_figures({settings.source: scored}, calibration.threshold, with_bank)
+    figures |= training_figures(calibration, curve)
+    config = detector_config(settings, teacher, calibration, provider.levels)
     with atomic_directory(settings.output) as folder:
         record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source}
-        config = detector_config(settings, teacher, calibration, provider.levels)
-        save_detector(folder, trained.model, config, record, calibration.record)
+        save_detector(folder, trained.model, config, record, calibration)
         write_json(folder / METRICS, metrics)
         write_json(folder / "losses.json", trained.history)
-        save_figures({settings.source: scored}, calibration.threshold, folder / "figures")
+        save_figures(figures, folder / "figures")
+        if settings.export:
+            validation, known = held_out.calibration, calibration.scores
+            export_beside(folder, trained.model, config, known, validation, images.normal, settings.seed)
+    for figure in figures.values():
+        plt.close(figure)
     shutil.rmtree(work)
+    print(f"{settings.output}: {metrics['steps']} steps, {budget.in_words()}")
     return metrics
+
+
+def measure_bank(
+    bank: MemoryBank, test: Sequence[InspectionImage], settings: TrainSettings
+) -> tuple[list[Scored], dict[str, Any], float]:
+    """The test set scored with the bank, the bank's metrics, and the seconds that both took."""
+    watch = Stopwatch()
+    scored = score_with_bank(bank, test, settings.image_size)
+    found = bank_metrics(bank, scored, settings.seed, detection.BOOTSTRAP_SAMPLES)
+    return scored, found, watch.seconds
+
+
+def passes_around_training(held_out: HeldOut, train: int, test: int, export: bool) -> int:
+    """How many images the networks score outside the training, of those that the budget has not seen yet.
+
+    The teacher alone describes every training image, a third of a detector's work. The calibration scores its
+    images twice, and so does each exported precision.
+    """
+    calibration = held_out.calibration
+    passes = len(calibration.normals) + len(calibration.defects)
+    passes = passes * (2 + (2 * len(PRECISIONS) if export else 0)) + (RANGE_IMAGES if export else 0)
+    passes += test + train // 2
+    if held_out.curve is not None:  # its last point lies behind the end of the training
+        passes += len(held_out.curve.normals) + len(held_out.curve.defects)
+    return passes
+
+
+def train_and_keep_best(
+    settings: TrainSettings,
+    teacher: PatchDescriptionNetwork,
+    images: TrainingImages,
+    held_out: HeldOut,
+    work: Path,
+    clock: TrainingClock | None,
+) -> tuple[Trained, dict[str, Any]]:
+    """Train for the clock or the steps; return the best state of the validation curve and its record."""
+
+    def progress(step: int) -> float:
+        return step / settings.steps if clock is None else clock.share
+
+    if held_out.curve is None:
+        print(f"note: {held_out.note}; the last state is kept")
+        trained = train_detector(settings, teacher, images, work, clock=clock)
+        return trained, record(None, None, held_out.note)
+    curve = ValidationCurve(held_out.curve, work / "curve", progress)
+    trained = train_detector(settings, teacher, images, work, curve, clock)
+    kept = curve.restore_best(trained.model)
+    if curve.stopped_flat:
+        print(f"stopped at step {int(trained.history[-1]['step'])}: the validation curve is flat")
+    return trained, record(curve, kept, held_out.note)
+
+
+def target_of(settings: TrainSettings) -> Target:
+    """What the threshold is for."""
+    return Target(false_alarms=1 - settings.threshold_quantile)
+
+
+def training_figures(calibration: Calibration, curve: Mapping[str, Any]) -> dict[str, Figure]:
+    """Figures from the validation images alone."""
+    figures = {"operating_points": operating_points_figure(calibration.scores, calibration.threshold)}
+    if "points" in curve:
+        figures["validation_curve"] = validation_curve_figure(curve["points"], curve["kept_step"])
+    return figures
 
 
 def work_folder(settings: TrainSettings) -> Path:
@@ -99,20 +204,12 @@ def train_detector(
     images: TrainingImages,
     work: Path,
     after_epoch: AfterEpoch | None = None,
+    clock: ComputingTime | None = None,
 ) -> Trained:
-    """Train the detector as the settings say; `work` holds the state for resuming."""
-    epoch = min(settings.checkpoint_steps, settings.steps)
+    """Train the detector as the settings say, or until the clock runs out; `work` holds the resume state."""
+    epoch = settings.checkpoint_steps if clock else min(settings.checkpoint_steps, settings.steps)
     config = TrainingConfig.of(settings).model_copy(update={"checkpoint_steps": epoch})
-    return train(teacher, images, config, work, after_epoch)
-
-
-def calibrate_detector(settings: TrainSettings, model: EfficientAD, provider: DatasetProvider) -> Calibration:
-    """Choose scales, map weights and threshold on the provider's held-out images."""
-    normals, defects = (
-        stack_resized((item.image for item in images), settings.image_size)
-        for images in (provider.validation(), provider.defects())
-    )
-    return calibrate(model, normals, defects, settings.threshold_quantile)
+    return train(teacher, images, config, work, after_epoch, clock)
 
 
 def detector_config(
@@ -130,11 +227,3 @@ def detector_config(
         levels=levels,
     )
     return calibrated(networks, calibration, settings.threshold_quantile)
-
-
-def save_figures(groups: Mapping[str, Sequence[Scored]], threshold: float, folder: Path) -> None:
-    """Draw the figures of the test sets and write them as PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in detector_figures(groups, threshold).items():
-        figure.savefig(folder / f"{name}.png", dpi=100)
-        plt.close(figure)

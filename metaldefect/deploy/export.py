@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from metaldefect.deploy.bundle import (
     Metadata,
     Precision,
     graph_file,
+    read_metadata,
     write_metadata,
 )
 from metaldefect.deploy.calibration import validate_precision
@@ -33,6 +34,7 @@ from metaldefect.deploy.frames import as_frame
 from metaldefect.deploy.golden import GOLDEN_FRAMES, draw_golden_frames, write_golden_frames
 from metaldefect.deploy.graph import INPUT, OUTPUTS, InspectionGraph
 from metaldefect.efficientad.model_files import MAPS, DetectorConfig
+from metaldefect.efficientad.thresholds import transfer
 from metaldefect.image_files import MAX_PIXELS, MIN_SIDE
 from metaldefect.images import U8
 
@@ -57,12 +59,13 @@ def export_bundle(
     folder: Path,
     calibration: U8,
     normals: U8,
+    known: Sequence[float],
     lineage: Lineage,
     golden_frames: int = GOLDEN_FRAMES,
 ) -> Metadata:
     """Write the whole bundle: graphs, golden frames and metadata.
 
-    Each precision gets its own threshold: the configured quantile of the scores that it gives the normals.
+    Each precision gets its own threshold, which flags what the configured one flags in the trained networks.
 
     Args:
         graph: the detector with its preprocessing.
@@ -71,6 +74,7 @@ def export_bundle(
         calibration: images `uint8 [N, S, S]` that set the INT8 ranges. Some must show defects, real or
             painted, because INT8 clips values beyond those of the images.
         normals: validation images without defects, `uint8 [M, S, S]`.
+        known: the trained networks' scores of these normals, from their calibration.
         lineage: where the detector comes from.
         golden_frames: how many frames the self-test has.
 
@@ -90,9 +94,7 @@ def export_bundle(
             name: np.array([score for score, _ in each.stream(frames)]) for name, each in compiled.items()
         }
         validated = {name: values[: len(normals)] for name, values in scores.items()}
-        thresholds = {
-            name: float(np.quantile(values, config.threshold_quantile)) for name, values in validated.items()
-        }
+        thresholds = {name: transfer(config.threshold, known, values) for name, values in validated.items()}
         for name in PRECISIONS:
             write_described(Path(raw) / graph_file(name), folder / graph_file(name), thresholds[name])
     names = write_golden_frames(folder, golden)
@@ -210,6 +212,30 @@ def quantise(model: Any, calibration: Sequence[NDArray[Any]]) -> Any:
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
         ),
     )
+
+
+def set_thresholds(
+    folder: Path, thresholds: Mapping[str, float], source: str, scores: Mapping[str, NDArray[np.float64]]
+) -> None:
+    """Give an exported bundle other thresholds, in its metadata and graphs; a signature becomes invalid.
+
+    Args:
+        folder: the bundle.
+        thresholds: by precision.
+        source: how they were chosen, in words.
+        scores: of the same good images, by precision, for the figures in the metadata.
+    """
+    content = read_metadata(folder).model_dump(exclude={"sha256"})
+    for name, described in content["precisions"].items():
+        graph = folder / described["graph"]
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            changed = Path(temporary) / graph.name
+            write_described(graph, changed, thresholds[name])
+            for suffix in (".bin", ".xml"):
+                changed.with_suffix(suffix).replace(graph.with_suffix(suffix))
+        described["threshold"] = thresholds[name]
+        described["validation"] = validate_precision(scores, thresholds, name).model_dump()
+    write_metadata(folder, content | {"threshold_source": source})
 
 
 def write_described(source: Path, target: Path, threshold: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,83 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from metaldefect.efficientad.anomaly_map import combine_maps
+from metaldefect.efficientad.residual_metric import Maps, cross_fitted_maps, fold_metric, whitening
+from metaldefect.efficientad.thresholds import Target, Threshold, choose_threshold
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.errors import UserError
-from metaldefect.images import U8, to_imagenet_range
+from metaldefect.images import U8, stack_resized, to_imagenet_range
+from metaldefect.inspection.provider import InspectionImage
 
 MAP_QUANTILES = (0.9, 0.995)
 PAPER_SHARE = 0.5
 # Candidate weights of the student-teacher map; the autoencoder map gets the rest.
 STUDENT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Metrics of the residual to choose among, in units of its mean variance; 0 stands for the paper's score.
+RIDGES = (10.0, 1.0, 0.1, 0.003)
+PAPER_SCORE = 0.0
+CLEARLY = 0.02
 # With fewer images of either kind, an AUROC is too coarse to choose by.
 FEWEST_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Held-out images to calibrate with; all grey `uint8 [N, H, W]` at the detector's size.
+
+    Attributes:
+        normals: good images that no training used.
+        scenes: scene of each normal.
+        defects: inserted defects; may be empty.
+        defect_scenes: scene of each defect's canvas.
+    """
+
+    normals: U8
+    scenes: Sequence[str]
+    defects: U8
+    defect_scenes: Sequence[str]
+
+    @classmethod
+    def of(
+        cls, normals: Sequence[InspectionImage], defects: Sequence[InspectionImage], size: int
+    ) -> CalibrationImages:
+        """Images of a provider, resized to squares of side `size`."""
+        good, bad = list(normals), list(defects)
+        return cls(
+            stack_resized((item.image for item in good), size),
+            [item.scene for item in good],
+            stack_resized((item.image for item in bad), size),
+            [item.scene for item in bad],
+        )
+
+    def judges(self) -> tuple[NDArray[np.intp], str]:
+        """The normals that the map weights are chosen by, and which these are, in words.
+
+        Those of other scenes than the defects' canvases, if there are enough; else all.
+        """
+        canvases = set(self.defect_scenes)
+        other = np.flatnonzero([scene not in canvases for scene in self.scenes])
+        if len(other) >= FEWEST_IMAGES:
+            return other, "normals of other scenes"
+        return np.arange(len(self.normals)), "the normals"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the calibration images, from which a threshold can be chosen again without the images.
+
+    Attributes:
+        normals: one per good image.
+        scenes: their scenes.
+        defects: one per inserted defect.
+    """
+
+    normals: list[float]
+    scenes: list[str]
+    defects: list[float]
+
+    def threshold(self, target: Target) -> Threshold:
+        """The threshold for a target."""
+        return choose_threshold(self.normals, self.defects, target, len(set(self.scenes)))
 
 
 @dataclass(frozen=True)
@@ -33,46 +100,133 @@ class Calibration:
         threshold: scores above it are anomalous.
         student_share: weight of the student-teacher map; the autoencoder map gets the rest.
         record: each choice's value, method and number of images.
+        scores: of the calibration images, with the chosen scales and weights.
     """
 
     threshold: float
     student_share: float
     record: dict[str, Any]
+    scores: Scores
 
 
-def calibrate(model: EfficientAD, normals: U8, defects: U8, threshold_quantile: float) -> Calibration:
+def calibrate(
+    model: EfficientAD, images: CalibrationImages, target: Target, ridges: Sequence[float] = ()
+) -> Calibration:
     """Set the model's map scales and map weights, and choose the threshold.
 
-    The scales and the threshold come from normal images only (paper, section 3.4). The weights maximise the
-    image AUROC of inserted defects against the normals; with too few of either, they are the paper's.
+    The scales come from normal images only (paper, section 3.4). The weights maximise the image AUROC of
+    inserted defects against normals; with too few of either, they are the paper's. A target of false alarms
+    needs only normals, one of costs also the inserted defects.
 
     Args:
-        model: trained, in evaluation mode; this sets its `quantiles` and `map_weights`.
-        normals: held-out normal images, grey `uint8 [N, H, W]`.
-        defects: inserted defects on other canvases, grey `uint8 [M, H, W]`; may be empty.
-        threshold_quantile: the threshold is this quantile of the normals' scores.
+        model: trained, in evaluation mode; this sets its `quantiles` and `map_weights`, and changes its last
+            convolutions if another metric of the residual is chosen.
+        images: what to calibrate with.
+        target: what the threshold is for.
+        ridges: other metrics of the residual to choose among (see `residual_metric`); by default, the paper's
+            score is the only one.
 
     Raises:
         UserError: there are no normal images.
     """
-    normal_maps = fit_map_quantiles(model, normals)
-    scores = {share: share_scores(model, normal_maps, share) for share in STUDENT_SHARES}
-    share, weights_record = choose_student_share(model, scores, defects)
-    model.map_weights.copy_(torch.tensor([share, 1.0 - share]))
-    threshold = float(np.quantile(scores[share], threshold_quantile))
+    judges, which = images.judges()
+    plain = maps_of(model, images.normals), maps_of(model, images.defects)
+    found = {PAPER_SCORE: choose_weights(model, *plain, judges, which)}
+    covariance = None
+    enough = min(len(judges), len(images.defects)) >= FEWEST_IMAGES and len(set(images.scenes)) > 1
+    if ridges and enough:
+        maps, covariance = cross_fitted_maps(
+            model, images.normals, images.scenes, images.defects, images.defect_scenes, ridges
+        )
+        found |= {ridge: choose_weights(model, *pair, judges, which) for ridge, pair in maps.items()}
+    metric = choose_metric({name: one.auroc for name, one in found.items()})
+    chosen = found[metric]
+    if covariance is not None and metric != PAPER_SCORE:
+        fold_metric(model, whitening(covariance, metric))
+    model.quantiles.copy_(chosen.quantiles)
+    model.map_weights.copy_(torch.tensor([chosen.share, 1.0 - chosen.share]))
+    kept = Scores(chosen.normals.tolist(), list(images.scenes), chosen.defects.tolist())
+    threshold = kept.threshold(target)
     record = {
         "map_scales": {
             "method": f"{MAP_QUANTILES[0]} and {MAP_QUANTILES[1]} quantiles of the normals' pixels, per map",
-            "normals": len(normals),
+            "normals": len(images.normals),
         },
-        "map_weights": weights_record,
-        "threshold": {
-            "value": threshold,
-            "method": f"{threshold_quantile} quantile of the normals' scores",
-            "normals": len(normals),
-        },
+        "map_weights": chosen.record,
+        "residual_metric": metric_record(metric, found, asked=bool(ridges), enough=enough),
+        "threshold": threshold_record(threshold, kept),
     }
-    return Calibration(threshold, share, record)
+    return Calibration(threshold.value, chosen.share, record, kept)
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """One metric of the residual with the best weights of the two maps.
+
+    Attributes:
+        quantiles: the map scales.
+        share: weight of the student-teacher map.
+        normals: scores of the normals, defects: of the defects.
+        record: how the weights were chosen.
+    """
+
+    quantiles: Tensor
+    share: float
+    normals: NDArray[np.float64]
+    defects: NDArray[np.float64]
+    record: dict[str, Any]
+
+    @property
+    def auroc(self) -> float:
+        """Image AUROC of the inserted defects; 0 if there were too few images to measure it."""
+        by_share = self.record.get("image_auroc_by_student_share", {})
+        return float(max(by_share.values(), default=0.0))
+
+
+def choose_weights(
+    model: EfficientAD, normal_maps: Maps, defect_maps: Maps, judges: NDArray[np.intp], which: str
+) -> Weighed:
+    """Scale the maps and choose their weights; leaves the scales in the model."""
+    set_map_quantiles(model, normal_maps)
+    scores = {
+        share: (share_scores(model, normal_maps, share), share_scores(model, defect_maps, share))
+        for share in STUDENT_SHARES
+    }
+    share, record = choose_student_share(scores, judges, which)
+    return Weighed(model.quantiles.clone(), share, *scores[share], record)
+
+
+def choose_metric(aurocs: Mapping[float, float]) -> float:
+    """The metric with the largest AUROC; the paper's unless another is better by more than `CLEARLY`."""
+    best = max(aurocs, key=lambda name: aurocs[name])
+    return best if aurocs[best] - aurocs[PAPER_SCORE] > CLEARLY else PAPER_SCORE
+
+
+def metric_record(
+    metric: float, found: Mapping[float, Weighed], *, asked: bool, enough: bool
+) -> dict[str, Any]:
+    """Which metric of the residual was chosen, and how; always names the paper's score."""
+    name = "the paper's" if metric == PAPER_SCORE else f"covariance with ridge {metric:g}"
+    if not asked:
+        return {"chosen": name, "method": "the paper's, as no other was asked for"}
+    if not enough:
+        return {"chosen": name, "method": "the paper's: too few images to choose by"}
+    return {
+        "chosen": name,
+        "method": f"largest image AUROC of inserted defects, by more than {CLEARLY} over the paper's score",
+        "image_auroc_paper_score": found[PAPER_SCORE].auroc,
+        "image_auroc_by_ridge": {f"{key:g}": one.auroc for key, one in found.items() if key != PAPER_SCORE},
+    }
+
+
+def threshold_record(threshold: Threshold, scores: Scores) -> dict[str, Any]:
+    """How a threshold was chosen, and from how many images."""
+    counts = {
+        "normals": len(scores.normals),
+        "scenes": len(set(scores.scenes)),
+        "defects": len(scores.defects),
+    }
+    return {**threshold.record(), **counts}
 
 
 @torch.inference_mode()
@@ -91,12 +245,21 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tens
     Raises:
         UserError: there are no images.
     """
-    if not len(images):
-        raise UserError("no validation normals: the anomaly map cannot be normalised without them")
     maps = maps_of(model, images)
+    set_map_quantiles(model, maps)
+    return maps
+
+
+def set_map_quantiles(model: EfficientAD, maps: Maps) -> None:
+    """Set the model's map normalisation from the maps of held-out normal images.
+
+    Raises:
+        UserError: there are no maps.
+    """
+    if not maps:
+        raise UserError("no validation normals: the anomaly map cannot be normalised without them")
     values = (torch.cat(one).cpu().numpy().ravel() for one in zip(*maps, strict=True))
     model.quantiles.copy_(torch.tensor(np.stack([np.quantile(v, MAP_QUANTILES) for v in values])))
-    return maps
 
 
 @torch.inference_mode()
@@ -115,27 +278,34 @@ def share_scores(
 
 
 def choose_student_share(
-    model: EfficientAD, normal_scores: dict[float, NDArray[np.float64]], defects: U8
+    scores: Mapping[float, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    judges: NDArray[np.intp],
+    which: str,
 ) -> tuple[float, dict[str, Any]]:
-    """Return the share with the largest image AUROC (if tied, the nearest to the paper's), and the record."""
-    counts = {"normals": len(normal_scores[PAPER_SHARE]), "defects": len(defects)}
+    """Return the share with the largest image AUROC (if tied, the nearest to the paper's), and the record.
+
+    Args:
+        scores: of the normals and of the defects, by share of the student-teacher map.
+        judges: the normals to compare the defects with.
+        which: what these are, in words.
+    """
+    counts = {"normals": len(judges), "defects": len(scores[PAPER_SHARE][1])}
     if min(counts.values()) < FEWEST_IMAGES:
         method = (
             f"the paper's 0.5 and 0.5: {counts['defects']} inserted defects and {counts['normals']} normals,"
             f" at least {FEWEST_IMAGES} of each are needed to choose by"
         )
         return PAPER_SHARE, {"student": PAPER_SHARE, "autoencoder": PAPER_SHARE, "method": method, **counts}
-    maps = maps_of(model, defects)
     truth = np.repeat([False, True], list(counts.values()))
     aurocs = {
-        share: float(roc_auc_score(truth, np.concatenate([scores, share_scores(model, maps, share)])))
-        for share, scores in normal_scores.items()
+        share: float(roc_auc_score(truth, np.concatenate([normals[judges], defects])))
+        for share, (normals, defects) in scores.items()
     }
     best = max(aurocs, key=lambda share: (aurocs[share], -abs(share - PAPER_SHARE)))
     return best, {
         "student": best,
         "autoencoder": 1.0 - best,
-        "method": "largest image AUROC of inserted defects against the normals",
+        "method": f"largest image AUROC of inserted defects against {which}",
         "image_auroc_by_student_share": {f"{share:g}": round(value, 6) for share, value in aurocs.items()},
         **counts,
     }

@@ -58,6 +58,13 @@ class ImageSettings(Config):
 
 
 class CalibrationSettings(Config):
-    """`threshold_quantile`: the threshold is this quantile of the validation normals' scores."""
+    """How a trained detector is set up.
+
+    Attributes:
+        threshold_quantile: the threshold aims at this share of good images below it.
+        residual_metric: `paper` measures the student's errors as the paper does; `choose` may measure them
+            with their covariance on normal images, if inserted defects show that it is better.
+    """
 
     threshold_quantile: float = Field(default=0.99, gt=0, le=1)
+    residual_metric: Literal["paper", "choose"] = "paper"

@@ -124,13 +124,15 @@ def summarise(
         "defective_without_mask": without_mask,
         "left_out": left_out(scored, pixels),
     }
+    intervals: dict[str, tuple[float, float]] = {}
     if not labels.all():
-        result["false_alarm_rate"] = float((scores[~labels] > threshold).mean())
+        rate = float((scores[~labels] > threshold).mean())
+        result["false_alarm_rate"] = rate
+        intervals["false_alarm_rate"] = detection.rate_interval(rate, result["scenes"][GOOD])
     if labels.any():
         result["detection_rate"] = float((scores[labels] > threshold).mean())
     if not labels.any() or labels.all():
-        return rounded(result)
-    intervals = {}
+        return rounded(result | {"interval_95": {name: list(bounds) for name, bounds in intervals.items()}})
     scenes = [item.scene for item in scored]
     for name, statistic in image_statistics(threshold).items():
         result[name] = statistic(scores, labels)

@@ -13,11 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from metaldefect.efficientad.calibration import Scores
 from metaldefect.efficientad.evaluation import Scored, pro_points
+from metaldefect.efficientad.thresholds import Target, expected_costs
 from metaldefect.inspection.layout import GOOD
 from metaldefect.metrics.detection import FPR_LIMIT, auroc
 
 HEAT = "inferno"
+GRID_POINTS = 400  # of a curve over thresholds
 # The value to which the 0.995 quantile of normal pixels is scaled.
 SMALLEST_CEILING = 0.1
 
@@ -93,6 +96,46 @@ def map_weight_figure(aurocs: Mapping[str, float], chosen: float) -> Figure:
     return figure
 
 
+def operating_points_figure(scores: Scores, threshold: float, target: Target | None = None) -> Figure:
+    """What each threshold would do: flagged good images, missed inserted defects and, with costs, the cost.
+
+    Drawn from the calibration images alone, so it exists without a single real defect.
+    """
+    good, bad = np.sort(scores.normals), np.sort(scores.defects)
+    both = np.concatenate([good, bad, [threshold]])
+    low, high = float(both.min()), float(max(np.quantile(both, 0.98), threshold))
+    grid = np.linspace(low - 0.02 * (high - low), high + 0.05 * (high - low), GRID_POINTS)
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    flagged = 1 - np.searchsorted(good, grid, side="right") / len(good)
+    axes.plot(grid, flagged, color="tab:blue", label=f"good images flagged ({len(good)})")
+    if len(bad):
+        missed = np.searchsorted(bad, grid, side="right") / len(bad)
+        axes.plot(grid, missed, color="tab:red", label=f"inserted defects missed ({len(bad)})")
+    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
+    if target is not None and target.costs is not None and len(bad):
+        right = axes.twinx()
+        right.plot(grid, expected_costs(grid, good, bad, target), color="tab:green")
+        right.set_ylabel("expected cost per image", color="tab:green")
+    axes.set(xlabel="threshold", ylabel="share of the images", title="What each threshold would do")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center right")
+    return figure
+
+
+def validation_curve_figure(points: Sequence[Mapping[str, float]], kept: int | None) -> Figure:
+    """Image AUROC of painted defects against the training steps; marks the state that was kept."""
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    axes.plot([row["step"] for row in points], [row["image_auroc"] for row in points], marker="o")
+    if kept is not None:
+        axes.axvline(kept, color="black", linestyle="--", label=f"kept: step {kept}")
+        axes.legend()
+    axes.set(xlabel="training step", ylabel="image AUROC, painted defects", title="Validation while training")
+    axes.set_ylim(min(0.5, *(row["image_auroc"] for row in points)) - 0.02, 1.02)
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def detector_figures(
     groups: Mapping[str, Sequence[Scored]], threshold: float, bank: Sequence[Scored] = ()
 ) -> dict[str, Figure]:
@@ -119,12 +162,17 @@ def detector_figures(
     return figures
 
 
-def steps_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], metric: str) -> Figure:
+def steps_figure(
+    curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    metric: str,
+    levels: Mapping[str, float],
+) -> Figure:
     """A metric against training steps, with one colour per kind of training and one line per run.
 
     Args:
         curves: runs of each kind; a run is a list of rows with `step` and the metric.
         metric: for example `image_auroc`.
+        levels: the metric of detectors that do not train, by name, as horizontal lines.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     for number, (name, runs) in enumerate(curves.items()):
@@ -138,8 +186,10 @@ def steps_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], 
                 alpha=0.8,
                 label=f"{name}, {len(runs)} seed{'s' * (len(runs) > 1)}" if index == 0 else None,
             )
+    for number, (name, level) in enumerate(levels.items()):
+        axes.axhline(level, color=f"C{len(curves) + number}", linestyle="--", label=f"{name}: {level:.3f}")
     title = metric.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO")
-    axes.set(xlabel="training step", ylabel=title, title=f"{title} while training")
+    axes.set(xlabel="training step", ylabel=title, title=f"{title} while training", xscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -11,9 +11,10 @@ from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.loss import distance_loss, hard_feature_loss, penalty_loss
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.efficientad.training_data import Batch, TeacherFeatures, teacher_content
+from metaldefect.training.callbacks import ComputingTime
 from metaldefect.training.module import Trainee
 
-DECAY_AT = 0.95
+DECAY_AT, DECAY = 0.95, 0.1  # when the learning rate drops, and to which share
 RECORD_STEPS = 10  # steps per row of the loss curve
 # At lower quantiles, so many positions have gradients that selecting them costs more than computing all.
 SPARSE_FROM = 0.99
@@ -67,13 +68,20 @@ class EfficientADModule(Trainee):
         model: the networks; sets its `teacher_mean` and `teacher_std` from `features`.
         features: the teacher's features of the training images.
         config: how to train.
+        clock: its computing time drives the learning rate if the time is limited.
     """
 
     model: EfficientAD
 
-    def __init__(self, model: EfficientAD, features: TeacherFeatures, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        model: EfficientAD,
+        features: TeacherFeatures,
+        config: TrainingConfig,
+        clock: ComputingTime | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.clock = model, config, clock
         model.teacher_mean.copy_(features.mean)
         model.teacher_std.copy_(features.std)
 
@@ -93,7 +101,14 @@ class EfficientADModule(Trainee):
         optimizer = torch.optim.Adam(
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
-        schedule = torch.optim.lr_scheduler.StepLR(
-            optimizer, max(1, int(DECAY_AT * self.config.steps)), gamma=0.1
-        )
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if (clock := self.clock) is not None:
+            # torch's schedules count steps; if the time is limited, the drop must follow the time
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda _step: DECAY if clock.share >= DECAY_AT else 1.0
+            )
+        else:
+            schedule = torch.optim.lr_scheduler.StepLR(
+                optimizer, max(1, int(DECAY_AT * self.config.steps)), gamma=DECAY
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -7,7 +7,7 @@ the difference between the two detectors is what training adds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -155,36 +155,44 @@ def score_with_bank(bank: MemoryBank, images: Sequence[InspectionImage], size: i
     return score_images(bank.detect, images, size, "score with the memory bank")
 
 
-def compare_with_bank(
-    summary: dict[str, Any], bank: MemoryBank, scored: Sequence[Scored], seed: int, samples: int
-) -> dict[str, Any]:
-    """The bank's metrics beside the detector's, and which of the two to use.
+def bank_metrics(bank: MemoryBank, scored: Sequence[Scored], seed: int, samples: int) -> dict[str, Any]:
+    """The bank's metrics on a test set.
 
     Args:
-        summary: the detector's metrics on the same images, from `evaluation.summarise`.
         bank: what scored.
         scored: the images, scored with the bank.
         seed: of the bootstrap.
         samples: resamples of the bootstrap.
 
     Returns:
-        `features`, `patches`, `images`, the metrics in `COMPARED` that the images allow with `interval_95`,
-        `use` (`detector` or `memory bank`, None if the test set cannot tell) and `verdict`, a sentence.
+        `features`, `patches`, `images`, and those of `COMPARED` that the images allow with `interval_95`.
     """
     # The threshold concerns none of the compared metrics
     found = summarise(scored, 0.0, seed, samples)
     metrics = {name: found[name] for name in COMPARED if name in found}
     intervals = {name: found["interval_95"][name] for name in metrics}
-    use, verdict = advice(summary.get("image_auroc"), metrics.get("image_auroc"))
     return {
         "features": bank.features.name,
         "patches": len(bank.patches),
         "images": bank.images,
         **metrics,
         "interval_95": intervals,
-        "use": use,
-        "verdict": verdict,
     }
+
+
+def compare_with_bank(summary: Mapping[str, Any], bank: Mapping[str, Any]) -> dict[str, Any]:
+    """The bank's metrics, and which of the two detectors to use.
+
+    Args:
+        summary: the detector's metrics, from `evaluation.summarise`.
+        bank: from `bank_metrics`, on the same images.
+
+    Returns:
+        The bank's metrics, `use` (`detector` or `memory bank`, None if the test set cannot tell) and
+        `verdict`, a sentence.
+    """
+    use, verdict = advice(summary.get("image_auroc"), bank.get("image_auroc"))
+    return {**bank, "use": use, "verdict": verdict}
 
 
 def advice(detector: float | None, bank: float | None) -> tuple[str | None, str]:

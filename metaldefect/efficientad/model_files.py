@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
-from metaldefect.efficientad.calibration import Calibration
+from metaldefect.efficientad.calibration import Calibration, Scores
 from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.torch_model import EfficientAD, check_image_size
 from metaldefect.errors import UserError
@@ -20,7 +20,9 @@ from metaldefect.image_files import Levels
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+SCORES = "calibration_scores.json"
 MAPS = ("student", "autoencoder")
+TRAINED = "trained"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float)
         config.image_size,
         calibration.threshold,
         quantile,
-        f"{chosen['method']}, {chosen['normals']} images",
+        f"{chosen['method']}; {chosen['support']}",
         count_include_pad=config.count_include_pad,
         levels=config.levels,
     )
@@ -80,9 +82,10 @@ def save_detector(
     model: EfficientAD,
     config: NetworkConfig,
     training: Mapping[str, Any],
-    calibration: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
-    """Write the weights (teacher, student, autoencoder, constants) and the configuration.
+    """Write the weights (teacher, student, autoencoder, constants), the configuration and, if there is one,
+    the calibration's scores.
 
     Args:
         folder: an existing folder.
@@ -119,9 +122,30 @@ def save_detector(
                 for name, row in zip(MAPS, model.quantiles.tolist(), strict=True)
             },
             "map_weights": dict(zip(MAPS, model.map_weights.tolist(), strict=True)),
-            "calibration": dict(calibration or {}),
+            "calibration": dict(calibration.record) if calibration else {},
         }
+    if calibration is not None:
+        write_scores(folder, {TRAINED: calibration.scores})
     write_json(folder / CONFIG, content)
+
+
+def write_scores(folder: Path, scores: Mapping[str, Scores]) -> None:
+    """Write the scores of the calibration images, by precision; `TRAINED` is that of the trained networks."""
+    write_json(folder / SCORES, {precision: asdict(found) for precision, found in scores.items()})
+
+
+def read_scores(folder: Path) -> dict[str, Scores]:
+    """Read what `write_scores` wrote.
+
+    Raises:
+        UserError: the detector has no such file.
+    """
+    path = folder / SCORES
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: an earlier version made this detector; calibrate or train anew"
+        )
+    return {precision: Scores(**found) for precision, found in read_json(path).items()}
 
 
 def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[str, Any]]:

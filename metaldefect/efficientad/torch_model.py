@@ -272,14 +272,18 @@ class EfficientAD(nn.Module):
         """The teacher's features with zero mean and unit variance per channel, float32."""
         return (self.teacher(images).float() - self.teacher_mean) / self.teacher_std
 
-    def raw_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Student-teacher and student-autoencoder maps, each `float32 [N, 1, H', W']`, unscaled."""
+    def residuals(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher minus student, `float32 [N, 384, H', W']`, and the student-autoencoder map."""
         teacher = self.normalised_teacher(images)
         student = self.student(images).float()
         reconstruction = self.autoencoder(images).float()
-        student_map = (teacher - student[:, :FEATURES]).square().mean(dim=1, keepdim=True)
         reconstruction_map = (reconstruction - student[:, FEATURES:]).square().mean(dim=1, keepdim=True)
-        return student_map, reconstruction_map
+        return teacher - student[:, :FEATURES], reconstruction_map
+
+    def raw_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Student-teacher and student-autoencoder maps, each `float32 [N, 1, H', W']`, unscaled."""
+        residual, reconstruction_map = self.residuals(images)
+        return residual.square().mean(dim=1, keepdim=True), reconstruction_map
 
     def image_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`raw_maps` at image size, with each position over the patch that it describes."""

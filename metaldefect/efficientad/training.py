@@ -16,10 +16,11 @@ from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNet
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.hardware import device, keep_freed_memory
 from metaldefect.kernels.switch import cpu_kernels
+from metaldefect.training.callbacks import ComputingTime
 from metaldefect.training.trainer import fit
 
-# Takes the model, in evaluation mode, and the number of training steps so far.
-AfterEpoch = Callable[[EfficientAD, int], None]
+# Takes the model, in evaluation mode, and the number of training steps so far; returns whether to stop.
+AfterEpoch = Callable[[EfficientAD, int], bool]
 
 
 @dataclass
@@ -36,6 +37,7 @@ def train(
     config: TrainingConfig,
     work: Path,
     after_epoch: AfterEpoch | None = None,
+    clock: ComputingTime | None = None,
 ) -> Trained:
     """Train student and autoencoder; `calibration.calibrate` turns them into a detector.
 
@@ -46,6 +48,7 @@ def train(
         work: folder of the resume state and the feature cache; training resumes from a state found there.
         after_epoch: called every `checkpoint_steps` steps; again for the same step if a training is killed
             before it wrote that step's state.
+        clock: limits the training by computing time; `config.steps` then does not.
 
     Raises:
         UserError: the images are too small.
@@ -58,16 +61,17 @@ def train(
     model = model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     with cpu_kernels(model, enabled=device().type == "cpu"):
         features = TeacherFeatures(model.teacher, images.normal, work / "teacher_features.npy")
-        module = EfficientADModule(model, features, config)
+        module = EfficientADModule(model, features, config, clock)
         history = fit(
             module,
             TrainingBatches(images, features, config.batch_size, config.seed),
-            steps=config.steps,
+            steps=config.steps if clock is None else None,
             epoch_steps=config.checkpoint_steps,
             seed=config.seed,
             checkpoint_directory=work,
             record_steps=RECORD_STEPS,
             watchers=[_AfterEpoch(after_epoch)] if after_epoch else [],
+            clock=clock,
         )
     return Trained(module.model.to(device()).eval(), history)
 
@@ -79,5 +83,6 @@ class _AfterEpoch(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, EfficientADModule)
         module.model.eval()
-        self.call(module.model, module.step)
+        if self.call(module.model, module.step):
+            trainer.should_stop = True
         module.model.train()

@@ -51,6 +51,9 @@ class SyntheticDatasetProvider(DatasetProvider):
     def validation(self) -> InspectionImages:
         return self._normal("validation", self.counts.validation)
 
+    def canvases(self) -> InspectionImages:
+        return self._normal("canvas", self.counts.validation)
+
     def test(self) -> InspectionImages:
         drawn = self._normal("test", self.counts.test_normal)
         for kind in ANOMALIES:

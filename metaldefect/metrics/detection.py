@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 Floats = NDArray[np.floating]
@@ -208,6 +208,19 @@ def bootstrap_interval(
         chosen = np.concatenate([resample(kind, rng) for kind in kinds])
         values[index] = statistic(scores[chosen], labels[chosen])
     return percentiles(values)
+
+
+def rate_interval(rate: float, independent: int) -> tuple[float, float]:
+    """95 % interval of a rate (Clopper and Pearson, 1934), which is exact and never empty, also at 0 and 1.
+
+    Args:
+        rate: share of the images, in [0, 1].
+        independent: number of independent ones among them: scenes, not exposures.
+    """
+    hits = rate * independent
+    low = stats.beta.ppf(0.025, hits, independent - hits + 1) if hits > 0 else 0.0
+    high = stats.beta.ppf(0.975, hits + 1, independent - hits) if hits < independent else 1.0
+    return float(low), float(high)
 
 
 def members_of_groups(chosen: Bools, groups: Sequence[object] | None) -> list[NDArray[np.intp]]:

@@ -41,6 +41,8 @@ NOISE = (
     ".*reload_dataloaders_every_n_epochs.*",
     ".*`train_dataloader` returned an object of type.*",
     ".*modules in eval mode.*",
+    # Lightning itself uses what torch deprecated
+    ".*isinstance.treespec, LeafSpec.*",
     # When resuming a training that was already complete
     ".*across ranks is zero.*",
     # The discriminator starts after its schedule

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from benchmarks import tiles
+from benchmarks.tile_teachers import parse_teachers, random_teacher
 from metaldefect.artifacts import read_json
+from metaldefect.efficientad import held_out
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.efficientad.teacher_weights import shipped_teacher
 from metaldefect.errors import UserError
@@ -34,26 +36,30 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(monkeypatch: pytest.MonkeyPatch, raw: Path, work: Path, *extra: str) -> None:
     options = ["--raw", str(raw), "--work", str(work / "tiles"), "--results", str(work / "tiles.json")]
-    small = ["--image-size", "128", "--steps", "4", "--points", "2", "--curve-images", "5", "--seeds", "3"]
+    small = ["--image-size", "128", "--steps", "2", "4", "--curve-images", "5", "--seeds", "3"]
     teachers = ["--teachers", f"short={shipped_teacher('S')}", "random"]
     monkeypatch.setattr(sys, "argv", ["tiles", *options, *small, *teachers, "--penalty-images", "3", *extra])
     tiles.main()
 
 
-def test_every_teacher_is_measured_once_and_compared(
+def test_every_teacher_is_measured_once_beside_the_memory_bank(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, raw, tmp_path, "--jobs", "2")
+    monkeypatch.setattr(held_out, "CALIBRATION_DEFECTS", 12)
+    run(monkeypatch, raw, tmp_path)
     results = read_json(tmp_path / "tiles.json")
-    section = results["details"]
-    assert results["figures"]["image_auroc"] == section["short_teacher"]["mean"]["image_auroc"]
+    section, figures = results["details"], results["figures"]
+    assert figures["image_auroc"] == section["short_teacher"]["mean"]["image_auroc"]
     assert (
-        results["figures"]["random_teacher_au_pro_seed3"]["value"]
-        == section["random_teacher"]["au_pro"]["3"]["value"]
+        figures["random_teacher_au_pro_seed3"]["value"] == section["random_teacher"]["au_pro"]["3"]["value"]
     )
-    assert section["steps"] == 4
+    assert figures["memory_bank_image_auroc"] == figures["memory_bank_image_auroc_seed3"]
+    assert figures["memory_bank_au_pro"] == section["memory_bank"]["3"]["au_pro"]
+    assert 0 < figures["minutes"] == figures["minutes_seed3"]
+    assert 0 <= figures["f1_calibrated"] <= 1
+    assert (section["steps"], section["seeds"]) == ([2, 4], [3])
     for name in ("short_teacher", "random_teacher"):
-        for metric in ("image_auroc", "au_pro", "f1"):
+        for metric in ("image_auroc", "au_pro", "f1", "f1_calibrated"):
             entry = section[name][metric]["3"]
             low, high = entry["interval_95"]
             assert low <= high
@@ -66,7 +72,8 @@ def test_every_teacher_is_measured_once_and_compared(
     assert load_detector(tmp_path / "tiles/random_seed3")[1].image_size == 128
     assert (tmp_path / "tiles/image_auroc_by_step.png").stat().st_size > 5000
 
-    monkeypatch.setattr(tiles, "train_detector", lambda *_: pytest.fail("trained again"))
+    for name in ("train_detector", "fill_bank"):
+        monkeypatch.setattr(tiles, name, lambda *_: pytest.fail("done again"))
     capsys.readouterr()
     run(monkeypatch, raw, tmp_path)
     assert "short_seed3: done before" in capsys.readouterr().out
@@ -75,18 +82,16 @@ def test_every_teacher_is_measured_once_and_compared(
 
 
 def test_a_random_teacher_keeps_its_signal_to_the_last_layer() -> None:
-    teacher = tiles.random_teacher("S", True, 0)
+    teacher = random_teacher("S", True, 0)
     with torch.inference_mode():
         features = teacher(torch.randn(1, 3, 128, 128))
     per_channel = features.std(dim=(0, 2, 3))
     assert 0.1 < float(per_channel.median()) < 10
-    assert torch.equal(
-        teacher.convolutions[0].weight, tiles.random_teacher("S", True, 0).convolutions[0].weight
-    )
+    assert torch.equal(teacher.convolutions[0].weight, random_teacher("S", True, 0).convolutions[0].weight)
 
 
 def test_teachers_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"short\.safetensors does not exist: distil it"):
-        tiles.parse_teachers([f"short={tmp_path}/short.safetensors"], "S")
+        parse_teachers([f"short={tmp_path}/short.safetensors"], "S")
     with pytest.raises(UserError, match="teacher 'big': expected shipped, random or NAME=PATH"):
-        tiles.parse_teachers(["big"], "S")
+        parse_teachers(["big"], "S")

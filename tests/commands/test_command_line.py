@@ -24,8 +24,8 @@ from pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "train", "detect", "serve", "sign", "distill", "pretrain", "draw", "insert", "review", "get-data",
-    "doctor",
+    "train", "calibrate", "detect", "serve", "sign", "distill", "pretrain", "draw", "insert", "review",
+    "get-data", "doctor",
 ]  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_every_option_has_a_help_text(name: str) -> None:
     [
         ("train --config x.yaml --stepz 3", "No such option: --stepz"),
         ("train --config x.yaml --model L", "'L' is not one of"),
-        ("train", "Missing option '--config'"),
+        ("train --minutes 3 --steps 4", "give either --minutes or --steps"),
         ("detect --model m --output o", "give either --image or --synthetic"),
         ("detect --model m --output o --image i --synthetic 1", "give either --image or --synthetic"),
         ("detect --model m --output o --synthetic 1 --watch", "--watch needs --image"),

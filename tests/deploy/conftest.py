@@ -11,6 +11,7 @@ import pytest
 from metaldefect.deploy.bundle import Lineage
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
+from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import LAYERS, EfficientAD
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
@@ -33,8 +34,9 @@ def model(slim: None) -> EfficientAD:
 def exported(model: EfficientAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test may change."""
     folder = tmp_path_factory.mktemp("openvino")
-    config = DetectorConfig("S", True, SIZE, 0.1, 0.5, "made up")
-    export_bundle(InspectionGraph(model, SIZE), config, folder, noise(4), noise(3), Lineage(), 8)
+    known = [infer(model, frame)[0] for frame in noise(3)]
+    config = DetectorConfig("S", True, SIZE, sorted(known)[1], 0.5, "made up")
+    export_bundle(InspectionGraph(model, SIZE), config, folder, noise(4), noise(3), known, Lineage(), 8)
     return folder
 
 

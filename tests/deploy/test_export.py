@@ -8,16 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
+from metaldefect.commands.export import export_beside
 from metaldefect.deploy.accuracy import against_fp32, precision_accuracy
-from metaldefect.deploy.bundle import ONNX, PRECISIONS, graph_file
+from metaldefect.deploy.bundle import ONNX, PRECISIONS, graph_file, read_metadata
 from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.compiled import CompiledGraph
-from metaldefect.deploy.export import export_onnx, export_openvino, parity
+from metaldefect.deploy.export import export_onnx, export_openvino, parity, set_thresholds
 from metaldefect.deploy.graph import INPUT, InspectionGraph, fold_teacher_constants, resize_grey
 from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
+from metaldefect.efficientad.calibration import CalibrationImages, Scores
 from metaldefect.efficientad.evaluation import Scored, infer
+from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, read_scores
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.image_files import Levels
 from metaldefect.images import resize
@@ -128,7 +131,7 @@ def test_the_filter_of_maps_is_bilinear_at_pixel_centres() -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_threshold_of_a_precision_is_the_quantile_of_its_own_scores(
+def test_the_threshold_of_a_precision_flags_what_that_of_the_trained_networks_flags(
     exported: Path, precision: str
 ) -> None:
     detector = Detector.load(exported, precision)
@@ -136,6 +139,37 @@ def test_the_threshold_of_a_precision_is_the_quantile_of_its_own_scores(
     assert detector.threshold == pytest.approx(scores[1], rel=1e-5)
     assert detector.metadata.precisions[precision].validation.images == 3
     assert detector.metadata.precisions[precision].validation.false_alarm_rate == pytest.approx(1 / 3)
+
+
+def test_other_thresholds_are_set_in_metadata_and_graphs(bundle: Path) -> None:
+    before = {name: Detector.load(bundle, name).detect(noise(1)[0])[0] for name in PRECISIONS}
+    thresholds = {name: 0.25 + index for index, name in enumerate(PRECISIONS)}
+    set_thresholds(bundle, thresholds, "by hand", {name: np.array([0.0, 9.0]) for name in PRECISIONS})
+    for name in PRECISIONS:
+        detector = Detector.load(bundle, name)
+        assert detector.threshold == thresholds[name]
+        assert detector.detect(noise(1)[0])[0] == before[name]
+        assert detector.metadata.precisions[name].validation.false_alarm_rate == 0.5
+        graph = openvino.Core().read_model(bundle / graph_file(name))
+        assert float(graph.get_rt_info(["model_info", "image_threshold"]).value) == thresholds[name]
+    assert read_metadata(bundle).threshold_source == "by hand"
+
+
+def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
+    model: EfficientAD, tmp_path: Path
+) -> None:
+    (tmp_path / WEIGHTS).write_bytes(b"weights")
+    images = CalibrationImages(noise(3), ["a", "b", "c"], noise(2), ["a", "b"])
+    scores_of_normals = [infer(model, image)[0] for image in images.normals]
+    known = Scores(scores_of_normals, ["a", "b", "c"], [0.5, 0.6])
+    config = DetectorConfig("S", True, SIZE, sorted(known.normals)[1], 0.5, "made up")
+    export_beside(tmp_path, model, config, known, images, noise(4), seed=0)
+    scores = read_scores(tmp_path)
+    assert set(scores) == {TRAINED, *PRECISIONS}
+    assert scores["fp32"].normals == pytest.approx(known.normals, rel=1e-3)
+    assert (len(scores["int8"].defects), scores["int8"].scenes) == (2, ["a", "b", "c"])
+    assert Detector.load(tmp_path / "openvino", "fp32").threshold == pytest.approx(config.threshold, rel=1e-3)
+    assert (tmp_path / "openvino" / ONNX).is_file()
 
 
 def test_int8_does_not_cut_off_what_few_calibration_images_show(exported: Path, tmp_path: Path) -> None:

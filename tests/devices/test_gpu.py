@@ -11,9 +11,10 @@ from torch.utils.data import TensorDataset
 
 from metaldefect import hardware
 from metaldefect.backbones import LITE0_FEATURES, pooled_features
-from metaldefect.efficientad.calibration import calibrate
+from metaldefect.efficientad.calibration import CalibrationImages, calibrate
 from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.evaluation import infer, score_test_images
+from metaldefect.efficientad.thresholds import Target
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.efficientad.training import train as train_detector
 from metaldefect.efficientad.training_data import TrainingImages
@@ -114,7 +115,9 @@ def test_detector(gpu: torch.device, tmp_path: Path) -> None:
     teacher = PatchDescriptionNetwork("S").requires_grad_(False).eval()
     trained = train_detector(teacher, images, TrainingConfig(steps=4, checkpoint_steps=2), tmp_path)
     assert hardware.device_of(trained.model).type == gpu.type
-    chosen = calibrate(trained.model, metal(12, 128), metal(12, 128)[::-1], 0.9)
+    normals, scenes = metal(12, 128), [str(k) for k in range(12)]
+    held_out = CalibrationImages(normals, scenes, normals[::-1], scenes)
+    chosen = calibrate(trained.model, held_out, Target(false_alarms=0.1))
     score, anomaly_map = infer(trained.model, images.normal[0])
     test = SyntheticDatasetProvider(0, SyntheticCounts(1, 1, 1, 1), 128).test()
     scored = score_test_images(trained.model, test, 128, "score")

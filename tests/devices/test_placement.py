@@ -24,6 +24,7 @@ from metaldefect.efficientad.distillation_data import CropBatches, DistillationI
 from metaldefect.efficientad.evaluation import infer, quick_auroc
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.teacher_targets import PatchFeatures
+from metaldefect.efficientad.thresholds import Target
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
@@ -264,7 +265,8 @@ def test_efficientad_scores(elsewhere: torch.device, monkeypatch: pytest.MonkeyP
     found = {}
     for device in ("cpu", elsewhere):
         model = detector(device)
-        threshold = calibrate(model, images, images[::-1], 0.9).threshold
+        held_out = calibration.CalibrationImages(images, ["a", "b"], images[::-1], ["c", "d"])
+        threshold = calibrate(model, held_out, Target(false_alarms=0.5)).threshold
         score, anomaly_map = infer(model, images[0])
         auroc = quick_auroc(model, images, images, [False, True])
         found[str(device)] = (threshold, score, float(anomaly_map.mean()), auroc)

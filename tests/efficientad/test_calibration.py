@@ -10,16 +10,20 @@ import torch
 from torch import Tensor
 
 from metaldefect.artifacts import read_json, write_json
-from metaldefect.efficientad.calibration import FEWEST_IMAGES, calibrate
+from metaldefect.efficientad.calibration import FEWEST_IMAGES, Calibration, CalibrationImages
+from metaldefect.efficientad.calibration import calibrate as calibrate_images
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import (
     CONFIG,
+    TRAINED,
     NetworkConfig,
     calibrated,
     load_detector,
     load_networks,
+    read_scores,
     save_detector,
 )
+from metaldefect.efficientad.thresholds import Target
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.errors import UserError
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
@@ -44,6 +48,12 @@ def images(count: int, top: int, bottom: int, seed: int) -> U8:
     if bottom:
         made[:, 90:100, 20:30] = bottom
     return made
+
+
+def calibrate(model: EfficientAD, normals: U8, defects: U8, quantile: float) -> Calibration:
+    scenes = [[f"{kind}{k}" for k in range(len(group))] for kind, group in (("n", normals), ("d", defects))]
+    found = CalibrationImages(normals, scenes[0], defects, scenes[1])
+    return calibrate_images(model, found, Target(false_alarms=1 - quantile))
 
 
 @pytest.fixture
@@ -99,13 +109,13 @@ def test_the_threshold_is_the_quantile_of_the_normals_scores_under_the_chosen_we
     found = calibrate(model, normals, images(12, 120, 0, 2), 0.5)
     assert found.student_share == 1.0
     scores = [infer(model, image)[0] for image in normals]
-    assert found.threshold == pytest.approx(sorted(scores)[5])
+    assert found.threshold == pytest.approx(sorted(scores)[5]), "of 11 + 1, half should lie above"
     assert found.threshold != pytest.approx(without.threshold)
-    assert found.record["threshold"] == {
-        "value": found.threshold,
-        "method": "0.5 quantile of the normals' scores",
-        "normals": 11,
-    }
+    record = found.record["threshold"]
+    assert record["method"] == "the score that 50 % of new good images should exceed"
+    assert (record["normals"], record["scenes"], record["defects"]) == (11, 11, 12)
+    assert record["inserted_defects_found"] == 1.0
+    assert found.scores.normals == pytest.approx(scores)
 
 
 def test_defects_never_move_the_scales(model: EfficientAD) -> None:
@@ -113,6 +123,19 @@ def test_defects_never_move_the_scales(model: EfficientAD) -> None:
     scales = model.quantiles.clone()
     calibrate(model, images(12, 0, 0, 1), images(12, 255, 255, 2), 0.9)
     assert torch.equal(model.quantiles, scales)
+
+
+def test_normals_of_the_defects_own_scenes_do_not_choose_the_weights(model: EfficientAD) -> None:
+    """The canvases' clean images would make the student-teacher map look perfect."""
+    normals = images(24, 0, 0, 1)
+    normals[:12, 20:30, 60:70] = 250
+    scenes = [f"other{k}" for k in range(12)] + [f"canvas{k}" for k in range(12)]
+    found = CalibrationImages(normals, scenes, images(12, 200, 220, 2), [f"canvas{k}" for k in range(12)])
+    chosen = calibrate_images(model, found, Target(false_alarms=0.5))
+    assert chosen.record["map_weights"]["normals"] == 12
+    assert chosen.record["map_weights"]["method"].endswith("against normals of other scenes")
+    assert chosen.student_share < 1.0
+    assert chosen.record["threshold"]["normals"] == 24, "the threshold rests on all of them"
 
 
 def test_a_calibration_without_normals_is_refused(model: EfficientAD) -> None:
@@ -132,12 +155,13 @@ def test_networks_become_a_detector_on_disk(model: EfficientAD, tmp_path: Path) 
     assert training == {"steps": 3}
     noise = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE), dtype=np.uint8)
     found = calibrate(networks, noise, 255 - noise, 0.9)
-    save_detector(folders[1], networks, calibrated(config, found, 0.9), training, found.record)
+    save_detector(folders[1], networks, calibrated(config, found, 0.9), training, found)
     content = read_json(folders[1] / CONFIG)
     share = found.student_share
     assert content["map_weights"] == {"student": share, "autoencoder": 1 - share}
     assert content["calibration"] == found.record
-    assert content["threshold_source"] == "0.9 quantile of the normals' scores, 12 images"
+    assert "12 independent good images support a rate of 10 %" in content["threshold_source"]
+    assert read_scores(folders[1]) == {TRAINED: found.scores}
     loaded, stated = load_detector(folders[1])
     assert stated.threshold == found.threshold
     assert infer(loaded, noise[0])[0] == infer(networks, noise[0])[0]

@@ -17,6 +17,7 @@ from metaldefect.efficientad.memory_bank import (
     MemoryBank,
     advice,
     available_features,
+    bank_metrics,
     compare_with_bank,
     fill_bank,
     nearest_distances,
@@ -90,12 +91,13 @@ def test_the_bank_stands_beside_the_detector() -> None:
     bank = fill_bank(np.stack([image[:, :64] for image in noise(6, 4)]), FEATURES, seed=0)
     scored = scored_set(bank)
     assert scored[0].anomaly_map.shape == (64, 96), "the map has the image's own size"
-    found = compare_with_bank({"image_auroc": 0.9}, bank, scored, seed=0, samples=10)
+    measured = bank_metrics(bank, scored, seed=0, samples=10)
+    found = compare_with_bank({"image_auroc": 0.9}, measured)
     assert (found["image_auroc"], found["use"], found["features"]) == (1.0, "memory bank", "blocks")
     assert found["au_pro"] > 0.5
     assert set(found["interval_95"]) == {"image_auroc", "image_ap", "f1_max", "pixel_auroc", "au_pro"}
     assert "image AUROC 1.000 against 0.900 of the detector" in found["verdict"]
-    good = compare_with_bank({}, bank, scored[:4], seed=0, samples=10)
+    good = compare_with_bank({}, bank_metrics(bank, scored[:4], seed=0, samples=10))
     assert good["use"] is None
     assert "cannot be measured" in good["verdict"]
 

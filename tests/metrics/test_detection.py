@@ -3,6 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.stats import binomtest
 
 from metaldefect.metrics import detection
 
@@ -220,3 +221,10 @@ def test_errors_say_what_is_wrong() -> None:
         detection.au_pro([np.zeros((2, 2))], [np.zeros((3, 3), bool)])
     with pytest.raises(ValueError, match="0 regions and 4 pixels"):
         detection.au_pro([np.zeros((2, 2))], [np.zeros((2, 2), bool)])
+
+
+def test_the_interval_of_a_rate_is_that_of_scipys_binomial_test() -> None:
+    for hits, count in ((0, 6), (1, 48), (5, 20), (7, 7)):
+        exact = binomtest(hits, count).proportion_ci(method="exact")
+        assert detection.rate_interval(hits / count, count) == pytest.approx((exact.low, exact.high))
+    assert detection.rate_interval(0.5, 10)[1] > detection.rate_interval(0.5, 40)[1], "scenes count"

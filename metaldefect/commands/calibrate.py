@@ -1,0 +1,121 @@
+"""`metaldefect calibrate`: set a detector's threshold again, from stored scores and without training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.commands.detect import frames_of, load_model
+from metaldefect.commands.export import EXPORTED, precision_thresholds
+from metaldefect.deploy.bundle import METADATA
+from metaldefect.deploy.export import set_thresholds
+from metaldefect.efficientad.calibration import Scores, threshold_record
+from metaldefect.efficientad.evaluation import infer
+from metaldefect.efficientad.figures import operating_points_figure
+from metaldefect.efficientad.model_files import (
+    CONFIG,
+    TRAINED,
+    load_detector,
+    read_scores,
+    write_scores,
+)
+from metaldefect.efficientad.thresholds import Target, percent
+from metaldefect.errors import UserError
+from metaldefect.images import resize
+
+FIGURE = "figures/operating_points.png"
+
+
+def share_of(text: str) -> float:
+    """Read `1%`, `1 %` or `0.01` as a share.
+
+    Raises:
+        UserError: it is neither, or not between 0 and 100 %.
+    """
+    number, is_percent = text.strip().removesuffix("%").strip(), text.strip().endswith("%")
+    try:
+        share = float(number) / (100 if is_percent else 1)
+    except ValueError as error:
+        raise UserError(f"{text!r} is no share: write 1% or 0.01") from error
+    if not 0 <= share < 1:
+        raise UserError(f"{text!r} is no share below 1: write 1% or 0.01")
+    return share
+
+
+def recalibrate(folder: Path, target: Target, good: Path | None) -> list[str]:
+    """Choose the threshold for a target and write it wherever the detector keeps one.
+
+    Args:
+        folder: a detector that `metaldefect train` or the stage `calibrate` wrote.
+        target: what the threshold is for.
+        good: further good images that the detector has never seen, to choose by as well; None: only the
+            stored scores.
+
+    Returns:
+        Lines for the terminal.
+
+    Raises:
+        UserError: the folder is no calibrated detector, or an image cannot be read.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no detector: name the folder that `metaldefect train` wrote")
+    scores = read_scores(folder)
+    if good is not None:
+        scores = with_more_normals(folder, scores, good)
+    before = float(read_json(folder / CONFIG)["threshold"])
+    chosen = scores[TRAINED].threshold(target)
+    exported = precision_thresholds(chosen.value, scores)
+    source, bundle = f"{chosen.method}; {chosen.support}", folder / EXPORTED
+    if exported and (bundle / METADATA).is_file():
+        normals = {name: np.array(scores[name].normals) for name in exported}
+        set_thresholds(bundle, exported, source, normals)
+    content = read_json(folder / CONFIG)
+    content["calibration"]["threshold"] = threshold_record(chosen, scores[TRAINED])
+    write_scores(folder, scores)
+    write_json(
+        folder / CONFIG,
+        content
+        | {
+            "threshold": chosen.value,
+            "threshold_quantile": float(np.mean(np.array(scores[TRAINED].normals) <= chosen.value)),
+            "threshold_source": source,
+        },
+    )
+    if (folder / FIGURE).is_file():
+        figure = operating_points_figure(scores[TRAINED], chosen.value, target)
+        figure.savefig(folder / FIGURE, dpi=100)
+        plt.close(figure)
+    lines = [
+        f"threshold: {before:.6g} -> {chosen.value:.6g}, {chosen.method}",
+        f"expected:  {percent(chosen.false_alarms)} false alarms; {chosen.support}",
+    ]
+    if chosen.detected is not None:
+        lines.append(
+            f"found:     {percent(chosen.detected)} of {len(scores[TRAINED].defects)} inserted defects"
+        )
+    if chosen.expected_cost is not None:
+        lines.append(f"cost:      {chosen.expected_cost:.4g} expected per image")
+    return lines
+
+
+def with_more_normals(folder: Path, scores: dict[str, Scores], good: Path) -> dict[str, Scores]:
+    """The scores, extended by those of good images; each of them counts as a scene of its own."""
+    model, config = load_detector(folder)
+    frames = frames_of(good, config.levels)
+    images = [resize(frame.load(), config.image_size) for frame in frames]
+    names = [f"{good.name}/{frame.name}" for frame in frames]
+    if known := set(names) & set(scores[TRAINED].scenes):
+        raise UserError(f"{good}: {len(known)} images were added before, such as {min(known)}")
+    found = {}
+    for precision, held in scores.items():
+        if precision == TRAINED:
+            added = [infer(model, image)[0] for image in images]
+        else:
+            exported = load_model(folder / EXPORTED, precision)
+            added = [exported.detect(image)[0] for image in images]
+        found[precision] = replace(held, normals=[*held.normals, *added], scenes=[*held.scenes, *names])
+    return found

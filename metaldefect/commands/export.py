@@ -1,0 +1,80 @@
+"""Put ONNX and OpenVINO files of a freshly trained detector beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from metaldefect.artifacts import sha256_file
+from metaldefect.deploy.bundle import PRECISIONS, Lineage
+from metaldefect.deploy.calibration import with_painted_anomalies
+from metaldefect.deploy.export import export_bundle
+from metaldefect.deploy.graph import InspectionGraph
+from metaldefect.deploy.runtime import Detector
+from metaldefect.efficientad.calibration import CalibrationImages, Scores
+from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, write_scores
+from metaldefect.efficientad.thresholds import transfer
+from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.images import U8
+from metaldefect.training.data import Images
+
+EXPORTED = "openvino"
+RANGE_IMAGES = 64  # set the ranges of INT8
+
+
+def export_beside(
+    folder: Path,
+    model: EfficientAD,
+    config: DetectorConfig,
+    known: Scores,
+    images: CalibrationImages,
+    normal: Images,
+    seed: int,
+) -> None:
+    """Write `openvino/` into a detector's folder, and every precision's scores of the calibration images.
+
+    Args:
+        folder: holds the detector.
+        model: the calibrated detector.
+        config: its configuration.
+        known: the trained networks' scores of the calibration images.
+        images: the calibration images.
+        normal: training images that set the ranges of INT8.
+        seed: of the anomalies painted on some of them.
+    """
+    bundle = folder / EXPORTED
+    bundle.mkdir()
+    ranges = np.stack([normal[index] for index in range(min(len(normal), RANGE_IMAGES))])
+    export_bundle(
+        InspectionGraph(model, config.image_size, config.levels),
+        config,
+        bundle,
+        with_painted_anomalies(ranges, seed),
+        images.normals,
+        known.normals,
+        Lineage(model_sha256=sha256_file(folder / WEIGHTS)),
+    )
+    scores = {TRAINED: known}
+    for precision in PRECISIONS:
+        detector = Detector.load(bundle, precision)
+        scores[precision] = Scores(
+            scores_of(detector, images.normals), known.scenes, scores_of(detector, images.defects)
+        )
+    write_scores(folder, scores)
+
+
+def scores_of(detector: Detector, images: U8) -> list[float]:
+    """Scores of grey images `uint8 [N, S, S]`."""
+    return [score for score, _ in map(detector.detect, images)]
+
+
+def precision_thresholds(threshold: float, scores: Mapping[str, Scores]) -> dict[str, float]:
+    """The threshold of each exported precision that flags what `threshold` flags in the trained networks."""
+    known = scores[TRAINED]
+    return {
+        precision: transfer(threshold, [*known.normals, *known.defects], [*found.normals, *found.defects])
+        for precision, found in scores.items()
+        if precision != TRAINED
+    }
