@@ -33,6 +33,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "edge": ("metaldefect/deploy", "metaldefect/efficientad/torch_model.py"),
     "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
     "grain": ("metaldefect/synthesis/grain.py", "metaldefect/metrics"),
+    "insert": ("metaldefect/commands/insert.py", "metaldefect/maskgit", "metaldefect/synthesis"),
     "kernels": ("metaldefect/kernels", "metaldefect/efficientad"),
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),

@@ -21,7 +21,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,22 @@ def set_threads() -> None:
 
     if os.environ.get("METALDEFECT_THREADS"):
         torch.set_num_threads(positive_integer("METALDEFECT_THREADS", 1))
+
+
+@contextmanager
+def one_thread_per_call() -> Iterator[None]:
+    """Let torch compute each call on one thread, for work that runs several calls at a time.
+
+    Results then do not depend on the number of cores: sums are cut the same way everywhere.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # Parameters of glibc's mallopt: when to return freed memory, and how many blocks get their own mapping.

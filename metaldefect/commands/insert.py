@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_file, sha256_file
 from metaldefect.commands.insert_settings import InsertSettings
@@ -24,10 +23,11 @@ from metaldefect.commands.manifest import (
 )
 from metaldefect.commands.models import require_models
 from metaldefect.errors import UserError
-from metaldefect.hardware import set_threads
+from metaldefect.hardware import one_thread_per_call
 from metaldefect.image_files import IMAGE_SUFFIXES, Levels, is_hidden_name
 from metaldefect.images import UnreadableImageError, write_png
 from metaldefect.ingest.levels import find_levels
+from metaldefect.ingest.parallel import map_threads
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import Format, TransplantConfig
 from metaldefect.synthesis.formats.layouts import LAYOUTS
@@ -141,12 +141,12 @@ def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
 def insert(settings: InsertSettings) -> Summary:
     """Insert defects into images, write them in the format asked for, with a manifest.
 
-    A killed run goes on where it was; a finished one does nothing.
+    A killed run goes on where it was; a finished one does nothing. As many images at a time as
+    `metaldefect.hardware.workers` says; their number changes no result.
 
     Raises:
         UserError: see `find_canvases`, `make_proposer`, `find_spot` and `Output`.
     """
-    set_threads()
     canvases = find_canvases(settings.images)
     proposer, inputs = make_proposer(settings)
     output = Output(settings.output, settings, inputs)
@@ -156,11 +156,17 @@ def insert(settings: InsertSettings) -> Summary:
     output.check_canvases({key: canvas.path for key, (canvas, _) in keys.items()})
     todo = [job for key, job in keys.items() if key not in output]
     unreadable = list(roles.unreadable.values())
-    for canvas, label in tqdm(todo, desc="insert", unit="image"):
+
+    def insert_into(job: tuple[Canvas, str]) -> str | None:
+        """Insert and write; return why the image cannot be read."""
         try:
-            keep_record(output.folder, write_one(canvas, label, settings, proposer, output, roles))
+            keep_record(output.folder, write_one(*job, settings, proposer, output, roles))
         except UnreadableImageError as error:
-            unreadable.append(str(error))
+            return str(error)
+        return None
+
+    with one_thread_per_call():
+        unreadable += filter(None, map_threads(insert_into, todo, "insert"))
     copy_normals(settings.output, settings.format, [(c.path, c.stem) for c in canvases], roles)
     return finish(settings, unreadable)
 
@@ -289,5 +295,6 @@ def remake(row: Mapping[str, Any]) -> Photograph:
     for name, digest in inputs.items():
         if row[f"{name}_sha256"] != digest:
             raise UserError(f"the {name} changed since {row['image']} was made")
-    made, _ = make_one(canvas, read_photograph(path, canvas.depth), row["label"], settings, proposer)
+    with one_thread_per_call():
+        made, _ = make_one(canvas, read_photograph(path, canvas.depth), row["label"], settings, proposer)
     return made

@@ -14,7 +14,7 @@ from metaldefect.images import to_u8
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.change import SMALLEST_SHARE, Change
-from metaldefect.synthesis.inpainting import Mask, inpaint
+from metaldefect.synthesis.inpainting import Mask, draw_into, prepare
 from metaldefect.synthesis.mask_makers import make_mask
 from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.photographs import Photograph, grey_of
@@ -74,10 +74,11 @@ def draw_defect(
     before = to_u8(grey_of(canvas.levels(window)))
     inside, seed = brush[window], int(rng.integers(2**31))
     best = None
+    prepared = prepare(painter, [before], [inside], feather)
     for attempt in range(attempts):
         config = sampling.model_copy(update={"guidance": sampling.guidance + STRONGER * attempt})
         generators = [image_generator(seed, attempt)]
-        (found,) = inpaint(painter, [before], [inside], [label], config, generators, feather)
+        (found,) = draw_into(painter, prepared, [label], config, generators, feather)
         if best is None or found.changed.sum() > best.changed.sum():
             best = found
         if best.changed.sum() >= SMALLEST_SHARE * inside.sum():

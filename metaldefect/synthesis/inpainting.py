@@ -121,6 +121,59 @@ def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float
     return np.where(alpha > 0, to_u8(original + alpha * (change - level)), image)
 
 
+class Prepared(NamedTuple):
+    """Images ready to be drawn into, with what does not change from one try to the next.
+
+    `hidden` holds their tokens, `int64 [N, grid, grid]`, with the mask id in the cells to draw; `field` their
+    light; `reconstruction` the images through the tokenizer, `uint8 [N, size, size]`.
+    """
+
+    images: Sequence[U8]
+    masks: Sequence[Mask]
+    hidden: torch.Tensor
+    field: torch.Tensor
+    reconstruction: U8
+
+
+def prepare(painter: Painter, images: Sequence[U8], masks: Sequence[Mask], feather_pixels: float) -> Prepared:
+    """Encode images and hide the tokens under their masks; arguments and errors as for `inpaint`."""
+    for image, mask in zip(images, masks, strict=True):
+        check_mask(mask, image)
+    size, grid = painter.image_size, painter.maskgit.config.grid
+    small = np.stack([resize(image, size) for image in images])
+    # Redraw every cell with a pixel within a feather's width of the mask, so that the whole blend zone lies
+    # inside what was drawn
+    wide = [ndimage.binary_dilation(mask, iterations=max(1, round(feather_pixels))) for mask in masks]
+    cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
+    tokens = painter.encode(small)
+    hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
+    field = painter.field_of(small)
+    return Prepared(images, masks, hidden, field, painter.decode(tokens, field))
+
+
+def draw_into(
+    painter: Painter,
+    prepared: Prepared,
+    labels: Sequence[str],
+    config: SamplingConfig,
+    generators: Sequence[torch.Generator],
+    feather_pixels: float,
+    history: list[torch.Tensor] | None = None,
+) -> list[Inpainted]:
+    """Draw into prepared images; arguments, result and errors as for `inpaint`."""
+    numbers = torch.tensor([painter.label(name) for name in labels])
+    tokens = painter.draw_tokens(numbers, config, generators, prepared.hidden, history)
+    drawn = painter.decode(tokens, prepared.field)
+    found = []
+    for image, mask, d, r in zip(
+        prepared.images, prepared.masks, drawn, prepared.reconstruction, strict=True
+    ):
+        inserted = resize(d, image.shape)
+        result = composite(image, inserted, resize(r, image.shape), mask, feather_pixels)
+        found.append(Inpainted(result, np.where(mask, inserted, image), visible_change(image, result)))
+    return found
+
+
 def inpaint(
     painter: Painter,
     images: Sequence[U8],
@@ -150,26 +203,10 @@ def inpaint(
     Raises:
         UserError: unknown class, a mask of the wrong size, an empty mask, or a mask of the whole image.
     """
-    numbers = torch.tensor([painter.label(name) for name in labels])
-    for image, mask in zip(images, masks, strict=True):
-        check_mask(mask, image)
-    size, grid = painter.image_size, painter.maskgit.config.grid
-    small = np.stack([resize(image, size) for image in images])
-    # Redraw every cell with a pixel within a feather's width of the mask, so that the whole blend zone lies
-    # inside what was drawn
-    wide = [ndimage.binary_dilation(mask, iterations=max(1, round(feather_pixels))) for mask in masks]
-    cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
-    tokens = painter.encode(small)
-    hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
-    drawn_tokens = painter.draw_tokens(numbers, config, generators, hidden, history)
-    field = painter.field_of(small)
-    drawn, reconstruction = painter.decode(drawn_tokens, field), painter.decode(tokens, field)
-    found = []
-    for image, mask, d, r in zip(images, masks, drawn, reconstruction, strict=True):
-        inserted = resize(d, image.shape)
-        result = composite(image, inserted, resize(r, image.shape), mask, feather_pixels)
-        found.append(Inpainted(result, np.where(mask, inserted, image), visible_change(image, result)))
-    return found
+    for name in labels:
+        painter.label(name)
+    prepared = prepare(painter, images, masks, feather_pixels)
+    return draw_into(painter, prepared, labels, config, generators, feather_pixels, history)
 
 
 def resize_mask(mask: Mask, size: int) -> Mask:

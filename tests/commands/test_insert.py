@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -124,6 +126,41 @@ def test_one_seed_gives_one_result_and_another_seed_another(
     assert first == again
     assert first.keys() == other.keys()
     assert not set(first.values()) & set(other.values())
+
+
+@pytest.mark.parametrize("method", ["transplant", "drawn"])
+def test_the_number_of_workers_changes_no_byte(
+    method: str, settings: Callable[..., InsertSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    models = {"tokenizer": tmp_path / "vq", "maskgit": tmp_path / "maskgit"}
+    chosen = {"method": method, "label": ("patches",), "per_image": 2, **models}
+    for workers in ("1", "3"):
+        monkeypatch.setenv("METALDEFECT_WORKERS", workers)
+        inserting.insert(settings(output=tmp_path / workers, **chosen))
+    assert files_of(tmp_path / "1")
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
+
+
+def test_torch_computes_on_one_thread_while_images_run_beside_each_other(
+    settings: Callable[..., InsertSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    once = inserting.write_one
+
+    def watched(*given: Any) -> Any:
+        seen.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        return once(*given)
+
+    monkeypatch.setattr(inserting, "write_one", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        inserting.insert(settings())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {(False, 1)}
 
 
 def test_an_image_does_not_depend_on_the_images_beside_it(
