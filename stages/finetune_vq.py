@@ -31,7 +31,7 @@ STAGE = "finetune_vq"
 AUGMENTED = Path("data/augmented")
 OUTPUT = Path("models/vq")
 START_IMAGES = 1000  # images for the closed-form start of fresh weights
-DETAIL_IMAGES = 600  # images for measuring what the tokenizer leaves out
+DETAIL_IMAGES = 360  # images for measuring what the tokenizer leaves out
 
 
 def main(params: Params, run: StageRun) -> None:
