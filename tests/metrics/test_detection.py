@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from metaldefect.metrics import detection
 
@@ -68,6 +69,23 @@ def test_balanced_threshold_is_the_best_of_all() -> None:
     best = max(detection.balanced_accuracy_at(scores, labels, t) for t in np.linspace(-5, 5, 1001))
     found = detection.balanced_accuracy_at(scores, labels, detection.balanced_threshold(scores, labels))
     assert found == pytest.approx(best)
+
+
+@pytest.mark.parametrize("levels", [3, 10_000])
+def test_image_metrics_are_those_of_scikit_learn_with_and_without_ties(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    for count in (2, 7, 60):
+        labels = np.arange(count) % 2 == 0
+        scores = rng.integers(0, levels, count) / levels + 0.2 * labels
+        assert detection.auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
+        assert detection.average_precision(scores, labels) == pytest.approx(
+            average_precision_score(labels, scores)
+        )
+        precision, recall, thresholds = precision_recall_curve(labels, scores)
+        f1 = 2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)
+        best, threshold = detection.f1_max(scores, labels)
+        assert best == pytest.approx(f1.max())
+        assert f1[thresholds == threshold] == pytest.approx(best)
 
 
 def test_f1_max_is_the_best_of_every_threshold() -> None:

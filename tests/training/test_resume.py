@@ -162,7 +162,7 @@ def prepare_detector(folder: Path) -> None:
     content = yaml.safe_load(SETTINGS.read_text()) | {
         "teacher": str(folder / "teacher.safetensors"), "natural": str(folder / "natural"), "source": "real",
         "root": str(folder / "plates"), "steps": 3, "checkpoint_steps": 2, "image_size": 128,
-        "penalty_images": 2, "accelerator": "cpu",
+        "penalty_images": 2, "accelerator": "cpu", "export": False,
     }  # fmt: skip
     (folder / "settings.yaml").write_text(yaml.safe_dump(content))
 
