@@ -202,7 +202,7 @@ def test_another_layout_is_converted_first(tmp_path: Path) -> None:
     metrics = read_json(model / "metrics.json")
     assert metrics["images"]["defective"] == 1
     total = metrics["train_images"] + metrics["validation_images"] + metrics["images"]["good"]
-    assert 40 - total >= 2, "canvases for the curve serve nothing else"
+    assert 40 - total >= 1, "canvases for the curve serve nothing else"
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, category: Path) -> None:
@@ -233,7 +233,7 @@ def test_wrong_folders_are_named_before_any_training(tmp_path: Path, category: P
         return refused(["train", "--config", str(CONFIG), *options, *extra])
 
     (category / "train/good").rename(category / "train/fine")
-    assert "train/good does not exist" in message()
+    assert "plates holds no normal images" in message()
     (category / "train/fine").rename(category / "train/good")
 
     mask = category / "ground_truth/stain/001_mask.png"
