@@ -41,7 +41,7 @@ SIDE = 96
 def textured(key: int) -> U8:
     noise = np.random.default_rng(key).normal(size=(SIDE, SIDE))
     smooth = ndimage.gaussian_filter(noise, 3)
-    return np.clip(128 + 40 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+    return np.clip(128 + 6 * smooth / smooth.std(), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def make(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
                 "generated": {
                     "tokenizer": folder / "vq",
                     "maskgit": folder / "maskgit",
-                    "per_class": 12,
+                    "per_class": 8,
                     "steps": 2,
                 },
             }
