@@ -200,7 +200,11 @@ def accuracy_figures(path: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure and publish."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.edge",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
     parser.add_argument("--bundle", type=Path, default=Path("models/openvino"))
     parser.add_argument("--detector", type=Path, default=Path("models/detector"))
     parser.add_argument("--frames", type=int, default=100, help="timed frames per measurement")

@@ -275,7 +275,7 @@ def parity(graph: InspectionGraph, folder: Path, frames: Sequence[NDArray[Any]])
     for image in frames:
         frame = as_frame(image, frame_rule(graph))
         with torch.inference_mode():
-            expected_map, expected_score, *_ = graph(torch.from_numpy(frame[None]))
+            expected_map, expected_score, *_ = graph(torch.from_numpy(frame[None].copy()))
         score, anomaly_map = compiled.score(frame)
         onnx_map, onnx_score = session.run(list(OUTPUTS[:2]), {INPUT: frame[None]})
         found = {"onnx": (onnx_map[0, 0], onnx_score[0]), "fp32": (anomaly_map, score)}

@@ -1,4 +1,5 @@
-"""One small exported detector for all deploy tests: an export takes seconds."""
+"""One small exported detector per file of deploy tests: an export takes seconds, and files that run after
+these need the real network."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from metaldefect.efficientad.torch_model import LAYERS, EfficientAD
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slim() -> Iterator[None]:
     """EfficientAD with few channels, so that a frame takes milliseconds."""
     with pytest.MonkeyPatch.context() as patch:
@@ -25,12 +26,12 @@ def slim() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(slim: None) -> EfficientAD:
     return slim_model()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exported(model: EfficientAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test may change."""
     folder = tmp_path_factory.mktemp("openvino")
