@@ -19,7 +19,7 @@ RECONSTRUCTION = {
     "psnr": "PSNR, dB",
     "rkid": "KID to the originals",
 }
-# (file, key, label, what a perfect or unhelpful value is, whether it is a share)
+# (key in evaluate_synthesis, label, what a perfect or unhelpful value is, whether it is a share)
 USEFULNESS = (
     ("cas.accuracy", "Classifier trained on drawn images alone, right on test images", "", True),
     ("gain_at_10", "Accuracy gained by adding drawn images to ten real ones per class", "0: no help", True),

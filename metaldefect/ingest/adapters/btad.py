@@ -25,21 +25,10 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read one product: `{train,test}/{ok,ko}/<n>.*`, masks `ground_truth/ko/<n>.*`, PNG or BMP."""
     if not fits(files.root):
         raise UserError(f"{files.root / 'train/ok'} does not exist: expected the layout of a BTAD product")
-    found = [
-        (split, folder.name, path)
-        for split in SPLITS
-        if (files.root / split).is_dir()
-        for folder in files.folders(files.root / split)
-        for path in files.images(folder)
-    ]
-    tree = files.root / MASKS
-    drawn = (
-        [(folder.name, path) for folder in files.folders(tree) for path in files.images(folder)]
-        if tree.is_dir()
-        else []
-    )
+    found = [(split, *image) for split in SPLITS for image in files.by_folder(files.root / split)]
     # Only test images have masks; training images of the same number exist
-    names = MaskNames(files, [(name, path) for split, name, path in found if split == "test"], drawn)
+    tested = [(name, path) for split, name, path in found if split == "test"]
+    names = MaskNames(files, tested, files.by_folder(files.root / MASKS))
     for split, name, path in found:
         try:
             if name not in LABELS:

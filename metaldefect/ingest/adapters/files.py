@@ -86,6 +86,12 @@ class DatasetFiles:
         found = sorted((path for path in folder.iterdir() if path.is_dir()), key=self._order)
         return [path for path in found if not is_hidden_name(path.name) and self.accepts(path)]
 
+    def by_folder(self, folder: Path) -> list[tuple[str, Path]]:
+        """The images of each sub-folder with its name; none if the folder does not exist."""
+        if not folder.is_dir():
+            return []
+        return [(inner.name, path) for inner in self.folders(folder) for path in self.images(inner)]
+
     def sidecar(self, path: Path) -> Path | None:
         """Return `path` if it is an existing, safe file, else None; rejects unsafe ones."""
         return path if path.is_file() and self.accepts(path) else None

@@ -28,16 +28,8 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """
     if not (files.root / IMAGES).is_dir():
         raise UserError(f"{files.root / IMAGES} does not exist: expected the layout of one object of VisA")
-    found = [
-        (folder.name, path) for folder in files.folders(files.root / IMAGES) for path in files.images(folder)
-    ]
-    tree = files.root / MASKS
-    drawn = (
-        [(folder.name, path) for folder in files.folders(tree) for path in files.images(folder)]
-        if tree.is_dir()
-        else []
-    )
-    names = MaskNames(files, found, drawn)
+    found = files.by_folder(files.root / IMAGES)
+    names = MaskNames(files, found, files.by_folder(files.root / MASKS))
     for name, path in found:
         try:
             if name not in LABELS:
