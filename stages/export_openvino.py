@@ -11,6 +11,7 @@ from metaldefect.deploy.bundle import Lineage, hashes
 from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
+from metaldefect.deploy.reference import add_reference
 from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, load_detector, read_scores
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import RealDatasetProvider
@@ -43,6 +44,7 @@ def main(params: Params, run: StageRun) -> None:
     known = read_scores(DETECTOR)[TRAINED].normals
     with atomic_directory(OUTPUT) as folder:
         export_bundle(graph, config, folder, ranges, validation, known, lineage)
+        add_reference(folder, (item.image for item in provider.validation()))
 
 
 if __name__ == "__main__":

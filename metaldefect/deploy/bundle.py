@@ -159,6 +159,11 @@ def graph_file(precision: str) -> str:
     return f"detector_{precision}.xml"
 
 
+def bundle_version(folder: Path) -> str:
+    """Names a bundle: the first 12 digits of the SHA-256 of its metadata, which hold every file's hash."""
+    return sha256_file(folder / METADATA)[:12]
+
+
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder but its metadata, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != METADATA)

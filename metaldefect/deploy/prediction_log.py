@@ -1,32 +1,43 @@
-"""A log of scores in Parquet files, for watching drift."""
+"""A log of scores in Parquet files, for watching drift and for measuring the model when verdicts arrive."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.deploy.runtime import Detection
 from metaldefect.images import U8
 
+if TYPE_CHECKING:
+    from metaldefect.deploy.runtime import Detection  # imports torch, which readers of a log do not need
+
 GRID = 8
+# What a frame and the detector's answer look like, as numbers: the columns that drift is watched in
+OBSERVED = (
+    ("score", pa.float32()),
+    ("grey_mean", pa.float32()),
+    ("grey_std", pa.float32()),
+    # The anomaly map averaged over 8 x 8 cells, row by row: where it is restless
+    ("embedding", pa.list_(pa.float32(), GRID * GRID)),
+)
 SCHEMA = pa.schema(
     [
+        ("id", pa.string()),
         ("time", pa.timestamp("ms", tz="UTC")),
-        ("score", pa.float32()),
         ("threshold", pa.float32()),
         ("is_anomalous", pa.bool_()),
         ("model_version", pa.string()),
-        ("grey_mean", pa.float32()),
-        ("grey_std", pa.float32()),
-        # The anomaly map averaged over 8 x 8 cells, row by row: where it is restless
-        ("embedding", pa.list_(pa.float32(), GRID * GRID)),
+        ("precision", pa.string()),
+        *OBSERVED,
     ]
 )
 
@@ -46,17 +57,19 @@ class PredictionLog:
         self._pending: list[dict[str, Any]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, image: U8, detection: Detection, threshold: float, model_version: str) -> None:
-        """Log one verdict about a grey image `uint8 [H, W]`."""
+    def add(self, image: U8, detection: Detection, answer: Mapping[str, Any]) -> None:
+        """Log one verdict about an image `uint8 [H, W]`.
+
+        Args:
+            image: the frame.
+            detection: the detector's answer.
+            answer: `id`, `threshold`, `model_version` and `precision`.
+        """
         row = {
+            **answer,
             "time": time.time_ns() // 1_000_000,
-            "score": detection.score,
-            "threshold": threshold,
             "is_anomalous": detection.is_anomalous,
-            "model_version": model_version,
-            "grey_mean": float(image.mean()),
-            "grey_std": float(image.std()),
-            "embedding": map_means(detection),
+            **observe(image, detection),
         }
         with self._lock:
             self._pending.append(row)
@@ -80,7 +93,39 @@ class PredictionLog:
             old.unlink(missing_ok=True)
 
 
+def observe(image: NDArray[Any], detection: Detection) -> dict[str, Any]:
+    """The columns `OBSERVED` of one frame."""
+    return {
+        "score": detection.score,
+        "grey_mean": float(image.mean()),
+        "grey_std": float(image.std()),
+        "embedding": map_means(detection),
+    }
+
+
 def map_means(detection: Detection) -> list[float]:
     """Means of the anomaly map over 8 x 8 cells, row by row."""
     rows = np.array_split(detection.anomaly_map, GRID, axis=0)
     return [float(cell.mean()) for row in rows for cell in np.array_split(row, GRID, axis=1)]
+
+
+def read_log(folder: Path) -> pd.DataFrame:
+    """All rows of a log, oldest first; empty if there is none.
+
+    A service that runs deletes its oldest files, so one that vanishes while this reads is left out.
+    """
+    tables = []
+    for path in sorted(folder.glob("scores-*.parquet")):
+        try:
+            tables.append(pq.read_table(path, schema=SCHEMA))
+        except FileNotFoundError:
+            continue
+    table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+    return table.to_pandas().sort_values("time", kind="stable", ignore_index=True)
+
+
+def observed_columns(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """The columns `OBSERVED` of log or reference rows: `[N]` each, the embedding `[N, 64]`."""
+    columns = {name: rows[name].to_numpy(np.float64) for name, _ in OBSERVED if name != "embedding"}
+    vectors = [np.asarray(vector, np.float64) for vector in rows["embedding"]]
+    return columns | {"embedding": np.stack(vectors) if vectors else np.empty((0, GRID * GRID))}

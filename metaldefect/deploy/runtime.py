@@ -11,10 +11,9 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from metaldefect.artifacts import sha256_file
 from metaldefect.deploy.bundle import (
-    METADATA,
     Metadata,
+    bundle_version,
     check_files,
     graph_file,
     precision_files,
@@ -60,8 +59,7 @@ class Detector:
         graph: the compiled graph.
         metadata: the bundle's.
         precision: of the graph.
-        version: names the bundle: the first 12 digits of the SHA-256 of its metadata, which hold the hash of
-            every file.
+        version: names the bundle (see `bundle_version`).
     """
 
     def __init__(self, graph: CompiledGraph, metadata: Metadata, precision: str, version: str) -> None:
@@ -105,7 +103,7 @@ class Detector:
             frames = read_golden_frames(folder, metadata)
             scores = [score for score, _ in graph.stream(frames)]
             check_golden_scores(folder, metadata, precision, scores)
-        return cls(graph, metadata, precision, sha256_file(folder / METADATA)[:12])
+        return cls(graph, metadata, precision, bundle_version(folder))
 
     @property
     def levels(self) -> Levels | None:

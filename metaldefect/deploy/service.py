@@ -7,12 +7,13 @@ import io
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from PIL import Image
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -25,6 +26,7 @@ from prometheus_client import (
 from pydantic import BaseModel
 
 from metaldefect.config import Config
+from metaldefect.deploy.feedback import Feedback, FeedbackLog
 from metaldefect.deploy.live import LiveDetector
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detection, Detector, overlay
@@ -51,6 +53,7 @@ class ServiceSettings(Config):
 class Verdict(BaseModel):
     """Answer to one image; `overlay` is a PNG in base64, if it was asked for."""
 
+    id: str
     score: float
     threshold: float
     is_anomalous: bool
@@ -73,6 +76,12 @@ class Status(BaseModel):
     model_version: str
 
 
+class Thanks(BaseModel):
+    """Answer to an operator's verdict."""
+
+    id: str
+
+
 class Metrics:
     """Prometheus metrics of one service."""
 
@@ -85,6 +94,7 @@ class Metrics:
         scores = (-0.2, -0.1, 0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1, 2, 5)
         self.scores = Histogram("metaldefect_score", "Scores of images", buckets=scores, **keep)
         self.decisions = Counter("metaldefect_decisions", "Verdicts", ["verdict"], **keep)
+        self.feedback = Counter("metaldefect_feedback", "Operators' verdicts", ["verdict"], **keep)
         self.refused = Counter("metaldefect_refused", "Refused requests", ["status"], **keep)
         self.swaps = Counter("metaldefect_swaps", "Reloads and rollbacks", **keep)
         self.shadow = Counter("metaldefect_shadow", "Frames a challenger scored too", ["decisions"], **keep)
@@ -108,6 +118,7 @@ class Service:
         self, live: LiveDetector, settings: ServiceSettings, log: PredictionLog | None = None
     ) -> None:
         self.live, self.settings, self.log = live, settings, log
+        self.feedback = FeedbackLog(log.folder) if log else None
         self.metrics = Metrics()
         self.metrics.use(live.current.version)
         self._working = 0
@@ -145,8 +156,8 @@ class Service:
             parts.append(chunk)
         return b"".join(parts)
 
-    def judge(self, body: bytes, with_overlay: bool) -> Verdict:
-        """Decode and score one image."""
+    def judge(self, body: bytes, with_overlay: bool, name: str | None = None) -> Verdict:
+        """Decode and score one image; `name` becomes the verdict's id, else it gets one."""
         started = time.perf_counter()
         image = self.decode(body)
         detection, detector = self.live.predict(image)
@@ -154,17 +165,29 @@ class Service:
         self.metrics.latency.observe(seconds)
         self.metrics.scores.observe(detection.score)
         self.metrics.decisions.labels("anomalous" if detection.is_anomalous else "normal").inc()
+        answer = {
+            "id": name or uuid.uuid4().hex,
+            "threshold": detector.threshold,
+            "precision": detector.precision,
+            "model_version": detector.version,
+        }
         if self.log is not None:
-            self.log.add(image, detection, detector.threshold, detector.version)
+            self.log.add(image, detection, answer)
         return Verdict(
+            **answer,
             score=detection.score,
-            threshold=detector.threshold,
             is_anomalous=detection.is_anomalous,
-            precision=detector.precision,
-            model_version=detector.version,
             milliseconds=1000 * seconds,
             overlay=overlay_png(image, detection, detector) if with_overlay else None,
         )
+
+    def note(self, feedback: Feedback) -> Thanks:
+        """Keep an operator's verdict beside the log of scores."""
+        if self.feedback is None:
+            raise self.refusal(409, "this service keeps no log: start it with --log FOLDER")
+        self.feedback.add(feedback)
+        self.metrics.feedback.labels("defective" if feedback.defective else "good").inc()
+        return Thanks(id=feedback.id)
 
     def decode(self, body: bytes) -> U8:
         """The image in a body, by the rules of every door."""
@@ -233,14 +256,28 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="metaldefect", description="Score images of metal surfaces.", lifespan=lifespan)
 
     @app.post("/predict", responses=REFUSALS, openapi_extra=BINARY)
-    async def predict(request: Request, overlay: bool = False) -> Verdict:
-        """Score the image whose file is the request's body."""
+    async def predict(
+        request: Request,
+        overlay: bool = False,
+        id: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+    ) -> Verdict:
+        """Score the image whose file is the request's body.
+
+        `id`, such as a part's number or a file's name, is how an operator's verdict finds the image later.
+        """
         service.enter()
         try:
             body = await service.body(request)
-            return await to_thread.run_sync(service.judge, body, overlay)
+            return await to_thread.run_sync(service.judge, body, overlay, id)
         finally:
             service.leave()
+
+    no_log: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "No log"}}
+
+    @app.post("/feedback", responses=no_log)
+    async def feedback(verdict: Feedback) -> Thanks:
+        """Say whether the part on a scored image shows a defect."""
+        return await to_thread.run_sync(service.note, verdict)
 
     @app.get("/health")
     async def health() -> Status:

@@ -26,7 +26,8 @@ from PIL import Image
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.commands.serve import make_service
-from metaldefect.deploy.prediction_log import PredictionLog
+from metaldefect.deploy.feedback import read_feedback
+from metaldefect.deploy.prediction_log import PredictionLog, read_log
 from metaldefect.deploy.runtime import Detection, Detector
 from metaldefect.deploy.service import Service, ServiceSettings, create_app
 
@@ -145,14 +146,46 @@ def test_the_log_holds_every_score_and_rotates(tmp_path: Path) -> None:
     anomaly_map = np.zeros((80, 80), np.float32)
     anomaly_map[:10, 70:] = 0.64
     for index in range(8):
-        log.add(IMAGE, Detection(0.1 * index, index > 4, anomaly_map), 0.45, "v1")
+        answer = {"id": f"p{index}", "threshold": 0.45, "model_version": "v1", "precision": "fp16"}
+        log.add(IMAGE, Detection(0.1 * index, index > 4, anomaly_map), answer)
     log.flush()
     files = sorted(tmp_path.glob("*.parquet"))
     assert [pq.read_metadata(file).num_rows for file in files] == [3, 2], "the oldest of three is deleted"
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     assert [row["score"] for row in rows] == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7])
+    assert [row["id"] for row in rows] == ["p3", "p4", "p5", "p6", "p7"]
     assert rows[0]["grey_mean"] == pytest.approx(IMAGE.mean())
     assert rows[0]["embedding"] == pytest.approx([0.64 if cell == 7 else 0 for cell in range(64)], abs=1e-6)
+
+
+def test_a_verdict_has_an_id_by_which_operators_answer(client: TestClient, service: Service) -> None:
+    named = client.post("/predict", params={"id": "part 17.png"}, content=png(IMAGE)).json()
+    other = client.post("/predict", content=png(IMAGE)).json()
+    assert named["id"] == "part 17.png"
+    assert len(other["id"]) == 32
+    said = client.post("/feedback", json={"id": "part 17.png", "defective": True, "note": "Riß"})
+    assert (said.status_code, said.json()) == (200, {"id": "part 17.png"})
+    assert client.post("/feedback", json={"id": other["id"], "defective": True}).status_code == 200
+    assert client.post("/feedback", json={"id": other["id"], "defective": False}).status_code == 200
+    assert client.post("/feedback", json={"id": "x", "verdict": "good"}).status_code == 422
+    assert service.log is not None
+    service.log.flush()
+    logged = read_log(service.log.folder)
+    verdicts = read_feedback(service.log.folder)
+    assert {"part 17.png", other["id"]} <= set(logged["id"])
+    assert verdicts[["id", "defective", "note"]].values.tolist() == [
+        ["part 17.png", True, "Riß"],
+        [other["id"], False, ""],
+    ]
+
+
+def test_a_service_without_a_log_takes_no_feedback(exported: Path) -> None:
+    service = make_service(exported, "fp32", settings=LIMITS)
+    answer = TestClient(create_app(service)).post("/feedback", json={"id": "x", "defective": True})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        409,
+        "this service keeps no log: start it with --log FOLDER",
+    )
 
 
 def test_schemathesis_finds_nothing(service: Service) -> None:

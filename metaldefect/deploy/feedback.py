@@ -1,0 +1,93 @@
+"""What operators say about logged images: from the service, or from a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+from pydantic import Field
+
+from metaldefect.config import Config
+from metaldefect.errors import UserError, printable
+
+FEEDBACK = "feedback.jsonl"
+COLUMNS = ["id", "defective", "note"]
+WORDS = {
+    "good": False, "ok": False, "normal": False, "0": False, "false": False,
+    "defect": True, "defective": True, "bad": True, "nok": True, "1": True, "true": True,
+}  # fmt: skip
+
+
+class Feedback(Config):
+    """An operator's verdict on one image.
+
+    Attributes:
+        id: that `/predict` answered, or was given.
+        defective: whether the part shows a defect.
+        note: anything the operator wants to say.
+    """
+
+    id: str = Field(min_length=1, max_length=200)
+    defective: bool
+    note: str = Field(default="", max_length=2000)
+
+
+class FeedbackLog:
+    """Appends verdicts to `feedback.jsonl` in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FEEDBACK
+        self._lock = threading.Lock()
+
+    def add(self, feedback: Feedback) -> None:
+        """Append one verdict; it is on disk when this returns."""
+        row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **feedback.model_dump()}
+        with self._lock, self.path.open("a", encoding="ascii") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+
+def read_feedback(log: Path, table: Path | None = None) -> pd.DataFrame:
+    """Verdicts of a service's log folder and of a table: columns id, defective, note; one row per id.
+
+    A later verdict on the same image replaces an earlier one, and the table replaces the log.
+
+    Args:
+        log: folder of the service's log; it may hold no verdicts.
+        table: CSV file with the columns id and verdict (good or defect), and note if known.
+
+    Raises:
+        UserError: the table cannot be read.
+    """
+    rows = []
+    path = log / FEEDBACK
+    if path.is_file():
+        rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines() if line]
+    if table is not None:
+        rows += read_table(table)
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    return found.drop_duplicates("id", keep="last", ignore_index=True)
+
+
+def read_table(path: Path) -> list[dict[str, object]]:
+    """Rows of a CSV file with the columns id and verdict."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}") from error
+    first = text.partition("\n")[0]
+    reader = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    names = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+    if missing := {"id", "verdict"} - names.keys():
+        raise UserError(f"{path} lacks the column(s) {', '.join(sorted(missing))}: the first line names them")
+    rows: list[dict[str, object]] = []
+    for number, row in enumerate(reader, start=2):
+        word = (row[names["verdict"]] or "").strip().lower()
+        if word not in WORDS:
+            raise UserError(f"{path}, line {number}: verdict {printable(word)!r}, expected good or defect")
+        note = row.get(names["note"]) if "note" in names else ""
+        rows.append({"id": (row[names["id"]] or "").strip(), "defective": WORDS[word], "note": note or ""})
+    return rows
