@@ -14,12 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.deploy.bundle import PRECISIONS, read_metadata
 from metaldefect.deploy.golden import draw_golden_frames, read_golden_frames
+from metaldefect.deploy.prediction_log import observed_columns
+from metaldefect.deploy.reference import REFERENCE, add_reference, read_reference
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import check_signature, sign
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
 
 ROOT = Path(__file__).parents[2]
+CAMERA_IMAGES = np.random.default_rng(0).integers(0, 200, (3, 90, 120), dtype=np.uint8)
 
 
 def test_files_are_whole_and_described(exported: Path) -> None:
@@ -153,3 +156,28 @@ def test_a_bundle_with_a_changed_file_or_a_wrong_key_is_not_signed(bundle: Path,
     (bundle / "golden/00.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"golden/00\.png has SHA-256"):
         sign(bundle, private)
+
+
+def test_a_bundle_gets_one_row_per_image_and_precision_and_still_loads(bundle: Path) -> None:
+    before = Detector.load(bundle, "fp32", self_test=False)
+    add_reference(bundle, CAMERA_IMAGES)
+    after = Detector.load(bundle, "fp32")
+    assert after.version != before.version, "the metadata covers the new file"
+    for precision in PRECISIONS:
+        rows = read_reference(bundle, precision)
+        assert len(rows) == 3
+        columns = observed_columns(rows)
+        assert columns["embedding"].shape == (3, 64)
+        # of the camera's image, not of the one that the network sees
+        assert columns["grey_std"] == pytest.approx([image.std() for image in CAMERA_IMAGES], rel=1e-6)
+    scores = [after.predict(image).score for image in CAMERA_IMAGES]
+    assert read_reference(bundle, "fp32")["score"].tolist() == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_bundle_without_a_reference_or_with_another_one_is_refused(bundle: Path) -> None:
+    with pytest.raises(UserError, match="holds no reference for drift: export the detector again"):
+        read_reference(bundle, "fp32")
+    add_reference(bundle, CAMERA_IMAGES)
+    (bundle / REFERENCE).write_bytes(b"other")
+    with pytest.raises(UserError, match="SHA-256"):
+        read_reference(bundle, "fp32")
