@@ -106,16 +106,18 @@ class CompiledGraph:
         """`score` of each frame, in order, several at once; holds only a few frames at a time."""
         jobs = openvino.AsyncInferQueue(self.model)
         jobs.set_callback(deliver)
-        pending: deque[Future[Scored]] = deque()
+        # Each frame stays here until its result is taken, because the queue reads it where it lies: OpenVINO
+        # 2026.4's own copies write past their end when a larger frame follows a smaller one
+        pending: deque[tuple[NDArray[Any], Future[Scored]]] = deque()
         try:
             for frame in frames:
                 if len(pending) == 2 * len(jobs):
-                    yield pending.popleft().result()
-                future: Future[Scored] = Future()
-                jobs.start_async({INPUT: frame[None]}, future)
-                pending.append(future)
+                    yield pending.popleft()[1].result()
+                batch, future = np.ascontiguousarray(frame[None]), Future[Scored]()
+                pending.append((batch, future))
+                jobs.start_async({INPUT: batch}, future, share_inputs=True)
             while pending:
-                yield pending.popleft().result()
+                yield pending.popleft()[1].result()
         finally:
             jobs.wait_all()
 

@@ -33,6 +33,10 @@ def detector(exported: Path) -> Detector:
 def test_batches_and_streams_give_the_verdicts_of_single_images_in_order(detector: Detector) -> None:
     expected = [detector.predict(image) for image in images()]
     assert {one.is_anomalous for one in expected} == {True, False}
+    for _ in range(5):  # sizes grow and fall, again and again: buffers of the first round are reused
+        assert [one.score for one in detector.stream(iter(images()))] == pytest.approx(
+            [one.score for one in expected], abs=1e-4
+        )
     for found in (detector.predict_batch(images()), list(detector.stream(iter(images())))):
         assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-4)
         assert [one.is_anomalous for one in found] == [one.is_anomalous for one in expected]
