@@ -42,12 +42,13 @@ repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); a second run f
 flow: $(STAMP) ## Run the pipeline as a Prefect flow
 	$(BIN)/python -m flows.run
 
-# One test file per core, each on one thread, is faster than one file at a time on all threads.
+# One test file per core, each on one thread, is faster than one file at a time on all threads. The longest
+# files start first (tests/conftest.py), so that no core waits for them at the end.
 test: $(STAMP) ## All tests, including the end-to-end run; ends with the slowest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile --durations=40
+	OMP_NUM_THREADS=1 METALDEFECT_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=40
 
 test-fast: $(STAMP) ## Tests without the end-to-end runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile -m "not e2e and not slow"
+	OMP_NUM_THREADS=1 METALDEFECT_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile -m "not e2e and not slow"
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 Hardware choices stay out of `params.yaml`, because moving to another machine must not rerun the pipeline.
 
 - `METALDEFECT_DEVICE`: `cpu`, `cuda`, `cuda:1`, `mps` (default: the first available of cuda, mps, cpu)
-- `METALDEFECT_THREADS`: threads of one torch process (default: all cores)
+- `METALDEFECT_THREADS`: threads of one process, in torch and OpenVINO (default: all cores)
 - `METALDEFECT_WORKERS`: processes for image work (default: all cores)
 - `METALDEFECT_PRECISION`: `float32` or `bfloat16` (default: bfloat16 if the device has units for it)
 
@@ -131,12 +131,32 @@ def positive_integer(variable: str, default: int) -> int:
     return int(text)
 
 
+def threads() -> int | None:
+    """`METALDEFECT_THREADS`; None if it is unset: all cores."""
+    return positive_integer("METALDEFECT_THREADS", 0) or None
+
+
 def set_threads() -> None:
     """Apply `METALDEFECT_THREADS` to torch."""
     import torch
 
-    if os.environ.get("METALDEFECT_THREADS"):
-        torch.set_num_threads(positive_integer("METALDEFECT_THREADS", 1))
+    if (count := threads()) is not None:
+        torch.set_num_threads(count)
+
+
+def request_deterministic_kernels() -> None:
+    """Ask torch for kernels whose results repeat, with a warning where there is none.
+
+    `torch.use_deterministic_algorithms` would do the same, but imports torch's compiler first, which takes
+    seconds at every start.
+    """
+    import torch
+
+    torch.set_deterministic_debug_mode("warn")
+    torch.backends.cudnn.benchmark = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Deterministic mode also fills every new tensor with NaN, which costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager

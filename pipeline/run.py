@@ -109,14 +109,12 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, and request deterministic kernels from torch."""
     import torch
 
-    from metaldefect.hardware import set_threads
+    from metaldefect.hardware import request_deterministic_kernels, set_threads
 
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode also fills every new tensor with NaN, which costs time
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    request_deterministic_kernels()
     set_threads()
 
 

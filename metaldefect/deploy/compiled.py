@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from metaldefect.deploy.graph import INPUT, OUTPUTS
 from metaldefect.errors import UserError
+from metaldefect.hardware import threads
 
 Hint = Literal["LATENCY", "THROUGHPUT"]
 Scored = tuple[float, NDArray[np.float32]]
@@ -29,7 +30,7 @@ class Compute:
     Attributes:
         hint: `LATENCY` for one camera, `THROUGHPUT` for many images at once.
         device: an OpenVINO device, such as `CPU` or `GPU`.
-        threads: CPU threads; None: all cores.
+        threads: CPU threads; None: `METALDEFECT_THREADS`, or all cores.
         cache: folder for compiled graphs, which makes later starts quicker; None: no cache.
     """
 
@@ -43,8 +44,8 @@ class Compute:
         options: dict[str, Any] = {"PERFORMANCE_HINT": self.hint}
         if precision == "fp32":
             options["INFERENCE_PRECISION_HINT"] = "f32"
-        if self.threads is not None:
-            options["INFERENCE_NUM_THREADS"] = self.threads
+        if (count := self.threads or threads()) is not None:
+            options["INFERENCE_NUM_THREADS"] = count
         if self.cache is not None:
             options["CACHE_DIR"] = str(self.cache)
         return options

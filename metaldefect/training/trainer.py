@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback
 
-from metaldefect.hardware import device, keep_freed_memory, trainer_arguments
+from metaldefect.hardware import (
+    device,
+    keep_freed_memory,
+    request_deterministic_kernels,
+    trainer_arguments,
+)
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.callbacks import (
     Checkpoint,
@@ -64,7 +68,7 @@ class _EpochData(pl.LightningDataModule):
 
 def make_trainer(callbacks: Sequence[Callback], max_epochs: int) -> pl.Trainer:
     """Make Lightning's trainer with our settings, on the device and in the precision of `hardware`."""
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow
+    request_deterministic_kernels()
     return pl.Trainer(
         max_epochs=max_epochs,
         **trainer_arguments(),
@@ -75,7 +79,6 @@ def make_trainer(callbacks: Sequence[Callback], max_epochs: int) -> pl.Trainer:
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=1,
-        deterministic="warn",
     )
 
 

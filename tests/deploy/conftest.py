@@ -1,5 +1,5 @@
-"""One small exported detector per file of deploy tests: an export takes seconds, and files that run after
-these need the real network."""
+"""One small exported detector for all deploy tests: an export takes seconds. The small network itself is
+put in place per file, because files that run after these need the real one."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ def model(slim: None) -> EfficientAD:
     return slim_model()
 
 
-@pytest.fixture(scope="module")
-def exported(model: EfficientAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test may change."""
     folder = tmp_path_factory.mktemp("openvino")
-    known = [infer(model, frame)[0] for frame in noise(3)]
-    config = DetectorConfig("S", True, SIZE, sorted(known)[1], 0.5, "made up")
-    export_bundle(InspectionGraph(model, SIZE), config, folder, noise(4), noise(3), known, Lineage(), 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LAYERS, "S", SLIM)
+        model = slim_model()
+        known = [infer(model, frame)[0] for frame in noise(3)]
+        config = DetectorConfig("S", True, SIZE, sorted(known)[1], 0.5, "made up")
+        export_bundle(InspectionGraph(model, SIZE), config, folder, noise(4), noise(3), known, Lineage(), 8)
     return folder
 
 

@@ -26,7 +26,9 @@ class Project:
     def environment(self) -> dict[str, str]:
         """The test's environment, with the clone's code first and stores inside the clone."""
         kept = {
-            k: v for k, v in os.environ.items() if not k.startswith(("METALDEFECT_", "MLFLOW_", "PREFECT_"))
+            k: v
+            for k, v in os.environ.items()
+            if k == "METALDEFECT_THREADS" or not k.startswith(("METALDEFECT_", "MLFLOW_", "PREFECT_"))
         }
         return kept | {
             "PYTHONPATH": str(self.root),

@@ -21,7 +21,7 @@ from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.efficientad.distillation_data import DistillationImages
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import save_teacher
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import LAYERS, PatchDescriptionNetwork
 from metaldefect.images import write_png
 from metaldefect.ingest.natural import natural_photographs
 from metaldefect.inspection.layout import write_scenes
@@ -39,6 +39,7 @@ from metaldefect.training.callbacks import Checkpoint
 from metaldefect.training.data import ImageFiles, SampledBatches
 from metaldefect.training.resume import kept_folder, resume_key
 from metaldefect.training.trainer import fit
+from tests.slim_detector import SLIM
 from tests.tiny_models import TINY
 
 SETTINGS = Path(__file__).parents[2] / "conf/efficientad.yaml"
@@ -286,6 +287,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALDEFECT_PRECISION", "float32")
     monkeypatch.setattr("metaldefect.efficientad.distillation.STATISTICS_BATCHES", 2)
     monkeypatch.setattr("metaldefect.commands.train.save_figures", lambda *_: None)  # drawing is no training
+    monkeypatch.setitem(LAYERS, "S", SLIM)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
