@@ -14,7 +14,7 @@ from PIL import Image
 from app.studio import Mask, Settings
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import read_mask, read_pixels
-from metaldefect.images import U8, read_grey, resize
+from metaldefect.images import U8, Channels, as_channels, resize
 
 LONGEST_SIDE = 1024  # larger photographs are shrunk, so that an answer takes seconds
 # From this mean difference between colour channels on, in grey levels, an image counts as a colour picture
@@ -23,7 +23,7 @@ SEED_LIMIT = 2**63 - 1
 
 
 class Photograph(NamedTuple):
-    """An image as the demo works with it, grey `uint8 [H, W]`, and remarks about what was changed."""
+    """An image as the demo works with it, `uint8 [H, W]` or `[H, W, 3]`, and remarks on what was changed."""
 
     image: U8
     remarks: list[str]
@@ -38,8 +38,12 @@ def told() -> Iterator[None]:
         raise gr.Error(str(error), title="This does not work") from error
 
 
-def read_photograph(path: str | Path | None) -> Photograph:
+def read_photograph(path: str | Path | None, channels: Channels = 1) -> Photograph:
     """Read an uploaded file by the rules of every other door, and shrink it to `LONGEST_SIDE`.
+
+    Args:
+        path: the file.
+        channels: 1 to read it as grey, 3 in colour.
 
     Raises:
         UserError: no file, or it is not an image that the rules allow; the message says why.
@@ -52,18 +56,17 @@ def read_photograph(path: str | Path | None) -> Photograph:
     except RejectedFileError as error:
         raise UserError(f"{name}: {error}") from error
     remarks = []
-    if image.ndim == 3:
-        spread = float(np.ptp(image.astype(np.int16), axis=2).mean())
-        if spread > COLOURFUL:
-            remarks.append(f"{name} is a colour picture: it was turned grey, as all training images are.")
-    grey = read_grey(path)
-    height, width = grey.shape
+    spread = float(np.ptp(image.astype(np.int16), axis=2).mean())
+    if channels == 1 and spread > COLOURFUL:
+        remarks.append(f"{name} is a colour picture: it was turned grey, as all training images are.")
+    image = as_channels(image, channels)
+    height, width = image.shape[:2]
     factor = LONGEST_SIDE / max(height, width)
     if factor < 1:
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
-        grey = resize(grey, size)
+        image = resize(image, size)
         remarks.append(f"{name} was shrunk from {width} × {height} to {size[1]} × {size[0]} pixels.")
-    return Photograph(grey, remarks)
+    return Photograph(image, remarks)
 
 
 def read_mask_of(path: str | Path | None, original: str | Path, image: U8) -> Mask:

@@ -203,7 +203,7 @@ def visualize_mask_on_image(image: U8, mask: Mask) -> U8:
 
 
 def inspect_image(detector: Detector, image: U8) -> Verdict:
-    """The detector's verdict on a grey image `uint8 [H, W]`, its heat map, and the time that it took."""
+    """The verdict on an image `uint8 [H, W]` or `[H, W, 3]`, its heat map, and the time that it took."""
     start = time.perf_counter()
     detection = detector.predict(image)
     milliseconds = 1000 * (time.perf_counter() - start)

@@ -20,7 +20,7 @@ from app.studio import (
     inspect_image,
 )
 from metaldefect.deploy.runtime import Detector, overlay
-from metaldefect.images import U8, resize
+from metaldefect.images import U8, as_channels, resize
 from metaldefect.metrics.reconstruction import edge_iou, edges, ssim
 
 MOST_IMAGES = 9
@@ -123,9 +123,9 @@ def build_inspect_tab(studio: Studio, familiarity: Familiarity | None) -> None:
 
     def inspect(path: str | None, threshold: float) -> tuple[Any, ...]:
         with told():
-            photograph = read_photograph(path)
+            photograph = read_photograph(path, studio.detector.channels)
             verdict = inspect_image(studio.detector, photograph.image)
-        notes = [*remark_on(photograph.image, familiarity), *photograph.remarks]
+        notes = [*remark_on(as_channels(photograph.image, 1), familiarity), *photograph.remarks]
         notes.append(f"{verdict.milliseconds:.0f} ms for this image, {studio.detector.precision.upper()}")
         found = (photograph.image, verdict.detection.anomaly_map, verdict.detection.score)
         return found, *show(found, threshold), "\n\n".join(notes)
@@ -167,10 +167,11 @@ def build_compare_tab(studio: Studio) -> None:
 
     def compare(path: str | None, first: str, second: str) -> tuple[Any, ...]:
         with told():
-            image = read_photograph(path).image
+            colours = read_photograph(path, channels=3).image
             found = []
             for name in (first, second):
                 detector = Detector.load(*studio.detectors[name])
+                image = as_channels(colours, detector.channels)
                 inspect_image(detector, image)  # the first inference also sets up memory: time the second
                 verdict = inspect_image(detector, image)
                 line = f"{name}: {verdict_line(verdict, detector.threshold)}, {verdict.milliseconds:.0f} ms"

@@ -37,7 +37,7 @@ from metaldefect.deploy.graph import INPUT, InspectionGraph
 from metaldefect.deploy.runtime import Detector
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.hardware import set_threads
-from metaldefect.images import U8, read_grey, write_png
+from metaldefect.images import U8, height_and_width, read_grey, write_png
 
 WARM_UP = 5
 SIDE = 2048
@@ -49,8 +49,9 @@ started = time.perf_counter()
 import numpy as np
 import psutil
 from metaldefect.deploy.runtime import Detector
+from metaldefect.images import height_and_width
 detector = Detector.load(sys.argv[1], sys.argv[2])
-detector.predict(np.full((detector.image_size, detector.image_size), 128, np.uint8))
+detector.predict(np.full(height_and_width(detector.image_size), 128, np.uint8))
 print(time.perf_counter() - started, psutil.Process().memory_info().rss / 2**20)
 """
 
@@ -114,17 +115,17 @@ def measure_others(
             ),
         }
     if importlib.util.find_spec("anomalib") is not None:
-        found["anomalib_ir"] = measure_anomalib(graph.size, threads, count)
+        found["anomalib_ir"] = measure_anomalib(height_and_width(graph.size), threads, count)
     return found
 
 
-def measure_anomalib(size: int, threads: int, count: int) -> dict[str, float]:
+def measure_anomalib(size: tuple[int, int], threads: int, count: int) -> dict[str, float]:
     """Latency of anomalib's EfficientAD-S, exported as anomalib does, in the machine's default precision."""
     module = importlib.import_module("anomalib.models.image.efficient_ad.torch_model")
     kind = module.EfficientAdModelSize.S
     network = module.EfficientAdModel(teacher_out_channels=384, model_size=kind, padding=False).eval()
-    image = torch.zeros(1, 3, size, size)
-    model = openvino.convert_model(network, example_input=image, input=[1, 3, size, size])
+    image = torch.zeros(1, 3, *size)
+    model = openvino.convert_model(network, example_input=image, input=[1, 3, *size])
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled = openvino.Core().compile_model(model, "CPU", options)
     return latency(lambda _index: compiled([image.numpy()]), count)
@@ -147,7 +148,7 @@ def matmul_gflops(precision: str, threads: int, repeats: int = 10) -> float:
 
 def gflop_per_frame(graph: InspectionGraph) -> float:
     """Floating-point operations of one frame, in 1e9; a multiplication and an addition are two."""
-    frame = torch.zeros(1, graph.size, graph.size, 1, dtype=graph.dtype)
+    frame = torch.zeros(1, *height_and_width(graph.size), 1, dtype=graph.dtype)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         graph(frame)
     return counter.get_total_flops() / 1e9
@@ -213,7 +214,7 @@ def main() -> None:
     set_threads()
     threads = torch.get_num_threads()
     model, config = load_detector(arguments.detector)
-    graph = InspectionGraph(model, config.image_size, config.levels).eval()
+    graph = InspectionGraph(model, config.image_size, config.levels, config.channels).eval()
     metadata = Detector.load(arguments.bundle, "fp32", self_test=False).metadata
     golden = read_golden_frames(arguments.bundle, metadata)
     frames = [frame[..., 0] for frame in golden if frame.shape[:2] == (graph.size, graph.size)]

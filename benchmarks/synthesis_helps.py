@@ -33,7 +33,7 @@ from metaldefect.efficientad.calibration import maps_of, share_scores
 from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import set_threads
-from metaldefect.images import resize
+from metaldefect.images import ImageSize, resize
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import (
     GeneratedDatasetProvider,
@@ -67,7 +67,9 @@ class Scored:
 
 
 @torch.inference_mode()
-def score_by_weight(model: EfficientAD, images: Iterable[InspectionImage], size: int) -> list[list[float]]:
+def score_by_weight(
+    model: EfficientAD, images: Iterable[InspectionImage], size: ImageSize
+) -> list[list[float]]:
     """For each image, the maximum of the combined map under each of `MAP_WEIGHTS`."""
     maps = [maps_of(model, resize(item.image, size)[None])[0] for item in images]
     return np.stack([share_scores(model, maps, share) for share in MAP_WEIGHTS], axis=1).tolist()

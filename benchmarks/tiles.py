@@ -29,7 +29,7 @@ from benchmarks.results import add_results_argument, publish
 from benchmarks.tile_teachers import RANDOM, SHIPPED, Teacher, parse_teachers
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.commands.settings import TrainSettings
-from metaldefect.commands.sources import prepared_folder
+from metaldefect.commands.sources import chosen_size, prepared_folder
 from metaldefect.commands.train import detector_config, target_of, train_detector
 from metaldefect.efficientad.calibration import Scores, calibrate
 from metaldefect.efficientad.evaluation import Scored, infer, score_test_images, summarise
@@ -48,7 +48,7 @@ from metaldefect.efficientad.training_sets import resized_images, training_image
 from metaldefect.errors import UserError
 from metaldefect.figures import save_figures
 from metaldefect.hardware import set_threads
-from metaldefect.images import resize
+from metaldefect.images import ImageSize, resize
 from metaldefect.ingest.natural import spread
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage, RealDatasetProvider
@@ -98,10 +98,9 @@ def run_bank(settings: TrainSettings, work: Path) -> None:
     if path.is_file():
         return
     started, provider = time.monotonic(), prepared(settings, work)
-    bank = fill_bank(
-        resized_images(provider.train(), settings.image_size), backbone_features(), settings.seed
-    )
-    scored = score_with_bank(bank, provider.test(), settings.image_size)
+    size = chosen_size(settings, provider)
+    bank = fill_bank(resized_images(provider.train(), size), backbone_features(), settings.seed)
+    scored = score_with_bank(bank, provider.test(), size)
     found = bank_metrics(bank, scored, settings.seed, detection.BOOTSTRAP_SAMPLES)
     write_json(path, found | {"minutes": (time.monotonic() - started) / 60})
     print(f"memory bank, seed {settings.seed}: image AUROC {found['image_auroc']:.3f}", flush=True)
@@ -125,8 +124,8 @@ def run_one(run: Run) -> None:
         print(f"{name}: done before", flush=True)
         return
     print(f"{name}: {settings.steps} steps", flush=True)
-    started, size = time.monotonic(), settings.image_size
-    provider = prepared(settings, work)
+    started, provider = time.monotonic(), prepared(settings, work)
+    size = chosen_size(settings, provider)
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out, test = hold_out(provider, size, settings.seed), provider.test()
     chosen = test if run.curve_images == 0 else [test[i] for i in spread(len(test), run.curve_images)]
@@ -159,7 +158,7 @@ def run_one(run: Run) -> None:
     }
     detector = work / name
     detector.mkdir(parents=True, exist_ok=True)
-    config = detector_config(settings, network, calibration)
+    config = detector_config(settings, network, calibration, size, provider)
     save_detector(detector, trained.model, config, recipe, calibration)
     groups = {f"magnetic tiles, {run.teacher.name} teacher": scored}
     save_figures(detector_figures(groups, calibration.threshold), detector / "figures")
@@ -168,7 +167,7 @@ def run_one(run: Run) -> None:
 
 
 def curve_point(
-    model: EfficientAD, held_out: HeldOut, test: Sequence[InspectionImage], size: int
+    model: EfficientAD, held_out: HeldOut, test: Sequence[InspectionImage], size: ImageSize
 ) -> dict[str, float]:
     """Image AUROC on test tiles after a calibration, and the weight that it gave the student-teacher map."""
     with cpu_kernels(model, enabled=is_on_cpu(model)):
@@ -286,6 +285,7 @@ def settings_of(arguments: argparse.Namespace, seed: int, points: Sequence[int])
         root=arguments.raw,
         model=arguments.model,
         image_size=arguments.image_size,
+        channels=1,
         steps=points[-1],
         checkpoint_steps=math.gcd(*points),
         natural=arguments.natural,

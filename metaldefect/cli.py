@@ -81,7 +81,18 @@ def train(
     max_rejected: Annotated[int | None, option("Unusable files that may be left out.")] = None,
     model: Annotated[Size | None, option("Size of the network.")] = None,
     teacher: Annotated[str | None, option("`shipped`, or a file of teacher weights.")] = None,
-    image_size: Annotated[int | None, option("Side of the square that images are resized to, px.")] = None,
+    image_size: Annotated[
+        str | None,
+        option("Side, or height x width as 160x400, that images are resized to, px; default: their shape."),
+    ] = None,
+    channels: Annotated[
+        Literal["auto", "1", "3"] | None,
+        option("Grey (1) or colour (3); default: colour where the training images are coloured."),
+    ] = None,
+    tiles: Annotated[
+        int | None,
+        option("Cut images into tiles of --image-size that share this many pixels, instead of resizing."),
+    ] = None,
     steps: Annotated[int | None, option("Training steps, instead of minutes.")] = None,
     export: Annotated[bool | None, option("Also write ONNX and OpenVINO files.")] = None,
     batch_size: Annotated[int | None, option("Images per step.")] = None,
@@ -191,7 +202,7 @@ def detect(
 
     detector = load_model(model, precision, tiles, public_key)
     if image is not None:
-        frames = watch_frames(image, detector.levels) if watch else frames_of(image, detector.levels)
+        frames = watch_frames(image, detector.read) if watch else frames_of(image, detector.read)
     else:
         assert synthetic is not None
         frames = synthetic_frames(synthetic, detector.image_size, seed)

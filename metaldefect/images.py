@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 # Functions import torch themselves: data work runs in many processes, and torch costs each one 400 MB
 
 U8 = NDArray[np.uint8]
+ImageSize = int | tuple[int, int]  # the side of a square, or height and width, px
+Channels = Literal[1, 3]  # grey or colour
+Dtype = TypeVar("Dtype", bound=np.generic)
 
 
 class UnreadableImageError(UserError):
     """An image that cannot be decoded; the message names the file and the reason."""
 
 
-def read_grey(
-    path: Path | str, size: int | tuple[int, int] | None = None, levels: Levels | None = None
-) -> U8:
+def read_grey(path: Path | str, size: ImageSize | None = None, levels: Levels | None = None) -> U8:
     """Read an image as grey levels, `uint8 [H, W]`, by the rules of `metaldefect.image_files`.
 
     Args:
@@ -41,9 +42,40 @@ def read_grey(
     return resized(read_file(path, colour=False, levels=levels), size)
 
 
-def read_rgb(path: Path | str, size: int | tuple[int, int] | None = None) -> U8:
+def read_rgb(path: Path | str, size: ImageSize | None = None, levels: Levels | None = None) -> U8:
     """Read an image as colour, `uint8 [H, W, 3]`; arguments and errors as for `read_grey`."""
-    return resized(read_file(path, colour=True, levels=None), size)
+    return resized(read_file(path, colour=True, levels=levels), size)
+
+
+def read_image(path: Path | str, channels: Channels, levels: Levels | None = None) -> U8:
+    """`read_grey` for one channel, `read_rgb` for three: how every door reads a file for a detector."""
+    return read_file(path, colour=channels == 3, levels=levels)
+
+
+def as_channels(image: U8, channels: Channels) -> U8:
+    """An image with one or three channels, by the rule of `read_image`.
+
+    Colour becomes grey by Rec. 601 (Pillow's `L`), grey becomes colour with three equal channels.
+
+    Args:
+        image: `uint8 [H, W]` or `[H, W, 3]`.
+        channels: 1 or 3.
+    """
+    if (image.ndim == 3) == (channels == 3):
+        return image
+    return np.asarray(Image.fromarray(image).convert("RGB" if channels == 3 else "L"))
+
+
+def drop_equal_channels(image: U8) -> U8:
+    """An image `uint8 [H, W, 3]`; as grey `[H, W]` if its channels are equal everywhere."""
+    if (image[..., :1] != image[..., 1:]).any():
+        return image
+    return np.ascontiguousarray(image[..., 0])
+
+
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+    """Both sides of a size."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def read_file(path: Path | str, *, colour: bool, levels: Levels | None) -> U8:
@@ -56,24 +88,30 @@ def read_file(path: Path | str, *, colour: bool, levels: Levels | None) -> U8:
         raise UnreadableImageError(f"{printable(str(path))}: {error.strerror}") from error
 
 
-def resized(image: U8, size: int | tuple[int, int] | None) -> U8:
+def middle(image: NDArray[Dtype], shape: tuple[int, int]) -> NDArray[Dtype]:
+    """The middle of an image that is at least as large, `[*shape, ...]`."""
+    top, left = (image.shape[0] - shape[0]) // 2, (image.shape[1] - shape[1]) // 2
+    return image[top : top + shape[0], left : left + shape[1]]
+
+
+def resized(image: U8, size: ImageSize | None) -> U8:
     """`resize`, unless `size` is None."""
     return image if size is None else resize(image, size)
 
 
-def resize(image: U8, size: int | tuple[int, int], *, nearest: bool = False) -> U8:
+def resize(image: U8, size: ImageSize, *, nearest: bool = False) -> U8:
     """Resize `uint8 [H, W]` or `[H, W, 3]` to a square side or `(height, width)`; `nearest` for masks."""
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = height_and_width(size)
     if image.shape[:2] == (height, width):
         return image
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(image).resize((width, height), method))
 
 
-def stack_resized(images: Iterable[U8], size: int) -> U8:
-    """Stack images of any size into one array `uint8 [N, size, size]`; N may be 0."""
+def stack_resized(images: Iterable[U8], size: ImageSize) -> U8:
+    """Stack images of any size into one array `uint8 [N, H, W]` or `[N, H, W, 3]`; N may be 0."""
     resized = [resize(image, size) for image in images]
-    return np.stack(resized) if resized else np.empty((0, size, size), np.uint8)
+    return np.stack(resized) if resized else np.empty((0, *height_and_width(size)), np.uint8)
 
 
 def write_png(path: Path | str, image: U8, level: int = 1) -> None:
@@ -112,11 +150,22 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def to_imagenet_range(images: U8) -> torch.Tensor:
-    """Turn grey `uint8 [N, H, W]` into the detector's ImageNet-normalised input, `float32 [N, 3, H, W]`."""
+def to_unit_range(images: U8) -> torch.Tensor:
+    """Turn grey `uint8 [N, H, W]` or colour `[N, H, W, 3]` into `float32 [N, 3, H, W]` in [0, 1]."""
     import torch
 
-    unit = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)[:, None]
+    writable = np.require(images, requirements=["C", "W"])  # torch warns of others
+    unit = torch.from_numpy(writable).float().div_(255.0)
+    return unit[:, None].expand(-1, 3, -1, -1) if unit.ndim == 3 else unit.permute(0, 3, 1, 2)
+
+
+def to_imagenet_range(images: U8) -> torch.Tensor:
+    """Turn `uint8 [N, H, W]` or `[N, H, W, 3]` into the detector's input, `float32 [N, 3, H, W]`.
+
+    Normalised with ImageNet's mean and deviation; a grey image gives three equal channels before that.
+    """
+    import torch
+
     mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return (unit - mean) / std
+    return (to_unit_range(images) - mean) / std

@@ -6,15 +6,18 @@ Training, scoring and the exported runtime use the same geometry. Only numpy: a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metaldefect.errors import UserError
+from metaldefect.images import ImageSize, height_and_width
 
 Floats = NDArray[np.float32]
 Window = tuple[slice, slice]
+Scored = tuple[float, Floats]  # score and map
 
 
 class Tiling(NamedTuple):
@@ -138,3 +141,22 @@ def ramps(begins: tuple[int, ...], side: int) -> list[NDArray[np.float64]]:
             weight = np.minimum(weight, (side - middle) / shared)
         found.append(weight)
     return found
+
+
+def score_tiles(
+    score: Callable[[Iterable[NDArray[Any]]], Iterable[Scored]],
+    image: NDArray[Any],
+    size: ImageSize,
+    overlap: int,
+) -> Scored:
+    """Score an image in tiles: the largest score of any, and the map `float32 [H, W]` blended from theirs.
+
+    Args:
+        score: scores tiles of one size, in order; their maps have that size too.
+        image: `[H, W]` or `[H, W, C]`.
+        size: of the tiles, px.
+        overlap: pixels that neighbouring tiles share.
+    """
+    tiling = plan_tiles((image.shape[0], image.shape[1]), height_and_width(size), overlap)
+    scores, maps = zip(*score(iter(cut_tiles(image, tiling))), strict=True)
+    return max(scores), stitch_maps(np.stack(maps), tiling)

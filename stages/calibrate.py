@@ -23,7 +23,7 @@ def main(params: Params, run: StageRun) -> None:
     """Choose map scales, map weights and threshold on validation normals and inserted defects only."""
     quantile = params.calibrate.threshold_quantile
     model, networks, training = load_networks(NETWORKS)
-    provider = GeneratedDatasetProvider(INSPECTION, INSERTED)
+    provider = GeneratedDatasetProvider(INSPECTION, INSERTED, networks.channels)
     images = CalibrationImages.of(provider.validation(), provider.defects(), networks.image_size)
     ridges = RIDGES if params.calibrate.residual_metric == "choose" else ()
     calibration = calibrate(model, images, Target(false_alarms=1 - quantile), ridges)

@@ -48,9 +48,9 @@ def main(params: Params, run: StageRun) -> None:
     """Measure on the real test set and on the inserted defects that calibration did not use."""
     samples = params.evaluate_efficientad.bootstrap_samples
     model, config = load_detector(DETECTOR)
-    real = RealDatasetProvider(INSPECTION)
+    real = RealDatasetProvider(INSPECTION, config.channels)
     sets = {"test defects": real.test()}
-    inserted = GeneratedDatasetProvider(INSPECTION, INSERTED).test()
+    inserted = GeneratedDatasetProvider(INSPECTION, INSERTED, config.channels).test()
     if len(set(inserted.labels)) > 1:
         sets["generated defects"] = inserted
     groups = {
@@ -63,7 +63,9 @@ def main(params: Params, run: StageRun) -> None:
     for names, reason in summaries["test defects"]["left_out"].items():
         print(f"not measured: {names}: {reason}")
     bank = fill_bank(
-        resized_images(real.train(), config.image_size), available_features(model.teacher), params.seed
+        resized_images(real.train(), config.image_size, config.channels),
+        available_features(model.teacher),
+        params.seed,
     )
     with_bank = score_with_bank(bank, sets["test defects"], config.image_size)
     of_bank = bank_metrics(bank, with_bank, params.seed, samples)

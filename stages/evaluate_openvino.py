@@ -42,12 +42,12 @@ def main(params: Params, run: StageRun) -> None:
     """
     section = params.evaluate_openvino
     model, config = load_detector(DETECTOR)
-    provider = RealDatasetProvider(INSPECTION)
+    provider = RealDatasetProvider(INSPECTION, config.channels)
     test = provider.test()
     shown = test or provider.validation()
     indices = np.linspace(0, len(shown) - 1, section.parity_images).round().astype(int)
     images = [shown[int(index)].image for index in indices]
-    errors = parity(InspectionGraph(model, config.image_size, config.levels), EXPORT, images)
+    errors = parity(InspectionGraph(model, config.image_size, config.levels, config.channels), EXPORT, images)
     if errors["max_abs_error"] > section.max_parity_error:
         raise UserError(
             f"the exported detector differs from the trained one by {errors['max_abs_error']:.2e},"

@@ -26,7 +26,7 @@ OUTPUT = Path("models/openvino")
 def main(params: Params, run: StageRun) -> None:
     """Write the files of every precision, each with a threshold from its own validation scores."""
     model, config = load_detector(DETECTOR)
-    provider = RealDatasetProvider(INSPECTION)
+    provider = RealDatasetProvider(INSPECTION, config.channels)
     normal = stack_resized(
         (item.image for item in provider.train()[: params.export_openvino.calibration_images]),
         config.image_size,
@@ -39,7 +39,7 @@ def main(params: Params, run: StageRun) -> None:
         git_commit=git_commit(),
         mlflow_run=run.run_id,
     )
-    graph = InspectionGraph(model, config.image_size, config.levels)
+    graph = InspectionGraph(model, config.image_size, config.levels, config.channels)
     ranges = with_painted_anomalies(normal, params.seed)
     known = read_scores(DETECTOR)[TRAINED].normals
     with atomic_directory(OUTPUT) as folder:

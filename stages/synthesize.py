@@ -49,7 +49,7 @@ def main(params: Params, run: StageRun) -> None:
         feather=section.feather,
         batch_size=batch_size,
     )
-    canvases = canvases_of(RealDatasetProvider(MERGED / "inspection"))
+    canvases = canvases_of(RealDatasetProvider(MERGED / "inspection", channels=3))
     with atomic_directory(OUTPUT) as folder:
         report = write_images(painter, drawn, section.images_per_class, folder)
         insertions = write_insertion_set(

@@ -27,7 +27,7 @@ METRICS = Path("metrics/train_efficientad.json")
 def main(params: Params, run: StageRun) -> None:
     """Write the trained but uncalibrated networks and their training losses."""
     section = params.train_efficientad
-    provider = RealDatasetProvider(INSPECTION)
+    provider = RealDatasetProvider(INSPECTION, section.channels)
     images = training_images(
         provider,
         section.image_size,
@@ -45,6 +45,7 @@ def main(params: Params, run: StageRun) -> None:
             section.image_size,
             count_include_pad=teacher.count_include_pad,
             levels=provider.levels,
+            channels=provider.channels,
         )
         save_detector(
             folder, trained.model, networks, config.model_dump() | {"penalty_source": images.penalty_source}

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from metaldefect.efficientad.calibration import fit_map_quantiles
-from metaldefect.efficientad.torch_model import FEATURES, Convolution, EfficientAD
+from metaldefect.efficientad.teacher_weights import save_teacher
+from metaldefect.efficientad.torch_model import (
+    FEATURES,
+    Convolution,
+    EfficientAD,
+    PatchDescriptionNetwork,
+)
 
 SIZE = 128
 SLIM = (
@@ -15,6 +23,13 @@ SLIM = (
     Convolution(16, 3, 1, relu=True),
     Convolution(FEATURES, 4, 0, relu=False),
 )
+
+
+def save_slim_teacher(path: Path) -> Path:
+    """Write a random teacher; `LAYERS["S"]` must be `SLIM`."""
+    torch.manual_seed(0)
+    save_teacher(path, PatchDescriptionNetwork("S"), {"what": "random"})
+    return path
 
 
 def noise(count: int = 3) -> np.ndarray:

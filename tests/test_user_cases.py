@@ -38,7 +38,7 @@ def prepared(root: Path, output: Path) -> RealDatasetProvider:
 def inferred(root: Path, output: Path, levels: Levels | None = None) -> dict[str, dict[str, str]]:
     """Rows of `scores.csv` by image; the score is the image's mean grey level."""
     model = Model(lambda image: (float(image.mean()), image.astype(np.float32)), 64, 100.0, levels)
-    run_detection(model, frames_of(root, levels), output)
+    run_detection(model, frames_of(root, model.read), output)
     with (output / "scores.csv").open(encoding="utf-8", newline="") as stream:
         return {row["image"]: row for row in csv.DictReader(stream)}
 

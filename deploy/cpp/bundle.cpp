@@ -64,6 +64,12 @@ void check_file(const std::filesystem::path& folder, const nlohmann::json& metad
         throw Error((folder / name).string() + " is not the file that metadata.json describes: restore it");
 }
 
+// `256` is a square, `[160, 400]` height and width.
+std::pair<int, int> sides(const nlohmann::json& size) {
+    if (size.is_array()) return {size.at(0).get<int>(), size.at(1).get<int>()};
+    return {size.get<int>(), size.get<int>()};
+}
+
 }  // namespace
 
 Image read_image(const std::filesystem::path& path) {
@@ -109,9 +115,11 @@ Bundle read_bundle(const std::filesystem::path& folder, const std::string& preci
         check_file(folder, metadata, std::filesystem::path(graph).replace_extension(".bin").string());
         const auto& rule = metadata.at("input");
         const auto& tolerance = stated.at("tolerance");
-        Bundle bundle{folder, precision, folder / graph, rule.at("name"), metadata.at("image_size"),
+        const auto [height, width] = sides(metadata.at("image_size"));
+        Bundle bundle{folder, precision, folder / graph, rule.at("name"), height, width, std::nullopt,
                       rule.at("channels").get<std::vector<int>>(), std::nullopt, stated.at("threshold"),
                       tolerance.at("absolute"), tolerance.at("relative"), {}};
+        if (metadata.contains("tiles") && !metadata.at("tiles").is_null()) bundle.tiles = metadata.at("tiles");
         if (const auto& levels = rule.at("levels"); !levels.is_null())
             bundle.levels = Levels{levels.at("low"), levels.at("high"), levels.at("clip")};
         for (const auto& item : metadata.at("golden")) {

@@ -46,7 +46,9 @@ struct Bundle {
     std::string precision;
     std::filesystem::path graph;
     std::string input;
-    int image_size;
+    int height;  // that frames are resized to, or of the tiles that they are cut into
+    int width;
+    std::optional<int> tiles;  // pixels that tiles share; without it, frames are resized
     std::vector<int> channels;
     std::optional<Levels> levels;
     double threshold;

@@ -60,7 +60,7 @@ Detection Detector::result(ov::InferRequest& request) const {
 }
 
 Detection Detector::predict(const Image& image) {
-    return predict_batch({image}).front();
+    return bundle_.tiles ? predict_tiles(image, *bundle_.tiles) : predict_batch({image}).front();
 }
 
 std::vector<Detection> Detector::predict_batch(const std::vector<Image>& images) {
@@ -88,7 +88,7 @@ std::vector<Detection> Detector::predict_batch(const std::vector<Image>& images)
 }
 
 Detection Detector::predict_tiles(const Image& image, int overlap) {
-    auto found = predict_batch(cut_tiles(image, bundle_.image_size, overlap));
+    auto found = predict_batch(cut_tiles(image, bundle_.height, bundle_.width, overlap));
     return *std::max_element(found.begin(), found.end(),
                              [](const auto& one, const auto& other) { return one.score < other.score; });
 }

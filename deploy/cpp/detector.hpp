@@ -30,17 +30,21 @@ public:
     // Checks hashes and signature, compiles the graph and scores the golden frames. Throws Error.
     Detector(const std::filesystem::path& folder, const Options& options);
 
-    // Scores one image of any size. Throws Error if it is not what the detector takes.
+    // Scores one image of any size, in tiles if the detector was trained on tiles. Throws Error if it is not
+    // what the detector takes.
     Detection predict(const Image& image);
 
-    // Scores images in order, several at once.
+    // Scores images in order, several at once, each resized.
     std::vector<Detection> predict_batch(const std::vector<Image>& images);
 
     // Scores tiles of the model's size; the score is the highest of any tile.
     Detection predict_tiles(const Image& image, int overlap);
 
+    // Pixels that tiles share, if the detector was trained on tiles.
+    std::optional<int> tiles() const { return bundle_.tiles; }
     double threshold() const { return bundle_.threshold; }
-    int image_size() const { return bundle_.image_size; }
+    int height() const { return bundle_.height; }  // of the map, and that images are resized to
+    int width() const { return bundle_.width; }
 
 private:
     ov::Tensor frame(const Image& image) const;

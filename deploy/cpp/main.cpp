@@ -52,10 +52,11 @@ bool run(const Arguments& arguments) {
     for (std::size_t index = 1; index < arguments.names.size(); ++index)
         images.push_back(metaldefect::read_image(arguments.names[index]));
     std::vector<metaldefect::Detection> found;
-    if (arguments.overlap < 0) {
+    const int overlap = arguments.overlap < 0 ? detector.tiles().value_or(-1) : arguments.overlap;
+    if (overlap < 0) {
         found = detector.predict_batch(images);
     } else {
-        for (const auto& image : images) found.push_back(detector.predict_tiles(image, arguments.overlap));
+        for (const auto& image : images) found.push_back(detector.predict_tiles(image, overlap));
     }
     std::printf("image,score,threshold,is_anomalous\n");
     bool anomalous = false;

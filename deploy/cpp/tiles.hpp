@@ -11,6 +11,6 @@ namespace metaldefect {
 std::vector<int> tile_starts(int length, int tile, int overlap);
 
 // The tiles of an image, row by row. Where a tile extends past the image, it repeats the border's pixels.
-std::vector<Image> cut_tiles(const Image& image, int tile, int overlap);
+std::vector<Image> cut_tiles(const Image& image, int height, int width, int overlap);
 
 }  // namespace metaldefect

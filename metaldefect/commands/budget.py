@@ -12,7 +12,7 @@ import torch
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
 from metaldefect.errors import UserError
 from metaldefect.hardware import device
-from metaldefect.images import to_imagenet_range
+from metaldefect.images import ImageSize, height_and_width, to_imagenet_range
 from metaldefect.training.callbacks import ComputingTime
 
 TIMED_IMAGES = 2
@@ -115,10 +115,10 @@ class Budget:
 
 
 @torch.inference_mode()
-def seconds_per_image(teacher: PatchDescriptionNetwork, size: int) -> float:
+def seconds_per_image(teacher: PatchDescriptionNetwork, size: ImageSize) -> float:
     """Seconds to score one image with untrained networks of the teacher's size."""
     model = EfficientAD(teacher.size, teacher.padding, teacher.count_include_pad).eval().to(device())
-    image = to_imagenet_range(np.zeros((1, size, size), np.uint8)).to(device())
+    image = to_imagenet_range(np.zeros((1, *height_and_width(size)), np.uint8)).to(device())
     model(image)
     watch = Stopwatch()
     for _ in range(TIMED_IMAGES):

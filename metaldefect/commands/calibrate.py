@@ -14,18 +14,15 @@ from metaldefect.commands.export import EXPORTED, precision_thresholds
 from metaldefect.deploy.bundle import METADATA
 from metaldefect.deploy.export import set_thresholds
 from metaldefect.efficientad.calibration import Scores, threshold_record
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.figures import operating_points_figure
 from metaldefect.efficientad.model_files import (
     CONFIG,
     TRAINED,
-    load_detector,
     read_scores,
     write_scores,
 )
 from metaldefect.efficientad.thresholds import Target, percent
 from metaldefect.errors import UserError
-from metaldefect.images import resize
 
 FIGURE = "figures/operating_points.png"
 
@@ -104,18 +101,15 @@ def recalibrate(folder: Path, target: Target, good: Path | None) -> list[str]:
 
 def with_more_normals(folder: Path, scores: dict[str, Scores], good: Path) -> dict[str, Scores]:
     """The scores, extended by those of good images; each of them counts as a scene of its own."""
-    model, config = load_detector(folder)
-    frames = frames_of(good, config.levels)
-    images = [resize(frame.load(), config.image_size) for frame in frames]
+    trained = load_model(folder, TRAINED)
+    frames = frames_of(good, trained.read)
+    images = [frame.load() for frame in frames]
     names = [f"{good.name}/{frame.name}" for frame in frames]
     if known := set(names) & set(scores[TRAINED].scenes):
         raise UserError(f"{good}: {len(known)} images were added before, such as {min(known)}")
     found = {}
     for precision, held in scores.items():
-        if precision == TRAINED:
-            added = [infer(model, image)[0] for image in images]
-        else:
-            exported = load_model(folder / EXPORTED, precision)
-            added = [exported.detect(image)[0] for image in images]
+        model = trained if precision == TRAINED else load_model(folder / EXPORTED, precision)
+        added = [model.score(image)[0] for image in images]
         found[precision] = replace(held, normals=[*held.normals, *added], scenes=[*held.scenes, *names])
     return found

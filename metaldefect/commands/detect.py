@@ -18,16 +18,29 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.deploy.bundle import METADATA
-from metaldefect.deploy.runtime import Detector, overlay, score_tiles
+from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.errors import UserError, printable
 from metaldefect.image_files import IMAGE_SUFFIXES, REFUSED_SUFFIXES, Levels, is_hidden_name
-from metaldefect.images import U8, UnreadableImageError, read_grey, resize, write_png
+from metaldefect.images import (
+    U8,
+    Channels,
+    ImageSize,
+    UnreadableImageError,
+    as_channels,
+    height_and_width,
+    middle,
+    read_grey,
+    read_image,
+    resize,
+    write_png,
+)
 from metaldefect.inspection.layout import GOOD
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
+from metaldefect.tiling import score_tiles
 
 SCORES = "scores.csv"
 JSON_LINES = "scores.jsonl"
@@ -40,21 +53,28 @@ COLUMNS = ("image", "score", "threshold", "is_anomalous", "heat_map", "refused")
 class Model:
     """A detector ready to use.
 
-    `detect` maps `uint8 [image_size, image_size]` to a score and a `float32` map of the same size.
+    `detect` maps an image of `image_size` to a score and a `float32` map of the same size; with three
+    `channels` the image is `uint8 [H, W, 3]`, with one `[H, W]`.
     `levels` says how image files with more than 8 bits are read. With `overlap`, images are scored in tiles
     of `image_size` that share so many pixels, instead of being resized. With `resizes`, `detect` takes images
     of any size.
     """
 
     detect: Callable[[U8], tuple[float, NDArray[np.float32]]]
-    image_size: int
+    image_size: ImageSize
     threshold: float
     levels: Levels | None = None
     overlap: int | None = None
     resizes: bool = False
+    channels: Channels = 1
+
+    def read(self, path: Path) -> U8:
+        """Read an image file as the detector's training images were read."""
+        return read_image(path, self.channels, self.levels)
 
     def score(self, image: U8) -> tuple[float, NDArray[np.float32]]:
-        """Score and map, at the image's size, of a grey image `uint8 [H, W]`."""
+        """Score and map, at the image's size, of an image `uint8 [H, W]` or `[H, W, 3]`."""
+        image = as_channels(image, self.channels)
         if self.overlap is not None:
             return score_tiles(partial(map, self.detect), image, self.image_size, self.overlap)
         score, anomaly_map = self.detect(image if self.resizes else resize(image, self.image_size))
@@ -78,7 +98,7 @@ def load_model(
         folder: written by `metaldefect train` or the stage `train_efficientad` (holds `config.json`), or
             an export (holds `metadata.json`).
         precision: which graph of an export: fp32, fp16 or int8; ignored for a trained detector.
-        overlap: see `Model`.
+        overlap: see `Model`; None: as the detector was trained.
         public_key: PEM file; an export must be signed by its owner, and a trained detector is refused.
 
     Raises:
@@ -91,18 +111,26 @@ def load_model(
             detector.image_size,
             detector.threshold,
             detector.levels,
-            overlap,
+            detector.tiles if overlap is None else overlap,
             resizes=True,
+            channels=detector.channels,
         )
     if public_key is not None:
         raise UserError(f"{folder} is no export: only exports are signed")
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: train a detector with `metaldefect train`")
     model, config = load_detector(folder)
-    return Model(partial(infer, model), config.image_size, config.threshold, config.levels, overlap)
+    return Model(
+        partial(infer, model),
+        config.image_size,
+        config.threshold,
+        config.levels,
+        config.tiles if overlap is None else overlap,
+        channels=config.channels,
+    )
 
 
-def frames_of(path: Path, levels: Levels | None = None) -> list[Frame]:
+def frames_of(path: Path, read: Callable[[Path], U8] = read_grey) -> list[Frame]:
     """List one image, every image below a folder, or those that a pattern matches, sorted.
 
     Images of a folder are named by their relative path, those of a pattern by their path. Leaves out hidden
@@ -110,25 +138,23 @@ def frames_of(path: Path, levels: Levels | None = None) -> list[Frame]:
 
     Args:
         path: an image, a folder of images, or a pattern such as `shift-*/*.png`.
-        levels: the model's.
+        read: the model's.
 
     Raises:
         UserError: `path` does not exist or holds no image.
     """
     if path.is_file():
-        return [Frame(path.name, partial(read_grey, path, levels=levels))]
+        return [Frame(path.name, partial(read, path))]
     if not path.is_dir():
         matched = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         if not matched:
             raise UserError(f"{path} does not exist: name an image, a folder of images or a pattern")
         files = [file for file in matched if file.is_file() and file.suffix.lower() in IMAGES]
-        return [Frame(file.as_posix().lstrip("/"), partial(read_grey, file, levels=levels)) for file in files]
+        return [Frame(file.as_posix().lstrip("/"), partial(read, file)) for file in files]
     found = images_below(path)
     if not found:
         raise UserError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return [
-        Frame(file.relative_to(path).as_posix(), partial(read_grey, file, levels=levels)) for file in found
-    ]
+    return [Frame(file.relative_to(path).as_posix(), partial(read, file)) for file in found]
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -143,13 +169,13 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def watch_frames(
-    folder: Path, levels: Levels | None = None, wait: Callable[[float], None] = time.sleep
+    folder: Path, read: Callable[[Path], U8] = read_grey, wait: Callable[[float], None] = time.sleep
 ) -> Iterator[Frame]:
     """Yield the images in a folder, then each new one once its size has stopped growing; never ends.
 
     Args:
         folder: an existing folder.
-        levels: the model's.
+        read: the model's.
         wait: sleeps between two looks.
 
     Raises:
@@ -166,20 +192,20 @@ def watch_frames(
         sizes = present
         for file in whole:
             done.add(file)
-            yield Frame(file.relative_to(folder).as_posix(), partial(read_grey, file, levels=levels))
+            yield Frame(file.relative_to(folder).as_posix(), partial(read, file))
         if not whole:
             wait(POLL_SECONDS)
 
 
-def synthetic_frames(count: int, size: int, seed: int) -> list[Frame]:
+def synthetic_frames(count: int, size: ImageSize, seed: int) -> list[Frame]:
     """List procedural images, cycling through normal and each anomaly; names contain the kind."""
-    kinds = (GOOD, *ANOMALIES)
+    kinds, shape = (GOOD, *ANOMALIES), height_and_width(size)
 
     def draw(kind: str, index: int) -> U8:
         rng = keyed_generator(seed, "infer", kind, index)
         if kind == GOOD:
-            return generate_normal_image(rng, size)
-        return generate_anomalous_image(kind, rng, size)[0]
+            return middle(generate_normal_image(rng, max(shape)), shape)
+        return middle(generate_anomalous_image(kind, rng, max(shape))[0], shape)
 
     chosen = [(kinds[index % len(kinds)], index) for index in range(count)]
     return [Frame(f"{index:04d}_{kind}.png", partial(draw, kind, index)) for kind, index in chosen]

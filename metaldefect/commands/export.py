@@ -14,6 +14,7 @@ from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.runtime import Detector
 from metaldefect.efficientad.calibration import CalibrationImages, Scores
+from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, write_scores
 from metaldefect.efficientad.thresholds import transfer
 from metaldefect.efficientad.torch_model import EfficientAD
@@ -48,25 +49,24 @@ def export_beside(
     bundle.mkdir()
     ranges = np.stack([normal[index] for index in range(min(len(normal), RANGE_IMAGES))])
     export_bundle(
-        InspectionGraph(model, config.image_size, config.levels),
+        InspectionGraph(model, config.image_size, config.levels, config.channels),
         config,
         bundle,
         with_painted_anomalies(ranges, seed),
         images.normals,
-        known.normals,
+        known.normals if config.tiles is None else [infer(model, image)[0] for image in images.normals],
         Lineage(model_sha256=sha256_file(folder / WEIGHTS)),
     )
     scores = {TRAINED: known}
     for precision in PRECISIONS:
         detector = Detector.load(bundle, precision)
-        scores[precision] = Scores(
-            scores_of(detector, images.normals), known.scenes, scores_of(detector, images.defects)
-        )
+        found = scores_of(detector, images.normals), scores_of(detector, images.defects)
+        scores[precision] = images.whole_scores(*found)
     write_scores(folder, scores)
 
 
 def scores_of(detector: Detector, images: U8) -> list[float]:
-    """Scores of grey images `uint8 [N, S, S]`."""
+    """Scores of images `uint8 [N, H, W]` or `[N, H, W, 3]`."""
     return [score for score, _ in map(detector.detect, images)]
 
 

@@ -10,18 +10,23 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from metaldefect.config import Config
-from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, Size, TrainingConfig
+from metaldefect.efficientad.config import (
+    AUTO,
+    AutoImageSettings,
+    CalibrationSettings,
+    Size,
+    TrainingConfig,
+)
 from metaldefect.errors import UserError
 from metaldefect.image_files import LevelsSetting
 from metaldefect.maskgit.sampling_config import DrawingSettings
 from metaldefect.procedural.textures import Finish
 from metaldefect.synthesis.config import InsertionSettings
 
-AUTO = "auto"
 # Without a settings file. The paper trains 70,000 steps with 1e-4 and 0.999; a training of minutes needs
 # larger steps and more of an image's errors to learn from.
 SHORT = {"learning_rate": 4e-4, "hard_quantile": 0.97, "steps": 600}
-FROM_IMAGES = {"image_size": 256, "minutes": 30.0, "penalty_images": 500, "residual_metric": "choose"}
+FROM_IMAGES = {"image_size": AUTO, "minutes": 30.0, "penalty_images": 500, "residual_metric": "choose"}
 PROCEDURAL = {"image_size": 128, "source": "synthetic"}
 
 
@@ -42,7 +47,7 @@ class GeneratedSettings(DrawingSettings, InsertionSettings):
     maskgit: Path = Path("models/maskgit")
 
 
-class TrainSettings(TrainingConfig, ImageSettings, CalibrationSettings):
+class TrainSettings(TrainingConfig, AutoImageSettings, CalibrationSettings):
     """All keys of `conf/efficientad.yaml`, which explains each of them."""
 
     output: Path
@@ -56,6 +61,7 @@ class TrainSettings(TrainingConfig, ImageSettings, CalibrationSettings):
     adapter: str = AUTO
     levels: LevelsSetting | None = None
     scenes: str | None = None
+    tiles: NonNegativeInt | None = None
     max_rejected: NonNegativeInt = 0
     synthetic: SyntheticSettings = SyntheticSettings()
     generated: GeneratedSettings = GeneratedSettings()

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metaldefect.artifacts import atomic_directory
-from metaldefect.commands.settings import AUTO, GeneratedSettings, TrainSettings
+from metaldefect.commands.settings import GeneratedSettings, TrainSettings
+from metaldefect.efficientad.config import AUTO
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
+from metaldefect.images import Channels, ImageSize
 from metaldefect.ingest.adapters import recognise
 from metaldefect.ingest.inspection import build_inspection
 from metaldefect.inspection.layout import SCENES
+from metaldefect.inspection.look import SIDE, look_for_channels, look_for_size
 from metaldefect.inspection.provider import (
     DatasetProvider,
     GeneratedDatasetProvider,
@@ -45,8 +48,9 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
         return SyntheticDatasetProvider(
             settings.seed,
             SyntheticCounts(counts.train, counts.validation, counts.test_normal, counts.test_anomalies),
-            settings.image_size,
+            SIDE if isinstance(settings.image_size, str) else settings.image_size,
             counts.finish,
+            1 if isinstance(settings.channels, str) else settings.channels,
         )
     assert settings.root is not None
     adapter = recognise(settings.root) if settings.adapter == AUTO else settings.adapter
@@ -64,7 +68,7 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
         settings.max_rejected,
         settings.scenes,
     )
-    real = RealDatasetProvider(root)
+    real = RealDatasetProvider(root, chosen_channels(settings, root))
     if settings.source == "real":
         return real
     generated, canvases = settings.generated, canvases_of(real)
@@ -77,7 +81,28 @@ def make_provider(settings: TrainSettings, work: Path) -> DatasetProvider:
     inserted = kept_folder(
         work / "inserted", parts, lambda folder: insert_into(canvases, generated, settings.seed, folder)
     )
-    return GeneratedDatasetProvider(root, inserted)
+    return GeneratedDatasetProvider(root, inserted, real.channels)
+
+
+def chosen_channels(settings: TrainSettings, root: Path) -> Channels:
+    """The channels that the settings name, or those that suit the training images of a prepared folder."""
+    if not isinstance(settings.channels, str):
+        return settings.channels
+    channels, why = look_for_channels(RealDatasetProvider(root, 3).train())
+    print(why)
+    return channels
+
+
+def chosen_size(settings: TrainSettings, provider: DatasetProvider) -> ImageSize:
+    """The image size that the settings name, or the one that suits the training images."""
+    if not isinstance(settings.image_size, str):
+        return settings.image_size
+    if settings.tiles is not None:
+        return SIDE
+    size, why = look_for_size(provider.train())
+    if why:
+        print(why)
+    return size
 
 
 def prepared_folder(

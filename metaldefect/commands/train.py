@@ -14,7 +14,7 @@ from metaldefect.artifacts import atomic_directory, write_json
 from metaldefect.commands.budget import Budget, Stopwatch, TrainingClock, seconds_per_image
 from metaldefect.commands.export import RANGE_IMAGES, export_beside
 from metaldefect.commands.settings import TrainSettings
-from metaldefect.commands.sources import make_provider
+from metaldefect.commands.sources import chosen_size, make_provider
 from metaldefect.deploy.bundle import PRECISIONS
 from metaldefect.efficientad.calibration import RIDGES, Calibration, calibrate
 from metaldefect.efficientad.config import TrainingConfig
@@ -44,9 +44,11 @@ from metaldefect.efficientad.validation_curve import ValidationCurve, record
 from metaldefect.errors import UserError
 from metaldefect.figures import save_figures
 from metaldefect.hardware import set_threads, use_device
-from metaldefect.image_files import Levels
-from metaldefect.inspection.provider import InspectionImage
+from metaldefect.images import ImageSize, height_and_width
+from metaldefect.inspection.provider import DatasetProvider, InspectionImage
+from metaldefect.inspection.tiles import TiledProvider
 from metaldefect.metrics import detection
+from metaldefect.tiling import plan_tiles
 from metaldefect.training.callbacks import ComputingTime
 
 METRICS = "metrics.json"
@@ -64,23 +66,30 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     use_device(settings.accelerator)
     set_threads()
     budget = Budget(settings.minutes)
-    work, size = work_folder(settings), settings.image_size
+    work = work_folder(settings)
     provider = make_provider(settings, work)
+    size, tiles = chosen_size(settings, provider), settings.tiles
+    if tiles is not None:
+        provider = TiledProvider(provider, height_and_width(size), tiles, work / "tiles")
+        print("; ".join([f"{len(provider.train())} tiles to train on", *provider.notes]))
     teacher = choose_teacher(settings)
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out = hold_out(provider, size, settings.seed)
     test = provider.test()
     bank = fill_bank(images.normal, available_features(teacher), settings.seed)
-    with_bank, of_bank, seconds = measure_bank(bank, test, settings)
+    with_bank, of_bank, seconds = measure_bank(bank, test, size, settings.seed, tiles)
     clock = budget.clock_for_training(
-        passes_around_training(held_out, len(images.normal), len(test), settings.export),
+        passes_around_training(
+            held_out, len(images.normal), count_passes(test, size, tiles), settings.export
+        ),
         seconds_per_image(teacher, size),
         seconds,
     )
     trained, curve = train_and_keep_best(settings, teacher, images, held_out, work, clock)
-    ridges = RIDGES if settings.residual_metric == "choose" else ()
+    # Fitting the covariance holds every image's residual in memory: too many tiles for that
+    ridges = RIDGES if settings.residual_metric == "choose" and tiles is None else ()
     calibration = calibrate(trained.model, held_out.calibration, target_of(settings), ridges)
-    scored = score_test_images(trained.model, test, size, "score test images")
+    scored = score_test_images(trained.model, test, size, "score test images", tiles)
     summary = summarise(scored, calibration.threshold, settings.seed)
     metrics = {
         **summary,
@@ -98,9 +107,10 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         print(f"not measured: {names}: {reason}")
     figures = detector_figures({settings.source: scored}, calibration.threshold, with_bank)
     figures |= training_figures(calibration, curve)
-    config = detector_config(settings, teacher, calibration, provider.levels)
+    config = detector_config(settings, teacher, calibration, size, provider)
     with atomic_directory(settings.output) as folder:
-        record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source}
+        look = {"image_size": size, "channels": provider.channels}
+        record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source} | look
         save_detector(folder, trained.model, config, record, calibration)
         write_json(folder / METRICS, metrics)
         write_json(folder / "losses.json", trained.history)
@@ -116,12 +126,12 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
 
 
 def measure_bank(
-    bank: MemoryBank, test: Sequence[InspectionImage], settings: TrainSettings
+    bank: MemoryBank, test: Sequence[InspectionImage], size: ImageSize, seed: int, tiles: int | None
 ) -> tuple[list[Scored], dict[str, Any], float]:
     """The test set scored with the bank, the bank's metrics, and the seconds that both took."""
     watch = Stopwatch()
-    scored = score_with_bank(bank, test, settings.image_size)
-    found = bank_metrics(bank, scored, settings.seed, detection.BOOTSTRAP_SAMPLES)
+    scored = score_with_bank(bank, test, size, tiles)
+    found = bank_metrics(bank, scored, seed, detection.BOOTSTRAP_SAMPLES)
     return scored, found, watch.seconds
 
 
@@ -138,6 +148,14 @@ def passes_around_training(held_out: HeldOut, train: int, test: int, export: boo
     if held_out.curve is not None:  # its last point lies behind the end of the training
         passes += len(held_out.curve.normals) + len(held_out.curve.defects)
     return passes
+
+
+def count_passes(test: Sequence[InspectionImage], size: ImageSize, tiles: int | None) -> int:
+    """How often the networks run to score the test images; all count as large as the first."""
+    if tiles is None or not test:
+        return len(test)
+    height, width = test[0].image.shape[:2]
+    return len(test) * len(plan_tiles((height, width), height_and_width(size), tiles))
 
 
 def train_and_keep_best(
@@ -216,14 +234,17 @@ def detector_config(
     settings: TrainSettings,
     teacher: PatchDescriptionNetwork,
     calibration: Calibration,
-    levels: Levels | None = None,
+    size: ImageSize,
+    provider: DatasetProvider,
 ) -> DetectorConfig:
     """The configuration that is saved with the detector and needed to use it."""
     networks = NetworkConfig(
         teacher.size,
         settings.padding,
-        settings.image_size,
+        size,
         count_include_pad=teacher.count_include_pad,
-        levels=levels,
+        levels=provider.levels,
+        channels=provider.channels,
+        tiles=settings.tiles,
     )
     return calibrated(networks, calibration, settings.threshold_quantile)

@@ -12,6 +12,7 @@ from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_js
 from metaldefect.config import Config
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
+from metaldefect.images import Channels, ImageSize
 
 METADATA = "metadata.json"
 ONNX = "model.onnx"
@@ -89,7 +90,9 @@ class FrameRule(Config):
         name: of the graph's input.
         layout: always NHWC.
         type: `u8`, or `u16` for a detector that was trained on images with more than 8 bits.
-        channels: how many a frame may have; three are RGB and become grey by Rec. 601.
+        channels: how many a frame may have; three are RGB.
+        seen: what the detector sees of them. 1: colour becomes grey by Rec. 601; 3: colours are kept, a grey
+            frame gives three equal channels.
         levels: which levels of a `u16` frame become black and white.
         resize: how frames become the model's size, inside the graph.
     """
@@ -98,6 +101,7 @@ class FrameRule(Config):
     layout: Literal["NHWC"] = "NHWC"
     type: Literal["u8", "u16"]
     channels: tuple[int, ...]
+    seen: Channels = 1
     levels: Levels | None
     resize: str = "antialiased bilinear, rounded to whole levels after each axis, as Pillow does"
 
@@ -125,7 +129,9 @@ class Metadata(Config):
         schema_version: of this format.
         model: name of the network.
         padding: whether its feature networks are padded.
-        image_size: side of the square that frames are resized to, px.
+        image_size: side of the square, or height and width, that frames are resized to, px.
+        tiles: larger frames are cut into tiles of `image_size` that share so many pixels, and get the largest
+            score; None: the graph resizes them.
         input: what frames look like.
         outputs: the graph's outputs by name, in words.
         map_weights: of the two maps that make the anomaly map.
@@ -140,7 +146,8 @@ class Metadata(Config):
     schema_version: int = SCHEMA_VERSION
     model: str
     padding: bool
-    image_size: int
+    image_size: ImageSize
+    tiles: int | None = None
     input: FrameRule
     outputs: dict[str, str]
     map_weights: dict[str, float]

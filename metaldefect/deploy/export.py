@@ -36,8 +36,9 @@ from metaldefect.deploy.graph import INPUT, OUTPUTS, InspectionGraph
 from metaldefect.efficientad.model_files import MAPS, DetectorConfig
 from metaldefect.efficientad.thresholds import transfer
 from metaldefect.image_files import MAX_PIXELS, MIN_SIDE
-from metaldefect.images import U8
+from metaldefect.images import U8, height_and_width
 
+FRAME_CHANNELS = (1, 3)  # that frames of every detector may have
 # Eight bits are too few for resizing, for the feature differences, their squares and the map scaling.
 NOT_QUANTISED = (
     "MatMul",
@@ -71,9 +72,10 @@ def export_bundle(
         graph: the detector with its preprocessing.
         config: the detector's configuration.
         folder: an empty folder.
-        calibration: images `uint8 [N, S, S]` that set the INT8 ranges. Some must show defects, real or
+        calibration: images of the detector's size, `uint8 [N, H, W]` or `[N, H, W, 3]`, that set the INT8
+            ranges. Some must show defects, real or
             painted, because INT8 clips values beyond those of the images.
-        normals: validation images without defects, `uint8 [M, S, S]`.
+        normals: validation images without defects, of the same shape.
         known: the trained networks' scores of these normals, from their calibration.
         lineage: where the detector comes from.
         golden_frames: how many frames the self-test has.
@@ -86,7 +88,7 @@ def export_bundle(
     export_onnx(graph, folder / ONNX)
     rule = frame_rule(graph)
     golden = draw_golden_frames(graph.size, graph.levels, golden_frames)
-    frames = [*(as_frame(image, rule) for image in normals), *golden]
+    frames = [as_frame(image, rule) for image in [*normals, *golden]]
     with tempfile.TemporaryDirectory(dir=folder) as raw:
         export_openvino(folder / ONNX, Path(raw), [as_frame(image, rule) for image in calibration])
         compiled = {name: CompiledGraph(Path(raw) / graph_file(name), name) for name in PRECISIONS}
@@ -99,13 +101,15 @@ def export_bundle(
             write_described(Path(raw) / graph_file(name), folder / graph_file(name), thresholds[name])
     names = write_golden_frames(folder, golden)
     expected = {name: values[len(normals) :] for name, values in scores.items()}
+    height, width = height_and_width(graph.size)
     content = {
         "model": f"EfficientAD-{config.size}",
         "padding": config.padding,
         "image_size": graph.size,
+        "tiles": config.tiles,
         "input": rule,
         "outputs": {
-            "anomaly_map": f"f32 [1, 1, {graph.size}, {graph.size}]",
+            "anomaly_map": f"f32 [1, 1, {height}, {width}]",
             "score": "f32 [1], the map's maximum",
             "student_map": "as anomaly_map: the scaled student-teacher map, which sees local structure",
             "autoencoder_map": "as anomaly_map: the scaled autoencoder map, which sees the whole part",
@@ -136,22 +140,22 @@ def frame_rule(graph: InspectionGraph) -> FrameRule:
     return FrameRule(
         name=INPUT,
         type="u8" if graph.levels is None else "u16",
-        channels=graph.channels,
+        channels=FRAME_CHANNELS,
+        seen=graph.channels,
         levels=graph.levels,
     )
 
 
 def export_onnx(graph: InspectionGraph, path: Path) -> None:
     """Write the graph for one frame `[1, H, W, C]` of any size as a single ONNX file with its weights."""
-    channels = max(graph.channels)
-    example = torch.zeros(1, graph.size, graph.size + 1, channels, dtype=graph.dtype)
+    height, width = height_and_width(graph.size)
+    example = torch.zeros(1, height, width + 1, max(FRAME_CHANNELS), dtype=graph.dtype)
     longest = MAX_PIXELS // MIN_SIDE
     dynamic = {
         axis: torch.export.Dim(name, min=MIN_SIDE, max=longest)
         for axis, name in ((1, "height"), (2, "width"))
     }
-    if channels > 1:
-        dynamic[3] = torch.export.Dim("channels", min=1, max=channels)
+    dynamic[3] = torch.export.Dim("channels", min=1, max=max(FRAME_CHANNELS))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.onnx.export(
         graph.eval(),

@@ -17,12 +17,11 @@ GREY_RANGE = 255.0
 def as_frame(image: NDArray[Any], rule: FrameRule) -> NDArray[Any]:
     """Turn an image into the `[H, W, C]` array that the graph takes.
 
-    A detector for 16-bit frames also takes 8-bit grey ones: they are spread over its levels, and the graph
-    makes the same grey of them again.
+    A detector for 16-bit frames also takes 8-bit ones: they are spread over its levels, and the graph makes
+    the same levels of them again.
 
     Args:
-        image: `uint8 [H, W]`, `[H, W, 1]` or RGB `[H, W, 3]`; for a detector with levels also
-            `uint16 [H, W]` or `[H, W, 1]`.
+        image: `uint8 [H, W]`, `[H, W, 1]` or RGB `[H, W, 3]`; for a detector with levels also `uint16`.
         rule: the detector's.
 
     Raises:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metaldefect.deploy.bundle import GOLDEN, Metadata
+from metaldefect.deploy.frames import GREY_RANGE, as_frame
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
+from metaldefect.images import ImageSize, height_and_width
 from metaldefect.inspection.layout import GOOD
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
@@ -29,7 +31,7 @@ TINT = (1.0, 0.92, 0.8)  # warm light
 Frame = NDArray[Any]
 
 
-def draw_golden_frames(size: int, levels: Levels | None, count: int = GOLDEN_FRAMES) -> list[Frame]:
+def draw_golden_frames(size: ImageSize, levels: Levels | None, count: int = GOLDEN_FRAMES) -> list[Frame]:
     """Draw normal metal and anomalies.
 
     Args:
@@ -38,29 +40,32 @@ def draw_golden_frames(size: int, levels: Levels | None, count: int = GOLDEN_FRA
         count: how many.
 
     Returns:
-        `uint8 [H, W, 1]` or `[H, W, 3]`, or with `levels` `uint16 [H, W, 1]`.
+        `uint8 [H, W, 1]` or `[H, W, 3]`; with `levels` the grey ones are `uint16`. PNG files keep them all.
     """
     kinds = (GOOD, *ANOMALIES)
     return [draw(kinds[k // len(SHAPES) % len(kinds)], k, size, levels) for k in range(count)]
 
 
-def draw(kind: str, index: int, size: int, levels: Levels | None) -> Frame:
+def draw(kind: str, index: int, size: ImageSize, levels: Levels | None) -> Frame:
     """Draw one golden frame."""
     rng = keyed_generator(0, "golden", kind, index)
-    height, width = (round(share * size) for share in SHAPES[index % len(SHAPES)])
+    shares = SHAPES[index % len(SHAPES)]
+    height, width = (round(share * side) for share, side in zip(shares, height_and_width(size), strict=True))
     side = max(height, width)
     square = (
         generate_normal_image(rng, side) if kind == GOOD else generate_anomalous_image(kind, rng, side)[0]
     )
     top, left = (side - height) // 2, (side - width) // 2
     grey = square[top : top + height, left : left + width, None]
+    # Fewer levels than 255 cannot hold an 8-bit colour frame, and PNG files hold no deeper one
+    holds_colour = levels is None or levels.high - levels.low >= GREY_RANGE
+    if index % COLOUR_INTERVAL == COLOUR_INTERVAL - 1 and holds_colour:
+        return np.rint(grey * np.array(TINT)).astype(np.uint8)
     if levels is not None:
         # Between two grey levels lie many levels of the camera: use them, but round to the same grey
         fine = grey + rng.uniform(-0.4, 0.4, grey.shape)
         scaled = levels.low + fine * (levels.high - levels.low) / 255.0
         return np.rint(np.clip(scaled, levels.low, levels.high)).astype(np.uint16)
-    if index % COLOUR_INTERVAL == COLOUR_INTERVAL - 1:
-        return np.rint(grey * np.array(TINT)).astype(np.uint8)
     return grey
 
 
@@ -75,12 +80,12 @@ def write_golden_frames(folder: Path, frames: list[Frame]) -> list[str]:
 
 
 def read_golden_frames(folder: Path, metadata: Metadata) -> list[Frame]:
-    """Read the golden frames of a bundle, `[H, W, C]` each."""
+    """Read the golden frames of a bundle, `[H, W, C]` each, as its graphs take them."""
     frames = []
     for item in metadata.golden:
         with Image.open(folder / GOLDEN / item.file) as image:
             pixels = np.asarray(image)
-        frames.append(pixels[..., None] if pixels.ndim == 2 else pixels)
+        frames.append(as_frame(pixels, metadata.input))
     return frames
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metaldefect.efficientad.anomaly_map import combine_maps, scale_maps
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.image_files import Levels
-from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
+from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, Channels, ImageSize, height_and_width
 
 INPUT = "frame"
 # The two maps that make the anomaly map say which network sees a defect. OpenVINO Model API demands one
@@ -32,14 +32,17 @@ class InspectionGraph(nn.Module):
 
     Args:
         model: the trained detector; the graph holds a CPU copy with the teacher's constants folded.
-        size: side of the square that frames are resized to, px.
-        levels: how 16-bit frames become grey; None: frames have 8 bits.
+        size: side of the square, or height and width, that frames are resized to, px.
+        levels: how 16-bit frames get 8 bits; None: frames have 8 bits.
+        channels: 1 makes colour grey; 3 keeps colours and repeats grey.
     """
 
-    def __init__(self, model: EfficientAD, size: int, levels: Levels | None = None) -> None:
+    def __init__(
+        self, model: EfficientAD, size: ImageSize, levels: Levels | None = None, channels: Channels = 1
+    ) -> None:
         super().__init__()
         self.model = fold_teacher_constants(model).eval()
-        self.size, self.levels = size, levels
+        self.size, self.levels, self.channels = size, levels, channels
         self.register_buffer("mean", 255.0 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", 255.0 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.register_buffer("grey_weights", torch.tensor([RED, GREEN, BLUE]))
@@ -53,42 +56,51 @@ class InspectionGraph(nn.Module):
         """Type of the frames: `uint16` with `levels`, else `uint8`."""
         return torch.uint8 if self.levels is None else torch.uint16
 
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Numbers of channels that frames may have; three are RGB."""
-        return (1, 3) if self.levels is None else (1,)
-
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return anomaly map, its maximum, and both scaled maps of a frame `[1, H, W, C]` of any size.
 
-        The maps are `float32 [1, 1, S, S]`, the score is `float32 [1]`.
+        The maps are `float32 [1, 1, *size]`, the score is `float32 [1]`.
         """
-        grey = resize_grey(self.grey(frame), self.size)[:, None]
-        raw = self.model.image_maps((grey - self.mean) / self.std)
+        pixels = self.colours(frame) if self.channels == 3 else self.grey(frame)
+        resized = resize_levels(pixels, self.size)
+        resized = resized[None] if self.channels == 3 else resized[:, None]
+        raw = self.model.image_maps((resized - self.mean) / self.std)
         anomaly_map = combine_maps(*raw, self.model.quantiles, self.model.map_weights)
         student_map, autoencoder_map = scale_maps(*raw, self.model.quantiles)
         return anomaly_map, anomaly_map.amax(dim=(1, 2, 3)), student_map, autoencoder_map
 
     def grey(self, frame: Tensor) -> Tensor:
         """Grey levels, whole numbers from 0 to 255, `float32 [1, H, W]`."""
-        if self.levels is not None:
-            low, high = self.levels.low, self.levels.high
-            return ((frame[..., 0].float() - low) * (255.0 / (high - low))).round().clamp(0.0, 255.0)
-        # With one channel, all three indices are 0: the weights sum to 1, and the level stays what it is
-        last = torch.arange(frame.shape[3])[-1:]
-        rgb = frame.index_select(3, torch.minimum(torch.arange(3), last)).float()
+        # Of a grey frame's three equal levels, the weights sum to 1: the level stays what it is
+        rgb = self.rgb(frame)
         return torch.floor(((rgb * self.grey_weights).sum(3) + FIXED_POINT / 2) / FIXED_POINT)
 
+    def colours(self, frame: Tensor) -> Tensor:
+        """Levels of each colour, whole numbers from 0 to 255, `float32 [3, H, W]`."""
+        return self.rgb(frame)[0].permute(2, 0, 1)
 
-def resize_grey(grey: Tensor, size: int) -> Tensor:
-    """Antialiased bilinear resize of whole levels `float32 [N, H, W]` to whole levels `[N, size, size]`.
+    def rgb(self, frame: Tensor) -> Tensor:
+        """Whole levels `float32 [1, H, W, 3]`; a frame of one channel gives three equal ones."""
+        # With one channel, all three indices are 0
+        last = torch.arange(frame.shape[3])[-1:]
+        three = torch.minimum(torch.arange(3), last)
+        if self.levels is None:
+            return frame.index_select(3, three).float()
+        low, high = self.levels.low, self.levels.high
+        levels = ((frame.float() - low) * (255.0 / (high - low))).round().clamp(0.0, 255.0)
+        return levels.index_select(3, three)
+
+
+def resize_levels(levels: Tensor, size: ImageSize) -> Tensor:
+    """Antialiased bilinear resize of whole levels `float32 [N, H, W]` to whole levels `[N, *size]`.
 
     It follows Pillow's `resize` of 8-bit images: along rows, then along columns, rounded after each. Levels
     differ from Pillow's by at most 1, in few pixels, whose exact value is a half. It is a matrix product
     because OpenVINO's own antialiased resize takes seconds per frame on CPUs without AVX-512.
     """
-    rows = torch.floor(grey @ resize_weights(grey.shape[2], size).T + HALF)
-    return torch.floor(resize_weights(grey.shape[1], size) @ rows + HALF)
+    height, width = height_and_width(size)
+    rows = torch.floor(levels @ resize_weights(levels.shape[2], width).T + HALF)
+    return torch.floor(resize_weights(levels.shape[1], height) @ rows + HALF)
 
 
 def resize_weights(length: int, size: int) -> Tensor:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.images import U8
+from metaldefect.images import U8, as_channels
 
 if TYPE_CHECKING:
     from metaldefect.deploy.runtime import Detection  # imports torch, which readers of a log do not need
@@ -58,7 +58,7 @@ class PredictionLog:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, image: U8, detection: Detection, answer: Mapping[str, Any]) -> None:
-        """Log one verdict about an image `uint8 [H, W]`.
+        """Log one verdict about an image `uint8 [H, W]` or `[H, W, 3]`.
 
         Args:
             image: the frame.
@@ -94,11 +94,12 @@ class PredictionLog:
 
 
 def observe(image: NDArray[Any], detection: Detection) -> dict[str, Any]:
-    """The columns `OBSERVED` of one frame."""
+    """The columns `OBSERVED` of one frame; of a colour frame its grey levels."""
+    grey = as_channels(image, 1)
     return {
         "score": detection.score,
-        "grey_mean": float(image.mean()),
-        "grey_std": float(image.std()),
+        "grey_mean": float(grey.mean()),
+        "grey_std": float(grey.std()),
         "embedding": map_means(detection),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from metaldefect.deploy.signature import check_signature
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
-from metaldefect.images import U8
-from metaldefect.tiling import cut_tiles, plan_tiles, stitch_maps
+from metaldefect.images import U8, Channels, as_channels, height_and_width, read_image
+from metaldefect.tiling import score_tiles
 
 HEAT = "inferno"
 WARM_UP_FRAMES = 3
@@ -106,22 +106,44 @@ class Detector:
         return cls(graph, metadata, precision, bundle_version(folder))
 
     @property
+    def tiles(self) -> int | None:
+        """Pixels that tiles share, if it was trained on tiles; None: frames are resized."""
+        return self.metadata.tiles
+
+    @property
+    def channels(self) -> Channels:
+        """What it sees: 1 makes colour grey, 3 keeps colours and repeats grey."""
+        return self.metadata.input.seen
+
+    @property
     def levels(self) -> Levels | None:
         """How files with more than 8 bits are read."""
         return self.metadata.input.levels
 
+    def read(self, path: Path | str) -> U8:
+        """Read an image file as the training images were read.
+
+        Raises:
+            UnreadableImageError: the rules of `metaldefect.image_files` refuse it.
+        """
+        return read_image(path, self.channels, self.levels)
+
     def warm_up(self) -> None:
         """Score a few grey frames: the first ones take longer, because OpenVINO allocates its memory."""
-        grey = np.full((self.image_size, self.image_size), 128, np.uint8)
+        grey = np.full(height_and_width(self.image_size), 128, np.uint8)
         for _ in range(WARM_UP_FRAMES):
             self.detect(grey)
 
     def predict(self, image: NDArray[Any]) -> Detection:
-        """Score an image of any size: `uint8 [H, W]`, RGB `[H, W, 3]`, or `uint16 [H, W]` with levels.
+        """Score an image of any size: `uint8 [H, W]` or RGB `[H, W, 3]`, with levels also `uint16`.
+
+        A detector that was trained on tiles scores tiles.
 
         Raises:
             RejectedFileError: the image is not what the detector takes.
         """
+        if self.tiles is not None:
+            return self.predict_tiles(image, self.tiles)
         return self.verdict(self.graph.score(as_frame(image, self.metadata.input)), image.shape)
 
     def predict_batch(self, images: Sequence[NDArray[Any]]) -> list[Detection]:
@@ -134,6 +156,9 @@ class Detector:
         Raises:
             RejectedFileError: as `predict`, once the image's turn comes.
         """
+        if self.tiles is not None:
+            yield from map(self.predict, images)  # whose tiles are scored several at once
+            return
         shapes: list[tuple[int, ...]] = []
 
         def frames() -> Iterator[NDArray[Any]]:
@@ -168,24 +193,8 @@ class Detector:
         return Detection(score, score > self.threshold, map_to_size(anomaly_map, (shape[0], shape[1])))
 
     def detect(self, image: U8) -> Scored:
-        """Return score and map `float32 [S, S]` at the model's size."""
+        """Return score and map, `float32` at the model's size."""
         return self.graph.score(as_frame(image, self.metadata.input))
-
-
-def score_tiles(
-    score: Callable[[Iterable[NDArray[Any]]], Iterable[Scored]], image: NDArray[Any], size: int, overlap: int
-) -> Scored:
-    """Score an image in tiles: the largest score of any, and the map `float32 [H, W]` blended from theirs.
-
-    Args:
-        score: scores tiles of one size, in order; their maps have that size too.
-        image: `[H, W]` or `[H, W, C]`.
-        size: side of the tiles, px.
-        overlap: pixels that neighbouring tiles share.
-    """
-    tiling = plan_tiles((image.shape[0], image.shape[1]), (size, size), overlap)
-    scores, maps = zip(*score(iter(cut_tiles(image, tiling))), strict=True)
-    return max(scores), stitch_maps(np.stack(maps), tiling)
 
 
 def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, strength: float = 0.55) -> U8:
@@ -195,7 +204,7 @@ def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, stren
     images are comparable.
 
     Args:
-        image: grey `uint8 [H, W]`.
+        image: `uint8 [H, W]` or RGB `[H, W, 3]`.
         anomaly_map: `float32 [H, W]`.
         threshold: the detector's threshold.
         strength: largest opacity, in [0, 1].
@@ -203,9 +212,9 @@ def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, stren
     Raises:
         UserError: image and map differ in size.
     """
-    if image.shape != anomaly_map.shape:
-        raise UserError(f"image is {image.shape}, anomaly map {anomaly_map.shape}")
+    if image.shape[:2] != anomaly_map.shape:
+        raise UserError(f"image is {image.shape[:2]}, anomaly map {anomaly_map.shape}")
     level = np.clip(anomaly_map / max(2 * threshold, 1e-6), 0, 1)
     colours = matplotlib.colormaps[HEAT](level)[..., :3] * 255
     opacity = (strength * level)[..., None]
-    return ((1 - opacity) * image[..., None] + opacity * colours).round().astype(np.uint8)
+    return ((1 - opacity) * as_channels(image, 3) + opacity * colours).round().astype(np.uint8)

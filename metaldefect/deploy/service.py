@@ -31,7 +31,7 @@ from metaldefect.deploy.live import LiveDetector
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
-from metaldefect.images import U8, read_grey
+from metaldefect.images import U8
 
 MILLION = 1_000_000
 
@@ -204,7 +204,7 @@ class Service:
             if pixels > self.settings.max_pixels:
                 raise self.refusal(413, f"{pixels} pixels, more than {self.settings.max_pixels}")
             try:
-                return read_grey(file.name, levels=self.live.current.levels)
+                return self.live.current.read(file.name)
             except UserError as error:
                 reason = str(error).partition(": ")[2] or str(error)
                 raise self.refusal(422, reason) from error

@@ -17,8 +17,9 @@ from metaldefect.efficientad.residual_metric import Maps, cross_fitted_maps, fol
 from metaldefect.efficientad.thresholds import Target, Threshold, choose_threshold
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.errors import UserError
-from metaldefect.images import U8, stack_resized, to_imagenet_range
+from metaldefect.images import U8, ImageSize, stack_resized, to_imagenet_range
 from metaldefect.inspection.provider import InspectionImage
+from metaldefect.inspection.tiles import number_wholes
 
 MAP_QUANTILES = (0.9, 0.995)
 PAPER_SHARE = 0.5
@@ -34,32 +35,46 @@ FEWEST_IMAGES = 10
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Held-out images to calibrate with; all grey `uint8 [N, H, W]` at the detector's size.
+    """Held-out images to calibrate with, `uint8 [N, H, W]` or `[N, H, W, 3]` at the detector's size.
 
     Attributes:
         normals: good images that no training used.
         scenes: scene of each normal.
         defects: inserted defects; may be empty.
         defect_scenes: scene of each defect's canvas.
+        wholes: number of the image that each normal is a tile of, ascending from 0 at its first tile; None:
+            every normal is a whole image.
     """
 
     normals: U8
     scenes: Sequence[str]
     defects: U8
     defect_scenes: Sequence[str]
+    wholes: Sequence[int] | None = None
 
     @classmethod
     def of(
-        cls, normals: Sequence[InspectionImage], defects: Sequence[InspectionImage], size: int
+        cls, normals: Sequence[InspectionImage], defects: Sequence[InspectionImage], size: ImageSize
     ) -> CalibrationImages:
-        """Images of a provider, resized to squares of side `size`."""
+        """Images of a provider, resized."""
         good, bad = list(normals), list(defects)
         return cls(
             stack_resized((item.image for item in good), size),
             [item.scene for item in good],
             stack_resized((item.image for item in bad), size),
             [item.scene for item in bad],
+            number_wholes(good),
         )
+
+    def whole_scores(self, normals: Sequence[float], defects: Sequence[float]) -> Scores:
+        """Scores of whole images: the largest of an image's tiles; a defect's tile speaks for its image."""
+        largest: dict[int, float] = {}
+        scenes: dict[int, str] = {}
+        wholes = range(len(normals)) if self.wholes is None else self.wholes
+        for whole, score, scene in zip(wholes, normals, self.scenes, strict=True):
+            largest[whole] = max(score, largest.get(whole, score))
+            scenes[whole] = scene
+        return Scores(list(largest.values()), list(scenes.values()), list(defects))
 
     def judges(self) -> tuple[NDArray[np.intp], str]:
         """The normals that the map weights are chosen by, and which these are, in words.
@@ -145,7 +160,7 @@ def calibrate(
         fold_metric(model, whitening(covariance, metric))
     model.quantiles.copy_(chosen.quantiles)
     model.map_weights.copy_(torch.tensor([chosen.share, 1.0 - chosen.share]))
-    kept = Scores(chosen.normals.tolist(), list(images.scenes), chosen.defects.tolist())
+    kept = images.whole_scores(chosen.normals.tolist(), chosen.defects.tolist())
     threshold = kept.threshold(target)
     record = {
         "map_scales": {
@@ -237,7 +252,7 @@ def fit_map_quantiles(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tens
 
     Args:
         model: trained.
-        images: grey `uint8 [N, H, W]`.
+        images: `uint8 [N, H, W]` or `[N, H, W, 3]`.
 
     Returns:
         Both maps of each image, unscaled.
@@ -266,7 +281,7 @@ def set_map_quantiles(model: EfficientAD, maps: Maps) -> None:
 def maps_of(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tensor]]:
     """Both maps of each image, at image size and unscaled, `float32 [1, 1, H, W]` each."""
     device = model.quantiles.device
-    return [model.image_maps(to_imagenet_range(np.array(image[None])).to(device)) for image in images]
+    return [model.image_maps(to_imagenet_range(image[None]).to(device)) for image in images]
 
 
 def share_scores(

@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from metaldefect.config import Config
+from metaldefect.images import Channels, ImageSize, height_and_width
 
 Size = Literal["S", "M"]
+AUTO: Final = "auto"  # found from the images
+SMALLEST_SIDE = 128  # px; below, the autoencoder's last maps vanish
+
+
+def read_size(value: Any) -> Any:
+    """Turn `256` or `160x400` (height x width) into numbers; leave the rest to the field's type."""
+    if not isinstance(value, str) or value == AUTO:
+        return value
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
+        raise ValueError(f"{value!r} is no size: write 256, or height x width as 160x400")
+    numbers = tuple(int(side) for side in sides)
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def check_size(size: Any) -> Any:
+    """Check that the networks take it; two equal sides become one number."""
+    if size == AUTO:
+        return size
+    height, width = height_and_width(size)
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(f"{height} x {width} px: at least {SMALLEST_SIDE} per side are needed")
+    return height if height == width else (height, width)
+
+
+def read_channels(value: Any) -> Any:
+    """Turn `"1"` and `"3"` of a command line into numbers."""
+    return int(value) if value in ("1", "3") else value
+
+
+SizeSetting = Annotated[ImageSize, BeforeValidator(read_size), AfterValidator(check_size)]
+ChannelsSetting = Annotated[Channels, BeforeValidator(read_channels)]
 
 
 class TrainingSettings(Config):
@@ -39,22 +72,41 @@ class TrainingConfig(TrainingSettings):
     seed: NonNegativeInt = 0
 
 
-class ImageSettings(Config):
-    """What a detector sees.
+class NetworkSettings(Config):
+    """Choices about the networks and their penalty images.
 
     Attributes:
-        image_size: side of the square that images are resized to, px.
         padding: padded networks describe the border too; unpadded ones are faster.
         penalty: whether natural images are kept from being imitated.
         natural: folder of natural images for the penalty; None: packaged photographs.
         penalty_images: natural images that the penalty uses.
     """
 
-    image_size: int = Field(default=256, ge=128)
     padding: bool = True
     penalty: bool = True
     natural: Path | None = None
     penalty_images: PositiveInt = 128
+
+
+class ImageSettings(NetworkSettings):
+    """What a detector sees.
+
+    Attributes:
+        image_size: side of the square that images are resized to, or height and width, px.
+        channels: 1, colour becomes grey; or 3, colours are kept and grey images have three equal channels.
+    """
+
+    image_size: SizeSetting = 256
+    channels: ChannelsSetting = 1
+
+
+class AutoImageSettings(NetworkSettings):
+    """`ImageSettings` whose size and channels may be found from the training images."""
+
+    image_size: Annotated[
+        ImageSize | Literal["auto"], BeforeValidator(read_size), AfterValidator(check_size)
+    ] = AUTO
+    channels: Annotated[Channels | Literal["auto"], BeforeValidator(read_channels)] = AUTO
 
 
 class CalibrationSettings(Config):

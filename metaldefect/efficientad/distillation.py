@@ -18,11 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metaldefect.efficientad.distillation_config import DistillationConfig
-from metaldefect.efficientad.distillation_data import CropBatches, DistillationImages, as_colour, resized
+from metaldefect.efficientad.distillation_data import CropBatches, DistillationImages, resized
 from metaldefect.efficientad.teacher_targets import PatchFeatures, channel_statistics
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size
 from metaldefect.hardware import autocast, device
-from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
+from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, to_unit_range
 from metaldefect.training.callbacks import ComputingTime
 from metaldefect.training.module import Trainee
 from metaldefect.training.trainer import fit
@@ -255,7 +255,7 @@ def evaluate(
     for name, group in (("natural", images.natural), ("metal", images.metal)):
         errors = []
         for number in range(len(group)):
-            large = resized(as_colour(np.asarray(group[number])[None]), 2 * image_size).to(on)
+            large = resized(to_unit_range(group[number][None]), 2 * image_size).to(on)
             target = ((features(large, size) - mean) / std).cpu()
             residual = target - predict(large).cpu()
             errors.append(float(residual.square().mean()))

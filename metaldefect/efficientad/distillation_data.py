@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metaldefect.errors import UserError
-from metaldefect.images import U8
+from metaldefect.images import U8, to_unit_range
 from metaldefect.ingest.groups import fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.natural import Natural
 from metaldefect.training.data import Images, LazyImages
@@ -98,12 +98,6 @@ def scenes(images: Images) -> list[int]:
     return first_of_each(len(prints), near_duplicate_pairs(prints)).tolist()
 
 
-def as_colour(images: U8) -> Tensor:
-    """Grey `uint8 [N, S, S]` or colour `[N, S, S, 3]` as `float32 [N, 3, S, S]` in [0, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)
-    return tensor[:, None].expand(-1, 3, -1, -1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
-
-
 def resized(images: Tensor, side: int) -> Tensor:
     """Antialiased bilinear resize to a square."""
     if images.shape[-2:] == (side, side):
@@ -161,7 +155,7 @@ class CropBatches:
         full = image.shape[0]
         side = int(rng.integers(full // 2, full + 1))
         top, left = (int(value) for value in rng.integers(0, full - side + 1, 2))
-        patch = as_colour(image[None, top : top + side, left : left + side])
+        patch = to_unit_range(image[None, top : top + side, left : left + side])
         if rng.random() < 0.5:
             patch = patch.flip(-1)
         if not metal and rng.random() < self.grey_share:

@@ -17,11 +17,12 @@ from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.calibration import fit_map_quantiles
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.hardware import autocast, device_of
-from metaldefect.images import U8, resize, to_imagenet_range
+from metaldefect.images import U8, ImageSize, resize, to_imagenet_range
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
+from metaldefect.tiling import score_tiles
 
 CURVE_POINTS = 400
 
@@ -52,7 +53,7 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
 
     Args:
         model: in evaluation mode.
-        validation: held-out normal images, grey `uint8 [N, H, W]`.
+        validation: held-out normal images, `uint8 [N, H, W]` or `[N, H, W, 3]`.
         test: images of the same size, good and defective.
         defective: whether each test image is defective.
     """
@@ -64,36 +65,47 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
 
 @torch.inference_mode()
 def infer(model: EfficientAD, image: U8) -> tuple[float, NDArray[np.float32]]:
-    """Score and map `float32 [H, W]` of one grey image `uint8 [H, W]`, computed on the model's device."""
-    anomaly_map, score = model(to_imagenet_range(np.array(image[None])).to(device_of(model)))
+    """Score and map `float32 [H, W]` of an image `uint8 [H, W]` or `[H, W, 3]`, on the model's device."""
+    anomaly_map, score = model(to_imagenet_range(image[None]).to(device_of(model)))
     return float(score[0]), anomaly_map[0, 0].cpu().numpy()
 
 
 def score_images(
     detect: Callable[[U8], tuple[float, NDArray[np.float32]]],
     images: Sequence[InspectionImage],
-    size: int,
+    size: ImageSize,
     description: str,
+    tiles: int | None = None,
 ) -> list[Scored]:
-    """Score every image with `detect`, which takes `uint8 [size, size]`; maps come back at image size."""
+    """Score every image with `detect`, which takes images of `size`; maps come back at image size.
+
+    With `tiles`, images are cut into tiles that share so many pixels, instead of being resized.
+    """
     scored = []
     for item in tqdm(images, desc=description, unit="image"):
-        score, anomaly_map = detect(resize(item.image, size))
         shape = (item.image.shape[0], item.image.shape[1])
         mask = np.zeros(shape, bool) if item.mask is None else item.mask
-        full_map = map_to_size(anomaly_map, shape)
+        if tiles is None:
+            score, anomaly_map = detect(resize(item.image, size))
+            full_map = map_to_size(anomaly_map, shape)
+        else:
+            score, full_map = score_tiles(partial(map, detect), item.image, size, tiles)
         scored.append(Scored(item.image, mask, item.label, item.name, item.scene, score, full_map))
     return scored
 
 
 def score_test_images(
-    model: EfficientAD, images: Sequence[InspectionImage], size: int, description: str
+    model: EfficientAD,
+    images: Sequence[InspectionImage],
+    size: ImageSize,
+    description: str,
+    tiles: int | None = None,
 ) -> list[Scored]:
     """`score_images` with a model in evaluation mode."""
     # The kernels change scores by less than a thousandth: accurate enough for metrics. The values stored with
     # a detector (map scales, threshold) come from the plain convolutions
     with cpu_kernels(model, enabled=is_on_cpu(model)):
-        return score_images(partial(infer, model), images, size, description)
+        return score_images(partial(infer, model), images, size, description, tiles)
 
 
 def summarise(

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metaldefect.efficientad.calibration import CalibrationImages
+from metaldefect.images import ImageSize
 from metaldefect.inspection.painted import paint_defects
 from metaldefect.inspection.provider import DatasetProvider, InspectionImage
+from metaldefect.inspection.tiles import number_wholes
 
 # More images make every point of the curve dearer.
 CURVE_NORMALS, CURVE_DEFECTS = 12, 26
@@ -29,7 +31,7 @@ class HeldOut:
     note: str
 
 
-def hold_out(provider: DatasetProvider, size: int, seed: int) -> HeldOut:
+def hold_out(provider: DatasetProvider, size: ImageSize, seed: int) -> HeldOut:
     """Divide the held-out images of a provider, by scene.
 
     A provider with inserted defects keeps them for the calibration. Otherwise half of the canvases' scenes
@@ -38,7 +40,7 @@ def hold_out(provider: DatasetProvider, size: int, seed: int) -> HeldOut:
 
     Args:
         provider: the images.
-        size: side in pixels that the detector sees.
+        size: of the images that the detector sees.
         seed: of the painted defects.
     """
     validation, inserted = list(provider.validation()), list(provider.defects())
@@ -47,7 +49,7 @@ def hold_out(provider: DatasetProvider, size: int, seed: int) -> HeldOut:
         return HeldOut(CalibrationImages.of(validation, inserted, size), None, note)
     canvases = list(provider.canvases())
     for_curve, for_calibration = halves(canvases)
-    for_calibration = for_calibration[:CALIBRATION_CANVASES]
+    for_calibration = of_first_wholes(for_calibration, CALIBRATION_CANVASES)
     painted = paint_defects(for_calibration, size, CALIBRATION_DEFECTS, seed)
     calibration = CalibrationImages.of([*validation, *for_calibration], painted, size)
     if not for_curve:
@@ -56,6 +58,12 @@ def hold_out(provider: DatasetProvider, size: int, seed: int) -> HeldOut:
     for_curve = for_curve[:CURVE_NORMALS]
     curve = CalibrationImages.of(for_curve, paint_defects(for_curve, size, CURVE_DEFECTS, seed + 1), size)
     return HeldOut(calibration, curve, "")
+
+
+def of_first_wholes(images: Sequence[InspectionImage], count: int) -> list[InspectionImage]:
+    """All tiles of the first `count` images; of images that are no tiles, the first `count`."""
+    numbers = number_wholes(images)
+    return [item for item, number in zip(images, numbers, strict=True) if number < count]
 
 
 def halves(images: Sequence[InspectionImage]) -> tuple[list[InspectionImage], list[InspectionImage]]:

@@ -25,7 +25,7 @@ from metaldefect.efficientad.evaluation import Scored, score_images, summarise
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.hardware import device
-from metaldefect.images import U8, to_imagenet_range
+from metaldefect.images import U8, ImageSize, to_imagenet_range, to_unit_range
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.training.data import Images
 
@@ -40,7 +40,7 @@ COMPARED = ("image_auroc", "image_ap", "f1_max", "pixel_auroc", "au_pro")
 
 
 class Describe(Protocol):
-    """Turns grey images `uint8 [N, H, W]` into features of patches, `float32 [N, C, H', W']`."""
+    """Turns images `uint8 [N, H, W]` or `[N, H, W, 3]` into features of patches, `float32 [N, C, H', W']`."""
 
     def __call__(self, images: U8) -> Tensor: ...
 
@@ -58,9 +58,8 @@ def backbone_features() -> Features:
 
     @torch.inference_mode()
     def describe(images: U8) -> Tensor:
-        unit = torch.from_numpy(np.array(images)).to(device()).float().div(255.0)
         size = (-(-images.shape[1] // STRIDE), -(-images.shape[2] // STRIDE))
-        return network(unit[:, None].expand(-1, 3, -1, -1), size)
+        return network(to_unit_range(images).to(device()), size)
 
     return Features("EfficientNet-Lite0, the teacher's backbone", describe)
 
@@ -71,7 +70,7 @@ def teacher_features(teacher: PatchDescriptionNetwork) -> Features:
     @torch.inference_mode()
     def describe(images: U8) -> Tensor:
         on = next(teacher.parameters()).device
-        maps = teacher(to_imagenet_range(np.array(images)).to(on)).float()
+        maps = teacher(to_imagenet_range(images).to(on)).float()
         return torch.nn.functional.avg_pool2d(maps, 2, ceil_mode=True)
 
     return Features(f"the PDN-{teacher.size} teacher", describe)
@@ -99,7 +98,7 @@ class MemoryBank:
 
     @torch.inference_mode()
     def detect(self, image: U8) -> tuple[float, NDArray[np.float32]]:
-        """Score and map `float32 [H, W]` of a grey image `uint8 [H, W]`.
+        """Score and map `float32 [H, W]` of an image `uint8 [H, W]` or `[H, W, 3]`.
 
         The score is the largest distance of a patch to its nearest neighbour in the bank; the map shows all
         distances, smoothed as in PatchCore.
@@ -134,7 +133,7 @@ def fill_bank(
     """A bank of patches drawn at random from normal images.
 
     Args:
-        images: normal training images, grey `uint8 [N, H, W]`.
+        images: normal training images, `uint8 [N, H, W]` or `[N, H, W, 3]`.
         features: how to describe them.
         seed: of the random choice of images and patches.
         patches: size of the bank; fewer if the images have no more.
@@ -150,9 +149,11 @@ def fill_bank(
     return MemoryBank(features, torch.cat(kept)[:patches].contiguous(), len(chosen))
 
 
-def score_with_bank(bank: MemoryBank, images: Sequence[InspectionImage], size: int) -> list[Scored]:
+def score_with_bank(
+    bank: MemoryBank, images: Sequence[InspectionImage], size: ImageSize, tiles: int | None = None
+) -> list[Scored]:
     """Score a test set at the detector's resolution, as `evaluation.score_test_images` does."""
-    return score_images(bank.detect, images, size, "score with the memory bank")
+    return score_images(bank.detect, images, size, "score with the memory bank", tiles)
 
 
 def bank_metrics(bank: MemoryBank, scored: Sequence[Scored], seed: int, samples: int) -> dict[str, Any]:

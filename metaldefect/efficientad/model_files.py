@@ -17,6 +17,7 @@ from metaldefect.efficientad.torch_model import EfficientAD, check_image_size
 from metaldefect.errors import UserError
 from metaldefect.hardware import device
 from metaldefect.image_files import Levels
+from metaldefect.images import Channels, ImageSize, height_and_width
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -32,16 +33,21 @@ class NetworkConfig:
     Attributes:
         size: `S` or `M`.
         padding: whether the PDNs are padded.
-        image_size: side of the square that images are resized to (antialiased bilinear).
+        image_size: side of the square, or height and width, that images are resized to (antialiased
+            bilinear).
         count_include_pad: how the PDNs pool at the border: the same as in the teacher's training.
         levels: how images with more than 8 bits are read; None: the training had none, so they are refused.
+        channels: 1, colour images become grey; or 3, grey images become three equal channels.
+        tiles: images are cut into tiles of `image_size` that share so many pixels; None: they are resized.
     """
 
     size: Size
     padding: bool
-    image_size: int
+    image_size: ImageSize
     count_include_pad: bool = field(default=True, kw_only=True)
     levels: Levels | None = field(default=None, kw_only=True)
+    channels: Channels = field(default=1, kw_only=True)
+    tiles: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float)
         f"{chosen['method']}; {chosen['support']}",
         count_include_pad=config.count_include_pad,
         levels=config.levels,
+        channels=config.channels,
+        tiles=config.tiles,
     )
 
 
@@ -177,15 +185,20 @@ def load(folder: Path, kind: type[Config]) -> tuple[EfficientAD, Config]:
     """Load networks in evaluation mode and their configuration of type `kind`."""
     content = read_json(folder / CONFIG)
     try:
-        stored = content.get("levels")  # models from before 16-bit images have none
-        values = {field.name: content[field.name] for field in fields(kind) if field.name != "levels"}
-        config = kind(**values, levels=stored and Levels(**stored))
+        # Older models lack these
+        later = {"levels": content.get("levels"), "channels": content.get("channels", 1)}
+        later["tiles"] = content.get("tiles")
+        values = {field.name: content[field.name] for field in fields(kind) if field.name not in later}
+        if isinstance(values["image_size"], list):
+            values["image_size"] = tuple(values["image_size"])
+        later["levels"] = later["levels"] and Levels(**later["levels"])
+        config = kind(**values, **later)
         sha256 = content["sha256"]
     except KeyError as error:
         raise UserError(
             f"{folder / CONFIG} says nothing about {error}: it is not a calibrated detector's"
         ) from error
-    check_image_size(config.image_size, config.image_size)
+    check_image_size(*height_and_width(config.image_size))
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{weights} does not exist")

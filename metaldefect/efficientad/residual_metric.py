@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -142,9 +141,9 @@ def cross_fitted_maps(
 
     Args:
         model: plain, in evaluation mode.
-        normals: held-out, grey `uint8 [N, H, W]`.
+        normals: held-out, `uint8 [N, H, W]` or `[N, H, W, 3]`.
         scenes: of the normals, at least two different ones.
-        defects: grey `uint8 [M, H, W]`.
+        defects: of the same shape and type.
         defect_scenes: of their canvases.
         ridges: see `whitening`.
 
@@ -182,7 +181,7 @@ def cross_fitted_maps(
 
 def describe(model: EfficientAD, image: U8) -> tuple[Tensor, Tensor]:
     """Residual `float16 [C, h, w]`, on the CPU and half as large as it could be, and autoencoder map."""
-    tensor = to_imagenet_range(np.array(image[None])).to(model.quantiles.device)
+    tensor = to_imagenet_range(image[None]).to(model.quantiles.device)
     residual, autoencoder_map = model.residuals(tensor)
     return residual[0].half().cpu(), autoencoder_map.cpu()
 

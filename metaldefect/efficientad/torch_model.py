@@ -12,14 +12,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from metaldefect.efficientad.anomaly_map import combine_maps, resize_map
-from metaldefect.efficientad.config import Size
+from metaldefect.efficientad.config import SMALLEST_SIDE, Size
 from metaldefect.errors import UserError
 from metaldefect.kernels.convolution import convolution
 from metaldefect.kernels.switch import HasCpuKernel
 
 FEATURES = 384
 BOTTLENECK = 8
-MINIMUM_SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -323,5 +322,7 @@ def check_image_size(height: int, width: int) -> None:
     Raises:
         UserError: a side is shorter than 128 px.
     """
-    if min(height, width) < MINIMUM_SIZE:
-        raise UserError(f"image size {height} x {width}: EfficientAD needs at least {MINIMUM_SIZE} px a side")
+    if min(height, width) < SMALLEST_SIDE:
+        raise UserError(
+            f"image size {height} x {width}: EfficientAD needs at least {SMALLEST_SIDE} px per side"
+        )

@@ -54,7 +54,7 @@ def train(
         UserError: the images are too small.
     """
     keep_freed_memory()
-    check_image_size(*images.normal.shape[1:])
+    check_image_size(*images.normal.shape[1:3])
     torch.manual_seed(config.seed)
     model = EfficientAD(teacher.size, teacher.padding, teacher.count_include_pad)
     model.teacher.load_state_dict(teacher.state_dict())

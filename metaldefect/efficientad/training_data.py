@@ -16,7 +16,7 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_file, read_json, write_json
 from metaldefect.efficientad.teacher_targets import channel_statistics
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, map_size
-from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, to_imagenet_range
+from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, to_imagenet_range, to_unit_range
 from metaldefect.training.data import Images
 from metaldefect.training.resume import resume_key
 
@@ -29,7 +29,7 @@ class TrainingImages:
     """Images to train on.
 
     Attributes:
-        normal: grey, `uint8 [N, H, W]`.
+        normal: grey `uint8 [N, H, W]` or colour `[N, H, W, 3]`.
         penalty: natural, in colour, `uint8 [M, H, W, 3]`; None to train without the penalty.
         penalty_source: description of the penalty images, for the record.
     """
@@ -53,7 +53,7 @@ class TeacherFeatures:
 
     Args:
         teacher: the frozen network.
-        images: grey, `uint8 [N, H, W]`.
+        images: grey `uint8 [N, H, W]` or colour `[N, H, W, 3]`.
         path: the file.
         max_bytes: maximum size of the file.
     """
@@ -155,14 +155,13 @@ class TrainingBatches:
         rng = np.random.default_rng((self.seed, step))
         chosen = sample_order(len(self.images.normal), self.seed, step * self.batch_size, self.batch_size)
         normal = np.stack([self.images.normal[index] for index in chosen])
-        unit = torch.from_numpy(normal).float().div_(255.0)[:, None].expand(-1, 3, -1, -1)
+        unit = to_unit_range(normal)
         augmented = torch.cat([augment(image[None], rng) for image in unit])
         penalty = None
         if self.images.penalty is not None:
             drawn = rng.integers(len(self.images.penalty), size=self.batch_size)
             photographs = np.stack([self.images.penalty[int(index)] for index in drawn])
-            natural = torch.from_numpy(photographs).float().div_(255.0).permute(0, 3, 1, 2)
-            penalty = torch.cat([maybe_grey(image[None], rng) for image in natural])
+            penalty = torch.cat([maybe_grey(image[None], rng) for image in to_unit_range(photographs)])
         return Batch(
             normalised(unit),
             normalised(augmented),

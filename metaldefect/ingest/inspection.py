@@ -12,7 +12,7 @@ from typing import Literal
 from metaldefect.artifacts import sha256_file
 from metaldefect.errors import RejectedFileError, UserError, printable
 from metaldefect.image_files import Levels
-from metaldefect.images import resize, write_png
+from metaldefect.images import drop_equal_channels, resize, write_png
 from metaldefect.ingest.adapters import (
     DatasetFiles,
     RawSample,
@@ -86,7 +86,7 @@ def build_inspection(
     levels: Levels | None = None,
     scene_rule: str | None = None,
 ) -> tuple[InspectionCounts, list[Rejected]]:
-    """Write a dataset in the layout of `metaldefect.inspection.layout`, at its original resolution.
+    """Write a dataset in the layout of `metaldefect.inspection.layout`, in its original size and colours.
 
     All defects go to test, those without a mask too. If the publisher has no split, normal images are split
     70/10/20 into train, validation and test. If only validation is missing, it gets one in eight scenes of
@@ -304,7 +304,7 @@ def write_inspection_image(
     Raises:
         RejectedFileError: the image or its mask is unusable, or the mask of a good image marks a defect.
     """
-    image = read_image(raw, levels)
+    image = drop_equal_channels(read_image(raw, levels, colour=True))
     mask = read_known_mask(raw, (image.shape[0], image.shape[1]))
     check_good(raw, mask is not None and bool(mask.any()))
     write_png(output / split / kind / f"{name}.png", image)

@@ -11,13 +11,13 @@ from metaldefect.ingest.adapters.files import check_annotated_size, draw_runs
 from metaldefect.ingest.adapters.voc import check_boxes
 
 
-def read_image(raw: RawSample, levels: Levels | None) -> U8:
-    """The image as grey `uint8 [H, W]`.
+def read_image(raw: RawSample, levels: Levels | None, *, colour: bool = False) -> U8:
+    """The image as grey `uint8 [H, W]`, or with `colour` as `[H, W, 3]`.
 
     Raises:
         RejectedFileError: it is unusable, or was annotated in another size.
     """
-    image = read_pixels(raw.path, levels=levels)
+    image = read_pixels(raw.path, colour=colour, levels=levels)
     check_annotated_size(raw.size, (image.shape[0], image.shape[1]))
     return image
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metaldefect.images import resize
+from metaldefect.images import ImageSize, resize
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.procedural.images import keyed_generator
 from metaldefect.synthesis.change import apply_change
@@ -20,7 +20,7 @@ STRENGTHS = (1.0, 0.5)
 
 
 def paint_defects(
-    normals: Sequence[InspectionImage], size: int, count: int, seed: int
+    normals: Sequence[InspectionImage], size: ImageSize, count: int, seed: int
 ) -> list[InspectionImage]:
     """Paint one procedural defect of each kind in turn onto normal images in turn.
 
@@ -28,7 +28,7 @@ def paint_defects(
 
     Args:
         normals: where to paint.
-        size: side in pixels that images are resized to first.
+        size: that images are resized to first, px.
         count: defects to paint; those that nobody could see are left out.
         seed: of kind, place and shape.
 

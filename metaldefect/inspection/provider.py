@@ -21,7 +21,7 @@ from PIL import Image
 
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
-from metaldefect.images import U8, UnreadableImageError, read_grey
+from metaldefect.images import U8, Channels, UnreadableImageError, read_grey, read_image
 from metaldefect.inspection.layout import CANVAS, GOOD, INSERTIONS, mask_path, read_levels, read_scenes
 
 Mask = NDArray[np.bool_]
@@ -30,9 +30,10 @@ Mask = NDArray[np.bool_]
 class InspectionImage(NamedTuple):
     """An image from the inspection line.
 
-    `image` is `uint8 [H, W]`; `mask` is `bool [H, W]`, None for a normal image and for a defect whose pixels
-    are not known; `label` is `good` or the kind of defect; `name` is unique within its split. Images of one
-    `scene` show the same piece of metal, so they are not independent.
+    `image` is `uint8 [H, W]`, or `[H, W, 3]` from a provider of three channels; `mask` is `bool [H, W]`, None
+    for a normal image and for a defect whose pixels are not known; `label` is `good` or the kind of defect;
+    `name` is unique within its split. Images of one `scene` show the same piece of metal, so they are not
+    independent.
     """
 
     image: U8
@@ -70,10 +71,12 @@ class InspectionImages(Sequence[InspectionImage]):
 class DatasetProvider(ABC):
     """The images that an anomaly detector needs for training, calibration and test.
 
-    `levels` says how images with more than 8 bits were read; None: there were none.
+    `levels` says how images with more than 8 bits were read; None: there were none. `channels` is 1 for grey
+    images and 3 for colour.
     """
 
     levels: Levels | None = None
+    channels: Channels = 1
 
     @abstractmethod
     def train(self) -> InspectionImages:
@@ -103,6 +106,7 @@ class RealDatasetProvider(DatasetProvider):
 
     Args:
         root: the prepared folder.
+        channels: 1 to read all images as grey, 3 to read them in colour.
 
     Raises:
         UserError: the folder was not prepared, a split is missing or empty, an image has no scene, or a
@@ -110,8 +114,8 @@ class RealDatasetProvider(DatasetProvider):
         UnreadableImageError: a file is not an image.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, channels: Channels = 1) -> None:
+        self.root, self.channels = Path(root), channels
         self.levels = read_levels(self.root)
 
     @cached_property
@@ -135,7 +139,7 @@ class RealDatasetProvider(DatasetProvider):
         kinds = sorted(path for path in (self.root / "test").iterdir() if path.is_dir())
         paths = [path for kind in kinds if kind.name != GOOD for path in images_in(kind)]
         return images + anomalies(
-            (path, self._mask(path), path.parent.name, self._scene(path)) for path in paths
+            ((path, self._mask(path), path.parent.name, self._scene(path)) for path in paths), self.channels
         )
 
     def _mask(self, image: Path) -> Path | None:
@@ -155,7 +159,7 @@ class RealDatasetProvider(DatasetProvider):
         paths = images_in(folder)
         if not paths:
             raise UserError(f"{folder} holds no image: prepare the dataset again")
-        load = [partial(read_normal, path, self._scene(path)) for path in paths]
+        load = [partial(read_normal, path, self._scene(path), self.channels) for path in paths]
         return InspectionImages(load, [GOOD] * len(load))
 
     def _scene(self, path: Path) -> str:
@@ -175,15 +179,16 @@ class GeneratedDatasetProvider(DatasetProvider):
     Args:
         normal_root: the prepared dataset, as for `RealDatasetProvider`.
         inserted_root: a folder that `metaldefect.synthesis.insertion.write_insertions` wrote.
+        channels: as for `RealDatasetProvider`.
 
     Raises:
         UserError: as `RealDatasetProvider`; or a canvas shows a scene of a split that its defects must not
             share; or `defects` and `test` share a canvas.
     """
 
-    def __init__(self, normal_root: Path | str, inserted_root: Path | str) -> None:
-        self._normal = RealDatasetProvider(normal_root)
-        self.levels = self._normal.levels
+    def __init__(self, normal_root: Path | str, inserted_root: Path | str, channels: Channels = 1) -> None:
+        self._normal = RealDatasetProvider(normal_root, channels)
+        self.levels, self.channels = self._normal.levels, channels
         self.inserted_root = Path(inserted_root)
         self._insertions = read_insertions(self.inserted_root)
         scenes = {split: {row["scene"] for row in rows} for split, rows in self._insertions.items()}
@@ -216,10 +221,11 @@ class GeneratedDatasetProvider(DatasetProvider):
 
     def _inserted(self, split: str) -> InspectionImages:
         root = self.inserted_root
-        return anomalies(
+        found = (
             (root / row["path"], root / row["mask"], row["label"], row["scene"])
             for row in self._insertions[split]
         )
+        return anomalies(found, self.channels)
 
 
 def read_insertions(root: Path) -> dict[str, list[dict[str, str]]]:
@@ -244,7 +250,7 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def anomalies(files: Iterable[tuple[Path, Path | None, str, str]]) -> InspectionImages:
+def anomalies(files: Iterable[tuple[Path, Path | None, str, str]], channels: Channels) -> InspectionImages:
     """Lazy anomalies from tuples (image, mask or None, label, scene), after checking every mask.
 
     Raises:
@@ -254,7 +260,7 @@ def anomalies(files: Iterable[tuple[Path, Path | None, str, str]]) -> Inspection
     for image, mask, label, scene in files:
         if mask is not None:
             check_mask(image, mask)
-        load.append(partial(read_anomaly, image, mask, label, scene))
+        load.append(partial(read_anomaly, image, mask, label, scene, channels))
         labels.append(label)
     return InspectionImages(load, labels)
 
@@ -283,12 +289,14 @@ def header_size(path: Path) -> tuple[int, int]:
         raise UnreadableImageError(f"{path}: {error}") from error
 
 
-def read_normal(path: Path, scene: str) -> InspectionImage:
+def read_normal(path: Path, scene: str, channels: Channels) -> InspectionImage:
     """Read a normal image."""
-    return InspectionImage(read_grey(path), None, GOOD, f"{GOOD}/{path.stem}", scene)
+    return InspectionImage(read_image(path, channels), None, GOOD, f"{GOOD}/{path.stem}", scene)
 
 
-def read_anomaly(path: Path, mask: Path | None, label: str, scene: str) -> InspectionImage:
+def read_anomaly(
+    path: Path, mask: Path | None, label: str, scene: str, channels: Channels
+) -> InspectionImage:
     """Read an anomaly and its mask, if there is one; mask values above 127 mark the defect."""
     marked = None if mask is None else np.greater(read_grey(mask), 127)
-    return InspectionImage(read_grey(path), marked, label, f"{label}/{path.stem}", scene)
+    return InspectionImage(read_image(path, channels), marked, label, f"{label}/{path.stem}", scene)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from metaldefect.errors import UserError
+from metaldefect.images import U8, Channels, ImageSize, as_channels, height_and_width, middle
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import DatasetProvider, InspectionImage, InspectionImages
 from metaldefect.procedural.anomalies import ANOMALIES
@@ -38,12 +39,21 @@ class SyntheticDatasetProvider(DatasetProvider):
     Args:
         seed: non-negative.
         counts: sizes of the splits.
-        size: side of the images in pixels, at least 16.
+        size: of the images, px, at least 16 per side; if not square, the middle of a square.
         finish: the metal; None mixes all finishes, as on a line that makes several products.
+        channels: 1, or 3 equal ones.
     """
 
-    def __init__(self, seed: int, counts: SyntheticCounts, size: int, finish: Finish | None = None) -> None:
-        self.seed, self.counts, self.size, self.finish = seed, counts, size, finish
+    def __init__(
+        self,
+        seed: int,
+        counts: SyntheticCounts,
+        size: ImageSize,
+        finish: Finish | None = None,
+        channels: Channels = 1,
+    ) -> None:
+        self.seed, self.counts, self.finish, self.channels = seed, counts, finish, channels
+        self.shape = height_and_width(size)
 
     def train(self) -> InspectionImages:
         return self._normal("train", self.counts.train)
@@ -68,8 +78,12 @@ class SyntheticDatasetProvider(DatasetProvider):
         rng = keyed_generator(self.seed, "synthetic", split, label, index)
         name = f"{label}/{index:04d}"
         scene = f"{split}/{name}"
+        side = max(self.shape)
         if label == GOOD:
-            normal = generate_normal_image(rng, self.size, self.finish)
-            return InspectionImage(normal, None, label, name, scene)
-        image, mask = generate_anomalous_image(label, rng, self.size, self.finish)
-        return InspectionImage(image, mask, label, name, scene)
+            normal = generate_normal_image(rng, side, self.finish)
+            return InspectionImage(self._seen(normal), None, label, name, scene)
+        image, mask = generate_anomalous_image(label, rng, side, self.finish)
+        return InspectionImage(self._seen(image), middle(mask, self.shape), label, name, scene)
+
+    def _seen(self, image: U8) -> U8:
+        return as_channels(middle(image, self.shape), self.channels)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from metaldefect.images import to_u8
+from metaldefect.images import U8, as_channels, to_u8
 from metaldefect.synthesis.inpainting import Mask, visible_change
 from metaldefect.synthesis.photographs import LUMA, Levels, Photograph, Window, grey_of
 
@@ -100,6 +100,22 @@ def in_colours(added: Levels, before: Levels) -> Levels:
         return (added @ LUMA)[..., None]
     hue = before / np.maximum(grey_of(before), 1.0)[..., None]
     return added * np.clip(hue, 0.5, 2.0)
+
+
+def recolour(before: U8, after: U8) -> U8:
+    """Bring a grey change of an image into its colours.
+
+    Args:
+        before: the image, `uint8 [H, W]` or `[H, W, 3]`.
+        after: its changed grey levels, `uint8 [H, W]`.
+
+    Returns:
+        An image like `before`; pixels whose grey level is the same keep their colours exactly.
+    """
+    if before.ndim == 2:
+        return after
+    added = after.astype(np.float32) - as_channels(before, 1)
+    return to_u8(before + in_colours(added[..., None], before.astype(np.float32)))
 
 
 def visible_in_any_channel(before: Levels, after: Levels) -> Mask:

@@ -13,12 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from metaldefect.errors import UserError
-from metaldefect.images import U8, write_png
+from metaldefect.images import U8, as_channels, drop_equal_channels, write_png
 from metaldefect.ingest.splits import position
 from metaldefect.inspection.layout import CANVAS, INSERTIONS, mask_path
-from metaldefect.inspection.provider import RealDatasetProvider
+from metaldefect.inspection.provider import InspectionImage, RealDatasetProvider
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
+from metaldefect.synthesis.change import recolour
 from metaldefect.synthesis.inpainting import Inpainted, Mask, inpaint
 from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, make_mask
 from metaldefect.synthesis.painter import Painter
@@ -29,6 +30,7 @@ SPLITS = ("validation", "test")
 class Canvas(NamedTuple):
     """A normal image to insert defects in; canvases of one scene show the same piece of metal.
 
+    `image` is `uint8 [H, W]`, or `[H, W, 3]`: a defect is drawn in grey and changes the colours' brightness.
     `split` restricts what its defects serve for: `validation` or `test`; None allows either.
     """
 
@@ -37,6 +39,11 @@ class Canvas(NamedTuple):
     image: U8
     split: str | None = None
 
+    @property
+    def grey(self) -> U8:
+        """The image's grey levels, `uint8 [H, W]`."""
+        return as_channels(self.image, 1)
+
 
 def canvases_of(provider: RealDatasetProvider) -> list[Canvas]:
     """All normal images that may carry a defect, named by their path in the dataset.
@@ -44,17 +51,18 @@ def canvases_of(provider: RealDatasetProvider) -> list[Canvas]:
     Validation normals carry defects to choose by, test normals carry defects to test on. Images that the
     detector trains on carry none, nor do those whose scene lies in a split of another purpose.
     """
-    found = [Canvas(f"{CANVAS}/{item.name}", item.scene, item.image) for item in provider.canvases()]
+
+    def canvas(folder: str, item: InspectionImage, split: str | None = None) -> Canvas:
+        image = item.image if item.image.ndim == 2 else drop_equal_channels(item.image)
+        return Canvas(f"{folder}/{item.name}", item.scene, image, split)
+
+    found = [canvas(CANVAS, item) for item in provider.canvases()]
     for split, images, foreign in (
         ("validation", provider.validation(), ("train", "test")),
         ("test", provider.normal_test(), ("train", "validation")),
     ):
         taken = set[str]().union(*(provider.scenes_of(other) for other in foreign))
-        found += [
-            Canvas(f"{split}/{item.name}", item.scene, item.image, split)
-            for item in images
-            if item.scene not in taken
-        ]
+        found += [canvas(split, item, split) for item in images if item.scene not in taken]
     return found
 
 
@@ -121,9 +129,10 @@ def plan_insertion(
     """Choose a canvas, a square window and a mask inside it; depends only on the first three arguments."""
     rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
     canvas = canvases[int(rng.integers(len(canvases)))]
-    window = square_window(rng, canvas.image.shape)
-    mask = np.zeros(canvas.image.shape, bool)
-    mask[window] = make_mask(rng, min(canvas.image.shape), real)
+    shape = canvas.image.shape[:2]
+    window = square_window(rng, shape)
+    mask = np.zeros(shape, bool)
+    mask[window] = make_mask(rng, min(shape), real)
     return Insertion(label, number, split, canvas, window, mask)
 
 
@@ -135,7 +144,7 @@ def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[sli
 
 
 class Drawn(NamedTuple):
-    """Result of an insertion; all arrays have the canvas's size."""
+    """Result of an insertion; all arrays have the canvas's size, the images its channels too."""
 
     image: U8
     pasted: U8  # without compositing, to measure seams against
@@ -168,7 +177,7 @@ def draw_insertions(
             chosen = [jobs[i] for i in part]
             found = inpaint(
                 painter,
-                [job.canvas.image[job.window] for job in chosen],
+                [job.canvas.grey[job.window] for job in chosen],
                 [job.mask[job.window] for job in chosen],
                 [job.label for job in chosen],
                 config.model_copy(update={"guidance": config.guidance + 2.0 * attempt}),
@@ -192,8 +201,9 @@ def visible(job: Insertion, found: Inpainted) -> bool:
 def placed(job: Insertion, found: Inpainted) -> Drawn:
     """Put the drawn square back into its canvas."""
     image, pasted = job.canvas.image.copy(), job.canvas.image.copy()
-    mask = np.zeros(image.shape, bool)
-    image[job.window], pasted[job.window], mask[job.window] = found.image, found.pasted, found.changed
+    mask, before = np.zeros(image.shape[:2], bool), job.canvas.image[job.window]
+    image[job.window], pasted[job.window] = recolour(before, found.image), recolour(before, found.pasted)
+    mask[job.window] = found.changed
     return Drawn(image, pasted, mask, visible(job, found))
 
 

@@ -127,6 +127,9 @@ def test_a_text_file_and_a_huge_image_are_refused_and_a_photograph_is_shrunk(tmp
     assert photograph.image.shape == (768, 1024)
     assert [remark for remark in photograph.remarks if "colour picture" in remark]
     assert [remark for remark in photograph.remarks if "from 1600 × 1200 to 1024 × 768" in remark]
+    in_colour = read_photograph(tmp_path / "photo.jpg", channels=3)
+    assert in_colour.image.shape == (768, 1024, 3)
+    assert not [remark for remark in in_colour.remarks if "colour picture" in remark]
 
 
 def test_a_random_colour_picture_is_unlike_metal_and_metal_is_not(familiarity: Familiarity | None) -> None:

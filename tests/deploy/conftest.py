@@ -1,5 +1,5 @@
-"""One small exported detector for all deploy tests: an export takes seconds. The small network itself is
-put in place per file, because files that run after these need the real one."""
+"""Two small exported detectors for all deploy tests: an export takes seconds. The small network itself is put
+in place per file, because files that run after these need the real one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from metaldefect.deploy.bundle import Lineage
@@ -15,6 +16,7 @@ from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import LAYERS, EfficientAD
+from metaldefect.images import Channels, ImageSize
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
 
@@ -35,13 +37,28 @@ def model(slim: None) -> EfficientAD:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test may change."""
     folder = tmp_path_factory.mktemp("openvino")
+    export_slim(folder, noise(4), SIZE, channels=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a detector that sees colour at 128 x 160 px; no test may change it."""
+    folder, size = tmp_path_factory.mktemp("coloured"), (128, 160)
+    frames = np.random.default_rng(0).integers(0, 256, (4, *size, 3), dtype=np.uint8)
+    export_slim(folder, frames, size, channels=3)
+    return folder
+
+
+def export_slim(folder: Path, frames: np.ndarray, size: ImageSize, channels: Channels) -> None:
+    """Export a detector with few channels, calibrated on three frames."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYERS, "S", SLIM)
         model = slim_model()
-        known = [infer(model, frame)[0] for frame in noise(3)]
-        config = DetectorConfig("S", True, SIZE, sorted(known)[1], 0.5, "made up")
-        export_bundle(InspectionGraph(model, SIZE), config, folder, noise(4), noise(3), known, Lineage(), 8)
-    return folder
+        known = [infer(model, frame)[0] for frame in frames[:3]]
+        config = DetectorConfig("S", True, size, sorted(known)[1], 0.5, "made up", channels=channels)
+        graph = InspectionGraph(model, size, channels=channels)
+        export_bundle(graph, config, folder, frames, frames[:3], known, Lineage(), 8)
 
 
 @pytest.fixture

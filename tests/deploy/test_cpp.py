@@ -79,6 +79,19 @@ def test_scores_and_decisions_are_pythons(
     )
 
 
+@pytest.mark.parametrize("tiles", [(), ("--tiles", "40")])
+def test_colour_and_rectangles_are_pythons(
+    program: Path, coloured: Path, images: list[Path], tiles: tuple[str, ...]
+) -> None:
+    done = run(program, coloured, "--precision", "fp32", *tiles, *images)
+    detector = Detector.load(coloured, "fp32")
+    arrays = [np.asarray(Image.open(path)) for path in images]
+    found = [detector.predict_tiles(one, 40) if tiles else detector.predict(one) for one in arrays]
+    assert [float(row["score"]) for row in rows(done)] == pytest.approx(
+        [one.score for one in found], abs=1e-4
+    ), done.stderr
+
+
 def test_tiles_are_pythons(program: Path, exported: Path, images: list[Path]) -> None:
     done = run(program, exported, "--precision", "fp32", "--tiles", "40", *images)
     detector = Detector.load(exported, "fp32", self_test=False)

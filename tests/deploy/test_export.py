@@ -14,7 +14,7 @@ from metaldefect.deploy.bundle import ONNX, PRECISIONS, graph_file, read_metadat
 from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.compiled import CompiledGraph
 from metaldefect.deploy.export import export_onnx, export_openvino, parity, set_thresholds
-from metaldefect.deploy.graph import INPUT, InspectionGraph, fold_teacher_constants, resize_grey
+from metaldefect.deploy.graph import INPUT, InspectionGraph, fold_teacher_constants, resize_levels
 from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
@@ -46,7 +46,7 @@ def test_folded_teacher_gives_normalised_features(model: EfficientAD) -> None:
 @pytest.mark.parametrize("size", [(128, 128), (90, 140), (300, 200), (64, 64), (256, 256), (129, 128)])
 def test_the_graph_resizes_as_pillow_does(size: tuple[int, int]) -> None:
     image = generate_normal_image(0, 300)[: size[0], : size[1]]
-    found = resize_grey(torch.from_numpy(image.astype(np.float32))[None], SIZE)[0].numpy()
+    found = resize_levels(torch.from_numpy(image.astype(np.float32))[None], SIZE)[0].numpy()
     difference = np.abs(found - as_pillow(image, SIZE, SIZE))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.03, "only exact halves may be rounded otherwise"
@@ -159,16 +159,23 @@ def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     model: EfficientAD, tmp_path: Path
 ) -> None:
     (tmp_path / WEIGHTS).write_bytes(b"weights")
-    images = CalibrationImages(noise(3), ["a", "b", "c"], noise(2), ["a", "b"])
-    scores_of_normals = [infer(model, image)[0] for image in images.normals]
-    known = Scores(scores_of_normals, ["a", "b", "c"], [0.5, 0.6])
-    config = DetectorConfig("S", True, SIZE, sorted(known.normals)[1], 0.5, "made up")
-    export_beside(tmp_path, model, config, known, images, noise(4), seed=0)
+    colours = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    images = CalibrationImages(colours[:3], ["a", "a", "b"], colours[2:], ["a", "b"], wholes=[0, 0, 1])
+    of_tiles = [infer(model, image)[0] for image in images.normals]
+    known = Scores([max(of_tiles[:2]), of_tiles[2]], ["a", "b"], [0.5, 0.6])
+    config = DetectorConfig("S", True, SIZE, sorted(of_tiles)[1], 0.5, "made up", tiles=32, channels=3)
+    export_beside(tmp_path, model, config, known, images, colours, seed=0)
     scores = read_scores(tmp_path)
     assert set(scores) == {TRAINED, *PRECISIONS}
     assert scores["fp32"].normals == pytest.approx(known.normals, rel=1e-3)
-    assert (len(scores["int8"].defects), scores["int8"].scenes) == (2, ["a", "b", "c"])
-    assert Detector.load(tmp_path / "openvino", "fp32").threshold == pytest.approx(config.threshold, rel=1e-3)
+    assert (len(scores["int8"].defects), scores["int8"].scenes) == (2, ["a", "b"])
+    detector = Detector.load(tmp_path / "openvino", "fp32")
+    assert detector.threshold == pytest.approx(config.threshold, rel=1e-3)
+    large = np.tile(colours[0], (1, 2, 1))
+    assert (detector.tiles, detector.channels) == (32, 3)
+    assert detector.predict(large).score == pytest.approx(detector.predict_tiles(large, 32).score, abs=1e-6)
+    assert [one.score for one in detector.stream([large])] == [detector.predict(large).score]
+    assert detector.predict(large).score != pytest.approx(detector.detect(large)[0], abs=1e-3)
     assert (tmp_path / "openvino" / ONNX).is_file()
 
 

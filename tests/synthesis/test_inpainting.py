@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from metaldefect.errors import UserError
@@ -300,3 +301,23 @@ def test_an_insertion_does_not_depend_on_the_insertions_beside_it(painter: Paint
         assert np.abs(one.image.astype(int) - other.image).max() <= 1
     (again,) = draw_insertions(painter, jobs[:1], config, 8, 4.0, batch_size=1, attempts=2)
     assert np.abs(again.image.astype(int) - whole[0].image).max() > 10
+
+
+def test_a_defect_in_a_colour_canvas_keeps_the_metals_hue(painter: Painter) -> None:
+    level = np.random.default_rng(0).integers(80, 120, (64, 96, 1))
+    copper = np.rint(level * np.array([1.5, 1.0, 0.7])).astype(np.uint8)
+    grey = np.asarray(Image.fromarray(copper).convert("L"))
+    canvases = [Canvas("a", "a", copper), Canvas("b", "b", copper)]
+    jobs = plan_insertions(painter.classes[:1], 1, 0, canvases, {})
+    (drawn,) = draw_insertions(painter, jobs, SamplingConfig(steps=3), 7, 4.0, batch_size=1, attempts=1)
+    in_grey = [job._replace(canvas=job.canvas._replace(image=grey)) for job in jobs]
+    (plain,) = draw_insertions(painter, in_grey, SamplingConfig(steps=3), 7, 4.0, batch_size=1, attempts=1)
+    assert drawn.image.shape == (64, 96, 3)
+    np.testing.assert_array_equal(drawn.mask, plain.mask)
+    untouched = plain.image == grey
+    assert untouched.any()
+    assert not untouched.all()
+    np.testing.assert_array_equal(drawn.image[untouched], copper[untouched])
+    lit = drawn.image[~untouched & (plain.image > 40) & (plain.image < 160)].astype(float)
+    assert (lit[:, 0] > lit[:, 1]).all()
+    assert (lit[:, 1] > lit[:, 2]).all()
