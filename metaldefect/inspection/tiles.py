@@ -94,7 +94,9 @@ def read_tiles(folder: Path, names: Sequence[Named], channels: Channels) -> Insp
     """Lazy tiles, by their names and scenes; neighbours in the sequence come from different images."""
     files = [(folder / f"{number:06d}.png", name, scene) for number, (name, scene) in enumerate(names)]
     order = np.random.default_rng(0).permutation(len(files)).tolist()
-    load = [partial(read_tile, *files[index], channels) for index in order]
+    load = [
+        partial(read_tile, path, name, scene, channels) for path, name, scene in (files[k] for k in order)
+    ]
     return InspectionImages(load, [GOOD] * len(load))
 
 
