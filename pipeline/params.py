@@ -32,6 +32,7 @@ from metaldefect.metrics.judge_config import JudgeSettings
 from metaldefect.synthesis.config import BlendSettings, CandidateConfig
 from metaldefect.tokenizer.config import CodebookSettings
 from metaldefect.tokenizer.training_config import PerceptualName, VQTrainingSettings
+from pipeline.gate.settings import Gate
 
 Fraction = float
 
@@ -214,6 +215,7 @@ class Params(Config):
     export_openvino: ExportOpenVINO
     evaluate_openvino: EvaluateOpenVINO
     report: Report
+    gate: Gate
 
 
 class ParamsError(UserError):

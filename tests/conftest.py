@@ -131,3 +131,11 @@ def make_toy(tmp_path: Path, environment: dict[str, str]) -> Callable[[str], Pat
 @pytest.fixture
 def toy(make_toy: Callable[[str], Path]) -> Path:
     return make_toy("toy")
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exported detectors of planted quality, and the dataset that tells them apart; tests change neither."""
+    from tests.planted_detectors import plant
+
+    return plant(tmp_path_factory.mktemp("planted"))

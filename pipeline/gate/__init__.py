@@ -1,0 +1,1 @@
+"""The gate: whether a retrained detector, the challenger, may replace the champion, which serves."""
