@@ -224,11 +224,14 @@ def serve(
         Path | None, option("Another exported detector that scores the same images without a say.")
     ] = None,
     log: Annotated[Path | None, option("Folder for Parquet files of all scores.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Swap in another detector as soon as it appears in the folder.")
+    ] = False,
 ) -> None:
     """Serve an exported detector over HTTP: POST an image to /predict; /docs explains every route."""
     from metaldefect.commands.serve import run_service
 
-    run_service(model, precision, host, port, public_key, challenger, log)
+    run_service(model, precision, host, port, public_key, challenger, log, follow)
 
 
 @app.command()

@@ -45,6 +45,11 @@ IGNORED = """\
 /.checkpoints/
 /detector/
 /inserted/
+/data/holdout/
+/models/bundles/
+/models/champion
+/models/challenger
+/models/champions.jsonl
 .*.tmp-*
 .*.old-*
 """

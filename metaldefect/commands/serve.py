@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import uvicorn
 
 from metaldefect.deploy.compiled import Compute
+from metaldefect.deploy.follow import Follower
 from metaldefect.deploy.live import LiveDetector
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detector
@@ -38,7 +40,8 @@ def make_service(
         UserError: a bundle is refused.
     """
     load = partial(Detector.load, precision=precision, compute=Compute("THROUGHPUT"), public_key=public_key)
-    live = LiveDetector(partial(load, model))
+    # Where a link leads is asked once per load, so that all files are of one bundle
+    live = LiveDetector(lambda: load(model.resolve()))
     service = Service(live, settings or ServiceSettings(), PredictionLog(log) if log else None)
     if challenger is not None:
         live.shadow(load(challenger), service.metrics.compare)
@@ -53,8 +56,13 @@ def run_service(
     public_key: Path | None,
     challenger: Path | None,
     log: Path | None,
+    follow: bool,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests in work are finished. Arguments as for `make_service`."""
+    """Serve until SIGTERM or Ctrl-C; requests in work are finished.
+
+    Arguments as for `make_service`; with `follow`, another bundle in the folder is swapped in as it appears.
+    """
     service = make_service(model, precision, public_key, challenger, log)
     print(f"{model} {precision}, version {service.live.current.version}: http://{host}:{port}/docs")
-    uvicorn.run(create_app(service), host=host, port=port, timeout_graceful_shutdown=GRACE_SECONDS)
+    with Follower(service, model) if follow else nullcontext():
+        uvicorn.run(create_app(service), host=host, port=port, timeout_graceful_shutdown=GRACE_SECONDS)

@@ -1,0 +1,101 @@
+"""The service follows `models/champion`: promotion and rollback reach it without a restart."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.commands.serve import make_service
+from metaldefect.deploy.bundle import METADATA
+from metaldefect.deploy.follow import Follower
+from metaldefect.deploy.service import ServiceSettings, create_app
+from pipeline.champion import CHAMPION, bundle_version, point, promote, rollback, store
+
+
+@contextmanager
+def ends(thread: threading.Thread, stop: threading.Event) -> Iterator[None]:
+    """End the thread, whatever happens."""
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_promotion_and_rollback_reach_the_service_and_no_request_is_lost(
+    planted: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(tmp_path, planted["good"], {})
+    model = tmp_path / CHAMPION
+    service = make_service(model, "fp32", settings=ServiceSettings(max_waiting=64))
+    client = TestClient(create_app(service))
+    first, second = (bundle_version(planted[name]) for name in ("good", "half_blind"))
+    answers: list[tuple[int, str, float]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = client.post("/predict", content=png())
+            answers.append((answer.status_code, answer.json()["model_version"], answer.json()["threshold"]))
+
+    def wait_for(version: str) -> None:
+        deadline = time.monotonic() + 60
+        while client.get("/health").json()["model_version"] != version:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    with Follower(service, model, interval=0.02), ends(asking, stop):
+        asking.start()
+        promote(tmp_path, planted["half_blind"], {})
+        wait_for(second)
+        broken = Path(shutil.copytree(planted["broken"], tmp_path / "broken"))
+        write_json(broken / METADATA, read_json(broken / METADATA) | {"licence": "another"})
+        point(tmp_path, CHAMPION, store(tmp_path, broken))  # nobody does that; the service stays
+        deadline = time.monotonic() + 60
+        while "is not used" not in capsys.readouterr().err:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert client.get("/health").json()["model_version"] == second
+        point(tmp_path, CHAMPION, store(tmp_path, planted["half_blind"]))
+        rollback(tmp_path)
+        wait_for(first)
+        count = len(answers)
+        while len(answers) < count + 2 and asking.is_alive():
+            time.sleep(0.02)
+    assert {code for code, _, _ in answers} == {200}
+    assert {version for _, version, _ in answers} == {first, second}
+    assert len({(version, threshold) for _, version, threshold in answers}) == 2  # never mixed
+
+
+def test_a_rollback_over_http_stays_until_the_folder_changes(
+    planted: dict[str, Path], tmp_path: Path
+) -> None:
+    promote(tmp_path, planted["good"], {})
+    service = make_service(tmp_path / CHAMPION, "fp32")
+    follower = Follower(service, tmp_path / CHAMPION)
+    assert not follower.look()
+    promote(tmp_path, planted["half_blind"], {})
+    assert follower.look()
+    service.live.rollback()
+    assert not follower.look()
+    assert service.live.current.version == bundle_version(planted["good"])
+    (tmp_path / CHAMPION).unlink()
+    assert not follower.look()
