@@ -202,7 +202,7 @@ def log(variant: Variant, found: Mapping[str, Any], params: Params, parent: str)
             "tokenize": {"vocabulary": params.tokenize.vocabulary},
         }
         mlflow.log_params({key: str(value) for key, value in flatten(sections)})
-        StageRun("ablation", active.info.run_id, "").log_metrics(found)
+        StageRun("ablation", active.info.run_id, "", "").log_metrics(found)
 
 
 def base_parameters(arguments: argparse.Namespace) -> dict[str, Any]:

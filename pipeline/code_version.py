@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from metaldefect.artifacts import atomic_file
-from pipeline.dependencies import PACKAGES
+from pipeline.code_files import PACKAGES
 
 INSTALLED = Path(__file__).parents[1]  # holds the packages
 STAGES = Path(__file__).parent / "project/stages.yaml"  # dvc.yaml of this package

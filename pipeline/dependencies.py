@@ -14,12 +14,24 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-PACKAGES = ("metaldefect", "pipeline", "stages", "flows", "app", "benchmarks")
+from pipeline.code_files import PACKAGES, is_code
+
 DVC_FILE = "dvc.yaml"
 # It gathers the settings of all stages. A stage imports by itself the settings that it works with.
 PARAMS = "pipeline/params.py"
 # Typed params (DVC itself tracks each stage's values), tracking, and terminal output.
-PLUMBING = frozenset({PARAMS, "pipeline/run.py", "pipeline/terminal.py", "stages/__init__.py"})
+PLUMBING = frozenset(
+    {
+        PARAMS,
+        "pipeline/dead_runs.py",
+        "pipeline/code_files.py",
+        "pipeline/lineage.py",
+        "pipeline/run.py",
+        "pipeline/store_paths.py",
+        "pipeline/terminal.py",
+        "stages/__init__.py",
+    }
+)
 # A package that finds its plug-in modules contains this call.
 DISCOVERY = "pkgutil.iter_modules(__path__)"
 # Stages whose output the plumbing draws, so they depend on it.
@@ -79,11 +91,6 @@ def code_dependencies(root: Path, stage: str) -> list[str]:
     files = all_imports(root, root / f"stages/{stage}.py")
     names = {file.relative_to(root).as_posix() for file in files if has_code(file)}
     return sorted(names if stage in SHOWS else names - PLUMBING)
-
-
-def is_code(dependency: str) -> bool:
-    """Whether an entry of `deps` names Python code of the project (a file or a package folder)."""
-    return dependency.split("/")[0] in PACKAGES and Path(dependency).suffix in ("", ".py")
 
 
 def with_code_dependencies(root: Path) -> str:

@@ -33,7 +33,8 @@ def headline_metrics(root: Path) -> dict[str, float]:
     """The headline metrics of the pipeline run in `root`; numbers that were not measured are left out."""
     found = {}
     for name, (file, key) in HEADLINE.items():
-        content = read_json(root / METRICS / f"{file}.json")
+        path = root / METRICS / f"{file}.json"
+        content = read_json(path) if path.is_file() else {}
         # Statistics with more fields than an interval keep their mean under `mean`
         value = number(content, key)
         value = number(content, f"{key}.mean") if value is None else value

@@ -44,6 +44,15 @@ def composed_text(conf: Path, profile: str) -> str:
     return text
 
 
+def profile_name(params: Path, conf: Path) -> str:
+    """The profile that `params` was composed from, or `own settings` where it is none of them."""
+    content = yaml.safe_load(params.read_text(encoding="utf-8"))
+    for name in profiles(conf):
+        if yaml.safe_load(composed_text(conf, name)) == content:
+            return name
+    return "own settings"
+
+
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """One line per value that differs: `a.b: 1 -> 2`."""
     old, new = dict(flatten(before)), dict(flatten(after))

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +19,31 @@ import psutil
 import yaml
 
 from metaldefect.errors import exit_on_user_error
+from pipeline.code_files import is_code
+from pipeline.dead_runs import TAG, close_dead_runs, process_tag
+from pipeline.lineage import LINEAGE, data_hashes, locked_stages, trace
 from pipeline.params import Params, load_params
+from pipeline.store_paths import make_paths_relative
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRACKING_DIRECTORY = Path("mlruns")
+ARTIFACTS = f"{TRACKING_DIRECTORY}/artifacts"
 CHECKPOINTS = Path(".checkpoints")
 PARENT_RUN_VARIABLE = "METALDEFECT_PARENT_RUN_ID"
 EXPERIMENT = "metaldefect"
+METRIC_BATCH = 1000  # what MLflow takes at once
 
 
 class StageRun:
     """A stage's MLflow run and its folder for resume checkpoints."""
 
-    def __init__(self, stage: str, run_id: str, stage_hash: str) -> None:
+    def __init__(self, stage: str, run_id: str, stage_hash: str, parent_id: str) -> None:
         self.stage = stage
         self.run_id = run_id
         self.stage_hash = stage_hash
+        self.parent_id = parent_id
 
     @property
     def checkpoint_directory(self) -> Path:
@@ -87,8 +95,9 @@ class StageRun:
 
         now = get_current_time_millis()
         client = MlflowClient()
-        for start in range(0, len(rows), 1000):
-            metrics = [Metric(key, value, now, step) for key, value, step in rows[start : start + 1000]]
+        for start in range(0, len(rows), METRIC_BATCH):
+            batch = rows[start : start + METRIC_BATCH]
+            metrics = [Metric(key, value, now, step) for key, value, step in batch]
             client.log_batch(self.run_id, metrics=metrics)
 
 
@@ -119,21 +128,30 @@ def seed_everything(seed: int) -> None:
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI` if it is set, else the SQLite store under `mlruns/`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{TRACKING_DIRECTORY}/mlflow.db"
+    """`MLFLOW_TRACKING_URI` if it is set, else the SQLite store under `mlruns/` of the current folder.
+
+    Absolute, because MLflow keeps one store per URI, and a process may change its folder.
+    """
+    own = f"sqlite:///{Path.cwd() / TRACKING_DIRECTORY}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or own
 
 
 def connect_tracking() -> None:
-    """Point MLflow to the store and create the experiment if it is missing."""
+    """Point MLflow to the store and create the experiment if it is missing.
+
+    The store under `mlruns/` holds relative artifact paths, also one that an earlier version wrote.
+    """
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
+    own_store = not os.environ.get("MLFLOW_TRACKING_URI")
     TRACKING_DIRECTORY.mkdir(exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri())
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else f"{TRACKING_DIRECTORY}/artifacts"
-        mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
-    mlflow.set_experiment(EXPERIMENT)
+        mlflow.create_experiment(EXPERIMENT, artifact_location=ARTIFACTS if own_store else None)
+    experiment = mlflow.set_experiment(EXPERIMENT)
+    if own_store and experiment.artifact_location != ARTIFACTS:
+        make_paths_relative(TRACKING_DIRECTORY / "mlflow.db", ARTIFACTS)
 
 
 @contextmanager
@@ -143,29 +161,54 @@ def tracked(stage: str, params: Params) -> Iterator[StageRun]:
     import mlflow
 
     section = params.model_dump(mode="json").get(stage, {})
-    digest = stage_hash(stage)
+    inputs = dependency_hashes(stage)
+    digest = stage_hash(stage, inputs)
     parent = parent_run_id()
     tags = {
         "git.commit": git_commit(),
         "dvc.stage": stage,
         "dvc.stage_hash": digest,
+        TAG: process_tag(),
         "params_md5": hashlib.md5(json.dumps(section, sort_keys=True).encode()).hexdigest(),
     }
     if flow_run := os.environ.get("METALDEFECT_FLOW_RUN_ID"):
         tags["prefect.flow_run_id"] = flow_run
-    mlflow.start_run(run_name=stage, parent_run_id=parent, nested=True, tags=tags)
+    mlflow.start_run(run_name=stage, parent_run_id=parent, nested=True, tags=tags, log_system_metrics=True)
     status = "FAILED"
     try:
         active = mlflow.active_run()
         assert active is not None
         logged = dict(flatten(section)) | {"seed": params.seed}
         mlflow.log_params({key: str(value)[:500] for key, value in logged.items()})
-        yield StageRun(stage, active.info.run_id, digest)
+        data = {path: md5 for path, md5 in inputs.items() if not is_code(path)}
+        log_datasets(active.info.run_id, data)
+        mlflow.log_dict(trace(stage, data, locked_stages()), LINEAGE)
+        yield StageRun(stage, active.info.run_id, digest, parent)
         status = "FINISHED"
     finally:
         mlflow.end_run(status)
         if PARENT_RUN_VARIABLE not in os.environ:
             mlflow.MlflowClient().set_terminated(parent, status)
+
+
+def log_datasets(run_id: str, data: Mapping[str, str]) -> None:
+    """Log the data that a stage reads as MLflow datasets, whose digests are DVC's hashes."""
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = [
+        DatasetInput(
+            Dataset(name=path, digest=md5, source_type="local", source=json.dumps({"uri": path})),
+            [InputTag("mlflow.data.context", "input")],
+        )
+        for path, md5 in data.items()
+    ]
+    mlflow.MlflowClient().log_inputs(run_id, found)
+
+
+def run_name(kind: str) -> str:
+    """A name that says what ran and when, such as `retrain 2026-11-26 03:00`."""
+    return f"{kind} {datetime.now(UTC):%Y-%m-%d %H:%M}"
 
 
 def parent_run_id() -> str:
@@ -178,7 +221,7 @@ def parent_run_id() -> str:
         return given
     import mlflow
 
-    key, name = pipeline_key()
+    key, name, process = pipeline_process()
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
@@ -187,12 +230,13 @@ def parent_run_id() -> str:
     )
     if found:
         return found[0].info.run_id
-    tags = {"pipeline.key": key, "git.commit": git_commit()}
-    return client.create_run(experiment.experiment_id, run_name=name, tags=tags).info.run_id
+    close_dead_runs(experiment.experiment_id)
+    tags = {"pipeline.key": key, "git.commit": git_commit(), TAG: process_tag(process)}
+    return client.create_run(experiment.experiment_id, run_name=run_name(name), tags=tags).info.run_id
 
 
-def pipeline_key() -> tuple[str, str]:
-    """(key, name) of the process that runs the pipeline: the nearest `dvc` ancestor, else this process."""
+def pipeline_process() -> tuple[str, str, psutil.Process]:
+    """(key, name, process) of what runs the pipeline: the nearest `dvc` ancestor, else this process."""
     process = psutil.Process()
     for ancestor in process.parents():
         try:
@@ -200,34 +244,53 @@ def pipeline_key() -> tuple[str, str]:
         except psutil.Error:
             continue
         if "dvc" in words:
-            return f"{ancestor.pid}-{ancestor.create_time():.2f}", "dvc repro"
-    return f"{process.pid}-{process.create_time():.2f}", "single stage"
+            return f"{ancestor.pid}-{ancestor.create_time():.2f}", "dvc repro", ancestor
+    return f"{process.pid}-{process.create_time():.2f}", "single stage", process
 
 
-def stage_hash(stage: str) -> str:
-    """MD5 over a stage's inputs: its command, its parameters and the content of its deps.
+def stage_definition(stage: str) -> Mapping[str, Any] | None:
+    """The stage's entry in `dvc.yaml`, or None if it has none."""
+    definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage)
+    return dict(definition) if definition is not None else None
+
+
+def read_settings() -> dict[str, Any]:
+    """The content of `params.yaml`."""
+    return dict(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
+
+
+def dependency_hashes(stage: str) -> dict[str, str]:
+    """MD5 of each dep of a stage, by path.
 
     For deps that other stages made, `dvc.lock` supplies the hash; files of the repository are hashed here.
-    Equal hashes mean equal inputs, so a stage restored from the cache finds the run that made it by this tag.
     """
-    definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage)
+    definition = stage_definition(stage)
+    if definition is None:
+        return {}
+    content = read_settings()
+    known: dict[str, str] = {}
+    for made in locked_stages().values():
+        known |= {path: md5 for path, md5 in data_hashes(made.get("outs", [])).items() if md5}
+    names = [dep.replace("${data.root}", str(content["data"]["root"])) for dep in definition.get("deps", [])]
+    return {name: known.get(name) or content_hash(Path(name)) for name in names}
+
+
+def stage_hash(stage: str, inputs: Mapping[str, str] | None = None) -> str:
+    """MD5 over a stage's inputs: its command, its parameters and the content of its deps.
+
+    Equal hashes mean equal inputs, so a stage restored from the cache finds the run that made it by this tag.
+    `inputs` are the hashes of `dependency_hashes`; None: they are computed here.
+    """
+    definition = stage_definition(stage)
     if definition is None:
         return hashlib.md5(stage.encode()).hexdigest()
-    content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    lock = Path("dvc.lock")
-    locked = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}) if lock.is_file() else {}
-    known = {
-        out["path"]: out.get("md5")
-        for made in locked.get("stages", {}).values()
-        for out in made.get("outs", [])
-    }
+    content = read_settings()
     digest = hashlib.md5(str(definition["cmd"]).encode())
     for name in definition.get("params", []):
         digest.update(json.dumps([str(name), param_value(name, content)], sort_keys=True).encode())
-    for template in definition.get("deps", []):
-        dependency = template.replace("${data.root}", str(content["data"]["root"]))
+    for dependency, md5 in (dependency_hashes(stage) if inputs is None else inputs).items():
         digest.update(dependency.encode())
-        digest.update((known.get(dependency) or content_hash(Path(dependency))).encode())
+        digest.update(md5.encode())
     return digest.hexdigest()
 
 
@@ -264,13 +327,31 @@ def lookup(content: Mapping[str, Any], dotted: str) -> Any:
 
 
 def git_commit() -> str:
-    """The checked-out commit, with the suffix `-dirty` if files differ; `unknown` outside git."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-        capture_output=True,
-        text=True,
-    )
-    return found.stdout.strip() or "unknown"
+    """The checked-out commit, with the suffix `-dirty` if its files differ; `unknown` outside git.
+
+    What a run itself writes does not count: `dvc.lock`, and the outs in `dvc.yaml`.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
+
+    commit = git("rev-parse", "--verify", "--quiet", "HEAD")
+    if not commit:
+        return "unknown"
+    changed = [
+        Path(name) for name in git("diff", "--name-only", "--relative", "-z", "HEAD").split("\0") if name
+    ]
+    written = run_outputs() if changed else []
+    dirty = any(not any(path.is_relative_to(out) for out in written) for path in changed)
+    return f"{commit}-dirty" if dirty else commit
+
+
+def run_outputs() -> list[Path]:
+    """Files and folders that running the pipeline writes: `dvc.lock` and every out in `dvc.yaml`."""
+    file = Path("dvc.yaml")
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    outs = [out for entry in content.get("stages", {}).values() for out in entry.get("outs", [])]
+    return [Path("dvc.lock"), *(Path(out if isinstance(out, str) else next(iter(out))) for out in outs)]
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

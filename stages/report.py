@@ -14,6 +14,7 @@ from metaldefect.ingest.figures import merge_figures
 from metaldefect.procedural.figures import sample_figures
 from pipeline.headline import headline_metrics
 from pipeline.params import Params
+from pipeline.parent import describe_parent
 from pipeline.report.facts import collect_facts, previous_run, record
 from pipeline.report.page import render_report
 from pipeline.run import StageRun, run_stage
@@ -38,6 +39,7 @@ def main(params: Params, run: StageRun) -> None:
         temporary.write_text(page, encoding="utf-8")
     run.log_artifact(PAGE)
     record(run, facts)
+    describe_parent(run.parent_id)
 
 
 def data_figures(params: Params) -> dict[str, dict[str, Figure]]:

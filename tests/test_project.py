@@ -10,7 +10,8 @@ import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
 
-from pipeline.dependencies import code_dependencies, direct_imports, has_code, is_code
+from pipeline.code_files import is_code
+from pipeline.dependencies import code_dependencies, direct_imports, has_code
 from pipeline.params import Params, ParamsError, load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,12 +14,11 @@ from metaldefect.hardware import cpu_name
 from metaldefect.metrics.directions import improvement
 from pipeline.main_metrics import formatted
 from pipeline.params import Params
-from pipeline.profiles import CONF, PARAMS, changes, composed_text, profiles
+from pipeline.parent import DATA_TAG, data_hash
+from pipeline.profiles import CONF, PARAMS, changes, profile_name
 from pipeline.run import EXPERIMENT, StageRun, git_commit
 
 SAMPLE = Path("data/sample")  # where the stage `sample` writes procedural images
-DATA_OUT = "data/merged"
-DATA_TAG = "data.md5"
 STAGE = "report"
 
 
@@ -71,24 +70,6 @@ def collect_facts(params: Params) -> Facts:
 def is_procedural(params: Params) -> bool:
     """Whether all images of the run come from the stage `sample`."""
     return params.data.root == SAMPLE
-
-
-def profile_name(params: Path, conf: Path) -> str:
-    """The profile that `params` was composed from, or `own settings` where it is none of them."""
-    content = yaml.safe_load(params.read_text(encoding="utf-8"))
-    for name in profiles(conf):
-        if yaml.safe_load(composed_text(conf, name)) == content:
-            return name
-    return "own settings"
-
-
-def data_hash(lock: Path) -> str:
-    """DVC's hash of the merged data, or empty where no lock file knows it."""
-    if not lock.is_file():
-        return ""
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    outs = stages.get("merge", {}).get("outs", [])
-    return next((out["md5"] for out in outs if out["path"] == DATA_OUT), "")
 
 
 def record(run: StageRun, facts: Facts) -> None:

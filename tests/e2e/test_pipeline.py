@@ -114,7 +114,7 @@ def test_nothing_is_left_to_do(project: Project) -> None:
 def test_mlflow_has_a_parent_with_one_child_per_stage(project: Project) -> None:
     with sqlite3.connect(project.root / "mlruns/mlflow.db") as store:
         runs = store.execute("select run_uuid, name, status from runs").fetchall()
-        parents = [run for run in runs if run[1] == "dvc repro"]
+        parents = [run for run in runs if run[1].startswith("dvc repro ")]
         assert parents
         children = store.execute(
             "select r.name, r.status from runs r join tags t on t.run_uuid = r.run_uuid "

@@ -37,4 +37,4 @@ def test_a_stage_that_learns_refuses_rows_of_another_split(
     np.save("data/tokens/train/tokens.npy", np.zeros((2, 16, 16), np.uint16))
     save_tokenizer(VQModel(named_config("vq16_tiny")), Path("models/vq"), {"image_size": 256})
     with pytest.raises(UserError, match=rf"not of the train split, such as b\.png \({foreign}\)"):
-        stage.main(load_params(ROOT / "params.yaml"), StageRun(stage.STAGE, "", ""))
+        stage.main(load_params(ROOT / "params.yaml"), StageRun(stage.STAGE, "", "", ""))
