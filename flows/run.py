@@ -1,4 +1,4 @@
-"""`python -m flows.run`: bring the whole pipeline up to date, as a Prefect flow."""
+"""`python -m flows.run`: bring the pipeline up to date, or retrain, as a Prefect flow in this process."""
 
 from __future__ import annotations
 
@@ -17,38 +17,70 @@ if TYPE_CHECKING:
 
 
 def run_pipeline(root: Path | str = ".", force: Sequence[str] = ()) -> State[Any]:
-    """Run the flow on the project in `root`, in this process, and return its final state.
+    """Run the flow `pipeline` on the project in `root` and return its final state.
 
     Raises:
         UserError: `root` has no `dvc.yaml`.
     """
+    folder = prepare(root)
+    from flows.repro import pipeline  # imports Prefect, which reads the environment only once
+
+    state: State[Any] = pipeline(root=str(folder), force=list(force), return_state=True)
+    return state
+
+
+def run_retraining(root: Path | str = ".", profile: str | None = None) -> State[Any]:
+    """Run the flow `retrain` on the project in `root` and return its final state.
+
+    Raises:
+        UserError: `root` has no `dvc.yaml`.
+    """
+    folder = prepare(root)
+    from flows.retrain import retrain
+
+    state: State[Any] = retrain(root=str(folder), profile=profile, return_state=True)
+    return state
+
+
+def prepare(root: Path | str) -> Path:
+    """Set Prefect's environment and database for the project; returns its absolute path."""
     folder = Path(root).resolve()
     if not (folder / "dvc.yaml").is_file():
         raise UserError(f"{folder / 'dvc.yaml'} does not exist: give the project's folder with --root")
     prepare_environment(folder)
     migrate_database()
-    from flows.retraining import retrain  # imports Prefect, which reads the environment only once
-
-    state: State[Any] = retrain(root=str(folder), force=list(force), return_state=True)
-    return state
+    return folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 if every stage is up to date, else 1."""
+    """Run the command line; return 0 if the flow completed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m flows.run", description=__doc__)
     parser.add_argument("--root", default=".", help="the project's folder (default: the current one)")
     parser.add_argument(
         "--force", nargs="+", default=[], metavar="STAGE", help="stages to run although nothing changed"
     )
+    parser.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train aside, compare with the detector that serves, promote or hold",
+    )
+    parser.add_argument("--profile", help="with --retrain: a name in conf/profile (default: as committed)")
     options = parser.parse_args(arguments)
+    if options.retrain and options.force:
+        parser.error("--force is for the pipeline in this folder, not for --retrain")
     # By default SIGTERM kills the process at once and leaves Prefect's temporary server running.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
-        state = run_pipeline(options.root, options.force)
+        if options.retrain:
+            state = run_retraining(options.root, options.profile)
+        else:
+            state = run_pipeline(options.root, options.force)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     if state.is_completed():
+        if options.retrain:
+            print(f"{state.name}: {state.message}")
         return 0
     print(f"{state.name}: {state.message}", file=sys.stderr)
     return 1

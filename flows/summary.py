@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class StageResult:
     Attributes:
         state: Completed, Restored, Unchanged, Failed, Cancelled or Skipped.
         seconds: wall time of its `dvc repro`; 0 if none started.
-        detail: the last line that a failed stage printed.
+        detail: why a failed stage failed.
     """
 
     stage: str
@@ -48,3 +48,18 @@ def as_text(rows: list[dict[str, str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def cause(stage: str, lines: Sequence[str]) -> str:
+    """Why a stage failed, out of the end of its output.
+
+    DVC's own last line says only that the command failed. Before it stands the stage's message, which may
+    have several lines, or the last line of a traceback.
+    """
+    said = list(lines)
+    while said and said[-1].startswith("ERROR: failed to reproduce"):
+        reason = said.pop().partition(f"'{stage}': ")[2]
+        if reason and not reason.startswith("failed to run"):
+            return reason
+    starts = [index for index, line in enumerate(said) if line.startswith(f"{stage}: ")]
+    return "\n".join(said[starts[-1] :] if starts else said[-1:]) or "it printed nothing"

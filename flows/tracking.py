@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline.run import EXPERIMENT, PARENT_RUN_VARIABLE, connect_tracking, git_commit
+from pipeline.dead_runs import TAG, close_dead_runs, process_tag
+from pipeline.parent import describe_parent
+from pipeline.profiles import PARAMS
+from pipeline.run import EXPERIMENT, PARENT_RUN_VARIABLE, connect_tracking, git_commit, run_name
 
 FLOW_RUN_VARIABLE = "METALDEFECT_FLOW_RUN_ID"
 
@@ -23,23 +27,42 @@ class ParentRun:
     environment: dict[str, str]
     used: bool = False
 
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.environment[PARENT_RUN_VARIABLE]
+
 
 @contextmanager
-def parent_run(name: str, flow_run_id: str) -> Iterator[ParentRun]:
-    """Open the parent run in the current folder's store; it ends as FINISHED, FAILED or KILLED."""
+def parent_run(kind: str, flow_run_id: str, folder: Path, within: str | None = None) -> Iterator[ParentRun]:
+    """Open the parent run in the current folder's store; it ends as FINISHED, FAILED or KILLED.
+
+    Args:
+        kind: what runs: `pipeline` or `retrain`.
+        flow_run_id: of Prefect.
+        folder: where the stages run: its metrics and settings are logged at the end.
+        within: id of a parent run that is open already: it is used, and stays open.
+    """
+    if within is not None:
+        yield ParentRun(stage_environment(within, flow_run_id))
+        return
     connect_tracking()
     import mlflow
 
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    tags = {"git.commit": git_commit(), "prefect.flow_run_id": flow_run_id}
-    run_id = client.create_run(experiment.experiment_id, run_name=name, tags=tags).info.run_id
-    parent = ParentRun({PARENT_RUN_VARIABLE: run_id, FLOW_RUN_VARIABLE: flow_run_id})
+    close_dead_runs(experiment.experiment_id)
+    tags = {"git.commit": git_commit(), "prefect.flow_run_id": flow_run_id, TAG: process_tag()}
+    run_id = client.create_run(experiment.experiment_id, run_name=run_name(kind), tags=tags).info.run_id
+    parent = ParentRun(stage_environment(run_id, flow_run_id))
     status = "KILLED"
     try:
         yield parent
         status = "FINISHED"
+        if parent.used and (folder / PARAMS).is_file():
+            with chdir(folder):
+                describe_parent(run_id)
     except Exception:
         status = "FAILED"
         raise
@@ -47,3 +70,8 @@ def parent_run(name: str, flow_run_id: str) -> Iterator[ParentRun]:
         client.set_terminated(run_id, status)
         if status == "FINISHED" and not parent.used:
             client.delete_run(run_id)
+
+
+def stage_environment(run_id: str, flow_run_id: str) -> dict[str, str]:
+    """The variables that tell a stage's process where it belongs."""
+    return {PARENT_RUN_VARIABLE: run_id, FLOW_RUN_VARIABLE: flow_run_id}

@@ -124,7 +124,7 @@ def test_the_schedule_makes_runs_and_a_worker_runs_one(clone: Path, server: dict
     assert (first.isoweekday(), first.hour, first.minute) == (7, 3, 0)
     assert (second - first).days == 7
 
-    deployment = call(api, "/deployments/name/metaldefect/weekly-retraining")
+    deployment = call(api, "/deployments/name/pipeline/weekly-retraining")
     run = call(api, f"/deployments/{deployment['id']}/create_flow_run", {})
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "metal", "--run-once"]
     worker = subprocess.Popen(

@@ -37,9 +37,11 @@ def states(output: str) -> dict[str, str]:
 
 
 def mlflow_runs(root: Path) -> list[tuple[str, str, str]]:
-    """(name, status, lifecycle stage), oldest first."""
+    """(what ran, status, lifecycle stage), oldest first; a run's name also says when."""
     with sqlite3.connect(root / "mlruns" / "mlflow.db") as store:
-        return store.execute("select name, status, lifecycle_stage from runs order by start_time").fetchall()
+        found = store.execute("select name, status, lifecycle_stage from runs order by start_time").fetchall()
+    assert all(re.fullmatch(r"\w+ \d{4}-\d\d-\d\d \d\d:\d\d", name) for name, _, _ in found)
+    return [(name.split()[0], status, life) for name, status, life in found]
 
 
 def test_a_pipeline_is_made_restored_and_left_alone(
@@ -110,7 +112,9 @@ def test_a_failed_stage_fails_the_flow_and_stops_what_depends_on_it(
         "quick": "Failed",
         "last": "Skipped",
     }
-    assert "No such file or directory: 'missing.txt'" in done.stdout
+    # the state's message says why, not DVC's last line
+    missing = "FileNotFoundError: [Errno 2] No such file or directory: 'missing.txt'"
+    assert f"quick failed: {missing}" in done.stdout
     assert done.stdout.count("not run: last") >= 1
     assert not (toy / "last.txt").exists()
     assert mlflow_runs(toy) == [("pipeline", "FAILED", "active")]

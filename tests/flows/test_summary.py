@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.summary import StageResult, as_text, table
+from flows.summary import StageResult, as_text, cause, table
 from pipeline.main_metrics import MAIN_METRICS, formatted, main_metric
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,3 +61,31 @@ def test_numbers_are_short(value: object, text: str) -> None:
 
 def test_no_stages_is_said() -> None:
     assert as_text([]) == "no stages"
+
+
+DVC_FAILED = "ERROR: failed to reproduce 'merge': failed to run: python -m stages.merge, exited with 1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (
+            ["read 3 images", "merge: data/raw/a.png: truncated", DVC_FAILED],
+            "merge: data/raw/a.png: truncated",
+        ),
+        (
+            ["merge: 2 files are refused:", "  a.png: truncated", "  b.png: empty", DVC_FAILED],
+            "merge: 2 files are refused:\n  a.png: truncated\n  b.png: empty",
+        ),
+        (["Traceback (most recent call last):", "ValueError: no", DVC_FAILED], "ValueError: no"),
+        (
+            ["ERROR: failed to reproduce 'merge': [Errno 2] No such file or directory: 'data/raw'"],
+            "[Errno 2] No such file or directory: 'data/raw'",
+        ),
+        ([DVC_FAILED], "it printed nothing"),
+        ([], "it printed nothing"),
+    ],
+)
+def test_the_cause_of_a_failure_is_not_the_last_line_of_dvc(lines: list[str], reason: str) -> None:
+    """Output as DVC 3.67 prints it."""
+    assert cause("merge", lines) == reason

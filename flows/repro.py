@@ -1,4 +1,4 @@
-"""The flow: one task per DVC stage, upstream first, with independent stages in parallel."""
+"""The flow `pipeline`: one task per DVC stage, upstream first, with independent stages in parallel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefect.states import Cancelled, Completed, State
 
 from flows.graph import Node, read_graph, stable_lock_order
 from flows.processes import ChildProcesses, StoppedError
-from flows.summary import StageResult, as_text, table
+from flows.summary import StageResult, as_text, cause, table
 from flows.tracking import ParentRun, parent_run
 from metaldefect.errors import UserError
 
@@ -31,13 +31,16 @@ class StageFailedError(RuntimeError):
     """A stage ended with an error; the message holds the end of its output."""
 
 
-@flow(name="metaldefect", persist_result=False)
-def retrain(root: str = ".", force: Sequence[str] = ()) -> State[Any] | list[StageResult]:
+@flow(name="pipeline", persist_result=False)
+def pipeline(
+    root: str = ".", force: Sequence[str] = (), parent_run_id: str | None = None
+) -> State[Any] | list[StageResult]:
     """Bring every stage of the pipeline up to date.
 
     Args:
         root: the project's folder.
         force: stages to run even if nothing changed.
+        parent_run_id: MLflow run of a larger run that this is a part of; None: the pipeline gets its own.
 
     Raises:
         UserError: `force` names an unknown stage.
@@ -53,7 +56,10 @@ def retrain(root: str = ".", force: Sequence[str] = ()) -> State[Any] | list[Sta
         # MLflow's default store and git are looked up in the current folder.
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(stable_lock_order(folder, nodes))
-        parent = stack.enter_context(parent_run("pipeline", str(runtime.flow_run.id))) if work_to_do else None
+        parent = None
+        if work_to_do:
+            own = str(runtime.flow_run.id)
+            parent = stack.enter_context(parent_run("pipeline", own, folder, parent_run_id))
         results: dict[str, StageResult] = {}
         try:
             futures = submit(nodes, set(force), folder, children, parent, results)
@@ -132,8 +138,8 @@ def run_node(
         results[node.name] = StageResult(node.name, "Cancelled", seconds)
         return Cancelled(message=f"ended after {seconds:.0f} s")
     if code != 0:
-        results[node.name] = StageResult(node.name, "Failed", seconds, detail=tail[-1] if tail else "")
-        raise StageFailedError(f"stage {node.name} ended with {code}:\n" + "\n".join(tail))
+        results[node.name] = StageResult(node.name, "Failed", seconds, cause(node.name, tail))
+        raise StageFailedError(f"{cause(node.name, tail)}\n\nThe end of its output:\n" + "\n".join(tail))
     if parent is not None and state == "Completed":
         parent.used = True
     results[node.name] = StageResult(node.name, state, seconds)
@@ -173,14 +179,15 @@ def wait(futures: Sequence[PrefectFuture[Any]]) -> bool:
 
     Polls the run's state: cancelling in the UI sends no signal to a flow that was started by hand.
     """
+    ids = {runtime.flow_run.id, runtime.flow_run.root_flow_run_id}
     with get_client(sync_client=True) as client:
         for future in futures:
             while not future.state.is_final():
                 future.wait(timeout=POLL_SECONDS)
                 if future.state.is_pending() and future.state.name == "NotReady":
                     break  # its upstream failed, so it will never start
-                state = client.read_flow_run(runtime.flow_run.id).state
-                if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                states = [client.read_flow_run(run_id).state for run_id in ids]
+                if any(state and (state.is_cancelling() or state.is_cancelled()) for state in states):
                     return True
     return False
 

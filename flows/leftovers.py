@@ -1,0 +1,89 @@
+"""Clean up after retrainings that were killed: processes, worktrees, branches, Prefect's states.
+
+MLflow's runs are ended by `pipeline.dead_runs` when the next parent run starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+
+from flows.worktree import FOLDER, remove_worktree
+
+GRACE_SECONDS = 10.0
+
+
+def clean_up(root: Path, left_over: dict[str, str] | None) -> list[str]:
+    """Remove what killed retrainings left; call it only while holding the lease.
+
+    Args:
+        root: the project's folder.
+        left_over: what the last holder of the lease wrote down.
+
+    Returns:
+        One line per thing that was cleaned up.
+    """
+    done = []
+    for tree in sorted((root / FOLDER).glob("*")):
+        stopped = stop_processes(tree)
+        done += [f"ended {stopped} processes of a killed run"] if stopped else []
+        remove_worktree(root, tree, branch_of(tree))
+        done.append(f"removed {tree.relative_to(root)}")
+    if left_over and (run_id := left_over.get("flow_run_id")):
+        done += crash_flow_run(run_id)
+    return done
+
+
+def branch_of(tree: Path) -> str:
+    """The branch of a worktree, from its folder's name: `retrain-<date>` holds `retrain/<date>`."""
+    return tree.name.replace("-", "/", 1)
+
+
+def stop_processes(folder: Path) -> int:
+    """End every process that works in a folder: SIGTERM, then SIGKILL; returns how many there were."""
+    found = list(processes_in(folder))
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(found, GRACE_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, GRACE_SECONDS)
+    return len(found)
+
+
+def processes_in(folder: Path) -> Iterator[psutil.Process]:
+    """Processes whose working directory lies in a folder; not this one."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and Path(process.cwd()).is_relative_to(folder):
+                yield process
+
+
+def crash_flow_run(flow_run_id: str) -> list[str]:
+    """Let Prefect know that a flow run and its parts are gone."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    done = []
+    with get_client(sync_client=True) as client:
+        try:
+            runs = [client.read_flow_run(UUID(flow_run_id))]
+        except ObjectNotFound:  # another server's
+            return []
+        parts = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(flow_run_id)]))
+        runs += client.read_flow_runs(flow_run_filter=parts)
+        for run in runs:
+            if run.state is not None and not run.state.is_final():
+                client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+                done.append(f"Prefect run {run.name} is Crashed, no longer {run.state.name}")
+    return done

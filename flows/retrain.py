@@ -1,0 +1,245 @@
+"""The flow `retrain`: train aside, compare with the champion, then promote or hold.
+
+Everything that trains happens in a git worktree of its own. The project's folder changes at two places: the
+verdict's folder under `reports/retrain/`, and, after a passed gate, the link `models/champion`.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from contextlib import chdir
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.states import Completed, State
+
+from flows.lease import lease
+from flows.leftovers import clean_up
+from flows.processes import ChildProcesses
+from flows.repro import child_environment, pipeline
+from flows.summary import cause
+from flows.tracking import ParentRun, parent_run
+from flows.worktree import add_worktree, commit, remove_worktree, uncommitted, worktree_path
+from metaldefect.artifacts import read_json
+from metaldefect.errors import UserError
+from pipeline.champion import bundle_version, current, hold, promote
+from pipeline.notify import Level, notify
+
+BUNDLE = Path("models/openvino")
+INSPECTION = Path("data/merged/inspection")
+HOLDOUT_CARD = Path("data/holdout.json")
+REPORTS = Path("reports/retrain")
+EVENT = "retrain.verdict"
+STATES = {"PROMOTE": "Promoted", "HOLD": "Held", "REJECT": "Rejected"}
+TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Where one retraining works.
+
+    Attributes:
+        root: the project's folder.
+        tree: the worktree.
+        branch: of the worktree.
+        reports: folder for the verdict.
+    """
+
+    root: Path
+    tree: Path
+    branch: str
+    reports: Path
+
+    @property
+    def date(self) -> str:
+        """Names the run."""
+        return self.branch.partition("/")[2]
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(root: str = ".", profile: str | None = None) -> State[Any]:
+    """Train a detector from the last commit and the data at hand; let it serve if it is proven better.
+
+    Args:
+        root: the project's folder, a git and DVC repository.
+        profile: name in `conf/profile`; None: `params.yaml` as it is committed.
+
+    Returns:
+        A completed state named Promoted, Held, Rejected or Unchanged, with the reason.
+
+    Raises:
+        UserError: another retraining runs, or the project cannot be retrained.
+        StageFailedError: a stage failed; nothing that serves has changed.
+    """
+    folder = Path(root).resolve()
+    if not (folder / "dvc.yaml").is_file():
+        raise UserError(f"{folder / 'dvc.yaml'} does not exist: `root` must be the project's folder")
+    flow_run_id = str(runtime.flow_run.id)
+    with lease(folder) as held:
+        for line in clean_up(folder, held.left_over):
+            get_run_logger().warning("left by a killed run: %s", line)
+        branch = f"retrain/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
+        held.note(pid=str(os.getpid()), flow_run_id=flow_run_id, branch=branch)
+        try:
+            tree = add_worktree(folder, branch)
+            if changed := uncommitted(folder):
+                get_run_logger().warning("not committed, so not trained with: %s", ", ".join(changed))
+            run = Retraining(folder, tree, branch, folder / REPORTS / branch.partition("/")[2])
+            return train_and_decide(run, profile, flow_run_id)
+        finally:
+            remove_worktree(folder, worktree_path(folder, branch), branch)
+
+
+def train_and_decide(run: Retraining, profile: str | None, flow_run_id: str) -> State[Any]:
+    """Everything between making the worktree and removing it."""
+    if profile is not None:
+        from pipeline.profiles import write_params
+
+        write_params(run.tree, profile)
+    with chdir(run.root), parent_run("retrain", flow_run_id, run.tree) as parent:
+        restore(run.tree)
+        pipeline(root=str(run.tree), parent_run_id=parent.run_id)
+        version = bundle_version(run.tree / BUNDLE)
+        champion = current(run.root)
+        if champion is not None and champion.name == version:
+            return Completed(name="Unchanged", message=f"nothing changed: champion {version} is up to date")
+        parent.used = True
+        verdict = compare(run, parent)
+        act(run, verdict)
+        record(run, verdict, parent)
+        commit_branch(run, verdict)
+        push(run.tree)
+    announce(run, verdict)
+    message = f"{verdict['verdict']}: {verdict['reason']}"
+    return Completed(name=STATES[verdict["verdict"]], message=message)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def restore(tree: Path) -> None:
+    """Fill the worktree with the outs that the DVC cache holds; a stage whose outs it lacks will run."""
+    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--allow-missing"]
+    subprocess.run(command, cwd=tree, env=child_environment(None), stdin=subprocess.DEVNULL)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def compare(run: Retraining, parent: ParentRun) -> dict[str, Any]:
+    """Run the gate in a process of its own, and show the verdict in Prefect and MLflow.
+
+    Raises:
+        UserError: there is no verdict; the message says why.
+    """
+    command = [sys.executable, "-m", "pipeline.cli", "gate", "--root", str(run.root)]
+    command += ["--challenger", str(run.tree / BUNDLE), "--training", str(run.tree / INSPECTION)]
+    command += ["--params", str(run.tree / "params.yaml"), "--output", str(run.reports)]
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def on_line(line: str) -> None:
+        get_run_logger().info("%s", line)
+        tail.append(line)
+
+    children = ChildProcesses()
+    try:
+        code = children.run(command, run.tree, child_environment(parent), on_line)
+    finally:
+        children.stop()
+    if code != 0:
+        raise UserError(f"no verdict: {cause('metaldefect', list(tail))}")
+    verdict: dict[str, Any] = read_json(run.reports / "verdict.json")
+    show(run.reports)
+    return verdict
+
+
+def show(reports: Path) -> None:
+    """Publish the verdict as Prefect artifacts: the table, and the picture."""
+    create_markdown_artifact(
+        key="verdict",
+        markdown=(reports / "verdict.md").read_text(encoding="utf-8"),
+        description="Challenger against champion, on the holdout",
+    )
+    picture = base64.b64encode((reports / "verdict.png").read_bytes()).decode("ascii")
+    create_image_artifact(
+        key="verdict-picture",
+        image_url=f"data:image/png;base64,{picture}",
+        description="What differs, every score, and the images that the two decide otherwise",
+    )
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def act(run: Retraining, verdict: dict[str, Any]) -> None:
+    """Promote, hold, or leave everything as it is."""
+    bundle = run.tree / BUNDLE
+    if verdict["verdict"] == "PROMOTE":
+        promote(run.root, bundle, {"verdict": "PROMOTE", "reason": verdict["reason"], "branch": run.branch})
+    elif verdict["verdict"] == "HOLD":
+        hold(run.root, bundle)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def record(run: Retraining, verdict: dict[str, Any], parent: ParentRun) -> None:
+    """Register the challenger with its verdict and lineage; the registry's aliases follow the links."""
+    import mlflow
+
+    from pipeline.registry import follow_links, register
+
+    mlflow.MlflowClient().log_artifacts(parent.run_id, str(run.reports), "verdict")
+    if verdict["challenger"] is None:  # refused: it is no model
+        follow_links(run.root)
+        return
+    number = register(run.root, run.tree, run.tree / BUNDLE, parent.run_id, verdict)
+    get_run_logger().info("registered as version %s of the detector", number)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def commit_branch(run: Retraining, verdict: dict[str, Any]) -> str | None:
+    """Commit `dvc.lock`, metrics and new `.dvc` files on the run's branch; returns the commit."""
+    if (run.root / HOLDOUT_CARD).is_file():
+        shutil.copy2(run.root / HOLDOUT_CARD, run.tree / HOLDOUT_CARD)
+    message = f"Retrain {run.date}: {verdict['verdict']}\n\n{verdict['reason']}\n"
+    made = commit(run.tree, message, [HOLDOUT_CARD])
+    get_run_logger().info("committed %s on %s", made or "nothing", run.branch)
+    return made
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def push(tree: Path) -> None:
+    """Push outs and run cache, if a DVC remote is set; a remote that does not answer is no failure."""
+    environment = child_environment(None)
+    dvc = [sys.executable, "-m", "dvc"]
+    listed = subprocess.run(
+        [*dvc, "remote", "list"], cwd=tree, env=environment, capture_output=True, text=True
+    )
+    if not listed.stdout.strip():
+        return
+    done = subprocess.run(
+        [*dvc, "push", "--run-cache"], cwd=tree, env=environment, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        get_run_logger().error("dvc push failed, type it again later: %s", " ".join(last))
+
+
+def announce(run: Retraining, verdict: dict[str, Any]) -> None:
+    """Report the verdict to people, and emit it as an event for automations."""
+    level: Level = "info" if verdict["verdict"] != "REJECT" else "warning"
+    notify(f"retraining: {verdict['verdict']}", f"{verdict['reason']}\n{run.reports}", level, run.root)
+    emit_event(
+        event=EVENT,
+        resource={"prefect.resource.id": "metaldefect.detector", "prefect.resource.name": run.root.name},
+        payload={
+            "verdict": verdict["verdict"],
+            "reason": verdict["reason"],
+            "branch": run.branch,
+            "report": str(run.reports),
+        },
+    )

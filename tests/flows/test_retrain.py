@@ -1,0 +1,252 @@
+"""The flow `retrain` on a toy project whose pipeline takes planted detectors: one process, one server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.lease import LEASE, lease
+from flows.leftovers import clean_up
+from flows.worktree import FOLDER, add_worktree, commit, git, link_data, remove_worktree, uncommitted
+from metaldefect.artifacts import read_json
+from metaldefect.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PIPELINE = """\
+stages:
+  merge:
+    cmd: python take.py inspection data/merged/inspection
+    deps: [take.py]
+    outs: [data/merged/inspection]
+  export_openvino:
+    cmd: python take.py "$(cat which.txt)" models/openvino
+    deps: [take.py, which.txt, data/merged/inspection, data/raw]
+    outs: [models/openvino]
+"""
+TAKE = """\
+import os, shutil, sys
+source = os.path.join(os.environ["PLANTED"], sys.argv[1])
+if not os.path.isdir(source):
+    sys.exit(f"export_openvino: {sys.argv[1]} is no detector:\\nname another in which.txt")
+shutil.copytree(source, sys.argv[2], dirs_exist_ok=True)
+"""
+STEPS = """\
+import json, os, sys
+from pathlib import Path
+from flows.worktree import git
+from pipeline.prefect_settings import migrate_database, prepare_environment
+root = Path(sys.argv[1])
+prepare_environment(root)
+migrate_database()
+from prefect.client.orchestration import get_client
+from prefect.states import Running
+from flows.lease import LEASE
+from flows.retrain import retrain
+from flows.repro import pipeline
+
+with get_client(sync_client=True) as client:
+    dead = client.create_flow_run(retrain, state=Running())
+    (root / LEASE).parent.mkdir(parents=True, exist_ok=True)
+    (root / LEASE).write_text(json.dumps({"pid": "1", "flow_run_id": str(dead.id)}))
+for which in sys.argv[2:]:
+    if which != "again":
+        (root / "which.txt").write_text(which)
+        git(root, "commit", "--quiet", "--all", "--message", which)
+    state = retrain(root=str(root), return_state=True)
+    link = root / "models/champion"
+    serves = link.resolve().name if link.exists() else None
+    print("STEP", json.dumps([which, state.name, state.message, serves]))
+with get_client(sync_client=True) as client:
+    print("DEAD", client.read_flow_run(dead.id).state.name)
+    print("ARTIFACTS", json.dumps(sorted({a.key for a in client.read_artifacts() if a.key})))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, environment: dict[str, str]) -> Path:
+    """A committed project with data that git does not hold."""
+    root = tmp_path / "project"
+    (root / "data/raw").mkdir(parents=True)
+    (root / "dvc.yaml").write_text(PIPELINE)
+    (root / "take.py").write_text(TAKE)
+    (root / "which.txt").write_text("good")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["gate"] |= {"precision": "fp32"}
+    params["gate"]["cost"] |= {"latency_frames": 1, "latency_ratio": 1000}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    (root / ".gitignore").write_text(
+        "/mlruns/\n/data/raw/\n/reports/\n/data/holdout/\n/models/\n/.checkpoints/\n"
+    )
+    (root / "data/raw/one.txt").write_text("1")
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "config", "user.email", "x@localhost"],
+        ["git", "config", "user.name", "x"],
+        [sys.executable, "-m", "dvc", "init", "-q"],
+        ["git", "add", "--all"],
+        ["git", "commit", "-qm", "start"],
+    ):
+        subprocess.run(command, cwd=root, env=environment, check=True)
+    return root
+
+
+def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
+    project: Path, with_database: dict[str, str], planted: dict[str, Path]
+) -> None:
+    steps = ["half_blind", "again", "no_detector", "worse"]
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, str(project), *steps],
+        env=with_database | {"PLANTED": str(planted["good"].parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("STEP ")]
+    first, again, failed, rejected = (json.loads(line[5:]) for line in lines)
+
+    assert first[1:3] == ["Promoted", "PROMOTE: the first detector: it reaches every floor"]
+    assert again[1] == "Unchanged"
+    assert again[3] == first[3]
+    # The state says why, not DVC's last line (exited with 1), and what serves is as before
+    assert failed[1] == "Failed"
+    assert "export_openvino failed: export_openvino: no_detector is no detector:\nname another" in failed[2]
+    assert failed[3] == first[3]
+    assert rejected[1] == "Rejected"
+    assert "floor of image AUROC" in rejected[2]
+    assert rejected[3] == first[3]
+
+    check_traces(project, done.stdout)
+
+
+def check_traces(project: Path, output: str) -> None:
+    """Branches with their commits, verdicts, artifacts, MLflow runs, and no worktree left."""
+    branches = git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)").splitlines()
+    assert len(branches) == 2  # one per verdict
+    subjects = [git(project, "log", "-1", "--format=%s%n%b", branch) for branch in branches]
+    assert [text.splitlines()[0].split()[-1] for text in subjects] == ["PROMOTE", "REJECT"]
+    assert "floor of image AUROC" in subjects[1]
+    changed = git(project, "show", "--name-only", "--format=", branches[-1]).splitlines()
+    assert set(changed) == {"data/holdout.json", "dvc.lock"}
+    assert not (project / "dvc.lock").exists()  # the working folder is as it was
+    assert not (project / "models/openvino").exists()
+    assert list((project / FOLDER).iterdir()) == []
+    assert git(project, "status", "--porcelain") == "?? data/holdout.json"
+
+    verdicts = [read_json(path)["verdict"] for path in sorted(project.glob("reports/retrain/*/verdict.json"))]
+    assert verdicts == ["PROMOTE", "REJECT"]
+    assert json.loads(output.split("ARTIFACTS ")[1].splitlines()[0]) == [
+        "pipeline",
+        "verdict",
+        "verdict-picture",
+    ]
+    # a run that was killed before no longer says that it runs
+    assert output.split("DEAD ")[1].splitlines()[0] == "Crashed"
+    with sqlite3.connect(project / "mlruns/mlflow.db") as store:
+        runs = store.execute("select status, lifecycle_stage from runs order by start_time").fetchall()
+    assert runs == [
+        ("FINISHED", "active"), ("FINISHED", "deleted"), ("FAILED", "active"),
+        ("FINISHED", "active"),
+    ]  # fmt: skip
+
+
+def test_one_retraining_at_a_time(tmp_path: Path) -> None:
+    with lease(tmp_path) as held:
+        assert held.left_over is None
+        held.note(pid="42", flow_run_id="abc")
+        said = r"another retraining .* runs \(process 42, flow run abc\)"
+        with pytest.raises(UserError, match=said), lease(tmp_path):
+            pass
+    with pytest.raises(ZeroDivisionError), lease(tmp_path) as held:
+        assert held.left_over is None  # the last one ended by itself
+        held.note(flow_run_id="failed")
+        raise ZeroDivisionError
+    with lease(tmp_path) as held:
+        assert held.left_over is None  # so did this one
+
+
+def test_a_killed_holder_leaves_its_note_and_no_lock(tmp_path: Path, environment: dict[str, str]) -> None:
+    script = (
+        "import sys, os, signal; from pathlib import Path; from flows.lease import lease\n"
+        "with lease(Path(sys.argv[1])) as held:\n"
+        "    held.note(flow_run_id='abc'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment)
+    with lease(tmp_path) as held:
+        assert held.left_over == {"flow_run_id": "abc"}
+    (tmp_path / LEASE).write_text('{"flow_run')  # killed while writing
+    with lease(tmp_path) as held:
+        assert held.left_over == {}
+
+
+def test_what_a_killed_run_left_is_removed(project: Path, alive: Callable[[int], bool]) -> None:
+    empty, kept = "retrain/2026-01-01-000000", "retrain/2026-01-02-000000"
+    trees = [add_worktree(project, branch) for branch in (empty, kept)]
+    (trees[1] / "which.txt").write_text("other")
+    assert commit(trees[1], "a finished commit") is not None
+    (project / "mlruns/kept.txt").write_text("kept")
+    orphan = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 300 & wait"], cwd=trees[0])
+    time.sleep(0.3)
+    clean_up_quickly(project)
+    orphan.wait(timeout=10)
+    assert not alive(orphan.pid)
+    assert not any(tree.exists() for tree in trees)
+    assert git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)") == kept
+    assert (project / "mlruns/kept.txt").is_file()  # the worktree only linked to it
+    assert git(project, "worktree", "list").count("\n") == 0
+
+
+def clean_up_quickly(project: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.leftovers.GRACE_SECONDS", 0.2)
+        said = clean_up(project, None)
+    assert any("ended 2 processes of a killed run" in line for line in said), said
+
+
+def test_the_worktree_has_the_data_at_hand_and_shares_the_cache(
+    project: Path, environment: dict[str, str]
+) -> None:
+    (project / "new").mkdir()
+    (project / "new/image.txt").write_text("new data")
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "add", "-q", "new"], cwd=project, env=environment, check=True
+    )
+    tree = add_worktree(project, "retrain/2026-01-03-000000")
+
+    assert (tree / "data/raw/one.txt").stat().st_ino == (project / "data/raw/one.txt").stat().st_ino
+    (project / "data/raw/two.txt").write_text("2")  # arrives during the run
+    assert not (tree / "data/raw/two.txt").exists()
+    link_data(project, tree)
+    assert (tree / "data/raw/two.txt").is_file()
+    assert (tree / "new.dvc").read_bytes() == (project / "new.dvc").read_bytes()
+    command = [sys.executable, "-m", "dvc", "checkout", "-q", "new.dvc"]
+    subprocess.run(command, cwd=tree, env=environment, check=True)
+    assert (tree / "new/image.txt").read_text() == "new data"
+
+    assert uncommitted(project) == []
+    (project / "params.yaml").write_text("seed: 1\n")
+    assert uncommitted(project) == ["params.yaml"]  # the flow says that this is not trained with
+
+    made = commit(tree, "data", [Path("data/holdout.json")])
+    assert made is not None
+    assert git(project, "show", "--name-only", "--format=", made) == "new.dvc"
+    remove_worktree(project, tree, "retrain/2026-01-03-000000")
+    assert (project / "data/raw/one.txt").read_text() == "1"
+
+
+def test_a_folder_inside_a_repository_is_refused(project: Path, environment: dict[str, str]) -> None:
+    inner = project / "inner"
+    shutil.copytree(project / ".dvc", inner / ".dvc")
+    with pytest.raises(UserError, match="is not the top folder of its git repository"):
+        add_worktree(inner, "retrain/2026-01-04-000000")
+    assert git(project, "branch", "--list", "retrain/*") == ""
