@@ -18,7 +18,7 @@ export METALDEFECT_WEIGHTS ?= $(CURDIR)/../shared/weights
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data deps repro flow test test-fast lint format ui demo doctor clean
+.PHONY: help setup data deps repro flow retrain compare rollback test test-fast lint format ui demo doctor clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,15 @@ repro: $(STAMP) ## Run the pipeline (PROFILE=cpu, real or paper); a second run f
 flow: $(STAMP) ## Run the pipeline as a Prefect flow
 	$(BIN)/python -m flows.run
 
+retrain: $(STAMP) ## Train aside, compare with the detector that serves, promote or hold
+	$(BIN)/python -m flows.run --retrain
+
+compare: $(STAMP) ## What serves against the last pipeline runs: terminal and reports/compare.html
+	$(BIN)/metaldefect compare
+
+rollback: $(STAMP) ## Let the previous champion serve again
+	$(BIN)/metaldefect rollback
+
 # One test file per core, each on one thread, is faster than one file at a time on all threads. The longest
 # files start first (tests/conftest.py), so that no core waits for them at the end.
 test: $(STAMP) ## All tests, including the end-to-end run; ends with the slowest
@@ -60,7 +69,8 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 
 ui: $(STAMP) ## MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200 (Ctrl-C ends both)
-	@echo "MLflow http://127.0.0.1:5000   Prefect http://127.0.0.1:4200"
+	@echo "MLflow $$($(BIN)/python -m pipeline.mlflow_view)"
+	@echo "Prefect http://127.0.0.1:4200"
 	@trap 'kill 0' INT TERM EXIT; \
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000 & \
 	$(BIN)/prefect server start --host 127.0.0.1 --port 4200 & \
@@ -75,5 +85,6 @@ demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, with the models of the last
 doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
 	$(BIN)/metaldefect doctor
 
-clean: ## Remove all outputs of runs (keeps the environment and the DVC cache)
-	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic models reports plots .checkpoints
+clean: ## Remove all outputs of runs (keeps the environment, the DVC cache and what serves)
+	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic reports plots .checkpoints
+	rm -rf models/vq models/maskgit models/teacher models/efficientad models/detector models/openvino

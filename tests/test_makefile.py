@@ -42,6 +42,8 @@ def make(folder: Path, *arguments: str) -> list[str]:
         (["lint"], ["ruff [check] [.]", "ruff [format] [--check] [.]", "mypy []"]),
         (["deps"], ["python [-m] [pipeline.dependencies]"]),
         (["doctor"], ["metaldefect [doctor]"]),
+        (["rollback"], ["metaldefect [rollback]"]),
+        (["retrain"], ["python [-m] [flows.run] [--retrain]"]),
         (["data", "FROM=/media/my disk"], ["metaldefect [get-data] [--from] [/media/my disk]"]),
     ],
     ids=lambda value: value[0],
