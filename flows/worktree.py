@@ -76,14 +76,15 @@ def share_cache(root: Path, tree: Path) -> None:
 
 
 def uncommitted(root: Path) -> list[str]:
-    """Changed files that the worktree does not see: all but what runs write and `.dvc` files."""
+    """Changed files that the worktree does not see: all but what runs and `dvc add` write."""
     names = [name for name in git(root, "diff", "--name-only", "-z", "HEAD").split("\0") if name]
     with chdir(root):
         written = run_outputs()
     return [
         name
         for name in names
-        if not name.endswith(".dvc") and not any(Path(name).is_relative_to(out) for out in written)
+        if not name.endswith((".dvc", ".gitignore"))
+        and not any(Path(name).is_relative_to(out) for out in written)
     ]
 
 
