@@ -42,6 +42,7 @@ IGNORED = """\
 /data/raw/
 /mlruns/
 /reports/
+/logs/
 /.checkpoints/
 /detector/
 /inserted/

@@ -147,6 +147,8 @@ def connect_tracking() -> None:
     own_store = not os.environ.get("MLFLOW_TRACKING_URI")
     TRACKING_DIRECTORY.mkdir(exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri())
+    if own_store:  # MLflow has just set it, and a process that works in another folder would inherit it
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         mlflow.create_experiment(EXPERIMENT, artifact_location=ARTIFACTS if own_store else None)
     experiment = mlflow.set_experiment(EXPERIMENT)

@@ -112,6 +112,7 @@ def test_a_store_with_absolute_paths_is_made_relative(
     mlflow.set_experiment("metaldefect")
     with mlflow.start_run() as run:
         mlflow.log_text("old text", "old.txt")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow sets it
     moved = project.rename(tmp_path / "moved")
     monkeypatch.chdir(moved)
     connect_tracking()
