@@ -84,7 +84,7 @@ def project(tmp_path: Path, environment: dict[str, str]) -> Path:
     params["gate"]["cost"] |= {"latency_frames": 1, "latency_ratio": 1000}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     (root / ".gitignore").write_text(
-        "/mlruns/\n/data/raw/\n/reports/\n/data/holdout/\n/models/\n/.checkpoints/\n"
+        "/mlruns/\n/data/raw/\n/reports/\n/data/holdout/\n/models/\n/.checkpoints/\n/logs/\n"
     )
     (root / "data/raw/one.txt").write_text("1")
     for command in (
