@@ -269,7 +269,7 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(content | {"stepz": 3, "image_size": 64}))
     with pytest.raises(UserError, match="stepz: Extra inputs are not permitted") as error:
         load_settings(config, {})
-    assert "image_size: Input should be greater than or equal to 128" in str(error.value)
+    assert "image_size: Value error, 64 x 64 px: at least 128 per side are needed" in str(error.value)
     config.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match="source: real needs root"):
         load_settings(config, {"source": "real"})
