@@ -15,7 +15,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory
-from metaldefect.errors import UserError
+from metaldefect.errors import UserError, printable
 from metaldefect.hardware import workers
 from metaldefect.images import write_png
 from metaldefect.inspection.layout import GOOD
@@ -36,6 +36,9 @@ HELD_OUT = 5  # every fifth NEU-DET image is a validation image, every fifth nor
 SALIENCY_PREFIXES = {"inclusion": "In", "patches": "Pa", "scratches": "Sc"}
 
 Job = Callable[[], None]
+
+
+DRAWN = ".drawn.txt"  # lists the files, so that others among them are noticed
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ def write_sample_datasets(root: Path, counts: SampleCounts, seed: int) -> dict[s
 
     Returns:
         The number of images in each dataset.
+
+    Raises:
+        UserError: `root` holds files that an earlier call did not draw: they would be deleted.
     """
+    refuse_foreign_files(root)
     written = {}
     with atomic_directory(root) as temporary, ThreadPoolExecutor(workers()) as pool:
         for name, plan in (
@@ -78,7 +85,28 @@ def write_sample_datasets(root: Path, counts: SampleCounts, seed: int) -> dict[s
             jobs = list(plan(temporary / name, counts, seed))
             list(tqdm(pool.map(run_job, jobs), total=len(jobs), desc=f"sample {name}", unit="image"))
             written[name] = len(jobs)
+        names = [path.relative_to(temporary).as_posix() for path in files_below(temporary)]
+        (temporary / DRAWN).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return written
+
+
+def refuse_foreign_files(root: Path) -> None:
+    """Raise `UserError` if somebody has put files of their own among the drawn ones."""
+    if not (root / DRAWN).is_file():
+        return
+    drawn = set((root / DRAWN).read_text(encoding="utf-8").splitlines())
+    foreign = [path for path in files_below(root) if path.relative_to(root).as_posix() not in drawn]
+    if foreign:
+        raise UserError(
+            f"{root} holds {len(foreign)} file(s) that were not drawn, such as {printable(str(foreign[0]))}."
+            f" They would be deleted, because {root} is drawn again: move them elsewhere. Your own images"
+            " need a folder of their own: `metaldefect new` makes a project of them"
+        )
+
+
+def files_below(root: Path) -> list[Path]:
+    """All files below a folder in a fixed order, without hidden ones."""
+    return sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def run_job(job: Job) -> None:

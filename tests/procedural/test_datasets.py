@@ -13,6 +13,7 @@ from PIL import Image
 from metaldefect.errors import UserError
 from metaldefect.procedural import datasets as procedural_datasets
 from metaldefect.procedural.datasets import (
+    DRAWN,
     SampleCounts,
     bounding_boxes,
     neu_det_photograph,
@@ -32,12 +33,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digests(root: Path) -> dict[str, str]:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != DRAWN)
     return {str(path.relative_to(root)): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != DRAWN)
 
 
 def test_layouts_are_the_published_ones(sample: Path) -> None:
@@ -145,6 +146,20 @@ def test_bytes_depend_on_neither_workers_nor_the_other_images(
     other = digests(tmp_path / "other")
     images = [path for path in other if not path.endswith(".xml")]
     assert not [path for path in images if other[path] == fewer[path]]
+
+
+def test_somebody_elses_image_is_not_deleted_without_a_word(tmp_path: Path) -> None:
+    root, few = tmp_path / "sample", SampleCounts(1, 1, 1, 5, 1)
+    write_sample_datasets(root, SampleCounts(2, 1, 1, 5, 1), seed=0)
+    mine = root / "inspection/train/good/mine.png"
+    mine.write_bytes(b"photograph")
+    message = r"holds 1 file.s. that were not drawn, such as .*mine\.png\. They would be deleted"
+    with pytest.raises(UserError, match=message):
+        write_sample_datasets(root, few, seed=0)
+    assert mine.read_bytes() == b"photograph"
+    mine.unlink()
+    write_sample_datasets(root, few, seed=0)  # fewer images: the old ones were drawn, so they may go
+    assert not (root / "NEU-DET/train/images/crazing/crazing_2.jpg").exists()
 
 
 def test_a_failed_write_leaves_the_old_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
