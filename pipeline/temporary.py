@@ -1,0 +1,32 @@
+"""Which failures are worth another try: a lock, the network, memory. Everything else fails the same again."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+# Linux kills the largest process when memory is short; a shell reports its signal as 128 + 9
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+LOCK = re.compile(
+    r"is busy, it is being blocked|Unable to acquire lock|another DVC process|database is locked",
+    re.IGNORECASE,
+)
+SIGNS = re.compile(
+    r"MemoryError|Cannot allocate memory|out of memory|can't allocate memory|exited with (-9|137)\b"
+    r"|Connection (refused|reset|aborted|timed out)|ConnectionError|ConnectTimeout|ReadTimeout"
+    r"|Temporary failure in name resolution|Network is unreachable|No route to host"
+)
+
+
+class TemporaryFailureError(RuntimeError):
+    """Something was in the way that may be gone later: a lock, the network, memory."""
+
+
+def is_lock(output: str) -> bool:
+    """Whether a command says that another process holds what it needs."""
+    return LOCK.search(output) is not None
+
+
+def is_temporary(code: int, output: str) -> bool:
+    """Whether a command may succeed later, by its exit code (negative: the signal) and its output."""
+    return code in KILLED or (code != 0 and (is_lock(output) or SIGNS.search(output) is not None))
