@@ -30,6 +30,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "data": ("metaldefect/ingest", "metaldefect/procedural"),
     "efficientad_speed": ("metaldefect/efficientad", "metaldefect/kernels", "metaldefect/hardware.py"),
     "efficientad_synthetic": ("metaldefect/efficientad", "metaldefect/procedural"),
+    "drift": ("metaldefect/metrics/drift.py",),
     "edge": ("metaldefect/deploy", "metaldefect/efficientad/torch_model.py"),
     "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
     "grain": ("metaldefect/synthesis/grain.py", "metaldefect/metrics"),
