@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= cpu
+PORT ?= 4200
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PREFECT_HOME ?= $(CURDIR)/.prefect
@@ -18,7 +19,7 @@ export METALDEFECT_WEIGHTS ?= $(CURDIR)/../shared/weights
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data deps repro flow retrain compare rollback test test-fast lint format ui demo doctor clean
+.PHONY: help setup data deps repro flow retrain compare rollback deploy undeploy test test-fast lint format ui demo doctor clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -75,6 +76,12 @@ ui: $(STAMP) ## MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200 (Ctrl-C e
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000 & \
 	$(BIN)/prefect server start --host 127.0.0.1 --port 4200 & \
 	wait
+
+deploy: $(STAMP) ## Start Prefect's server (PORT=4200), worker and watchdog here, and deploy all flows
+	$(BIN)/metaldefect deploy --port $(PORT)
+
+undeploy: $(STAMP) ## End what `make deploy` started
+	$(BIN)/metaldefect undeploy
 
 deps: $(STAMP) ## Write the code that each stage imports into dvc.yaml
 	$(BIN)/python -m pipeline.dependencies

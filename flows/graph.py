@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.utils.serialize import load_yaml, modify_yaml
 
+from flows.retries import LOCK_PAUSE_SECONDS, LONGEST_LOCK_SECONDS
 from metaldefect.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,14 +42,40 @@ class Node:
     changed: bool
 
 
-def read_graph(root: Path) -> list[Node]:
+def read_graph(root: Path, say: Callable[[str], None] = print) -> list[Node]:
     """The nodes that `dvc repro` would visit, in its order (upstream first).
 
-    Reads the status of the whole pipeline once, which needs DVC's lock: call it before any stage runs.
+    Reads the status of the whole pipeline once, which needs DVC's locks: call it before any stage runs. While
+    another DVC process works here, this waits for it.
+
+    Args:
+        root: the project's folder.
+        say: receives one line if this has to wait.
 
     Raises:
-        UserError: `root` is not a DVC repository, its `dvc.yaml` is broken, or another DVC process holds the
-            lock.
+        UserError: `root` is not a DVC repository, its `dvc.yaml` is broken, or another DVC process holds its
+            locks for twelve hours.
+    """
+    give_up = time.monotonic() + LONGEST_LOCK_SECONDS
+    waits = False
+    while True:
+        try:
+            return read_graph_once(root)
+        except LockError as error:
+            if time.monotonic() > give_up:
+                raise UserError(f"another DVC process holds {root}: {error}") from error
+            if not waits:
+                say(f"another DVC process works in {root}: waiting for it")
+            waits = True
+            time.sleep(LOCK_PAUSE_SECONDS)
+
+
+def read_graph_once(root: Path) -> list[Node]:
+    """The nodes, if no other DVC process is in the way.
+
+    Raises:
+        LockError: one is.
+        UserError: as for `read_graph`.
     """
     try:
         # DVC looks for dvc.yaml in the current folder, and names stages relative to it.
@@ -55,6 +84,8 @@ def read_graph(root: Path) -> list[Node]:
             plan = plan_repro(get_active_graph(graph), collect_stages(repo, ["dvc.yaml"]))
             changed = set(repo.status())
             return [node(stage, graph, set(plan), changed) for stage in plan]
+    except LockError:
+        raise
     except NotDvcRepoError as error:
         raise UserError(f"{root} is not a DVC repository: type `dvc init` there") from error
     except DvcException as error:

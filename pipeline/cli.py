@@ -82,6 +82,57 @@ def doctor(root: Root = Path()) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def deploy(
+    root: Root = Path(),
+    port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+) -> None:
+    """Start Prefect's server, a worker and the watchdog on this machine, and deploy all flows."""
+    from pipeline.deployment import deploy as start
+
+    print(start(root.resolve(), port))
+
+
+@app.command()
+def undeploy(root: Root = Path()) -> None:
+    """End what `deploy` started; running flows end their stages and report it."""
+    from pipeline.deployment import undeploy as stop
+
+    print(stop(root.resolve()))
+
+
+@app.command()
+def worker(root: Root = Path()) -> None:
+    """Run Prefect's worker in the foreground, as a systemd unit does; SIGTERM ends its flow runs first."""
+    from pipeline.prefect_settings import prepare_environment
+    from pipeline.worker import run_worker
+
+    prepare_environment(root)
+    raise typer.Exit(run_worker(root.resolve()))
+
+
+@app.command()
+def watchdog(
+    root: Root = Path(),
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once; exit with 1 if anything is wrong.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="Pause between two looks.", min=1)] = 60,
+) -> None:
+    """Report a dead server, a missing worker, a schedule that did not fire, and failed runs.
+
+    Reports go to logs/notices.log, and to a webhook and by e-mail where METALDEFECT_NOTIFY_... say so.
+    """
+    from pipeline.watchdog import api_url, watch, watch_once
+
+    if not once:
+        watch(root.resolve(), api_url(), seconds)
+    if troubles := watch_once(root.resolve(), api_url()):
+        print("\n".join(troubles))
+        raise typer.Exit(1)
+    print("server, worker and schedules are well")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the `metaldefect` command and exit with its code."""
     run_app(app, arguments)

@@ -51,6 +51,11 @@ IGNORED = """\
 /models/champion
 /models/challenger
 /models/champions.jsonl
+/inbox/
+/quarantine/
+/scores/
+/logs/
+/.prefect/
 .*.tmp-*
 .*.old-*
 """
@@ -116,6 +121,7 @@ def write_files(root: Path, name: str, seen: Overview, steps: dict[str, int], mi
     (root / "dvc.yaml").write_text(graph_text(), encoding="utf-8")
     (root / "detector.yaml").write_text(detector_text(), encoding="utf-8")
     (root / ".gitignore").write_text(IGNORED, encoding="utf-8")
+    shutil.copyfile(PARTS / "prefect.yaml", root / "prefect.yaml")
     environment = Environment(
         loader=FileSystemLoader(PARTS), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )

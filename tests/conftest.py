@@ -110,12 +110,11 @@ def with_database(environment: dict[str, str], migrated_home: Path) -> dict[str,
     return environment
 
 
-@pytest.fixture
-def make_toy(tmp_path: Path, environment: dict[str, str]) -> Callable[[str], Path]:
-    """Make a toy project under a name; nothing has run in it."""
+@pytest.fixture(scope="session")
+def write_toy() -> Callable[[Path, dict[str, str]], Path]:
+    """Make a toy project in a new folder; nothing has run in it."""
 
-    def make(name: str) -> Path:
-        root = tmp_path / name
+    def make(root: Path, environment: dict[str, str]) -> Path:
         root.mkdir()
         (root / "dvc.yaml").write_text(TOY_PIPELINE)
         (root / "make.py").write_text(TOY_STAGE)
@@ -126,6 +125,14 @@ def make_toy(tmp_path: Path, environment: dict[str, str]) -> Callable[[str], Pat
         return root
 
     return make
+
+
+@pytest.fixture
+def make_toy(
+    tmp_path: Path, environment: dict[str, str], write_toy: Callable[[Path, dict[str, str]], Path]
+) -> Callable[[str], Path]:
+    """Make a toy project under a name."""
+    return lambda name: write_toy(tmp_path / name, environment)
 
 
 @pytest.fixture

@@ -164,3 +164,28 @@ def test_a_folder_without_a_pipeline_is_named(tmp_path: Path, environment: dict[
     done = run(tmp_path, environment)
     assert done.returncode == 1
     assert done.stdout == f"{tmp_path / 'dvc.yaml'} does not exist: give the project's folder with --root\n"
+
+
+def test_a_run_by_hand_and_a_flow_wait_for_each_other(toy: Path, environment: dict[str, str]) -> None:
+    definition = (toy / "dvc.yaml").read_text()
+    (toy / "dvc.yaml").write_text(definition.replace("sleep 1 &&", "echo $$ > pid; sleep 6 &&"))
+    by_hand = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "-q"],
+        cwd=toy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (toy / "pid").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    done = run(toy, environment)
+
+    output, _ = by_hand.communicate(timeout=120)
+    assert by_hand.returncode == 0, output
+    assert done.returncode == 0, done.stdout
+    assert "is busy" not in output
+    assert (toy / "last.txt").read_text() == "first: {value: 1}\n" * 2

@@ -1,0 +1,171 @@
+"""Server, worker and watchdog on this machine: start what does not run, deploy all flows, end it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from metaldefect.errors import UserError
+from pipeline.inbox import INBOX
+from pipeline.prefect_settings import PREFECT_DIRECTORY, migrate_database, prepare_environment
+from pipeline.watchdog import POOL, answers
+
+PORT = 4200
+START_SECONDS = 120.0
+STOP_SECONDS = 100.0
+
+
+@dataclass(frozen=True)
+class Background:
+    """A process that outlives the command that started it.
+
+    Attributes:
+        root: the project's folder; `.prefect` in it holds the process's id and its output.
+        name: `server`, `worker` or `watchdog`.
+    """
+
+    root: Path
+    name: str
+
+    @property
+    def log(self) -> Path:
+        """What the process prints."""
+        return self.root / PREFECT_DIRECTORY / f"{self.name}.log"
+
+    @property
+    def record(self) -> Path:
+        """Its id and start time: a system uses ids again."""
+        return self.root / PREFECT_DIRECTORY / f"{self.name}.pid"
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it runs."""
+        try:
+            known = json.loads(self.record.read_text(encoding="ascii"))
+            process = psutil.Process(known["pid"])
+            same = abs(process.create_time() - known["started"]) < 1
+        except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+            return None
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+
+    def start(self, arguments: list[str]) -> bool:
+        """Start `python -m <arguments>`, unless it runs; returns whether it was started."""
+        if self.process() is not None:
+            return False
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as stream:
+            child = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        started = psutil.Process(child.pid).create_time()
+        self.record.write_text(json.dumps({"pid": child.pid, "started": started}), encoding="ascii")
+        return True
+
+    def stop(self) -> bool:
+        """SIGTERM, then SIGKILL for what is left; returns whether anything ran."""
+        process = self.process()
+        self.record.unlink(missing_ok=True)
+        if process is None:
+            return False
+        everything = [process, *process.children(recursive=True)]
+        process.terminate()
+        _, left = psutil.wait_procs([process], STOP_SECONDS)
+        for other in everything:
+            if other.is_running():
+                other.kill()
+        psutil.wait_procs([*left, *everything], 10)
+        return True
+
+
+def deploy(root: Path, port: int = PORT) -> str:
+    """Start server, worker and watchdog where they do not run, and deploy all flows.
+
+    Args:
+        root: the project's folder, with `prefect.yaml`.
+        port: of the server; ignored where `PREFECT_API_URL` names one.
+
+    Returns:
+        What runs now, and what to do next.
+
+    Raises:
+        UserError: there is no `prefect.yaml`, the port belongs to another server, or Prefect refuses.
+    """
+    if not (root / "prefect.yaml").is_file():
+        raise UserError(f"{root / 'prefect.yaml'} does not exist: name the project's folder with --root")
+    prepare_environment(root)
+    given = os.environ.get("PREFECT_API_URL")
+    api = given or f"http://127.0.0.1:{port}/api"
+    lines = [] if given else [start_server(root, api, port)]
+    os.environ["PREFECT_API_URL"] = api
+    if not answers(api):
+        raise UserError(f"PREFECT_API_URL={api} does not answer: start that server, or unset the variable")
+    prefect(root, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    prefect(root, "--no-prompt", "deploy", "--all")
+    worker = Background(root, "worker").start(["pipeline.cli", "worker"])
+    watchdog = Background(root, "watchdog").start(["pipeline.cli", "watchdog"])
+    (root / INBOX).mkdir(exist_ok=True)
+    return "\n".join(
+        [
+            *lines,
+            f"worker    {'started' if worker else 'runs already'}, pool {POOL!r}",
+            f"watchdog  {'started' if watchdog else 'runs already'}: what stands still is reported",
+            "",
+            f"Open {api.removesuffix('/api')} to watch. Images that you drop into {INBOX}/<class>/ start a"
+            " retraining.",
+            f"For prefect's own commands: export PREFECT_API_URL={api}",
+            "`make undeploy` (or `metaldefect undeploy`) ends all three.",
+        ]
+    )
+
+
+def start_server(root: Path, api: str, port: int) -> str:
+    """Start the server unless this project's runs; say which.
+
+    Raises:
+        UserError: another program has the port, or the server does not start.
+    """
+    server = Background(root, "server")
+    page = api.removesuffix("/api")
+    if server.process() is None and answers(api):
+        raise UserError(
+            f"another project's Prefect server answers at {page}: choose another port (`make deploy"
+            f" PORT=4201`, `metaldefect deploy --port 4201`), or set PREFECT_API_URL={api} to use that server"
+        )
+    migrate_database()
+    started = server.start(["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)])
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(api):
+        if server.process() is None or time.monotonic() > deadline:
+            server.stop()
+            raise UserError(f"the Prefect server did not start; the end of {server.log} says why")
+        time.sleep(0.5)
+    return f"server    {'started' if started else 'runs already'}: {page}"
+
+
+def prefect(root: Path, *arguments: str) -> None:
+    """Run a command of Prefect.
+
+    Raises:
+        UserError: it fails.
+    """
+    command = [sys.executable, "-m", "prefect", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise UserError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+
+
+def undeploy(root: Path) -> str:
+    """End watchdog, worker and server, in this order; flow runs end their stages and report it."""
+    ended = [name for name in ("watchdog", "worker", "server") if Background(root, name).stop()]
+    return f"ended: {', '.join(ended)}" if ended else "nothing of this project was running"

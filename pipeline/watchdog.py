@@ -1,0 +1,198 @@
+"""The dead-man's switch: notices a dead server, a worker that is gone, a schedule that did not fire.
+
+It runs beside Prefect, not in it, and asks its API: a flow cannot report that flows no longer run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.config import Config
+from pipeline.notify import notify
+
+POOL = "metal"
+STATE = Path(".prefect/watchdog.json")
+TIMEOUT_SECONDS = 10.0
+# A worker says every 30 s that it lives
+WORKER_SILENCE = timedelta(seconds=120)
+# A run that waits longer for its start than this has no worker, or a server that does not schedule
+LATE = timedelta(minutes=10)
+REMIND = timedelta(days=1)
+
+
+class WatchdogState(Config):
+    """What has been reported already.
+
+    Attributes:
+        reported: when each trouble was reported last, by its text.
+        failures: the same for failed runs: one that fails every five minutes is one notice per day.
+        failures_until: end of the newest failed run that was looked at.
+    """
+
+    reported: dict[str, datetime] = Field(default={})
+    failures: dict[str, datetime] = Field(default={})
+    failures_until: datetime | None = None
+
+
+def api_url() -> str:
+    """Where Prefect's API is: `PREFECT_API_URL`, else this machine's usual port."""
+    return os.environ.get("PREFECT_API_URL") or "http://127.0.0.1:4200/api"
+
+
+def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    """The answer of Prefect's API: a GET, or a POST with a JSON body.
+
+    Raises:
+        OSError: it does not answer, or refuses.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def answers(api: str) -> bool:
+    """Whether Prefect's API answers."""
+    try:
+        return bool(call(api, "/health"))
+    except (OSError, ValueError):
+        return False
+
+
+def find_trouble(api: str, now: datetime) -> list[str]:
+    """What is wrong now, one sentence each; empty if all is well."""
+    if not answers(api):
+        return [f"the Prefect server at {api} does not answer: type `make deploy`"]
+    try:
+        return [*worker_trouble(api, now), *late_runs(api, now), *dead_schedules(api)]
+    except (OSError, ValueError) as error:
+        return [f"the Prefect server at {api} refuses to answer: {error}"]
+
+
+def worker_trouble(api: str, now: datetime) -> list[str]:
+    """Whether no worker of the pool has lately said that it lives."""
+    try:
+        workers = call(api, f"/work_pools/{POOL}/workers/filter", {})
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return [f"there is no work pool {POOL!r}: type `make deploy`"]
+    beats = [instant(worker["last_heartbeat_time"]) for worker in workers if worker["last_heartbeat_time"]]
+    if any(now - beat < WORKER_SILENCE for beat in beats):
+        return []
+    return ["no worker runs: nothing that is due will start; type `make deploy`"]
+
+
+def late_runs(api: str, now: datetime) -> list[str]:
+    """Runs that should have started."""
+    due = {"type": {"any_": ["SCHEDULED"]}, "name": {"any_": ["Scheduled", "Late"]}}
+    condition = {"state": due, "expected_start_time": {"before_": (now - LATE).isoformat()}}
+    runs = call(api, "/flow_runs/filter", {"flow_runs": condition, "limit": 20})
+    names = deployment_names(api)
+    late = sorted({names.get(run["deployment_id"], run["name"]) for run in runs})
+    minutes = LATE.seconds // 60
+    return [f"{name} was due more than {minutes} minutes ago and has not started" for name in late]
+
+
+def dead_schedules(api: str) -> list[str]:
+    """Deployments with a schedule for which the server plans no run."""
+    troubles = []
+    for deployment in call(api, "/deployments/filter", {}):
+        active = [schedule for schedule in deployment["schedules"] if schedule["active"]]
+        if not active or deployment["paused"]:
+            continue
+        planned = {
+            "deployments": {"id": {"any_": [deployment["id"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}},
+            "limit": 1,
+        }
+        if not call(api, "/flow_runs/filter", planned):
+            name = deployment["name"]
+            troubles.append(f"{name} has a schedule, but the server plans no run of it: restart the server")
+    return troubles
+
+
+def deployment_names(api: str) -> dict[str, str]:
+    """Names of all deployments by id."""
+    return {deployment["id"]: deployment["name"] for deployment in call(api, "/deployments/filter", {})}
+
+
+def failed_runs(api: str, since: datetime) -> list[tuple[datetime, str]]:
+    """Failed and crashed runs since a time, oldest first: when, and why."""
+    condition = {
+        "state": {"type": {"any_": ["FAILED", "CRASHED"]}},
+        "end_time": {"after_": since.isoformat()},
+    }
+    runs = call(api, "/flow_runs/filter", {"flow_runs": condition, "sort": "END_TIME_DESC", "limit": 20})
+    names = deployment_names(api)
+    found = []
+    for run in reversed(runs):
+        message = (run["state"]["message"] or "").strip()
+        name = names.get(run["deployment_id"], run["name"])
+        found.append((instant(run["end_time"]), f"{name} {run['state']['name'].lower()}\n{message}"))
+    return found
+
+
+def instant(text: str) -> datetime:
+    """A time from the API."""
+    return datetime.fromisoformat(text)
+
+
+def watch_once(root: Path, api: str, now: datetime | None = None) -> list[str]:
+    """Report what is newly wrong, what is well again, and runs that failed since the last look.
+
+    Args:
+        root: the project's folder.
+        api: URL of Prefect's API.
+        now: the time; None: the clock's.
+
+    Returns:
+        What is wrong, reported now or before.
+    """
+    now = now or datetime.now(UTC)
+    path = root / STATE
+    state = WatchdogState.parse(read_json(path), str(path)) if path.is_file() else WatchdogState()
+    troubles = find_trouble(api, now)
+    reported: dict[str, datetime] = {}
+    known = recent(state.reported, now)
+    for trouble in troubles:
+        if trouble not in known:
+            notify("retraining stands still", trouble, "error", root)
+        reported[trouble] = known.get(trouble, now)
+    for trouble in state.reported.keys() - reported.keys():
+        notify("well again", f"no longer true: {trouble}", "info", root)
+    until, failures = state.failures_until or now, recent(state.failures, now)
+    for ended, text in failed_runs(api, until) if answers(api) else ():
+        until = max(until, ended)
+        if text not in failures:
+            title, _, detail = text.partition("\n")
+            notify(title, detail, "error", root)
+            failures[text] = now
+    new = WatchdogState(reported=reported, failures=failures, failures_until=until)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, new.model_dump(mode="json"))
+    return troubles
+
+
+def recent(reported: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    """What was reported less than a day ago."""
+    return {text: at for text, at in reported.items() if now - at < REMIND}
+
+
+def watch(root: Path, api: str, seconds: float) -> None:
+    """Look every so many seconds, the first time after one such pause, for ever."""
+    while True:
+        time.sleep(seconds)
+        watch_once(root, api)

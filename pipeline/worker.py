@@ -1,0 +1,73 @@
+"""Prefect's worker for this project, which ends its flow runs before it ends itself.
+
+Prefect's own worker stops at SIGTERM without waiting for its flow runs: a stage goes on without anybody, and
+the run says Running for good. This process passes the signal to the flow runs first, which end their stages
+and report their state, and stops the worker when they are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from pipeline.watchdog import POOL
+
+# A flow run ends its stage within ten seconds, and then reports to the server
+FLOW_GRACE_SECONDS = 60.0
+WORKER_GRACE_SECONDS = 20.0
+POLL_SECONDS = 0.5
+
+
+def run_worker(root: Path, command: list[str] | None = None) -> int:
+    """Run a worker until it ends or this process gets SIGTERM or SIGINT; returns its exit code.
+
+    Args:
+        root: the project's folder.
+        command: what to run; None: the worker of the pool.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    command = command or [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+    # A session of its own, so that Ctrl-C in a terminal reaches this process alone
+    child = subprocess.Popen(command, cwd=root, start_new_session=True)
+    while child.poll() is None:
+        if stopping.wait(POLL_SECONDS):
+            stop(child)
+    return child.returncode
+
+
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    """End the worker's flow runs, then the worker, then whatever is left of both."""
+    try:
+        process = psutil.Process(worker.pid)
+        flow_runs, everything = process.children(), process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        worker.wait()
+        return
+    for flow_run in flow_runs:
+        terminate(flow_run)
+    psutil.wait_procs(flow_runs, FLOW_GRACE_SECONDS)
+    terminate(process)
+    try:
+        worker.wait(WORKER_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+    for left in everything:
+        if left.is_running():
+            os.kill(left.pid, signal.SIGKILL)
+
+
+def terminate(process: psutil.Process) -> None:
+    """SIGTERM, if the process is still there."""
+    try:
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,117 @@
+"""Background processes: a worker ends its flow runs before itself, and nothing is left of any of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from metaldefect.errors import UserError
+from pipeline import deployment
+from pipeline.deployment import Background, deploy
+
+# A worker as Prefect's, which SIGTERM ends at once; its flow run ends its stage and then reports
+WORKER = """\
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", open("flow.py").read()])
+time.sleep(300)
+"""
+FLOW = """\
+import os, pathlib, signal, subprocess, sys, time
+stage = subprocess.Popen(["sleep", "300"], start_new_session=True)
+def end(*_):
+    stage.terminate()
+    stage.wait()
+    time.sleep(0.5)
+    pathlib.Path("state").write_text("CRASHED, worker " + str(os.getppid()))
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("ready").write_text(f"{os.getpid()} {stage.pid} {os.getppid()}")
+time.sleep(300)
+"""
+RUN = """\
+import sys
+from pathlib import Path
+from pipeline.worker import run_worker
+sys.exit(run_worker(Path(sys.argv[1]), [sys.executable, "-c", open("worker.py").read()]) and 0)
+"""
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 60
+    while not (path.is_file() and path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def test_sigterm_of_the_worker_ends_flow_run_and_stage_and_the_state_is_reported(
+    tmp_path: Path, environment: dict[str, str], alive: Callable[[int], bool]
+) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "flow.py").write_text(FLOW)
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], cwd=tmp_path, env=environment)
+    flow, stage, worker = map(int, wait_for(tmp_path / "ready").split())
+    assert all(map(alive, (flow, stage, worker)))
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(60) == 0
+    # the flow run could still report, because its worker was there until it had
+    assert (tmp_path / "state").read_text() == f"CRASHED, worker {worker}"
+    assert not any(map(alive, (flow, stage, worker)))
+
+
+def test_a_background_process_is_found_again_and_ended_whole(
+    tmp_path: Path, alive: Callable[[int], bool]
+) -> None:
+    background = Background(tmp_path, "server")
+    assert (background.process(), background.stop()) == (None, False)
+    assert background.start(["http.server", "--bind", "127.0.0.1", "0"])
+    assert not background.start(["http.server"]), "it runs already"
+    found = Background(tmp_path, "server").process()
+    assert found is not None
+    assert Background(tmp_path, "server").stop()
+    assert not alive(found.pid)
+    assert not background.record.exists()
+
+
+def test_an_id_that_the_system_used_again_is_another_process(tmp_path: Path) -> None:
+    background = Background(tmp_path, "worker")
+    background.record.parent.mkdir()
+    own = psutil.Process()
+    background.record.write_text(json.dumps({"pid": own.pid, "started": own.create_time() - 3600}))
+    assert background.process() is None
+    assert not background.stop()
+
+
+def test_another_projects_server_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
+    with pytest.raises(UserError, match=r"prefect\.yaml does not exist: name the project's folder"):
+        deploy(tmp_path)
+    (tmp_path / "prefect.yaml").write_text("deployments: []\n")
+    monkeypatch.setattr(deployment, "answers", lambda _api: True)
+    with pytest.raises(
+        UserError, match=r"another project's Prefect server answers at http://127\.0\.0\.1:4300"
+    ):
+        deploy(tmp_path, 4300)
+
+
+def test_a_server_that_the_environment_names_must_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    (tmp_path / "prefect.yaml").write_text("deployments: []\n")
+    monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(UserError, match=r"PREFECT_API_URL=http://127\.0\.0\.1:9/api does not answer"):
+        deploy(tmp_path)
