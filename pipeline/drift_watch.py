@@ -28,9 +28,9 @@ Outcome = Literal["Waiting", "Cooling", "Stable", "Drift"]
 
 NAMES = {
     "score": "scores",
-    "grey_mean": "brightness of the images",
-    "grey_std": "contrast of the images",
-    "embedding": "where the anomaly map is restless",
+    "grey_mean": "brightness",
+    "grey_std": "contrast",
+    "embedding": "pattern of the anomaly map",
 }
 
 
@@ -122,7 +122,7 @@ def in_words(result: DriftResult) -> str:
     if not result.drifted:
         return f"no drift: {compared}, p = {result.p_value:.3g}"
     moved = dict.fromkeys(described(statistic.name) for statistic in result.statistics if statistic.exceeds)
-    return f"drift in {', '.join(moved)}: {compared}, p = {result.p_value:.3g}"
+    return f"drift in {' and '.join(moved)}: {compared}, p = {result.p_value:.3g}"
 
 
 def described(name: str) -> str:
