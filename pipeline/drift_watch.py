@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -154,4 +155,8 @@ def as_dict(found: Look, rows: pd.DataFrame, precision: str, settings: DriftSett
         "rows_since_last_look": len(rows),
         "settings": settings.model_dump(),
         **asdict(found.result),
+        "statistics": [
+            asdict(each) | {"threshold": each.threshold if math.isfinite(each.threshold) else None}
+            for each in found.result.statistics
+        ],
     }

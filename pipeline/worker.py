@@ -7,11 +7,12 @@ and report their state, and stops the worker when they are gone.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -53,16 +54,26 @@ def stop(worker: subprocess.Popen[bytes]) -> None:
         return
     for flow_run in flow_runs:
         terminate(flow_run)
-    psutil.wait_procs(flow_runs, FLOW_GRACE_SECONDS)
+    deadline = time.monotonic() + FLOW_GRACE_SECONDS
+    while any(map(is_alive, flow_runs)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
     terminate(process)
     try:
         worker.wait(WORKER_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.wait()
-    for left in everything:
-        if left.is_running():
-            os.kill(left.pid, signal.SIGKILL)
+    for left in filter(is_alive, everything):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that has ended and whose parent has not noticed does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def terminate(process: psutil.Process) -> None:

@@ -38,7 +38,11 @@ class Line:
         self.random, self.at, self.files = np.random.default_rng(0), START, 0
         self.log.mkdir()
         self.bundle.mkdir(parents=True)
-        rows = [{"precision": "fp16", **row} for row in self.observe(80, 0.0)]
+        self.rewrite_reference({})
+
+    def rewrite_reference(self, constant: dict[str, float]) -> None:
+        """Make another reference, in which some columns have one value."""
+        rows = [{"precision": "fp16", **row, **constant} for row in self.observe(80, 0.0)]
         pq.write_table(pa.Table.from_pylist(rows, REFERENCE_SCHEMA), self.bundle / REFERENCE)
         write_metadata(self.bundle, METADATA)
 
@@ -54,14 +58,20 @@ class Line:
             for _ in range(count)
         ]
 
-    def runs(self, count: int, brighter: float = 0.0, version: str | None = None) -> None:
+    def runs(
+        self,
+        count: int,
+        brighter: float = 0.0,
+        version: str | None = None,
+        constant: dict[str, float] | None = None,
+    ) -> None:
         """Log `count` frames, one per minute, by the live model or another."""
         named = version or bundle_version(self.bundle)
         common = {"threshold": 0.2, "is_anomalous": False, "precision": "fp16", "model_version": named}
         rows = []
         for row in self.observe(count, brighter):
             self.at += timedelta(minutes=1)
-            rows.append({**row, **common, "id": f"part {self.at:%H:%M}", "time": self.at})
+            rows.append({**row, **common, **(constant or {}), "id": f"part {self.at:%H:%M}", "time": self.at})
         self.files += 1
         path = self.log / f"scores-{self.files:013}.parquet"
         pq.write_table(pa.Table.from_pylist(rows, LOG_SCHEMA), path)

@@ -26,8 +26,9 @@ Flags = NDArray[np.bool_]
 BINS = 10
 # Half a row per bin, so that an empty bin gives a large index and not an infinite one
 SMOOTHING = 0.5
-# Below, the rarest permutations that decide are too few to choose a threshold among
-PERMUTATIONS_PER_ALARM = 5
+# Each statistic has a rarest permutation of its own. With fewer than this many in the share that may raise an
+# alarm, those alone fill it, and no threshold is left
+PERMUTATIONS_PER_ALARM = 15
 
 
 class DriftSettings(Config):

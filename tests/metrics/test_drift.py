@@ -19,7 +19,7 @@ from metaldefect.metrics.drift import (
     thin,
 )
 
-QUICK = DriftSettings(min_rows=20, max_rows=60, false_alarm_rate=0.05, permutations=199)
+QUICK = DriftSettings(min_rows=20, max_rows=60, false_alarm_rate=0.05, permutations=300)
 
 
 def rows(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ def test_long_logs_are_thinned_evenly() -> None:
 
 
 def test_settings_and_samples_that_cannot_work() -> None:
-    with pytest.raises(ValidationError, match="at least 5000 permutations"):
+    with pytest.raises(ValidationError, match="at least 15000 permutations"):
         DriftSettings(false_alarm_rate=0.001)
     with pytest.raises(ValidationError, match="less than min_rows"):
         DriftSettings(min_rows=100, max_rows=50)

@@ -15,7 +15,7 @@ from metaldefect.metrics.drift import DriftSettings
 from pipeline.drift_watch import Look, look, table
 from tests.drifting_line import START, Line
 
-SETTINGS = DriftSettings(min_rows=40, max_rows=80, false_alarm_rate=0.01, permutations=599)
+SETTINGS = DriftSettings(min_rows=40, max_rows=80, false_alarm_rate=0.01, permutations=1500)
 DAY = timedelta(days=1)
 
 
@@ -73,6 +73,19 @@ def test_the_result_is_written_and_shown(line: Line) -> None:
     shown = table(found.result.statistics)
     assert "| brightness | KS |" in shown
     assert "**drift**" in shown
+
+
+def test_a_camera_that_always_says_the_same_has_no_threshold(line: Line) -> None:
+    line.runs(60, constant={"grey_std": 20.0})
+    line.rewrite_reference({"grey_std": 20.0})
+    assert look_at(line).outcome == "Waiting", "another reference is another model"
+    line.runs(60, constant={"grey_std": 20.0})
+    assert look_at(line).outcome == "Stable"
+    statistics = read_json(line.root / "reports/drift/latest.json")["statistics"]
+    assert {each["name"] for each in statistics if each["threshold"] is None} == {
+        "grey_std_ks",
+        "grey_std_psi",
+    }
 
 
 def test_no_model_is_no_error(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_failed_run_is_reported_with_its_cause_and_not_every_five_minutes(
         }
 
     for minute in (1, 6, 11):
-        server.failed = [failure(minute)]
+        server.failed, server.heartbeat = [failure(minute)], NOW + timedelta(minutes=minute)
         watch_once(tmp_path, server.api, NOW + timedelta(minutes=minute + 1))
     assert notices(tmp_path) == ["error   retrain failed | merge: 1 file cannot be used"]
     assert server.asked[-1]["flow_runs"]["end_time"] == {"after_": "2026-11-02T03:36:00+00:00"}
