@@ -12,7 +12,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.events import emit_event
 from prefect.states import Completed, State
 
-from metaldefect.metrics.drift import DriftSettings
+from metaldefect.metrics.drift import DriftSettings, permutations_for
 from pipeline.drift_watch import PICTURE, REPORTS, look, table
 from pipeline.notify import notify
 
@@ -45,7 +45,12 @@ def watch_drift(
         A completed state named Waiting, Cooling, Stable or Drift, with the reason.
     """
     folder = Path(root).resolve()
-    settings = DriftSettings(min_rows=min_rows, max_rows=max_rows, false_alarm_rate=false_alarm_rate)
+    settings = DriftSettings(
+        min_rows=min_rows,
+        max_rows=max_rows,
+        false_alarm_rate=false_alarm_rate,
+        permutations=max(DriftSettings().permutations, permutations_for(false_alarm_rate)),
+    )
     found = look(folder, folder / bundle, folder / log, settings, timedelta(hours=cooldown_hours))
     get_run_logger().info("%s: %s", found.outcome, found.text)
     if found.result is not None:

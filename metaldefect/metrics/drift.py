@@ -31,6 +31,11 @@ SMOOTHING = 0.5
 PERMUTATIONS_PER_ALARM = 15
 
 
+def permutations_for(rate: float) -> int:
+    """The fewest permutations that give thresholds for a rate of false alarms."""
+    return round(PERMUTATIONS_PER_ALARM / rate)
+
+
 class DriftSettings(Config):
     """When a batch is compared, and how often it may be called drift without any.
 
@@ -49,7 +54,7 @@ class DriftSettings(Config):
     @model_validator(mode="after")
     def permutations_resolve_the_rate(self) -> DriftSettings:
         """A rate of 1 % needs more than a hundred permutations to be found among them."""
-        needed = round(PERMUTATIONS_PER_ALARM / self.false_alarm_rate)
+        needed = permutations_for(self.false_alarm_rate)
         if self.permutations < needed:
             raise ValueError(f"false_alarm_rate {self.false_alarm_rate} needs at least {needed} permutations")
         if self.max_rows < self.min_rows:
