@@ -146,8 +146,7 @@ def failed_expectations(
     expectations: list[tuple[Any, str]] = [
         (
             gxe.ExpectColumnValuesToBeInSet(column="label", value_set=sorted(classes)),
-            f"its class {{label!r}} is none of {listed}: rename its folder, or add the class to data.classes"
-            " in params.yaml",
+            f"its class {{label!r}} is none of {listed}: rename its folder, or add the class to data.classes",
         ),
         (
             gxe.ExpectColumnValuesToBeNull(column="twin"),
