@@ -19,6 +19,7 @@ from prefect.states import Cancelled, Completed, State
 
 from flows.graph import Node, read_graph, stable_lock_order
 from flows.processes import ChildProcesses, StoppedError
+from flows.retries import patiently
 from flows.summary import StageResult, as_text, cause, table
 from flows.tracking import ParentRun, parent_run
 from metaldefect.errors import UserError
@@ -128,8 +129,13 @@ def run_node(
         tail.append(line)
         state = state_from_output(node.name, line) or state
 
-    try:
+    def attempt() -> tuple[int, str]:
+        tail.clear()
         code = children.run(dvc_command(node.name, force), root, child_environment(parent), on_line)
+        return code, "\n".join(tail)
+
+    try:
+        code = patiently(attempt, lambda: children.stopped, logger.warning)
     except StoppedError as error:
         results[node.name] = StageResult(node.name, "Cancelled")
         return Cancelled(message=str(error))
