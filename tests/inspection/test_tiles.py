@@ -69,7 +69,7 @@ def test_a_whole_image_gets_its_largest_tiles_score(tmp_path: Path) -> None:
     provider = TiledProvider(Line(), (64, 80), 20, tmp_path / "tiles")
     items = list(provider.canvases())
     images = CalibrationImages.of(items, [], (64, 80))
-    scores = [float(index) for index in range(len(items))]
+    scores = [float(index) for index in reversed(range(len(items)))]  # the first tile has the largest
     found = images.whole_scores(scores, [0.5])
     assert sorted(found.scenes) == ["canvas0", "canvas1"]
     for scene, score in zip(found.scenes, found.normals, strict=True):
