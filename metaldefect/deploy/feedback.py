@@ -13,11 +13,12 @@ from pydantic import Field
 
 from metaldefect.config import Config
 from metaldefect.errors import UserError, printable
+from metaldefect.inspection.layout import GOOD
 
 FEEDBACK = "feedback.jsonl"
 COLUMNS = ["id", "defective", "note"]
 WORDS = {
-    "good": False, "ok": False, "normal": False, "0": False, "false": False,
+    GOOD: False, "ok": False, "normal": False, "0": False, "false": False,
     "defect": True, "defective": True, "bad": True, "nok": True, "1": True, "true": True,
 }  # fmt: skip
 

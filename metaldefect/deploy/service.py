@@ -32,6 +32,7 @@ from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
 from metaldefect.images import U8
+from metaldefect.inspection.layout import GOOD
 
 MILLION = 1_000_000
 
@@ -186,7 +187,7 @@ class Service:
         if self.feedback is None:
             raise self.refusal(409, "this service keeps no log: start it with --log FOLDER")
         self.feedback.add(feedback)
-        self.metrics.feedback.labels("defective" if feedback.defective else "good").inc()
+        self.metrics.feedback.labels("defective" if feedback.defective else GOOD).inc()
         return Thanks(id=feedback.id)
 
     def decode(self, body: bytes) -> U8:
