@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -172,13 +174,25 @@ def kill_after_checkpoint(project: Project, stage: str) -> None:
     )
     deadline = time.monotonic() + 240
     folder = project.root / ".checkpoints" / stage
-    # One that is still being written lies in a hidden folder beside its place
-    while not [path for path in folder.rglob("last.ckpt") if not path.parent.name.startswith(".")]:
-        assert process.poll() is None, "the stage ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while not has_checkpoint(folder):
+            assert process.poll() is None, "the stage ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a whole checkpoint lies below a folder whose parts come and go.
+
+    One that is still being written lies in a hidden folder beside its place.
+    """
+    return any(
+        "last.ckpt" in names and not Path(inside).name.startswith(".") for inside, _, names in os.walk(folder)
+    )
 
 
 def test_bad_input_is_named_and_nothing_is_lost(project: Project) -> None:
