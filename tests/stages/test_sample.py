@@ -43,6 +43,7 @@ def test_writes_datasets_and_counts_of_which_contact_sheets_are_drawn(run: Recor
     assert json.loads(Path("metrics/sample.json").read_text()) == expected
     assert run.metrics == expected
     assert sorted(path.name for path in Path("data/sample").iterdir()) == [
+        ".drawn.txt",
         "NEU-DET",
         "SD-saliency-900",
         "X-SDD",
