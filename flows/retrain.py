@@ -32,8 +32,9 @@ from flows.summary import cause
 from flows.tracking import ParentRun, parent_run
 from flows.worktree import add_worktree, commit, remove_worktree, uncommitted, worktree_path
 from metaldefect.artifacts import read_json
+from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
-from pipeline.champion import bundle_version, current, hold, promote
+from pipeline.champion import current, hold, promote
 from pipeline.notify import Level, notify
 
 BUNDLE = Path("models/openvino")

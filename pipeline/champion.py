@@ -16,28 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from metaldefect.artifacts import atomic_directory, atomic_file, sha256_file, working_directory
-from metaldefect.deploy.bundle import METADATA
+from metaldefect.artifacts import atomic_directory, atomic_file, working_directory
+from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
 
 CHAMPION = Path("models/champion")
 CHALLENGER = Path("models/challenger")
 BUNDLES = Path("models/bundles")
 HISTORY = Path("models/champions.jsonl")
-VERSION_DIGITS = 12  # as `Detector.version`
 KEPT = 5  # bundles besides champion, challenger and the previous champion
-
-
-def bundle_version(folder: Path) -> str:
-    """The version of a bundle, as `Detector.version` gives it, without loading it.
-
-    Raises:
-        UserError: the folder holds no bundle.
-    """
-    metadata = folder / METADATA
-    if not metadata.is_file():
-        raise UserError(f"{folder} is not an exported detector: it has no {METADATA}")
-    return sha256_file(metadata)[:VERSION_DIGITS]
 
 
 def current(root: Path, link: Path = CHAMPION) -> Path | None:

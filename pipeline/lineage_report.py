@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metaldefect.deploy.bundle import Metadata, read_metadata
+from metaldefect.deploy.bundle import Metadata, bundle_version, read_metadata
 from metaldefect.errors import UserError
-from pipeline.champion import bundle_version
 from pipeline.lineage import LINEAGE
 from pipeline.run import EXPERIMENT, connect_tracking
 

@@ -15,8 +15,8 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from metaldefect.deploy.bundle import read_metadata
-from pipeline.champion import CHALLENGER, bundle_version, current
+from metaldefect.deploy.bundle import bundle_version, read_metadata
+from pipeline.champion import CHALLENGER, current
 from pipeline.lineage import locked_stages
 from pipeline.parent import DATA_TAG, data_hash
 from pipeline.run import connect_tracking

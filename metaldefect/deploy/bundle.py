@@ -167,7 +167,13 @@ def graph_file(precision: str) -> str:
 
 
 def bundle_version(folder: Path) -> str:
-    """Names a bundle: the first 12 digits of the SHA-256 of its metadata, which hold every file's hash."""
+    """Names a bundle: the first 12 digits of the SHA-256 of its metadata, which hold every file's hash.
+
+    Raises:
+        UserError: the folder holds no bundle.
+    """
+    if not (folder / METADATA).is_file():
+        raise UserError(f"{folder} is not an exported detector: it has no {METADATA}")
     return sha256_file(folder / METADATA)[:12]
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.commands.serve import make_service
-from metaldefect.deploy.bundle import METADATA
+from metaldefect.deploy.bundle import METADATA, bundle_version
 from metaldefect.deploy.follow import Follower
 from metaldefect.deploy.service import ServiceSettings, create_app
-from pipeline.champion import CHAMPION, bundle_version, point, promote, rollback, store
+from pipeline.champion import CHAMPION, point, promote, rollback, store
 
 
 @contextmanager

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaldefect.deploy.bundle import METADATA
+from metaldefect.deploy.bundle import METADATA, bundle_version
 from metaldefect.deploy.runtime import Detector
 from metaldefect.errors import UserError
 from pipeline import champion
-from pipeline.champion import bundle_version, current, history, hold, previous, promote, rollback, store
+from pipeline.champion import current, history, hold, previous, promote, rollback, store
 
 FRAME = np.random.default_rng(3).integers(0, 256, (128, 128), dtype=np.uint8)
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
+from metaldefect.deploy.bundle import bundle_version
 from metaldefect.deploy.runtime import Detector
-from pipeline.champion import bundle_version, hold, promote, rollback
+from pipeline.champion import hold, promote, rollback
 from pipeline.registry import DETECTOR, find, follow_links, register
 from pipeline.run import connect_tracking, git_commit
 
