@@ -29,7 +29,7 @@ from metaldefect.artifacts import atomic_file
 from metaldefect.errors import UserError
 from metaldefect.images import U8
 from metaldefect.synthesis.grain import Floats, code_shares
-from metaldefect.tokenizer.fields import light_levels
+from metaldefect.tokenizer.fields import light_levels, plane_of
 
 EXEMPLARS = "exemplars.safetensors"
 PER_CLASS = 60  # exemplars of a class; more would only make the file larger
@@ -78,7 +78,8 @@ class Library(NamedTuple):
     """The exemplars of one class, ready to be laid.
 
     Attributes:
-        sharp: the images in grey levels without their light, `float32 [n, size, size]`.
+        sharp: the images in grey levels without the plane of their light, `float32 [n, size, size]`. What the
+            light holds beyond a plane, such as a large dark patch, belongs to the defect and moves with it.
         pieces: `descriptors` of the images through the tokenizer, `float32 [n, pieces, D]`.
         shares: `code_shares` of the images, `float32 [n, codebook]`.
     """
@@ -161,7 +162,7 @@ class Exemplars:
             part = self.parts[name]
             guide = Guide(part["levels"].float(), part["roughness"].float())
             self.libraries[name] = Library(
-                part["images"].float() - light_levels(part["fields"], part["images"].shape[-1]),
+                part["images"].float() - light_levels(plane_of(part["fields"]), part["images"].shape[-1]),
                 descriptors(guide, STRIDE),
                 torch.from_numpy(code_shares(part["codes"].numpy(), self.codebook)),
             )
@@ -219,7 +220,7 @@ def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence
         generators: source of each image's randomness.
 
     Returns:
-        Grey levels without the light, `float32 [N, size, size]`.
+        Grey levels without the plane of the light, `float32 [N, size, size]`.
     """
     codebook = library.shares.shape[1]
     shares = torch.from_numpy(code_shares(codes.numpy(), codebook))
@@ -313,14 +314,16 @@ def beyond_cut(error: Tensor) -> Tensor:
         `float32 [N, length, width]`, 1 on the path and right of it.
     """
     count, length, width = error.shape
-    ways = error.numpy().copy()
+    # Least error of a path from the top, with a wall on either side
+    ways = np.full((count, length, width + 2), np.inf, np.float32)
+    ways[:, :, 1:-1] = error.numpy()
     for row in range(1, length):
-        padded = np.pad(ways[:, row - 1], ((0, 0), (1, 1)), constant_values=np.inf)
-        ways[:, row] += np.minimum(np.minimum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+        above = ways[:, row - 1]
+        ways[:, row, 1:-1] += np.minimum(np.minimum(above[:, :-2], above[:, 1:-1]), above[:, 2:])
     path = np.empty((count, length), np.int64)
-    path[:, -1] = ways[:, -1].argmin(axis=1)
-    every = np.arange(count)
+    path[:, -1] = ways[:, -1, 1:-1].argmin(axis=1)
+    every, steps = np.arange(count), np.array([0, -1, 1])
     for row in range(length - 2, -1, -1):
-        steps = np.clip(path[:, row + 1, None] + np.array([0, -1, 1]), 0, width - 1)
-        path[:, row] = steps[every, ways[every[:, None], row, steps].argmin(axis=1)]
+        near = ways[every[:, None], row, path[:, row + 1, None] + 1 + steps]
+        path[:, row] = path[:, row + 1] + steps[near.argmin(axis=1)]
     return torch.from_numpy((np.arange(width) >= path[..., None]).astype(np.float32))

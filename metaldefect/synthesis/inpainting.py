@@ -33,7 +33,7 @@ class Inpainted(NamedTuple):
     """An image with a defect drawn into it, each field `[H, W]`."""
 
     image: U8  # composited
-    pasted: U8  # the decoded tokens under the mask without compositing, for comparison
+    pasted: U8  # what was drawn under the mask without compositing, for comparison
     changed: Mask  # where the image visibly changed
 
 
@@ -93,17 +93,17 @@ def feather(mask: Mask, width: float) -> NDArray[np.float32]:
     return (ramp * ramp * (3.0 - 2.0 * ramp)).astype(np.float32)
 
 
-def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float) -> U8:
+def composite(image: U8, drawn: U8, unchanged: U8, mask: Mask, width: float) -> U8:
     """Blend `drawn` into `image` under the feathered mask; no byte changes farther than `width` from it.
 
-    Blends in the image plus the difference of the two decoded images. So nothing changes where the tokens
-    did not, and the image's grain, which the tokenizer cannot keep, stays under the defect. The difference
-    is shifted to 0 on a ring around the mask; the shift continues smoothly inward.
+    Blends in the image plus the difference of `drawn` and `unchanged`. So what `unchanged` lacks of the
+    image, such as the grain that a tokenizer cannot keep, stays under the defect. The difference is shifted
+    to 0 on a ring around the mask; the shift continues smoothly inward.
 
     Args:
         image: the original, `uint8 [H, W]`.
-        drawn: the decoded new tokens, same shape.
-        reconstruction: the original through the tokenizer, same shape.
+        drawn: the image with the defect, same shape.
+        unchanged: the same without it: the original in the sharpness of `drawn`.
         mask: `bool [H, W]`.
         width: feather in pixels on either side of the mask's border.
     """
@@ -111,7 +111,7 @@ def composite(image: U8, drawn: U8, reconstruction: U8, mask: Mask, width: float
     original = image.astype(np.float32)
     ring = (ndimage.distance_transform_edt(~mask) <= max(RING, width)) & ~mask
     weight = ndimage.gaussian_filter(ring.astype(np.float32), 12.0) + 1e-6
-    change = drawn.astype(np.float32) - reconstruction
+    change = drawn.astype(np.float32) - unchanged
     around = np.where(ring, change, 0.0).astype(np.float32)
     level = ndimage.gaussian_filter(around, 12.0) / weight
     # Far inside a large mask the blurred ring vanishes; use the ring's mean there
@@ -125,14 +125,15 @@ class Prepared(NamedTuple):
     """Images ready to be drawn into, with what does not change from one try to the next.
 
     `hidden` holds their tokens, `int64 [N, grid, grid]`, with the mask id in the cells to draw; `field` their
-    light; `reconstruction` the images through the tokenizer, `uint8 [N, size, size]`.
+    light; `unchanged` what to compare the drawn images with, `uint8 [N, size, size]`: the images through the
+    tokenizer, or as they are where drawn images get the detail of exemplars.
     """
 
     images: Sequence[U8]
     masks: Sequence[Mask]
     hidden: torch.Tensor
     field: torch.Tensor
-    reconstruction: U8
+    unchanged: U8
 
 
 def prepare(painter: Painter, images: Sequence[U8], masks: Sequence[Mask], feather_pixels: float) -> Prepared:
@@ -148,7 +149,8 @@ def prepare(painter: Painter, images: Sequence[U8], masks: Sequence[Mask], feath
     tokens = painter.encode(small)
     hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
     field = painter.field_of(small)
-    return Prepared(images, masks, hidden, field, painter.decode(tokens, field))
+    unchanged = small if painter.exemplars is not None else painter.decode(tokens, field)
+    return Prepared(images, masks, hidden, field, unchanged)
 
 
 def draw_into(
@@ -163,13 +165,14 @@ def draw_into(
     """Draw into prepared images; arguments, result and errors as for `inpaint`."""
     numbers = torch.tensor([painter.label(name) for name in labels])
     tokens = painter.draw_tokens(numbers, config, generators, prepared.hidden, history)
-    drawn = painter.decode(tokens, prepared.field)
+    if painter.exemplars is None:
+        drawn = painter.decode(tokens, prepared.field)
+    else:
+        drawn = painter.detailed(painter.exemplars, tokens, numbers, prepared.field, generators)
     found = []
-    for image, mask, d, r in zip(
-        prepared.images, prepared.masks, drawn, prepared.reconstruction, strict=True
-    ):
+    for image, mask, d, u in zip(prepared.images, prepared.masks, drawn, prepared.unchanged, strict=True):
         inserted = resize(d, image.shape)
-        result = composite(image, inserted, resize(r, image.shape), mask, feather_pixels)
+        result = composite(image, inserted, resize(u, image.shape), mask, feather_pixels)
         found.append(Inpainted(result, np.where(mask, inserted, image), visible_change(image, result)))
     return found
 

@@ -27,7 +27,7 @@ from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
-from metaldefect.tokenizer.fields import load_fields
+from metaldefect.tokenizer.fields import load_fields, plane_of
 from metaldefect.tokenizer.model import VQModel
 
 ANCHORS = 6  # tokens that a drawn image takes over from a training image
@@ -39,8 +39,9 @@ class Painter:
 
     Models are in eval mode, as `load_tokenizer` and `load_maskgit` return them.
 
-    Decoding leaves out fine detail. Whole drawn images get it from `exemplars`, pieces of training images;
-    without those from `grain`, noise with the statistics of what is left out; without both they stay smooth.
+    Decoding leaves out fine detail. What is drawn gets it from `exemplars`, pieces of training images.
+    Without those, whole images get it from `grain`, noise with the statistics of what is left out; without
+    both they stay smooth.
 
     `fields` holds the light of training images, by class, for whole drawn images; empty if the tokenizer
     has no field. Everywhere, a field is `float32 [N, 3, field, field]`, see `VQModel.field`.
@@ -179,10 +180,21 @@ class Painter:
         """Decode drawn tokens `int64 [N, grid, grid]` of these classes and give them detail."""
         if self.exemplars is None:
             return self.render(tokens, fields, generators)
+        return self.detailed(self.exemplars, tokens, labels, fields, generators)
+
+    def detailed(
+        self,
+        exemplars: Exemplars,
+        tokens: Tensor,
+        labels: Tensor,
+        fields: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> U8:
+        """Decode tokens `int64 [N, grid, grid]` of these classes, with detail from exemplars."""
         levels, codes = self.decode_levels(tokens, fields), self.vocabulary.codes[tokens]
         for label in labels.unique().tolist():
             own = torch.nonzero(labels == label)[:, 0]
-            levels[own] = self.exemplars.detailed(
+            levels[own] = exemplars.detailed(
                 self.classes[label], levels[own], fields[own], codes[own], [generators[k] for k in own]
             )
         return to_u8(levels)
@@ -203,19 +215,6 @@ class Painter:
             chosen = torch.rot90(chosen, turns, (1, 2))
             drawn.append(chosen.flip(2) if flip else chosen)
         return plane_of(torch.stack(drawn))
-
-
-def plane_of(field: Tensor) -> Tensor:
-    """The plane nearest to each channel of `float [N, C, F, F]` in the least-squares sense, same shape."""
-    side = field.shape[-1]
-    if not side:
-        return field
-    along = torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1)
-    ones = torch.ones(side, side)
-    basis = torch.stack([ones, ones * along, ones * along[:, None]]).flatten(1)
-    norms = basis.square().sum(1).clamp(min=1e-6)
-    weights = field.float().flatten(2) @ basis.t() / norms  # the three functions are orthogonal
-    return (weights @ basis).view(field.shape)
 
 
 def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:

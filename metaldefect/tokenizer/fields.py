@@ -29,6 +29,19 @@ def light_levels(fields: Tensor, size: int) -> Tensor:
     return torch.from_numpy(grey_levels(spread(fields, (size, size))))
 
 
+def plane_of(field: Tensor) -> Tensor:
+    """The plane nearest to each channel of `float [N, C, F, F]` in the least-squares sense, same shape."""
+    side = field.shape[-1]
+    if not side:
+        return field
+    along = torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1)
+    ones = torch.ones(side, side)
+    basis = torch.stack([ones, ones * along, ones * along[:, None]]).flatten(1)
+    norms = basis.square().sum(1).clamp(min=1e-6)
+    weights = field.float().flatten(2) @ basis.t() / norms  # the three functions are orthogonal
+    return (weights @ basis).view(field.shape)
+
+
 def fields_by_class(fields: NDArray[np.float16], labels: Sequence[str]) -> dict[str, Tensor]:
     """At most `PER_CLASS` fields of each class, evenly spaced.
 

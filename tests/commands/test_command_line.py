@@ -26,7 +26,10 @@ COMMANDS = [
     "train", "calibrate", "detect", "serve", "sign", "distill", "pretrain", "draw", "insert", "review",
     "get-data", "doctor",
 ]  # fmt: skip
-HEAVY = {"torch", "lightning", "openvino", "dvc", "mlflow", "prefect", "pandas", "scipy", "sklearn", "cv2", "gradio"}
+HEAVY = {
+    "torch", "lightning", "openvino", "dvc", "mlflow", "prefect", "pandas", "scipy", "sklearn", "cv2",
+    "gradio",
+}  # fmt: skip
 
 
 def metaldefect(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -239,3 +239,15 @@ def test_a_drawn_image_starts_from_a_few_tokens_of_one_training_image(painter: P
             torch.equal(grid[shown], codes[shown].long()) for codes in painter.exemplars.parts[name]["codes"]
         )
     assert fields.shape == (2, 3, painter.tokenizer.config.field, painter.tokenizer.config.field)
+
+
+def test_a_large_dark_patch_moves_with_its_piece_though_the_light_holds_it() -> None:
+    images = np.full((1, SIZE, SIZE), 160, np.uint8)
+    images[0, 28:84, 28:84] = 60
+    field = torch.full((1, 3, 4, 4), 160 / 127.5 - 1)
+    field[:, :, 1:3, 1:3] = 60 / 127.5 - 1  # the patch fills the middle of the field
+    light = light_levels(field, SIZE).numpy()
+    exemplars = Exemplars.of(images, light, field, np.zeros((1, 6, 6), np.int64), ["pits"], 4)
+    sharp = exemplars.library("pits").sharp[0]
+    assert float(sharp[40:70, 40:70].mean()) == pytest.approx(-75, abs=1)  # 60 below the mean of 135
+    assert float(sharp[:20].mean()) == pytest.approx(25, abs=1)

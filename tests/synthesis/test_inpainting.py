@@ -14,6 +14,7 @@ from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
+from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import BANDS, Grain
 from metaldefect.synthesis.inpainting import (
     cells_under,
@@ -24,8 +25,9 @@ from metaldefect.synthesis.inpainting import (
 )
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions
 from metaldefect.synthesis.mask_makers import blob, make_mask, moved, stroke
-from metaldefect.synthesis.painter import Painter, plane_of
+from metaldefect.synthesis.painter import Painter
 from metaldefect.tokenizer.config import VQConfig
+from metaldefect.tokenizer.fields import plane_of
 from metaldefect.tokenizer.model import VQModel
 from tests.tiny_models import TINY_TOKENIZER
 
@@ -321,3 +323,27 @@ def test_a_defect_in_a_colour_canvas_keeps_the_metals_hue(painter: Painter) -> N
     lit = drawn.image[~untouched & (plain.image > 40) & (plain.image < 160)].astype(float)
     assert (lit[:, 0] > lit[:, 1]).all()
     assert (lit[:, 1] > lit[:, 2]).all()
+
+
+def test_a_drawn_defect_has_the_detail_of_the_exemplars_of_its_class(painter: Painter) -> None:
+    rng = np.random.default_rng(0)
+    stripes = np.zeros((3, 64, 64), np.uint8) + np.where(np.arange(64) % 4 < 2, 60, 180).astype(np.uint8)
+    flat = np.full((3, 64, 64), 120, np.uint8)
+    parts = (
+        np.concatenate([stripes, flat]),
+        np.zeros((6, 8, 8), np.int64),
+        ["patches"] * 3 + ["scratches"] * 3,
+    )
+    smooth = np.full((6, 64, 64), 120, np.float32)
+    exemplars = Exemplars.of(parts[0], smooth, torch.zeros(6, 3, 0, 0), parts[1], parts[2], 32)
+    image = rng.integers(110, 130, (64, 64)).astype(np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    drawn = run(replace(painter, exemplars=exemplars), image, mask, "patches")
+    inside = drawn[24:40, 24:40].astype(float)
+    columns = inside.mean(axis=0)
+    assert columns.max() - columns.min() == pytest.approx(120, abs=20)  # the stripes, not the metal's noise
+    assert inside.std(axis=0).max() < 3
+    plain = run(replace(painter, exemplars=exemplars), image, mask, "scratches")[24:40, 24:40]
+    assert plain.std() < 3
+    np.testing.assert_array_equal(drawn[:10], image[:10])
