@@ -67,8 +67,14 @@ FIGURES: dict[str, tuple[str, str]] = {
     "latency_fp16_ms": ("latency", "fp16.p50_ms"),
     "latency_int8_ms": ("latency", "int8.p50_ms"),
 }
-# Figures of evaluate_synthesis
-PICTURES = ("inserted_defects", "real_and_drawn_per_class", "real_or_drawn", "real_or_drawn_key")
+# Figures that README and docs show -> the stage that draws them
+PICTURES = {
+    "from_good_metal_to_a_found_defect": "evaluate_efficientad",
+    "inserted_defects": "evaluate_synthesis",
+    "real_and_drawn_per_class": "evaluate_synthesis",
+    "real_or_drawn": "evaluate_synthesis",
+    "real_or_drawn_key": "evaluate_synthesis",
+}
 IMAGES = Path("docs/images")
 
 
@@ -151,12 +157,12 @@ def copy_pictures(root: Path, name: str, images: Path) -> None:
     Raises:
         UserError: the run did not draw one of them.
     """
-    drawn = root / "plots/evaluate_synthesis"
-    if missing := [picture for picture in PICTURES if not (drawn / f"{picture}.png").is_file()]:
+    drawn = {picture: root / "plots" / stage / f"{picture}.png" for picture, stage in PICTURES.items()}
+    if missing := [picture for picture, path in drawn.items() if not path.is_file()]:
         raise UserError(f"pictures that the run did not draw: {', '.join(missing)}")
     images.mkdir(parents=True, exist_ok=True)
-    for picture in PICTURES:
-        shutil.copyfile(drawn / f"{picture}.png", images / f"{name}_{picture}.png")
+    for picture, path in drawn.items():
+        shutil.copyfile(path, images / f"{name}_{picture}.png")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from metaldefect.efficientad.evaluation import (
 )
 from metaldefect.efficientad.figures import (
     detector_figures,
+    insertion_figure,
     map_weight_figure,
     operating_points_figure,
     training_figure,
@@ -31,6 +32,7 @@ from metaldefect.efficientad.memory_bank import (
 from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, read_scores
 from metaldefect.efficientad.training_sets import resized_images
 from metaldefect.figures import save_figures
+from metaldefect.images import read_image
 from metaldefect.inspection.provider import GeneratedDatasetProvider, RealDatasetProvider
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -50,7 +52,8 @@ def main(params: Params, run: StageRun) -> None:
     model, config = load_detector(DETECTOR)
     real = RealDatasetProvider(INSPECTION, config.channels)
     sets = {"test defects": real.test()}
-    inserted = GeneratedDatasetProvider(INSPECTION, INSERTED, config.channels).test()
+    generated = GeneratedDatasetProvider(INSPECTION, INSERTED, config.channels)
+    inserted = generated.test()
     if len(set(inserted.labels)) > 1:
         sets["generated defects"] = inserted
     groups = {
@@ -83,6 +86,9 @@ def main(params: Params, run: StageRun) -> None:
         "operating_points": operating_points_figure(read_scores(DETECTOR)[TRAINED], config.threshold),
         "training_losses": training_figure({str(name): losses[name].tolist() for name in losses}),
     }
+    if found := [item for item in groups.get("generated defects", []) if item.is_defective]:
+        canvases = [read_image(path, config.channels) for path in generated.test_canvases()]
+        figures["from_good_metal_to_a_found_defect"] = insertion_figure(found, canvases, config.threshold)
     weights = read_json(DETECTOR / CONFIG)["calibration"]["map_weights"]
     if "image_auroc_by_student_share" in weights:
         figures["map_weights"] = map_weight_figure(

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_curve
 from metaldefect.efficientad.calibration import Scores
 from metaldefect.efficientad.evaluation import Scored, pro_points
 from metaldefect.efficientad.thresholds import Target, expected_costs
+from metaldefect.images import U8
 from metaldefect.inspection.layout import GOOD
 from metaldefect.metrics.detection import FPR_LIMIT, auroc
 
@@ -251,4 +252,34 @@ def heat_map_figure(scored: Sequence[Scored], threshold: float) -> Figure:
         for axes in row:
             axes.set_axis_off()
     figure.colorbar(heat, ax=grid[:, 2], shrink=0.6, label="anomaly map", panchor=False)
+    return figure
+
+
+def insertion_figure(scored: Sequence[Scored], canvases: Sequence[U8], threshold: float) -> Figure:
+    """From good metal to a found defect: the first insertion of each class, one class per column.
+
+    Args:
+        scored: inserted defects.
+        canvases: the image that each was inserted into, grey `uint8 [H, W]` or colour `[H, W, 3]`.
+        threshold: of the scores.
+    """
+    first: dict[str, tuple[Scored, U8]] = {}
+    for item, canvas in zip(scored, canvases, strict=True):
+        first.setdefault(item.label, (item, canvas))
+    ceiling = max(2 * threshold, SMALLEST_CEILING)
+    figure, grid = plt.subplots(
+        4, len(first), figsize=(1.75 * len(first), 7.4), layout="constrained", squeeze=False
+    )
+    for column, (label, (item, canvas)) in zip(grid.T, first.items(), strict=True):
+        for axes, image in zip(column[:3], (canvas, item.image, item.image), strict=True):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        column[2].imshow(np.ma.masked_where(~item.mask, item.mask), cmap="autumn", vmin=0, vmax=2, alpha=0.6)
+        column[3].imshow(item.anomaly_map, cmap=HEAT, vmin=0, vmax=ceiling)
+        column[0].set_title(label.replace("_", " "), fontsize=11)
+        column[3].set_xlabel("found" if item.score > threshold else "missed", fontsize=10)
+    for axes, name in zip(grid[:, 0], ("good metal", "drawn defect", "exact mask", "detector"), strict=True):
+        axes.set_ylabel(name, fontsize=11)
+    for axes in grid.ravel():
+        axes.set(xticks=[], yticks=[])
+        axes.set_frame_on(False)
     return figure

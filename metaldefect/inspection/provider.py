@@ -219,6 +219,11 @@ class GeneratedDatasetProvider(DatasetProvider):
     def test(self) -> InspectionImages:
         return self._normal.normal_test() + self._inserted("test")
 
+    def test_canvases(self) -> list[Path]:
+        """The normal image that each defect of `test` was inserted into, in the order of the defects."""
+        root = self._normal.root
+        return [next(root.glob(f"{row['canvas']}.*")) for row in self._insertions["test"]]
+
     def _inserted(self, split: str) -> InspectionImages:
         root = self.inserted_root
         found = (

@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from metaldefect.images import U8, as_channels, to_u8
-from metaldefect.synthesis.inpainting import Mask, visible_change
+from metaldefect.synthesis.inpainting import Mask, outer_feather, visible_change
 from metaldefect.synthesis.photographs import LUMA, Levels, Photograph, Window, grey_of
 
 SMALLEST_VISIBLE = 12  # pixels; fewer are a speck
 SMALLEST_SHARE = 0.25  # of the region that was to change
 GAINS = (0.6, 2.5)  # limits of the contrast matching
 HEADROOM = 3.0  # grey levels that stay free at black and white
-
-Weights = NDArray[np.float32]
 
 
 class Change(NamedTuple):
@@ -52,19 +48,6 @@ class Applied(NamedTuple):
     mask: Mask
     contrast: float
     visible: bool
-
-
-def smooth_step(progress: NDArray[np.floating]) -> Weights:
-    """Cubic step from 0 at 0 to 1 at 1, with flat ends."""
-    share = np.clip(progress, 0.0, 1.0)
-    return (share * share * (3.0 - 2.0 * share)).astype(np.float32)
-
-
-def outer_feather(mask: Mask, width: float) -> Weights:
-    """1 on the mask, falling to 0 at `width` pixels outside it: the defect itself is not attenuated."""
-    if not mask.any():
-        return np.zeros(mask.shape, np.float32)
-    return smooth_step(1.0 - ndimage.distance_transform_edt(~mask) / width)
 
 
 def apply_change(photograph: Photograph, change: Change, feather: float) -> Applied:

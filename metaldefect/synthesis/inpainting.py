@@ -16,14 +16,17 @@ from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.painter import Painter
 
 Mask = NDArray[np.bool_]
+Weights = NDArray[np.float32]
 
 # Width in pixels of the ring around a mask to which the drawn region's grey levels are matched
 RING = 6
 
 # Smallest blurred difference, in grey levels, that counts as visible
 VISIBLE = 10.0
-# The same over the deviation of the metal around
+# The same over the deviation of the metal around: of what is added to it, and of what takes its place.
+# Grain that takes the place of other grain differs by 1.4 deviations, and shows nothing.
 STANDS_OUT = 1.5
+STANDS_OUT_OF_OTHER_GRAIN = 3.0
 # Standard deviations of the two blurs, and of the window for the metal around, in pixels
 BLURS = (1.5, 5.0)
 AROUND = 16.0
@@ -37,11 +40,11 @@ class Inpainted(NamedTuple):
     changed: Mask  # where the image visibly changed
 
 
-def visible_change(before: U8, after: U8) -> Mask:
+def visible_change(before: U8, after: U8, stands_out: float = STANDS_OUT) -> Mask:
     """Return where two images of one size look different: not in their grain but after a blur.
 
     Rough metal hides what smooth metal shows. So a change counts where it exceeds both `VISIBLE` and
-    `STANDS_OUT` times the deviation of the metal around it, after the same blur: a finer one for narrow
+    `stands_out` times the deviation of the metal around it, after the same blur: a finer one for narrow
     defects, a coarser one for wide ones.
 
     Closes gaps of a few pixels and drops specks of fewer than 8 pixels. This is the exact mask of an inserted
@@ -53,7 +56,7 @@ def visible_change(before: U8, after: U8) -> Mask:
     seen = np.zeros(before.shape, bool)
     for blur in BLURS:
         changed = np.abs(ndimage.gaussian_filter(difference, blur))
-        seen |= fine & (changed > STANDS_OUT * local_deviation(ndimage.gaussian_filter(metal, blur)))
+        seen |= fine & (changed > stands_out * local_deviation(ndimage.gaussian_filter(metal, blur)))
     closed = ndimage.binary_closing(seen, iterations=2)
     parts, count = ndimage.label(closed)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
@@ -82,15 +85,27 @@ def cells_under(mask: Mask, grid: int) -> NDArray[np.bool_]:
     return np.asarray(mask.reshape(grid, side, grid, side).any(axis=(1, 3)))
 
 
-def feather(mask: Mask, width: float) -> NDArray[np.float32]:
+def feather(mask: Mask, width: float) -> Weights:
     """Blend weight: 0 at `width` pixels outside the mask and beyond, 1 at `width` pixels inside and deeper.
 
     In masks that are nowhere so deep, the weight reaches 1 at the deepest point. Half of the blend lies
     inside, because a defect drawn up to the mask's border and cut off there would show the border.
     """
     outside, inside = ndimage.distance_transform_edt(~mask), ndimage.distance_transform_edt(mask)
-    ramp = np.clip((width - outside + inside) / (width + min(width, inside.max())), 0.0, 1.0)
-    return (ramp * ramp * (3.0 - 2.0 * ramp)).astype(np.float32)
+    return smooth_step((width - outside + inside) / (width + min(width, inside.max())))
+
+
+def smooth_step(progress: NDArray[np.floating]) -> Weights:
+    """Cubic step from 0 at 0 to 1 at 1, with flat ends."""
+    share = np.clip(progress, 0.0, 1.0)
+    return (share * share * (3.0 - 2.0 * share)).astype(np.float32)
+
+
+def outer_feather(mask: Mask, width: float) -> Weights:
+    """1 on the mask, falling to 0 at `width` pixels outside it: the defect itself is not attenuated."""
+    if not mask.any():
+        return np.zeros(mask.shape, np.float32)
+    return smooth_step(1.0 - ndimage.distance_transform_edt(~mask) / width)
 
 
 def composite(image: U8, drawn: U8, unchanged: U8, mask: Mask, width: float) -> U8:
@@ -119,6 +134,15 @@ def composite(image: U8, drawn: U8, unchanged: U8, mask: Mask, width: float) -> 
     trust = np.clip(weight / 0.02, 0.0, 1.0)
     level = trust * level + (1.0 - trust) * mean
     return np.where(alpha > 0, to_u8(original + alpha * (change - level)), image)
+
+
+def only_around(changed: Mask, before: U8, after: U8, width: float) -> U8:
+    """`after` where it visibly differs, fading to `before` within `width` pixels.
+
+    What is drawn under a brush is more than the defect: metal around it, whose grain is not this image's.
+    """
+    weight = outer_feather(changed, width)
+    return to_u8(before + weight * (after.astype(np.float32) - before))
 
 
 class Prepared(NamedTuple):
@@ -165,6 +189,7 @@ def draw_into(
     """Draw into prepared images; arguments, result and errors as for `inpaint`."""
     numbers = torch.tensor([painter.label(name) for name in labels])
     tokens = painter.draw_tokens(numbers, config, generators, prepared.hidden, history)
+    detailed = painter.exemplars is not None
     if painter.exemplars is None:
         drawn = painter.decode(tokens, prepared.field)
     else:
@@ -173,7 +198,10 @@ def draw_into(
     for image, mask, d, u in zip(prepared.images, prepared.masks, drawn, prepared.unchanged, strict=True):
         inserted = resize(d, image.shape)
         result = composite(image, inserted, resize(u, image.shape), mask, feather_pixels)
-        found.append(Inpainted(result, np.where(mask, inserted, image), visible_change(image, result)))
+        changed = visible_change(image, result, STANDS_OUT_OF_OTHER_GRAIN if detailed else STANDS_OUT)
+        if detailed:  # brings its own grain, which is to stay out of the metal around the defect
+            result = only_around(changed, image, result, feather_pixels / 2)
+        found.append(Inpainted(result, np.where(mask, inserted, image), changed))
     return found
 
 
@@ -200,8 +228,9 @@ def inpaint(
         history: receives the token grids `int64 [N, grid, grid]` after each step.
 
     Returns:
-        For each image the result, `uint8 [H, W]`, unchanged farther than the feather from the mask; the same
-        without compositing; and where a change is visible.
+        For each image the result, `uint8 [H, W]`, unchanged farther than the feather from the mask, with
+        exemplars also farther than half of it from the visible change; what was drawn, without compositing;
+        and where the visible change is.
 
     Raises:
         UserError: unknown class, a mask of the wrong size, an empty mask, or a mask of the whole image.

@@ -17,8 +17,8 @@ from metaldefect.procedural.defects import DEFECT_CLASSES
 from metaldefect.procedural.images import keyed_generator
 from metaldefect.procedural.plates import PLATE_CLASSES
 from metaldefect.procedural.textures import SMALLEST_SIZE, Painter
-from metaldefect.synthesis.change import Change, Weights, contrast_gain, outer_feather, smooth_step
-from metaldefect.synthesis.inpainting import Mask
+from metaldefect.synthesis.change import Change, contrast_gain
+from metaldefect.synthesis.inpainting import Mask, Weights, outer_feather, smooth_step
 from metaldefect.synthesis.mask_makers import blob
 from metaldefect.synthesis.photographs import Levels, Photograph, Window, grey_of
 from metaldefect.synthesis.placement import (

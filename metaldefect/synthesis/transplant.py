@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from metaldefect.synthesis.change import Change, Weights, contrast_gain, outer_feather, smooth_step
+from metaldefect.synthesis.change import Change, contrast_gain
 from metaldefect.synthesis.config import TransplantConfig
-from metaldefect.synthesis.inpainting import Mask
+from metaldefect.synthesis.inpainting import Mask, Weights, outer_feather, smooth_step
 from metaldefect.synthesis.photographs import Levels, Photograph, Window, grey_of
 from metaldefect.synthesis.placement import Spot, bounding_box, extent_of, free_place
 

@@ -82,10 +82,12 @@ HEADLINES = (
 RECONSTRUCTIONS = ("evaluate_vq", "reconstructions_original_before_after")
 WORST_RECONSTRUCTIONS = ("evaluate_vq", "worst_cases_original_before_after")
 HEAT_MAPS = ("evaluate_efficientad", "heat_maps_best_median_worst")
+FOUND = ("evaluate_efficientad", "from_good_metal_to_a_found_defect")
 TOLD = {
     RECONSTRUCTIONS,
     WORST_RECONSTRUCTIONS,
     HEAT_MAPS,
+    FOUND,
     ("evaluate_synthesis", "real_and_drawn_per_class"),
     ("evaluate_synthesis", "inserted_defects"),
     ("evaluate_efficientad", "roc"),
@@ -179,6 +181,7 @@ def story(root: Path, facts: Facts) -> dict[str, Any]:
         "bank_verdict": metrics.mapping("evaluate_efficientad", "memory_bank").get("verdict", ""),
         "type_table": evidence.type_table(metrics),
         "detector_charts": charts.detector_charts(root, metrics, sets),
+        "found": told_picture(root, FOUND, "Good metal, drawn defect, exact mask and heat map of each class"),
         "heat_maps": told_picture(
             root, HEAT_MAPS, "Best, median and worst test defect: image, truth, heat map"
         ),

@@ -123,13 +123,18 @@ def test_a_failed_run_is_an_error_and_gives_no_result(tmp_path: Path) -> None:
 
 
 def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> None:
-    drawn = tmp_path / "plots/evaluate_synthesis"
+    drawn, found = tmp_path / "plots/evaluate_synthesis", tmp_path / "plots/evaluate_efficientad"
     drawn.mkdir(parents=True)
-    for picture in PICTURES:
+    found.mkdir()
+    for picture in (
+        "inserted_defects", "real_or_drawn", "real_or_drawn_key", "real_and_drawn_per_class"
+    ):  # fmt: skip
         (drawn / f"{picture}.png").write_text(picture)
+    (found / "from_good_metal_to_a_found_defect.png").write_text("found")
     copy_pictures(tmp_path, "default", tmp_path / "images")
-    found = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
-    assert found == {
+    copied = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
+    assert copied == {
+        "default_from_good_metal_to_a_found_defect.png": "found",
         "default_inserted_defects.png": "inserted_defects",
         "default_real_or_drawn.png": "real_or_drawn",
         "default_real_or_drawn_key.png": "real_or_drawn_key",

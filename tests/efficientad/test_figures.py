@@ -4,7 +4,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from metaldefect.efficientad.evaluation import Scored
-from metaldefect.efficientad.figures import heat_map_figure, map_weight_figure, training_figure
+from metaldefect.efficientad.figures import (
+    heat_map_figure,
+    insertion_figure,
+    map_weight_figure,
+    training_figure,
+)
 
 
 def scored(label: str, score: float) -> Scored:
@@ -21,6 +26,19 @@ def test_heat_maps_of_a_detector_that_scores_below_zero_are_drawn() -> None:
     plt.close(figure)
     assert "score -0.200, found" in titles
     assert "score -0.400, missed" in titles
+
+
+def test_the_first_insertion_of_each_class_stands_below_its_good_metal() -> None:
+    items = [scored("dent", 0.4), scored("dent", 0.9), scored("scratch", 0.1)]
+    canvases = [np.full((8, 8), level, np.uint8) for level in (10, 20, 30)]
+    figure = insertion_figure(items, canvases, threshold=0.2)
+    figure.canvas.draw()
+    axes = np.array(figure.axes).reshape(4, 2)
+    shown = [[int(ax.images[0].get_array()[0, 0]) for ax in row] for row in axes[:2]]
+    labels = [[ax.get_title() for ax in axes[0]], [ax.get_xlabel() for ax in axes[3]]]
+    plt.close(figure)
+    assert shown == [[10, 30], [90, 90]]
+    assert labels == [["dent", "scratch"], ["found", "missed"]]
 
 
 def test_training_curves_are_the_columns_that_the_training_wrote() -> None:

@@ -51,7 +51,7 @@ def write_insertions(root: Path, rows: list[tuple[str, str, str]]) -> None:
         if path:
             write(root / path, 77)
             write(root / mask, 255)
-        lines.append(f"{path},{mask},scratches,{split},good/000,{scene}")
+        lines.append(f"{path},{mask},scratches,{split},canvas/good/000,{scene}")
     root.mkdir(exist_ok=True)
     (root / "insertions.csv").write_text("\n".join(lines) + "\n")
 
@@ -203,6 +203,7 @@ def test_generated_provider_divides_insertions_and_leaves_invisible_ones_out(
     assert [(item.name, item.scene) for item in provider.defects()] == [("scratches/0000", "scene 60")]
     assert provider.test().labels == ("good", "scratches")
     assert levels(provider.test()) == [100, 77]
+    assert provider.test_canvases() == [category / "canvas/good/000.png"]
     (inserted / "ground_truth/scratches/0001_mask.png").unlink()
     with pytest.raises(UserError, match=r"scratches/0001\.png has no mask"):
         provider.test()

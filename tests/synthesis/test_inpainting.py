@@ -327,7 +327,7 @@ def test_a_defect_in_a_colour_canvas_keeps_the_metals_hue(painter: Painter) -> N
 
 def test_a_drawn_defect_has_the_detail_of_the_exemplars_of_its_class(painter: Painter) -> None:
     rng = np.random.default_rng(0)
-    stripes = np.zeros((3, 64, 64), np.uint8) + np.where(np.arange(64) % 4 < 2, 60, 180).astype(np.uint8)
+    stripes = np.zeros((3, 64, 64), np.uint8) + np.where(np.arange(64) % 16 < 8, 60, 180).astype(np.uint8)
     flat = np.full((3, 64, 64), 120, np.uint8)
     parts = (
         np.concatenate([stripes, flat]),
@@ -344,6 +344,23 @@ def test_a_drawn_defect_has_the_detail_of_the_exemplars_of_its_class(painter: Pa
     columns = inside.mean(axis=0)
     assert columns.max() - columns.min() == pytest.approx(120, abs=20)  # the stripes, not the metal's noise
     assert inside.std(axis=0).max() < 3
-    plain = run(replace(painter, exemplars=exemplars), image, mask, "scratches")[24:40, 24:40]
-    assert plain.std() < 3
+    plain = run(replace(painter, exemplars=exemplars), image, mask, "scratches")
+    np.testing.assert_array_equal(plain, image)  # flat metal in the place of flat metal is no defect
     np.testing.assert_array_equal(drawn[:10], image[:10])
+
+
+def test_grain_in_the_place_of_other_grain_is_no_defect_and_is_not_swapped(painter: Painter) -> None:
+    rng = np.random.default_rng(0)
+    metal = np.clip(rng.normal(120, 30, (4, 64, 64)), 0, 255).astype(np.uint8)
+    codes, smooth = np.zeros((3, 8, 8), np.int64), np.full((3, 64, 64), 120, np.float32)
+    exemplars = Exemplars.of(metal[:3], smooth, torch.zeros(3, 3, 0, 0), codes, ["patches"] * 3, 32)
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    generators = [image_generator(0)]
+    (found,) = inpaint(
+        replace(painter, exemplars=exemplars), [metal[3]], [mask], ["patches"], SamplingConfig(steps=3),
+        generators, 4.0,
+    )  # fmt: skip
+    assert (found.pasted != metal[3])[mask].mean() > 0.9  # other grain was drawn
+    assert found.changed.mean() < 0.01
+    assert (found.image != metal[3])[mask].mean() < 0.1
