@@ -1,7 +1,7 @@
 """`python -m benchmarks.pipeline`: time a whole profile and publish its headline figures.
 
 Runs `make repro PROFILE=...` in a fresh clone of the committed code (`--clone`) or in this folder. In this
-folder only changed stages run, so `seconds` is not the time of a whole run. Writes
+folder only changed stages run, so only a clone gives `seconds` and `peak_rss_mb`. Writes
 `benchmarks/results/default.json` for the profile cpu, else `<profile>.json`, and the run's pictures to
 `docs/images/<profile>_<picture>.png`; the last line printed is JSON.
 """
@@ -238,10 +238,16 @@ def main() -> None:
         found = collect(root)
         with exit_on_user_error(parser.prog):
             copy_pictures(root, name, args.images)
-    for missing in found.left_out:
+    figures, left_out = dict(found.figures), list(found.left_out)
+    if args.clone:
+        figures |= run._asdict()
+    else:
+        left_out += [f"{cost} (of a whole run: --clone)" for cost in run._fields]
+    for missing in left_out:
         print(f"not measured: {missing}")
-    details = {"metrics": found.metrics, "left_out": found.left_out}
-    publish(args.results or path_of(name), "pipeline", {**found.figures, **run._asdict()}, details)
+    publish(
+        args.results or path_of(name), "pipeline", figures, {"metrics": found.metrics, "left_out": left_out}
+    )
 
 
 if __name__ == "__main__":
