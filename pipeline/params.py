@@ -14,6 +14,7 @@ import yaml
 from pydantic import (
     BaseModel,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -181,6 +182,7 @@ class EvaluateEfficientAD(Config):
 
 class ExportOpenVINO(Config):
     calibration_images: PositiveInt
+    max_auroc_drop: NonNegativeFloat
 
 
 class EvaluateOpenVINO(Config):

@@ -43,7 +43,10 @@ def main(params: Params, run: StageRun) -> None:
     ranges = with_painted_anomalies(normal, params.seed)
     known = read_scores(DETECTOR)[TRAINED].normals
     with atomic_directory(OUTPUT) as folder:
-        export_bundle(graph, config, folder, ranges, validation, known, lineage)
+        export_bundle(
+            graph, config, folder, ranges, validation, known, lineage,
+            max_auroc_drop=params.export_openvino.max_auroc_drop,
+        )  # fmt: skip
         add_reference(folder, (item.image for item in provider.validation()))
 
 

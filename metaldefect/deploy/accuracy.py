@@ -37,13 +37,43 @@ def precision_accuracy(scored: Sequence[Scored], threshold: float) -> dict[str, 
 
 def against_fp32(
     scored: Sequence[Scored], threshold: float, fp32: Sequence[Scored], fp32_threshold: float
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """What a precision changes against FP32 on the same images in the same order.
 
     Returns:
-        `changed_decisions`, the share of images that it decides otherwise, and `auroc_drop`, FP32's image
-        AUROC minus its own (left out without both good and defective images).
+        `changed_decisions`, the share of images that it decides otherwise; `auroc_drop`, FP32's image AUROC
+        minus its own (left out without both good and defective images); `by_type`: the same for the images of
+        each kind of defect, whose AUROC is against all good images.
     """
+    result: dict[str, Any] = cost(scored, threshold, fp32, fp32_threshold)
+    result["by_type"] = {}
+    for kind in sorted({item.label for item in scored if item.is_defective}):
+        chosen = [item.label == kind for item in scored]
+        compared = [one or not item.is_defective for one, item in zip(chosen, scored, strict=True)]
+        of_kind = cost(*selected(chosen, scored, threshold, fp32, fp32_threshold))
+        drop = cost(*selected(compared, scored, threshold, fp32, fp32_threshold)).get("auroc_drop")
+        result["by_type"][kind] = of_kind | ({} if drop is None else {"auroc_drop": drop})
+    return result
+
+
+def selected(
+    chosen: Sequence[bool],
+    scored: Sequence[Scored],
+    threshold: float,
+    fp32: Sequence[Scored],
+    fp32_threshold: float,
+) -> tuple[list[Scored], float, list[Scored], float]:
+    """The arguments of `cost` for the chosen images alone."""
+    own, reference = (
+        [item for one, item in zip(chosen, items, strict=True) if one] for items in (scored, fp32)
+    )
+    return own, threshold, reference, fp32_threshold
+
+
+def cost(
+    scored: Sequence[Scored], threshold: float, fp32: Sequence[Scored], fp32_threshold: float
+) -> dict[str, float]:
+    """`changed_decisions` and, with both good and defective images, `auroc_drop`."""
     pairs = list(zip(scored, fp32, strict=True))
     changed = [(one.score > threshold) != (two.score > fp32_threshold) for one, two in pairs]
     result = {"changed_decisions": float(np.mean(changed)) if changed else 0.0}

@@ -50,12 +50,14 @@ class Validation(Config):
         false_alarm_rate: share of them above the threshold.
         changed_decisions: share of them that FP32 decides otherwise.
         largest_difference: from FP32's score.
+        auroc_drop: image AUROC lost against FP32 on defects painted onto these images, by kind of defect.
     """
 
     images: int
     false_alarm_rate: float
     changed_decisions: float
     largest_difference: float
+    auroc_drop: dict[str, float] = Field(default_factory=dict)
 
 
 class Precision(Config):
@@ -67,6 +69,8 @@ class Precision(Config):
         tolerance: of the golden frames' scores.
         execution: what the exporting machine computed in, such as `f32` or `bf16`.
         validation: figures from validation images.
+        kept_in_float: layers of an INT8 graph that stay in floating point, because quantising them too cost
+            more accuracy than allowed.
     """
 
     graph: str
@@ -74,6 +78,7 @@ class Precision(Config):
     tolerance: Tolerance
     execution: str
     validation: Validation
+    kept_in_float: tuple[str, ...] = ()
 
 
 class GoldenFrame(Config):

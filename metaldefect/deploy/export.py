@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,19 @@ from metaldefect.deploy.compiled import CompiledGraph, core
 from metaldefect.deploy.frames import as_frame
 from metaldefect.deploy.golden import GOLDEN_FRAMES, draw_golden_frames, write_golden_frames
 from metaldefect.deploy.graph import INPUT, OUTPUTS, InspectionGraph
+from metaldefect.deploy.quantisation import (
+    MAX_AUROC_DROP,
+    Judges,
+    kept_in_float,
+    quantise,
+    quantise_with_control,
+)
 from metaldefect.efficientad.model_files import MAPS, DetectorConfig
 from metaldefect.efficientad.thresholds import transfer
 from metaldefect.image_files import MAX_PIXELS, MIN_SIDE
 from metaldefect.images import U8, height_and_width
 
 FRAME_CHANNELS = (1, 3)  # that frames of every detector may have
-# Eight bits are too few for resizing, for the feature differences, their squares and the map scaling.
-NOT_QUANTISED = (
-    "MatMul",
-    "Subtract",
-    "Multiply",
-    "Divide",
-    "Power",
-    "SquaredDifference",
-    "ReduceSum",
-    "ReduceMean",
-    "ReduceMax",
-    "Interpolate",
-)
 
 
 def export_bundle(
@@ -63,22 +58,25 @@ def export_bundle(
     known: Sequence[float],
     lineage: Lineage,
     golden_frames: int = GOLDEN_FRAMES,
+    max_auroc_drop: float = MAX_AUROC_DROP,
 ) -> Metadata:
     """Write the whole bundle: graphs, golden frames and metadata.
 
     Each precision gets its own threshold, which flags what the configured one flags in the trained networks.
+    Where plain INT8 finds painted defects worse than allowed, it is quantised again with accuracy control, if
+    the images are enough to tell.
 
     Args:
         graph: the detector with its preprocessing.
         config: the detector's configuration.
         folder: an empty folder.
         calibration: images of the detector's size, `uint8 [N, H, W]` or `[N, H, W, 3]`, that set the INT8
-            ranges. Some must show defects, real or
-            painted, because INT8 clips values beyond those of the images.
+            ranges. Some must show defects, real or painted, because INT8 clips values beyond theirs.
         normals: validation images without defects, of the same shape.
         known: the trained networks' scores of these normals, from their calibration.
         lineage: where the detector comes from.
         golden_frames: how many frames the self-test has.
+        max_auroc_drop: image AUROC of painted defects that INT8 may lose against FP32.
 
     Raises:
         ValueError: `calibration` or `normals` is empty.
@@ -87,27 +85,135 @@ def export_bundle(
         raise ValueError("no images to calibrate INT8 on, or to choose thresholds by")
     export_onnx(graph, folder / ONNX)
     rule = frame_rule(graph)
+    judges = Judges.of(normals)
     golden = draw_golden_frames(graph.size, graph.levels, golden_frames)
-    frames = [as_frame(image, rule) for image in [*normals, *golden]]
-    with tempfile.TemporaryDirectory(dir=folder) as raw:
-        export_openvino(folder / ONNX, Path(raw), [as_frame(image, rule) for image in calibration])
-        compiled = {name: CompiledGraph(Path(raw) / graph_file(name), name) for name in PRECISIONS}
-        scores = {
-            name: np.array([score for score, _ in each.stream(frames)]) for name, each in compiled.items()
+    frames = [as_frame(image, rule) for image in [*judges.images, *golden]]
+    ranges = [as_frame(image, rule) for image in calibration]
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        raw = Path(name)
+        export_openvino(folder / ONNX, raw, ranges)
+        scored = {precision: Scored.of(raw, precision, frames) for precision in PRECISIONS}
+        judged = frames[: len(judges.images)]
+
+        def controlled() -> Scored:
+            target = control(folder / ONNX, raw, ranges, judged, judges, max_auroc_drop)
+            return Scored.of(target, "int8", frames)
+
+        scored["int8"] = choose_int8(judges, scored["fp32"], scored["int8"], controlled, max_auroc_drop)
+        thresholds = {
+            precision: transfer(config.threshold, known, each.scores[: len(normals)])
+            for precision, each in scored.items()
         }
-        validated = {name: values[: len(normals)] for name, values in scores.items()}
-        thresholds = {name: transfer(config.threshold, known, values) for name, values in validated.items()}
-        for name in PRECISIONS:
-            write_described(Path(raw) / graph_file(name), folder / graph_file(name), thresholds[name])
+        for precision, each in scored.items():
+            write_described(each.path, folder / graph_file(precision), thresholds[precision])
     names = write_golden_frames(folder, golden)
-    expected = {name: values[len(normals) :] for name, values in scores.items()}
+    precisions = describe(scored, thresholds, judges)
+    return write_metadata(
+        folder,
+        {
+            **described_graph(graph, config),
+            "precisions": precisions,
+            "golden": [
+                GoldenFrame(
+                    file=file, scores={name: float(one.scores[index]) for name, one in scored.items()}
+                )
+                for index, file in enumerate(names, start=len(judged))
+            ],
+            "lineage": lineage,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A graph on disk, what it computes in, and its scores of some frames."""
+
+    path: Path
+    execution: str
+    kept_in_float: tuple[str, ...]
+    scores: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, folder: Path, precision: str, frames: Sequence[NDArray[Any]]) -> Scored:
+        """Score frames with a precision's graph."""
+        path = folder / graph_file(precision)
+        compiled = CompiledGraph(path, precision)
+        kept = kept_in_float(core().read_model(path)) if precision == "int8" else []
+        scores = np.array([score for score, _ in compiled.stream(frames)])
+        return cls(path, compiled.execution, tuple(kept), scores)
+
+
+def loss(judges: Judges, scored: Scored, fp32: Scored) -> float:
+    """Image AUROC that a precision loses against FP32; 0 if no defect could be painted."""
+    count = len(judges.images)
+    return judges.drop(scored.scores[:count], fp32.scores[:count]) if judges.kinds else 0.0
+
+
+def choose_int8(
+    judges: Judges, fp32: Scored, plain: Scored, controlled: Callable[[], Scored], max_drop: float
+) -> Scored:
+    """The plain INT8 graph, unless it loses more than allowed and one with accuracy control loses less.
+
+    Args:
+        judges: the images that tell.
+        fp32: the reference.
+        plain: quantised without control.
+        controlled: quantises with control; only called where the plain one loses too much.
+        max_drop: image AUROC that may be lost.
+    """
+    lost = loss(judges, plain, fp32)
+    if lost <= max_drop or not judges.can_tell:
+        return plain
+    found = controlled()
+    return found if loss(judges, found, fp32) < lost else plain
+
+
+def control(
+    onnx_path: Path,
+    folder: Path,
+    calibration: Sequence[NDArray[Any]],
+    frames: Sequence[NDArray[Any]],
+    judges: Judges,
+    max_drop: float,
+) -> Path:
+    """Write an INT8 graph made with accuracy control into a new folder below `folder`, which is returned."""
+    target = folder / "controlled"
+    target.mkdir()
+    model = quantise_with_control(openvino.convert_model(onnx_path), calibration, frames, judges, max_drop)
+    openvino.save_model(model, target / graph_file("int8"), compress_to_fp16=False)
+    return target
+
+
+def describe(
+    scored: Mapping[str, Scored], thresholds: Mapping[str, float], judges: Judges
+) -> dict[str, Precision]:
+    """What the metadata say about each precision."""
+    count = len(judges.images)
+    normals = {name: each.scores[: len(judges.normals)] for name, each in scored.items()}
+    found = {}
+    for name, each in scored.items():
+        validation = validate_precision(normals, thresholds, name)
+        drop = judges.drop_by_kind(each.scores[:count], scored["fp32"].scores[:count])
+        found[name] = Precision(
+            graph=graph_file(name),
+            threshold=thresholds[name],
+            tolerance=TOLERANCES[name],
+            execution=each.execution,
+            validation=validation.model_copy(update={"auroc_drop": drop}),
+            kept_in_float=each.kept_in_float,
+        )
+    return found
+
+
+def described_graph(graph: InspectionGraph, config: DetectorConfig) -> dict[str, Any]:
+    """What the metadata say about all precisions."""
     height, width = height_and_width(graph.size)
-    content = {
+    return {
         "model": f"EfficientAD-{config.size}",
         "padding": config.padding,
         "image_size": graph.size,
         "tiles": config.tiles,
-        "input": rule,
+        "input": frame_rule(graph),
         "outputs": {
             "anomaly_map": f"f32 [1, 1, {height}, {width}]",
             "score": "f32 [1], the map's maximum",
@@ -116,23 +222,7 @@ def export_bundle(
         },
         "map_weights": dict(zip(MAPS, graph.model.map_weights.tolist(), strict=True)),
         "threshold_source": config.threshold_source,
-        "precisions": {
-            name: Precision(
-                graph=graph_file(name),
-                threshold=thresholds[name],
-                tolerance=TOLERANCES[name],
-                execution=compiled[name].execution,
-                validation=validate_precision(validated, thresholds, name),
-            )
-            for name in PRECISIONS
-        },
-        "golden": [
-            GoldenFrame(file=file, scores={name: float(expected[name][index]) for name in PRECISIONS})
-            for index, file in enumerate(names)
-        ],
-        "lineage": lineage,
     }
-    return write_metadata(folder, content)
 
 
 def frame_rule(graph: InspectionGraph) -> FrameRule:
@@ -196,28 +286,6 @@ def export_openvino(onnx_path: Path, folder: Path, calibration: Sequence[NDArray
     openvino.save_model(quantised, folder / graph_file("int8"), compress_to_fp16=False)
 
 
-def quantise(model: Any, calibration: Sequence[NDArray[Any]]) -> Any:
-    """Quantise the graph's convolutions to INT8 after training; ranges cover every calibration image.
-
-    NNCF's default range, the mean of the images' extremes, clips unusual values, which are just what a
-    detector looks for: defects then score no higher than some normal images.
-    """
-    import nncf
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    return nncf.quantize(
-        model,
-        nncf.Dataset([frame[None] for frame in calibration]),
-        subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(types=list(NOT_QUANTISED), validate=False),
-        advanced_parameters=AdvancedQuantizationParameters(
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-        ),
-    )
-
-
 def set_thresholds(
     folder: Path, thresholds: Mapping[str, float], source: str, scores: Mapping[str, NDArray[np.float64]]
 ) -> None:
@@ -238,7 +306,8 @@ def set_thresholds(
             for suffix in (".bin", ".xml"):
                 changed.with_suffix(suffix).replace(graph.with_suffix(suffix))
         described["threshold"] = thresholds[name]
-        described["validation"] = validate_precision(scores, thresholds, name).model_dump()
+        kept = {"auroc_drop": described["validation"]["auroc_drop"]}  # no threshold changes it
+        described["validation"] = validate_precision(scores, thresholds, name).model_dump() | kept
     write_metadata(folder, content | {"threshold_source": source})
 
 

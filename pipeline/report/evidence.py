@@ -189,13 +189,19 @@ def type_table(metrics: Metrics) -> Table | None:
     return table if table.rows else None
 
 
+EXPORTED = ("image_auroc", "auroc_drop", "changed_decisions", "f1_at_threshold", "threshold")
+
+
 def export_table(metrics: Metrics) -> Table | None:
-    """Each exported precision: accuracy, threshold, latency, size on disk."""
+    """Each exported precision: what it computes in, accuracy, threshold, latency, size on disk."""
     exported = metrics.content("evaluate_openvino")
     sizes = exported.get("bytes") or {}
     header = [
         "",
+        "computes in",
         "image AUROC",
+        "lost against FP32",
+        "decisions changed",
         "F1 at threshold",
         "threshold",
         "median ms",
@@ -210,10 +216,11 @@ def export_table(metrics: Metrics) -> Table | None:
             continue
         size = sum(count for file, count in sizes.items() if f"_{name}." in file) / MEGABYTE
         numbers = [
-            *(values.get(key) for key in ("image_auroc", "f1_at_threshold", "threshold")),
+            *(values.get(key) for key in EXPORTED),
             *(speed.get(key) for key in ("p50_ms", "p99_ms", "frames_per_s")),
             size,
         ]
         texts = [formatted(None if value is None else float(value)) for value in numbers]
-        table.rows.append([(name.upper(), ""), *((text, "number") for text in texts)])
+        names = [(name.upper(), ""), (str(values.get("execution", "–")), "")]
+        table.rows.append([*names, *((text, "number") for text in texts)])
     return table if table.rows else None

@@ -210,7 +210,14 @@ def test_what_a_precision_costs_against_fp32() -> None:
     fp32 = [scored("good", 0.1), scored("good", 0.2), scored("dent", 0.6), scored("scratch", 0.4)]
     int8 = [scored("good", 0.1), scored("good", 0.5), scored("dent", 0.7), scored("scratch", 0.4)]
     # INT8 ranks one of the two good images above the scratch: three of four pairs are right
-    assert against_fp32(int8, 0.45, fp32, 0.3) == {"changed_decisions": 0.5, "auroc_drop": 0.25}
+    assert against_fp32(int8, 0.45, fp32, 0.3) == {
+        "changed_decisions": 0.5,
+        "auroc_drop": 0.25,
+        "by_type": {
+            "dent": {"changed_decisions": 0.0, "auroc_drop": 0.0},
+            "scratch": {"changed_decisions": 1.0, "auroc_drop": 0.5},
+        },
+    }
     accuracy = precision_accuracy(int8, 0.45)
     assert accuracy["image_auroc"] == 0.75
     assert accuracy["detection_rate"] == {"dent": 1.0, "scratch": 0.0}
