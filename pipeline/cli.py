@@ -14,11 +14,13 @@ import typer
 from metaldefect.cli import app as library
 from metaldefect.cli import run_app
 from metaldefect.drawing_cli import app as drawing
+from metaldefect.line_cli import app as line
 from pipeline.champion_cli import app as champion
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(library)
 app.add_typer(drawing)
+app.add_typer(line)
 app.add_typer(champion)
 
 Root = Annotated[Path, typer.Option(help="The project's folder.")]

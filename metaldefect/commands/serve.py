@@ -25,6 +25,7 @@ def make_service(
     challenger: Path | None = None,
     log: Path | None = None,
     settings: ServiceSettings | None = None,
+    compute: Compute | None = None,
 ) -> Service:
     """Load the detectors and make the service.
 
@@ -35,16 +36,18 @@ def make_service(
         challenger: an exported detector that scores the same images without a say.
         log: folder for Parquet files of all scores.
         settings: limits.
+        compute: device, hint, threads and cache; None: many images at once on the CPU.
 
     Raises:
         UserError: a bundle is refused.
     """
-    load = partial(Detector.load, precision=precision, compute=Compute("THROUGHPUT"), public_key=public_key)
+    compute = compute or Compute("THROUGHPUT")
+    load = partial(Detector.load, precision=precision, compute=compute, public_key=public_key)
     # Where a link leads is asked once per load, so that all files are of one bundle
     live = LiveDetector(lambda: load(model.resolve()))
     service = Service(live, settings or ServiceSettings(), PredictionLog(log) if log else None)
     if challenger is not None:
-        live.shadow(load(challenger), service.metrics.compare)
+        service.challenge(load(challenger))
     return service
 
 
@@ -53,6 +56,7 @@ def run_service(
     precision: str,
     host: str,
     port: int,
+    compute: Compute,
     public_key: Path | None,
     challenger: Path | None,
     log: Path | None,
@@ -62,7 +66,7 @@ def run_service(
 
     Arguments as for `make_service`; with `follow`, another bundle in the folder is swapped in as it appears.
     """
-    service = make_service(model, precision, public_key, challenger, log)
+    service = make_service(model, precision, public_key, challenger, log, compute=compute)
     print(f"{model} {precision}, version {service.live.current.version}: http://{host}:{port}/docs")
     with Follower(service, model) if follow else nullcontext():
         uvicorn.run(create_app(service), host=host, port=port, timeout_graceful_shutdown=GRACE_SECONDS)

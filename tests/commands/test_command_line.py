@@ -23,8 +23,8 @@ from pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "train", "calibrate", "detect", "serve", "sign", "distill", "pretrain", "draw", "insert", "review",
-    "get-data", "doctor",
+    "train", "calibrate", "detect", "serve", "sign", "anomalib", "distill", "pretrain", "draw", "insert",
+    "review", "get-data", "doctor",
 ]  # fmt: skip
 HEAVY = {
     "torch", "lightning", "openvino", "dvc", "mlflow", "prefect", "pandas", "scipy", "sklearn", "cv2",
