@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -14,7 +16,16 @@ from metaldefect.errors import UserError
 
 SHADOW_BACKLOG = 4  # frames that may wait for the challenger; further ones are not shown to it
 
-Disagreement = Callable[[Detection, Detection], None]
+
+class Named(NamedTuple):
+    """An image `[H, W]` or `[H, W, C]` and the id of its verdict."""
+
+    id: str
+    image: NDArray[Any]
+
+
+# Receives the frame, the detector's verdict and the challenger's
+Report = Callable[[Named, Detection, Detection], None]
 
 
 class LiveDetector:
@@ -33,13 +44,40 @@ class LiveDetector:
         self.previous: Detector | None = None
         self._shadow: Shadow | None = None
 
-    def predict(self, image: NDArray[Any]) -> tuple[Detection, Detector]:
-        """The verdict and the detector that gave it; errors as for `Detector.predict`."""
+    def predict(self, image: NDArray[Any], id: str = "") -> tuple[Detection, Detector]:
+        """The verdict and the detector that gave it; errors as for `Detector.predict`.
+
+        Args:
+            image: the frame.
+            id: by which a challenger's report names it.
+        """
         detector = self.current
         detection = detector.predict(image)
-        if self._shadow is not None:
-            self._shadow.offer(image, detection)
+        self._offer(Named(id, image), detection)
         return detection, detector
+
+    def stream(self, images: Iterable[Named], detector: Detector) -> Iterator[tuple[Named, Detection]]:
+        """Verdicts in order, several at once and few in memory.
+
+        Args:
+            images: the frames.
+            detector: `current`, asked once for the whole stream.
+        """
+        taken: deque[Named] = deque()
+
+        def pixels() -> Iterator[NDArray[Any]]:
+            for named in images:
+                taken.append(named)
+                yield named.image
+
+        for detection in detector.stream(pixels()):
+            named = taken.popleft()
+            self._offer(named, detection)
+            yield named, detection
+
+    def _offer(self, named: Named, detection: Detection) -> None:
+        if self._shadow is not None:
+            self._shadow.offer(named, detection)
 
     def reload(self) -> None:
         """Load the bundle again and use it from the next frame on; the old one stays for `rollback`.
@@ -62,12 +100,12 @@ class LiveDetector:
                 raise UserError("no previous detector to go back to: nothing was reloaded yet")
             self.previous, self.current = self.current, self.previous
 
-    def shadow(self, challenger: Detector, report: Disagreement) -> None:
+    def shadow(self, challenger: Detector, report: Report) -> None:
         """Let a challenger score the same frames, without a say.
 
         Args:
             challenger: the other detector.
-            report: receives both verdicts of every frame that the challenger scored.
+            report: called for every frame that the challenger scored.
         """
         self._shadow = Shadow(challenger, report)
 
@@ -85,19 +123,21 @@ class LiveDetector:
 class Shadow:
     """Scores frames with a challenger in a thread of its own; while it is behind, frames pass it by."""
 
-    def __init__(self, challenger: Detector, report: Disagreement) -> None:
+    def __init__(self, challenger: Detector, report: Report) -> None:
         self.challenger, self.report = challenger, report
         self._places = threading.Semaphore(SHADOW_BACKLOG)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
-    def offer(self, image: NDArray[Any], detection: Detection) -> None:
+    def offer(self, named: Named, detection: Detection) -> None:
         """Queue a frame, unless the challenger is behind."""
         if self._places.acquire(blocking=False):
-            self._worker.submit(self._score, image, detection)
+            self._worker.submit(self._score, named, detection)
 
-    def _score(self, image: NDArray[Any], detection: Detection) -> None:
+    def _score(self, named: Named, detection: Detection) -> None:
         try:
-            self.report(detection, self.challenger.predict(image))
+            self.report(named, detection, self.challenger.predict(named.image))
+        except Exception:  # nobody waits for this result, and the line must not stop
+            traceback.print_exc()
         finally:
             self._places.release()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +45,29 @@ SCHEMA = pa.schema(
 class PredictionLog:
     """Appends rows and writes them to numbered Parquet files; the oldest files are deleted.
 
+    The newest file grows: it is written again, whole, when its last writing is some time ago.
+
     Args:
         folder: receives `scores-<milliseconds>.parquet`.
         rows: rows per file.
         files: files to keep.
+        seconds: the first row that comes so long after the last writing brings all rows to disk.
+        clock: counts seconds.
     """
 
-    def __init__(self, folder: Path, rows: int = 1000, files: int = 100) -> None:
-        self.folder, self.rows, self.files = folder, rows, files
+    def __init__(
+        self,
+        folder: Path,
+        rows: int = 1000,
+        files: int = 100,
+        seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder, self.rows, self.files, self.seconds, self.clock = folder, rows, files, seconds, clock
         self._lock = threading.Lock()
-        self._pending: list[dict[str, Any]] = []
+        self._filling: list[dict[str, Any]] = []  # the newest file's rows
+        self._path: Path | None = None  # of the newest file, once it is on disk
+        self._written, self._last = 0, clock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, image: U8, detection: Detection, answer: Mapping[str, Any]) -> None:
@@ -72,25 +85,33 @@ class PredictionLog:
             **observe(image, detection),
         }
         with self._lock:
-            self._pending.append(row)
-            if len(self._pending) >= self.rows:
+            self._filling.append(row)
+            if len(self._filling) >= self.rows or self.clock() - self._last >= self.seconds:
                 self._write()
 
     def flush(self) -> None:
-        """Write what is pending."""
+        """Bring all rows to disk."""
         with self._lock:
-            if self._pending:
+            if len(self._filling) > self._written:
                 self._write()
 
     def _write(self) -> None:
-        path = self.folder / f"scores-{time.time_ns() // 1_000_000}.parquet"
-        while path.exists():
-            path = path.with_name(f"scores-{int(path.stem.split('-')[1]) + 1}.parquet")
+        path = self._path or self._new_path()
         with atomic_file(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(self._pending, SCHEMA), temporary)
-        self._pending = []
+            pq.write_table(pa.Table.from_pylist(self._filling, SCHEMA), temporary)
+        if len(self._filling) >= self.rows:
+            self._filling, self._path, self._written = [], None, 0
+        else:
+            self._path, self._written = path, len(self._filling)
+        self._last = self.clock()
         for old in sorted(self.folder.glob("scores-*.parquet"))[: -self.files]:
             old.unlink(missing_ok=True)
+
+    def _new_path(self) -> Path:
+        number = time.time_ns() // 1_000_000
+        while (path := self.folder / f"scores-{number}.parquet").exists():
+            number += 1
+        return path
 
 
 def observe(image: NDArray[Any], detection: Detection) -> dict[str, Any]:

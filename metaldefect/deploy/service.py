@@ -8,108 +8,57 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from PIL import Image
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
-from pydantic import BaseModel
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from metaldefect.config import Config
+from metaldefect.deploy.answers import Batch, BatchVerdict, Problem, Status, Thanks, Verdict
 from metaldefect.deploy.feedback import Feedback, FeedbackLog
-from metaldefect.deploy.live import LiveDetector
+from metaldefect.deploy.live import LiveDetector, Named
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detection, Detector, overlay
-from metaldefect.errors import UserError
+from metaldefect.deploy.service_metrics import Metrics
+from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.images import U8
 from metaldefect.inspection.layout import GOOD
 
 MILLION = 1_000_000
+LONGEST_ID = 200
+CHALLENGER = "challenger"  # folder in the log's folder
 
 
 class ServiceSettings(Config):
     """Limits of the service.
 
     Attributes:
-        max_bytes: largest request body; a larger one is answered with 413.
+        max_bytes: largest image file; a larger one is answered with 413.
+        max_batch: most images of a batch; more are answered with 413.
+        max_batch_bytes: largest body of a batch; a larger one is answered with 413.
         max_pixels: largest image; a larger one is answered with 413.
         max_waiting: requests that may be in work at once; further ones are answered with 429.
     """
 
     max_bytes: int = 20 * MILLION
+    max_batch: int = 64
+    max_batch_bytes: int = 200 * MILLION
     max_pixels: int = 25 * MILLION
     max_waiting: int = 16
 
 
-class Verdict(BaseModel):
-    """Answer to one image; `overlay` is a PNG in base64, if it was asked for."""
+class Challenger(NamedTuple):
+    """A detector without a say, and where its scores go."""
 
-    id: str
-    score: float
-    threshold: float
-    is_anomalous: bool
-    precision: str
-    model_version: str
-    milliseconds: float
-    overlay: str | None = None
-
-
-class Problem(BaseModel):
-    """Why a request was refused."""
-
-    detail: str | list[dict[str, Any]]
-
-
-class Status(BaseModel):
-    """State of the service."""
-
-    status: str
-    model_version: str
-
-
-class Thanks(BaseModel):
-    """Answer to an operator's verdict."""
-
-    id: str
-
-
-class Metrics:
-    """Prometheus metrics of one service."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        keep: dict[str, Any] = {"registry": self.registry}
-        self.latency = Histogram(
-            "metaldefect_latency_seconds", "Seconds from the body's last byte to the verdict", **keep
-        )
-        scores = (-0.2, -0.1, 0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1, 2, 5)
-        self.scores = Histogram("metaldefect_score", "Scores of images", buckets=scores, **keep)
-        self.decisions = Counter("metaldefect_decisions", "Verdicts", ["verdict"], **keep)
-        self.feedback = Counter("metaldefect_feedback", "Operators' verdicts", ["verdict"], **keep)
-        self.refused = Counter("metaldefect_refused", "Refused requests", ["status"], **keep)
-        self.swaps = Counter("metaldefect_swaps", "Reloads and rollbacks", **keep)
-        self.shadow = Counter("metaldefect_shadow", "Frames a challenger scored too", ["decisions"], **keep)
-        self.model = Gauge("metaldefect_model_info", "The model in use", ["version"], **keep)
-
-    def use(self, version: str) -> None:
-        """Say which model is in use."""
-        self.model.clear()
-        self.model.labels(version).set(1)
-
-    def compare(self, champion: Detection, challenger: Detection) -> None:
-        """Count whether a challenger agrees."""
-        same = champion.is_anomalous == challenger.is_anomalous
-        self.shadow.labels("equal" if same else "different").inc()
+    detector: Detector
+    log: PredictionLog | None
 
 
 class Service:
@@ -122,6 +71,7 @@ class Service:
         self.feedback = FeedbackLog(log.folder) if log else None
         self.metrics = Metrics()
         self.metrics.use(live.current.version)
+        self.challenger: Challenger | None = None
         self._working = 0
         self._lock = threading.Lock()
 
@@ -147,6 +97,32 @@ class Service:
         with self._lock:
             self._working -= 1
 
+    async def files(self, request: Request) -> list[UploadFile]:
+        """The files `images` of a form, refused as soon as it is too large."""
+        total = 0
+
+        async def receive() -> Any:
+            nonlocal total
+            message = await request.receive()
+            total += len(message.get("body", b""))
+            if total > self.settings.max_batch_bytes:
+                raise self.refusal(413, f"more than {self.settings.max_batch_bytes} bytes")
+            return message
+
+        most = self.settings.max_batch
+        try:
+            form = await Request(request.scope, receive).form(max_files=most, max_fields=most)
+        except HTTPException:
+            raise
+        except StarletteHTTPException as error:  # of its parser
+            if error.detail.startswith("Too many files"):
+                raise self.refusal(413, f"more than {most} images") from error
+            raise self.refusal(422, f"not a form with image files: {error.detail}") from error
+        files = [part for part in form.getlist("images") if not isinstance(part, str)]
+        if not files:
+            raise self.refusal(422, "no file: send multipart/form-data with a field `images` per image file")
+        return files
+
     async def body(self, request: Request) -> bytes:
         """The request's body, refused as soon as it is too large."""
         parts, total = [], 0
@@ -161,26 +137,69 @@ class Service:
         """Decode and score one image; `name` becomes the verdict's id, else it gets one."""
         started = time.perf_counter()
         image = self.decode(body)
-        detection, detector = self.live.predict(image)
+        named = Named(name or uuid.uuid4().hex, image)
+        try:
+            detection, detector = self.live.predict(image, named.id)
+        except RejectedFileError as error:
+            raise self.refusal(422, str(error)) from error
         seconds = time.perf_counter() - started
         self.metrics.latency.observe(seconds)
-        self.metrics.scores.observe(detection.score)
-        self.metrics.decisions.labels("anomalous" if detection.is_anomalous else "normal").inc()
-        answer = {
-            "id": name or uuid.uuid4().hex,
-            "threshold": detector.threshold,
-            "precision": detector.precision,
-            "model_version": detector.version,
-        }
-        if self.log is not None:
-            self.log.add(image, detection, answer)
+        self.record(named, detection, detector)
         return Verdict(
-            **answer,
+            **answer_to(named, detector),
             score=detection.score,
             is_anomalous=detection.is_anomalous,
             milliseconds=1000 * seconds,
             overlay=overlay_png(image, detection, detector) if with_overlay else None,
         )
+
+    def judge_batch(self, files: Sequence[UploadFile]) -> Batch:
+        """Decode and score images by one detector; one that cannot be read costs the others nothing."""
+        started = time.perf_counter()
+        detector = self.live.current
+        verdicts = [BatchVerdict(id=id_of(file)) for file in files]
+        scored: deque[int] = deque()  # numbers of the images that are being scored
+
+        def images() -> Iterator[Named]:
+            for number, file in enumerate(files):
+                try:
+                    image = self.decode(file.file.read())
+                except HTTPException as refusal:
+                    verdicts[number].refused = str(refusal.detail)
+                else:
+                    scored.append(number)
+                    yield Named(verdicts[number].id, image)
+
+        for named, detection in self.live.stream(images(), detector):
+            self.record(named, detection, detector)
+            verdict = verdicts[scored.popleft()]
+            verdict.score, verdict.threshold = detection.score, detector.threshold
+            verdict.is_anomalous = detection.is_anomalous
+        milliseconds = 1000 * (time.perf_counter() - started)
+        return Batch(
+            precision=detector.precision,
+            model_version=detector.version,
+            milliseconds=milliseconds,
+            verdicts=verdicts,
+        )
+
+    def record(self, named: Named, detection: Detection, detector: Detector) -> None:
+        """Count and log a verdict."""
+        self.metrics.decide(detection)
+        if self.log is not None:
+            self.log.add(named.image, detection, answer_to(named, detector))
+
+    def challenge(self, detector: Detector) -> None:
+        """Let a challenger score the same images without a say; its scores are logged beside the others."""
+        log = PredictionLog(self.log.folder / CHALLENGER) if self.log else None
+        self.challenger = Challenger(detector, log)
+        self.live.shadow(detector, self.compare)
+
+    def compare(self, named: Named, detection: Detection, other: Detection) -> None:
+        """Count whether the challenger agrees, and log its verdict under the image's id."""
+        self.metrics.compare(detection, other)
+        if self.challenger is not None and self.challenger.log is not None:
+            self.challenger.log.add(named.image, other, answer_to(named, self.challenger.detector))
 
     def note(self, feedback: Feedback) -> Thanks:
         """Keep an operator's verdict beside the log of scores."""
@@ -191,9 +210,11 @@ class Service:
         return Thanks(id=feedback.id)
 
     def decode(self, body: bytes) -> U8:
-        """The image in a body, by the rules of every door."""
+        """The image in a file's bytes, by the rules of every door."""
         if not body:
             raise self.refusal(422, "empty body: send the bytes of an image file")
+        if len(body) > self.settings.max_bytes:
+            raise self.refusal(413, f"more than {self.settings.max_bytes} bytes")
         with tempfile.NamedTemporaryFile(suffix=".image") as file:
             file.write(body)
             file.flush()
@@ -221,10 +242,27 @@ class Service:
         return Status(status="ok", model_version=self.live.current.version)
 
     def close(self) -> None:
-        """Finish the challenger's frames and write the log."""
+        """Finish the challenger's frames and write the logs."""
         self.live.close()
-        if self.log is not None:
-            self.log.flush()
+        for log in (self.log, self.challenger and self.challenger.log):
+            if log is not None:
+                log.flush()
+
+
+def answer_to(named: Named, detector: Detector) -> dict[str, Any]:
+    """Who judged an image, by which threshold."""
+    return {
+        "id": named.id,
+        "threshold": detector.threshold,
+        "precision": detector.precision,
+        "model_version": detector.version,
+    }
+
+
+def id_of(file: UploadFile) -> str:
+    """The name of a file, by which an operator's verdict finds it; a new id without a usable one."""
+    name = file.filename or ""
+    return name if 0 < len(name) <= LONGEST_ID else uuid.uuid4().hex
 
 
 def overlay_png(image: U8, detection: Detection, detector: Detector) -> str:
@@ -238,6 +276,17 @@ BINARY = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+FILES = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["images"], "properties": {"images": FILES}}
+            }
+        },
     }
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -260,7 +309,7 @@ def create_app(service: Service) -> FastAPI:
     async def predict(
         request: Request,
         overlay: bool = False,
-        id: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+        id: Annotated[str | None, Query(min_length=1, max_length=LONGEST_ID)] = None,
     ) -> Verdict:
         """Score the image whose file is the request's body.
 
@@ -270,6 +319,19 @@ def create_app(service: Service) -> FastAPI:
         try:
             body = await service.body(request)
             return await to_thread.run_sync(service.judge, body, overlay, id)
+        finally:
+            service.leave()
+
+    @app.post("/predict/batch", responses=REFUSALS, openapi_extra=FORM)
+    async def predict_batch(request: Request) -> Batch:
+        """Score the image files of a form, each in a field `images`; it counts as one request.
+
+        An image that cannot be read gets the reason instead of a score.
+        """
+        service.enter()
+        try:
+            files = await service.files(request)
+            return await to_thread.run_sync(service.judge_batch, files)
         finally:
             service.leave()
 

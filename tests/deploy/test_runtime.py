@@ -160,7 +160,7 @@ def test_a_challenger_scores_the_same_frames_without_a_say(exported: Path, bundl
     changed(bundle, -9.0)  # calls everything anomalous
     live = LiveDetector(partial(Detector.load, exported, self_test=False))
     pairs: list[tuple[Detection, Detection]] = []
-    live.shadow(Detector.load(bundle, self_test=False), lambda one, other: pairs.append((one, other)))
+    live.shadow(Detector.load(bundle, self_test=False), lambda named, one, other: pairs.append((one, other)))
     calm = np.full((100, 100), 90, np.uint8)
     live.current.threshold = 1e6
     for _ in range(3):
@@ -169,3 +169,15 @@ def test_a_challenger_scores_the_same_frames_without_a_say(exported: Path, bundl
     assert 1 <= len(pairs) <= 3
     assert all(not one.is_anomalous and other.is_anomalous for one, other in pairs)
     assert pairs[0][0].score == pytest.approx(pairs[0][1].score, abs=1e-3)
+
+
+def test_hint_threads_and_cache_reach_openvino(exported: Path, tmp_path: Path) -> None:
+    compute = Compute("THROUGHPUT", threads=1, cache=tmp_path / "cache")
+    first = Detector.load(exported, "int8", compute)
+    assert "THROUGHPUT" in str(first.graph.model.get_property("PERFORMANCE_HINT"))
+    assert first.graph.model.get_property("INFERENCE_NUM_THREADS") == 1
+    assert not first.graph.model.get_property("LOADED_FROM_CACHE")
+    again = Detector.load(exported, "int8", compute)
+    assert again.graph.model.get_property("LOADED_FROM_CACHE")
+    image = images()[3]
+    assert again.predict(image).score == pytest.approx(first.predict(image).score, abs=1e-6)

@@ -5,12 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +26,9 @@ from metaldefect.deploy.runtime import Detection, Detector
 from metaldefect.deploy.service import Service, ServiceSettings, create_app
 
 ROOT = Path(__file__).parents[2]
-LIMITS = ServiceSettings(max_bytes=200_000, max_pixels=100_000, max_waiting=2)
+LIMITS = ServiceSettings(
+    max_bytes=200_000, max_batch=4, max_batch_bytes=500_000, max_pixels=100_000, max_waiting=2
+)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -91,6 +87,65 @@ def test_bad_images_are_refused_with_the_reason_and_the_process_lives(
     assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
     assert client.get("/health").json()["status"] == "ok"
     assert client.post("/predict", content=png(IMAGE)).status_code == 200
+
+
+def form(*bodies: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"part-{number}.png", body)) for number, body in enumerate(bodies)]
+
+
+def test_a_batch_gets_one_verdict_per_image_in_order(client: TestClient, service: Service) -> None:
+    dark = png(IMAGE // 8)
+    answer = client.post("/predict/batch", files=form(png(IMAGE), b"no image", dark, b""))
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["verdicts"]
+    assert [one["id"] for one in found] == [f"part-{number}.png" for number in range(4)]
+    for number, body in ((0, png(IMAGE)), (2, dark)):
+        alone = client.post("/predict", content=body).json()
+        assert found[number]["score"] == pytest.approx(alone["score"], abs=1e-5)
+        assert found[number]["is_anomalous"] == alone["is_anomalous"]
+        assert found[number]["refused"] is None
+    assert found[0]["score"] != pytest.approx(found[2]["score"], abs=1e-3)
+    assert found[1]["refused"] == "not an image file: send PNG, JPEG, BMP or TIFF"
+    assert (found[1]["score"], found[3]["refused"]) == (None, "empty body: send the bytes of an image file")
+    assert service.log is not None
+    service.log.flush()
+    assert {"part-0.png", "part-2.png"} <= set(read_log(service.log.folder)["id"])
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "message"),
+    [
+        ([], 422, "no file: send multipart/form-data"),
+        (form(*[b"x"] * 5), 413, "more than 4 images"),
+        (form(*[bytes(200_000)] * 3), 413, "more than 500000 bytes"),
+    ],
+)
+def test_a_batch_that_is_none_or_too_large_is_refused(
+    client: TestClient, files: Any, status: int, message: str
+) -> None:
+    answer = client.post("/predict/batch", files=files)
+    assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
+    broken = {"content": b"--x\r\nno part", "headers": {"content-type": "multipart/form-data; boundary=x"}}
+    assert client.post("/predict/batch", **broken).status_code == 422
+    assert client.post("/predict", content=png(IMAGE)).status_code == 200
+
+
+def test_a_challengers_verdicts_are_logged_under_the_same_ids(
+    exported: Path, bundle: Path, tmp_path: Path
+) -> None:
+    content = read_json(bundle / "metadata.json")
+    content["precisions"]["fp32"]["threshold"] = -9.0  # calls everything anomalous
+    write_json(bundle / "metadata.json", content)
+    service = make_service(exported, "fp32", challenger=bundle, log=tmp_path, settings=LIMITS)
+    service.live.current.threshold = 9.0
+    with TestClient(create_app(service)) as client:
+        for number in range(3):
+            client.post("/predict", params={"id": f"part {number}"}, content=png(IMAGE))
+    both = read_log(tmp_path).merge(read_log(tmp_path / "challenger"), on="id")
+    assert 1 <= len(both) <= 3
+    assert both["is_anomalous_y"].all()
+    assert not both["is_anomalous_x"].any()
+    assert set(both["model_version_y"]) == {Detector.load(bundle, "fp32", self_test=False).version}
 
 
 def test_too_many_requests_at_once_are_told_to_come_again(client: TestClient, service: Service) -> None:
@@ -158,6 +213,21 @@ def test_the_log_holds_every_score_and_rotates(tmp_path: Path) -> None:
     assert rows[0]["embedding"] == pytest.approx([0.64 if cell == 7 else 0 for cell in range(64)], abs=1e-6)
 
 
+def test_rows_reach_the_disk_while_the_line_is_slow(tmp_path: Path) -> None:
+    now = 0.0
+    log = PredictionLog(tmp_path, rows=4, files=9, seconds=60, clock=lambda: now)
+    counts = []
+    for index in range(6):
+        now = 40.0 * index
+        answer = {"id": f"p{index}", "threshold": 0.45, "model_version": "v1", "precision": "fp16"}
+        log.add(IMAGE, Detection(0.1, False, np.zeros((80, 80), np.float32)), answer)
+        counts.append(len(read_log(tmp_path)))
+    # Written after 80 s, at the fourth row, after 160 s more than one minute later: never more often
+    assert counts == [0, 0, 3, 4, 4, 6]
+    assert len(list(tmp_path.glob("*.parquet"))) == 2, "four rows per file"
+    assert read_log(tmp_path)["id"].tolist() == [f"p{index}" for index in range(6)]
+
+
 def test_a_verdict_has_an_id_by_which_operators_answer(client: TestClient, service: Service) -> None:
     named = client.post("/predict", params={"id": "part 17.png"}, content=png(IMAGE)).json()
     other = client.post("/predict", content=png(IMAGE)).json()
@@ -202,31 +272,3 @@ def test_schemathesis_finds_nothing(service: Service) -> None:
             case.call_and_validate(excluded_checks=unstated)
 
         check()
-
-
-def test_the_command_serves_and_stops_gracefully(exported: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["serve", "--model", str(exported), "--port", str(port), "--log", str(tmp_path / "log")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *command], env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready")
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", png(IMAGE), method="POST")
-        assert b'"is_anomalous"' in urllib.request.urlopen(request).read()
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        (log,) = (tmp_path / "log").glob("*.parquet")
-        assert pq.read_metadata(log).num_rows == 1
-    finally:
-        process.kill()
