@@ -1,10 +1,13 @@
 // detect BUNDLE IMAGE...: print one CSV row per image.
 //
 // Exit codes: 0 every image is normal, 3 at least one is anomalous, 1 an error, 2 a wrong command line.
+// An image that cannot be scored is named on standard error and costs the others nothing.
 #include <cstdio>
-#include <cstring>
+#include <deque>
+#include <fstream>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "detector.hpp"
@@ -12,32 +15,45 @@
 namespace {
 
 constexpr const char* usage =
-    "usage: detect BUNDLE [--precision fp32|fp16|int8] [--device CPU] [--throughput] [--tiles OVERLAP]\n"
-    "              [--public-key KEY.pem] [IMAGE...]\n"
-    "Prints image,score,threshold,is_anomalous. Without images it only checks the bundle.\n";
+    "usage: detect BUNDLE [--precision fp32|fp16|int8] [--device CPU] [--threads N] [--cache FOLDER]\n"
+    "              [--throughput] [--tiles OVERLAP] [--public-key KEY.pem] [--maps FOLDER] [IMAGE...]\n"
+    "Prints image,score,threshold,is_anomalous. Without images it only checks the bundle.\n"
+    "With - as the image, it answers the names that arrive on standard input, line by line, until it closes.\n"
+    "--maps writes the anomaly map of each image as IMAGE's name with the suffix .pfm (32-bit float).\n";
 
 struct Arguments {
     std::vector<std::string> names;  // the bundle, then the images
     metaldefect::Options options;
     int overlap = -1;
+    std::filesystem::path maps;
 };
+
+bool parse_number(const std::string& text, int& number) {
+    if (text.empty() || text.size() > 6 || text.find_first_not_of("0123456789") != std::string::npos) return false;
+    number = std::stoi(text);
+    return true;
+}
 
 // Returns false if the command line is wrong.
 bool parse(int count, char** words, Arguments& arguments) {
+    auto& options = arguments.options;
     for (int index = 1; index < count; ++index) {
         const std::string word = words[index];
         if (word == "--throughput") {
-            arguments.options.throughput = true;
+            options.throughput = true;
         } else if (word.rfind("--", 0) == 0) {
             if (index + 1 == count) return false;
             const std::string value = words[++index];
-            if (word == "--precision") arguments.options.precision = value;
-            else if (word == "--device") arguments.options.device = value;
-            else if (word == "--public-key") arguments.options.public_key = value;
-            else if (word == "--tiles") {
-                if (value.empty() || value.find_first_not_of("0123456789") != std::string::npos) return false;
-                arguments.overlap = std::stoi(value);
-            } else return false;
+            bool known = true;
+            if (word == "--precision") options.precision = value;
+            else if (word == "--device") options.device = value;
+            else if (word == "--public-key") options.public_key = value;
+            else if (word == "--cache") options.cache = value;
+            else if (word == "--maps") arguments.maps = value;
+            else if (word == "--threads") known = parse_number(value, options.threads);
+            else if (word == "--tiles") known = parse_number(value, arguments.overlap);
+            else known = false;
+            if (!known) return false;
         } else {
             arguments.names.push_back(word);
         }
@@ -45,27 +61,97 @@ bool parse(int count, char** words, Arguments& arguments) {
     return !arguments.names.empty();
 }
 
-// Scores all images; returns whether one is anomalous.
-bool run(const Arguments& arguments) {
-    metaldefect::Detector detector(arguments.names.front(), arguments.options);
-    std::vector<metaldefect::Image> images;
-    for (std::size_t index = 1; index < arguments.names.size(); ++index)
-        images.push_back(metaldefect::read_image(arguments.names[index]));
-    std::vector<metaldefect::Detection> found;
-    const int overlap = arguments.overlap < 0 ? detector.tiles().value_or(-1) : arguments.overlap;
-    if (overlap < 0) {
-        found = detector.predict_batch(images);
+// A portable float map: text header, then rows from the bottom up, little-endian.
+void write_map(const std::filesystem::path& path, const metaldefect::Detection& found) {
+    std::ofstream stream(path, std::ios::binary);
+    stream << "Pf\n" << found.width << " " << found.height << "\n-1.0\n";
+    for (int row = found.height - 1; row >= 0; --row)
+        stream.write(reinterpret_cast<const char*>(&found.map[static_cast<std::size_t>(row) * found.width]),
+                     static_cast<std::streamsize>(sizeof(float)) * found.width);
+    if (!stream) throw metaldefect::Error(path.string() + " cannot be written");
+}
+
+// A name as a CSV field.
+std::string quoted(const std::string& name) {
+    if (name.find_first_of(",\"\n") == std::string::npos) return name;
+    std::string field = "\"";
+    for (const char letter : name) field += letter == '"' ? std::string("\"\"") : std::string(1, letter);
+    return field + "\"";
+}
+
+// Scores images and prints their rows in order.
+class Run {
+public:
+    explicit Run(const Arguments& arguments)
+        : arguments_(arguments), detector_(arguments.names.front(), arguments.options) {
+        if (!arguments.maps.empty()) std::filesystem::create_directories(arguments.maps);
+        std::printf("image,score,threshold,is_anomalous\n");
+    }
+
+    // Starts an image; at most `waiting` stay unanswered.
+    void score(const std::string& name, std::size_t waiting) {
+        guard(name, [&] {
+            const auto image = metaldefect::read_image(name);
+            if (arguments_.overlap < 0) {
+                pending_.emplace_back(name, detector_.submit(image));
+            } else {
+                std::promise<metaldefect::Detection> done;
+                done.set_value(detector_.predict_tiles(image, arguments_.overlap));
+                pending_.emplace_back(name, done.get_future());
+            }
+        });
+        answer(waiting);
+    }
+
+    void answer(std::size_t waiting) {
+        while (pending_.size() > waiting) {
+            auto oldest = std::move(pending_.front());
+            pending_.pop_front();
+            guard(oldest.first, [&] { print(oldest.first, oldest.second.get()); });
+        }
+    }
+
+    std::size_t parallel() const { return detector_.parallel(); }
+    int exit_code() const { return failed_ ? 1 : anomalous_ ? 3 : 0; }
+
+private:
+    template <typename Work>
+    void guard(const std::string& name, Work work) {
+        try {
+            work();
+        } catch (const std::exception& error) {
+            const std::string reason = error.what();
+            std::cerr << "detect: " << (reason.rfind(name, 0) == 0 ? reason : name + ": " + reason) << std::endl;
+            failed_ = true;
+        }
+    }
+
+    void print(const std::string& name, const metaldefect::Detection& found) {
+        if (!arguments_.maps.empty())
+            write_map(arguments_.maps / std::filesystem::path(name).filename().replace_extension(".pfm"), found);
+        std::printf("%s,%.9g,%.9g,%s\n", quoted(name).c_str(), found.score, detector_.threshold(),
+                    found.is_anomalous ? "True" : "False");
+        std::fflush(stdout);
+        anomalous_ = anomalous_ || found.is_anomalous;
+    }
+
+    const Arguments& arguments_;
+    metaldefect::Detector detector_;
+    std::deque<std::pair<std::string, std::future<metaldefect::Detection>>> pending_;
+    bool anomalous_ = false;
+    bool failed_ = false;
+};
+
+int run(const Arguments& arguments) {
+    Run images(arguments);
+    if (arguments.names.size() == 2 && arguments.names[1] == "-") {
+        for (std::string name; std::getline(std::cin, name);) images.score(name, 0);
     } else {
-        for (const auto& image : images) found.push_back(detector.predict_tiles(image, overlap));
+        for (std::size_t index = 1; index < arguments.names.size(); ++index)
+            images.score(arguments.names[index], 2 * images.parallel());
     }
-    std::printf("image,score,threshold,is_anomalous\n");
-    bool anomalous = false;
-    for (std::size_t index = 0; index < found.size(); ++index) {
-        std::printf("%s,%.9g,%.9g,%s\n", arguments.names[index + 1].c_str(), found[index].score,
-                    detector.threshold(), found[index].is_anomalous ? "True" : "False");
-        anomalous = anomalous || found[index].is_anomalous;
-    }
-    return anomalous;
+    images.answer(0);
+    return images.exit_code();
 }
 
 }  // namespace
@@ -77,7 +163,7 @@ int main(int count, char** words) {
         return 2;
     }
     try {
-        return run(arguments) ? 3 : 0;
+        return run(arguments);
     } catch (const std::exception& error) {
         std::cerr << "detect: " << error.what() << "\n";
         return 1;

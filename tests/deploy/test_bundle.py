@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.deploy.bundle import PRECISIONS, read_metadata
@@ -20,6 +18,7 @@ from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import check_signature, sign
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
+from tests.deploy.keys import key_files
 
 ROOT = Path(__file__).parents[2]
 CAMERA_IMAGES = np.random.default_rng(0).integers(0, 200, (3, 90, 120), dtype=np.uint8)
@@ -107,19 +106,6 @@ def test_metadata_of_other_versions_and_with_other_keys_is_refused(bundle: Path)
     with pytest.raises(UserError, match="precision 'int4': expected one of fp32, fp16, int8"):
         write_json(bundle / "metadata.json", content)
         Detector.load(bundle, "int4")
-
-
-def key_files(folder: Path, name: str) -> tuple[Path, Path]:
-    key = Ed25519PrivateKey.generate()
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    encoding = serialization.Encoding.PEM
-    private.write_bytes(
-        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    public.write_bytes(
-        key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return private, public
 
 
 def test_a_signed_bundle_is_accepted_from_its_owner_only(bundle: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.bundle import PRECISIONS, read_metadata
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import sign
-from tests.deploy.test_bundle import key_files
+from tests.deploy.bad_inputs import CASES, Case, Line, write_good
+from tests.deploy.keys import key_files
 
 SOURCE = Path(__file__).parents[2] / "deploy/cpp"
 HEADERS = ("stb/stb_image.h", "nlohmann/json.hpp", "openssl/evp.h")
@@ -43,12 +44,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Images of assorted sizes, grey and colour, faint and strong."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     paths = []
-    for index in range(24):
-        height, width = (int(side) for side in rng.integers(40, 400, 2))
+    for index in range(200):
+        height, width = (int(side) for side in rng.integers(40, 260, 2))
         shape = (height, width) if index % 3 else (height, width, 3)
-        pixels = rng.integers(0, 40 + 9 * index, shape).astype(np.uint8)
-        paths.append(folder / f"{index:02d}.png")
-        Image.fromarray(pixels).save(paths[-1])
+        pixels = rng.integers(0, 40 + index, shape).astype(np.uint8)
+        paths.append(folder / f"{index:03d}.png")
+        Image.fromarray(pixels).save(paths[-1], compress_level=0)
     return paths
 
 
@@ -83,44 +84,84 @@ def test_scores_and_decisions_are_pythons(
 def test_colour_and_rectangles_are_pythons(
     program: Path, coloured: Path, images: list[Path], tiles: tuple[str, ...]
 ) -> None:
-    done = run(program, coloured, "--precision", "fp32", *tiles, *images)
+    done = run(program, coloured, "--precision", "fp32", *tiles, *images[::8])
     detector = Detector.load(coloured, "fp32")
-    arrays = [np.asarray(Image.open(path)) for path in images]
+    arrays = [np.asarray(Image.open(path)) for path in images[::8]]
     found = [detector.predict_tiles(one, 40) if tiles else detector.predict(one) for one in arrays]
     assert [float(row["score"]) for row in rows(done)] == pytest.approx(
         [one.score for one in found], abs=1e-4
     ), done.stderr
 
 
-def test_tiles_are_pythons(program: Path, exported: Path, images: list[Path]) -> None:
-    done = run(program, exported, "--precision", "fp32", "--tiles", "40", *images)
+def test_tiles_and_their_stitched_maps_are_pythons(
+    program: Path, exported: Path, images: list[Path], tmp_path: Path
+) -> None:
+    some = images[::8]
+    done = run(program, exported, "--precision", "fp32", "--tiles", "40", "--maps", tmp_path, *some)
     detector = Detector.load(exported, "fp32", self_test=False)
-    expected = [detector.predict_tiles(np.asarray(Image.open(path)), 40).score for path in images]
-    assert [float(row["score"]) for row in rows(done)] == pytest.approx(expected, abs=1e-4)
+    expected = [detector.predict_tiles(np.asarray(Image.open(path)), 40) for path in some]
+    assert [float(row["score"]) for row in rows(done)] == pytest.approx(
+        [one.score for one in expected], abs=1e-4
+    ), done.stderr
+    assert max(np.prod(one.anomaly_map.shape) for one in expected) > 2 * 128 * 128, "several tiles"
+    for path, one in zip(some, expected, strict=True):
+        found = np.asarray(Image.open(tmp_path / f"{path.stem}.pfm"))
+        np.testing.assert_allclose(found, one.anomaly_map, atol=1e-4)
+
+
+def test_names_on_standard_input_are_answered_one_by_one_and_bad_ones_cost_the_others_nothing(
+    program: Path, exported: Path, images: list[Path], tmp_path: Path
+) -> None:
+    odd = tmp_path / 'a, "b".png'
+    shutil.copy(images[5], odd)
+    process = subprocess.Popen(
+        [str(program), str(exported), "--precision", "fp32", "--threads", "1", "-"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    answers = [process.stdout.readline()]
+    for path in (images[5], tmp_path / "none.png", odd):
+        process.stdin.write(f"{path}\n")
+        process.stdin.flush()
+        if path.is_file():  # the answer comes before the next name
+            answers.append(process.stdout.readline())
+    _, errors = process.communicate()
+    first, second = csv.DictReader(answers)
+    assert (first["image"], second["image"]) == (str(images[5]), str(odd))
+    assert first["score"] == second["score"]
+    assert errors == f"detect: {tmp_path}/none.png does not exist\n"
+    assert process.returncode == 1
 
 
 def test_exit_codes(program: Path, exported: Path, images: list[Path], tmp_path: Path) -> None:
     assert run(program).returncode == 2
-    assert run(program, exported, "--overlap", "3").returncode == 2
+    for wrong in (["--overlap", "3"], ["--tiles", "-1"], ["--threads", "many"], ["--precision"]):
+        assert run(program, exported, *wrong).returncode == 2
     assert run(program, exported, "--precision", "fp32").returncode == 0
-    scores = rows(run(program, exported, "--precision", "fp32", *images))
+    scores = rows(run(program, exported, "--precision", "fp32", *images[:12]))
     calm = min(scores, key=lambda row: float(row["score"]))
     assert run(program, exported, "--precision", "fp32", calm["image"]).returncode == 0
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "text.png").write_text("no image")
-    Image.new("LA", (40, 40)).save(tmp_path / "alpha.png")
+
+
+def test_a_small_image_is_named(program: Path, exported: Path, tmp_path: Path) -> None:
     Image.new("L", (15, 40)).save(tmp_path / "small.png")
-    for name, message in (
-        ("none.png", "does not exist"),
-        ("empty.png", "unreadable image"),
-        ("text.png", "unreadable image"),
-        ("alpha.png", "2 channels: save it as grey or RGB"),
-        ("small.png", "15x40 pixels"),
-    ):
-        done = run(program, exported, tmp_path / name)
-        assert done.returncode == 1
-        assert name in done.stderr
-        assert message in done.stderr
+    done = run(program, exported, tmp_path / "small.png")
+    assert (done.returncode, "small.png: 15x40 pixels" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_bad_input_is_refused_with_the_reason_and_the_others_are_scored(
+    program: Path, bundle: Path, coloured: Path, tmp_path: Path, case: Case
+) -> None:
+    good = write_good(tmp_path / "good.png")
+    bad = case.make(Line(bundle, coloured, tmp_path))
+    key = ["--public-key", bad.key] if bad.key else []
+    images = [bad.image, good] if bad.image else [good]
+    done = run(program, bundle, "--precision", "fp32", *key, *images)
+    assert done.returncode == 1
+    assert case.cpp in done.stderr
+    assert [row["image"] for row in rows(done)] == ([str(good)] if bad.image else [])
 
 
 def test_a_changed_bundle_is_refused(program: Path, bundle: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from metaldefect.commands.detect import watch_frames
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import sign
 from pipeline.cli import main
-from tests.deploy.test_bundle import key_files
+from tests.deploy.keys import key_files
 
 
 @pytest.fixture
