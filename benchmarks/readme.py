@@ -1,7 +1,8 @@
 """`python -m benchmarks.readme`: write the generated parts of README.md and docs.
 
 A part lies between `<!-- dag -->` and `<!-- /dag -->` (the pipeline's graph) or between `<!-- NAME-run -->`
-and `<!-- /NAME-run -->` (the table of `benchmarks/results/NAME.json`). `--check` writes nothing and fails if
+and `<!-- /NAME-run -->` (the table of `benchmarks/results/NAME.json`, and `docs/images/NAME.png` if there is
+one). `--check` writes nothing and fails if
 a part is stale.
 """
 
@@ -18,6 +19,7 @@ from benchmarks.results import Figure, Interval, Result, is_stale, measured_path
 from metaldefect.errors import UserError, exit_on_user_error
 from pipeline.main_metrics import formatted
 
+CHARTS = Path("docs/images")
 PART = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 RUN = re.compile(r"(?P<result>[\w-]+)-run")
 # Figures of several teachers and seeds (`benchmarks.tiles`)
@@ -120,8 +122,14 @@ def run_table(name: str) -> str:
     return table(result, is_stale(result, measured_paths(name)))
 
 
-def part(name: str) -> str:
-    """The content of a generated part.
+def chart(name: str, page: Path) -> str:
+    """A benchmark's chart as an image in a page; empty if it draws none."""
+    path = CHARTS / f"{name}.png"
+    return f"![{name}]({path.relative_to(page.parent)})\n\n" if path.is_file() else ""
+
+
+def part(name: str, page: Path) -> str:
+    """The content of a generated part of a page.
 
     Raises:
         UserError: no part has this name.
@@ -129,13 +137,13 @@ def part(name: str) -> str:
     if name == "dag":
         return dag()
     if found := RUN.fullmatch(name):
-        return run_table(found["result"])
+        return chart(found["result"], page) + run_table(found["result"])
     raise UserError(f"<!-- {name} -->: expected `dag` or `<result>-run`")
 
 
-def rendered(text: str) -> str:
-    """The text with all generated parts regenerated."""
-    return PART.sub(lambda m: f"<!-- {m['name']} -->\n{part(m['name'])}\n<!-- /{m['name']} -->", text)
+def rendered(text: str, page: Path = Path("README.md")) -> str:
+    """The text of a page with all generated parts regenerated."""
+    return PART.sub(lambda m: f"<!-- {m['name']} -->\n{part(m['name'], page)}\n<!-- /{m['name']} -->", text)
 
 
 def stale_pages(write: bool) -> list[str]:
@@ -143,7 +151,7 @@ def stale_pages(write: bool) -> list[str]:
     stale = []
     for page in [Path("README.md"), *sorted(Path("docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        fresh = rendered(text)
+        fresh = rendered(text, page)
         if fresh != text:
             stale.append(str(page))
             if write:

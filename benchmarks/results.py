@@ -27,9 +27,11 @@ PIPELINE = ("metaldefect", "stages", "conf")
 # What each benchmark measures: a result is stale if one of these has changed since its commit.
 MEASURES: dict[str, tuple[str, ...]] = {
     "ablation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "conf"),
+    "agreement": ("metaldefect/deploy", "deploy/cpp"),
     "data": ("metaldefect/ingest", "metaldefect/procedural"),
     "efficientad_speed": ("metaldefect/efficientad", "metaldefect/kernels", "metaldefect/hardware.py"),
     "efficientad_synthetic": ("metaldefect/efficientad", "metaldefect/procedural"),
+    "demo": ("app", "metaldefect/deploy", "metaldefect/maskgit", "metaldefect/tokenizer"),
     "drift": ("metaldefect/metrics/drift.py",),
     "edge": ("metaldefect/deploy", "metaldefect/efficientad/torch_model.py"),
     "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
@@ -39,6 +41,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),
     "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
+    "service": ("metaldefect/deploy", "metaldefect/commands/serve.py"),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),
     "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
     "tokenizer_speed": ("metaldefect/tokenizer", "metaldefect/hardware.py"),

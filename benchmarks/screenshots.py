@@ -7,53 +7,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from benchmarks.load import served
 from metaldefect.errors import UserError, exit_on_user_error
 
 # The editor needs WebGL, which a headless browser has in software only
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 PATIENCE = 120_000  # ms
 COLOURS = 128  # of a picture's palette: half the bytes, and no visible difference
-
-
-@contextmanager
-def demo(root: Path) -> Iterator[str]:
-    """Serve the demo of a run in a process of its own; yields its address once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "app.demo", "--root", str(root), "--port", str(port)])
-    address = f"http://127.0.0.1:{port}"
-    try:
-        while not answers(address):
-            if server.poll() is not None:
-                raise UserError("the demo did not start: its message is above")
-            time.sleep(0.5)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def answers(address: str) -> bool:
-    """Whether a server answers."""
-    try:
-        urllib.request.urlopen(address, timeout=5)
-    except (urllib.error.URLError, TimeoutError):
-        return False
-    return True
 
 
 def photograph(page: Any, path: Path, height: int) -> None:
@@ -112,7 +78,8 @@ def main() -> None:
             raise UserError(f"{report} does not exist: run `make repro` first")
         from playwright.sync_api import sync_playwright
 
-        with demo(args.root) as address, sync_playwright() as started:
+        command = [sys.executable, "-m", "app.demo", "--root", str(args.root), "--port", "{port}"]
+        with served(command) as (address, _pid), sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
             photograph_report(browser, report, args.output / "report.png")
             photograph_demo(browser, address, args.output / "demo.png", args.label, args.seed)

@@ -27,6 +27,7 @@ OWN = {*PACKAGES, "benchmarks", "tests"}
 # Declared although no module imports them, and why
 NEEDED_AT_RUN_TIME = {
     "onnxscript": "torch.onnx.export imports it",
+    "python-multipart": "FastAPI reads forms with it",
     "sqlalchemy": "held below the version that breaks Prefect's schedule",
 }
 DEVELOPERS_TOOLS = {"pytest-xdist", "ruff", "mypy"}

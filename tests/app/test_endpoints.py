@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from scipy import ndimage
 
+from benchmarks.demo import Visitor, load_test
 from tests.app.conftest import metal
 
 
@@ -104,6 +106,28 @@ def test_no_request_of_two_users_is_lost(address: str, files: dict[str, Any]) ->
     assert results[0] == results[2]
     assert results[1] == results[3]
     assert results[0] != results[1]
+
+
+def test_mixed_requests_of_four_users_are_all_answered(address: str, tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 20:40] = 255
+    Image.fromarray(metal(0)).save(tmp_path / "image.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+
+    def new_user() -> Visitor:
+        return Visitor(address, tmp_path / "image.png", tmp_path / "mask.png", "patches", steps=2)
+
+    figures, details = load_test(new_user, os.getpid(), 12, 4)
+    assert (figures["requests"], figures["lost"], details["errors"]) == (12, 0, [])
+
+    def lost_user() -> Visitor:
+        visitor = new_user()
+        visitor.label = "dent"  # a class that the models do not know: one in four requests is refused
+        return visitor
+
+    figures, details = load_test(lost_user, os.getpid(), 4, 1)
+    assert figures["lost"] == 1
+    assert "unknown class 'dent'" in details["errors"][0]
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "params.yaml", "{root}/params.yaml"])

@@ -161,6 +161,17 @@ def test_parts_of_a_page_are_made_from_the_result_of_their_name(
         rendered("<!-- plot -->\n<!-- /plot -->")
 
 
+def test_a_benchmarks_chart_stands_above_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "benchmarks/results/data.json", result())
+    page = "<!-- data-run -->\n<!-- /data-run -->\n"
+    assert "![data]" not in rendered(page, Path("docs/edge.md"))
+    (tmp_path / "docs/images").mkdir(parents=True)
+    (tmp_path / "docs/images/data.png").write_bytes(b"")
+    assert "![data](images/data.png)\n\n`python -m" in rendered(page, Path("docs/edge.md"))
+    assert "![data](docs/images/data.png)" in rendered(page, Path("README.md"))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda p: p.stem)
 def test_committed_results_are_results_of_a_benchmark(path: Path) -> None:
     found = read(path)

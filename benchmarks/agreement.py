@@ -1,0 +1,148 @@
+"""`python -m benchmarks.agreement`: do all runtimes give a bundle's golden frames the same scores?
+
+Scores the golden frames of an exported detector in every precision with this project's Python runtime, the
+C++ program (`--cpp build/detect`), OpenVINO Model API, and anomalib's `OpenVINOInferencer` (in this
+environment, or in that of `--anomalib-python`). What is not there is left out. Writes
+`benchmarks/results/agreement.json`: the largest difference to Python's scores, and how many decisions differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import openvino
+
+from benchmarks.results import add_results_argument, publish
+from metaldefect.deploy.bundle import GOLDEN, PRECISIONS, graph_file
+from metaldefect.deploy.for_anomalib import write_for_anomalib
+from metaldefect.deploy.runtime import Detector
+from metaldefect.errors import exit_on_user_error
+from metaldefect.images import read_rgb
+
+SCORES = Path(__file__).parent / "in_anomalib/scores.py"
+
+
+class Answers(NamedTuple):
+    """Scores and decisions of all golden frames."""
+
+    scores: Sequence[float]
+    anomalous: Sequence[bool]
+
+
+def execution(precision: str) -> dict[str, str]:
+    """OpenVINO's setting: FP32 computes in float32, the others in the machine's default."""
+    return {"INFERENCE_PRECISION_HINT": "f32"} if precision == "fp32" else {}
+
+
+def by_python(detector: Detector, files: Sequence[Path]) -> Answers:
+    """This project's runtime."""
+    found = [detector.predict(read_rgb(file, levels=detector.levels)) for file in files]
+    return Answers([one.score for one in found], [one.is_anomalous for one in found])
+
+
+def by_cpp(program: Path, bundle: Path, precision: str, files: Sequence[Path]) -> Answers:
+    """The C++ program."""
+    command = [str(program), str(bundle), "--precision", precision, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode not in (0, 3):
+        raise SystemExit(f"{program} failed: {done.stderr}")
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    return Answers([float(row["score"]) for row in rows], [row["is_anomalous"] == "True" for row in rows])
+
+
+def by_model_api(bundle: Path, precision: str, detector: Detector, files: Sequence[Path]) -> Answers:
+    """OpenVINO Model API, whose score is clipped: as far as it is not, in the detector's units."""
+    from model_api.adapters import OpenvinoAdapter
+    from model_api.models import Model
+
+    path = str(bundle / graph_file(precision))
+    core = openvino.Core()
+    other = Model.create_model(OpenvinoAdapter(core, path, device="CPU", plugin_config=execution(precision)))
+    found = [other(read_rgb(file)) for file in files]
+    anomalous = [one.pred_label == "Anomalous" for one in found]
+    # It says the probability of the label that it names, 0.5 at the threshold and 1 at twice it
+    shares = [
+        one.pred_score if bad else 1 - one.pred_score for one, bad in zip(found, anomalous, strict=True)
+    ]
+    return Answers([2 * detector.threshold * share for share in shares], anomalous)
+
+
+def by_anomalib(python: str, bundle: Path, precision: str, files: Sequence[Path]) -> Answers:
+    """anomalib's inferencer, on the copy that `metaldefect anomalib` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph = write_for_anomalib(bundle, precision, Path(folder) / "copy")
+        hint = execution(precision).get("INFERENCE_PRECISION_HINT", "default")
+        command = [python, str(SCORES), str(graph), hint, *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{python} {SCORES.name} failed:\n{done.stderr}")
+    scores, anomalous = zip(*json.loads(done.stdout.splitlines()[-1]), strict=True)
+    return Answers(scores, anomalous)
+
+
+def compare(
+    ours: Answers, theirs: Answers, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, int]:
+    """Largest difference of scores within limits, and the number of decisions that differ."""
+    differences = np.abs(np.clip(ours.scores, *limits) - np.clip(theirs.scores, *limits))
+    changed = sum(one != other for one, other in zip(ours.anomalous, theirs.anomalous, strict=True))
+    return float(differences.max()), changed
+
+
+def measure(bundle: Path, cpp: Path | None, python: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures and details for every runtime that is there."""
+    figures: dict[str, Any] = {}
+    details: dict[str, Any] = {"execution": {}, "scores": {}}
+    for precision in PRECISIONS:
+        detector = Detector.load(bundle, precision)
+        files = [bundle / GOLDEN / frame.file for frame in detector.metadata.golden]
+        ours = by_python(detector, files)
+        details["execution"][precision] = detector.graph.execution
+        details["scores"][precision] = [round(score, 6) for score in ours.scores]
+        compared = {}
+        if cpp is not None:
+            compared["cpp"] = compare(ours, by_cpp(cpp, bundle, precision, files))
+        if importlib.util.find_spec("model_api") is not None:
+            shown = (0.0, 2 * detector.threshold)  # beyond, Model API clips
+            compared["model_api"] = compare(ours, by_model_api(bundle, precision, detector, files), shown)
+        if python is not None:
+            compared["anomalib"] = compare(ours, by_anomalib(python, bundle, precision, files))
+        for name, (error, changed) in compared.items():
+            figures[f"{name}_{precision}_max_error"] = error
+            figures[f"{name}_{precision}_changed_decisions"] = changed
+    return {"golden_frames": len(files), **dict(sorted(figures.items()))}, details
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.agreement",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--bundle", type=Path, default=Path("models/openvino"))
+    parser.add_argument("--cpp", type=Path, help="the built C++ program")
+    parser.add_argument(
+        "--anomalib-python",
+        default=sys.executable if importlib.util.find_spec("anomalib") else None,
+        metavar="PYTHON",
+    )
+    add_results_argument(parser, "agreement")
+    arguments = parser.parse_args()
+    figures, details = measure(arguments.bundle, arguments.cpp, arguments.anomalib_python)
+    publish(arguments.results, "agreement", figures, details)
+
+
+if __name__ == "__main__":
+    with exit_on_user_error("benchmarks.agreement"):
+        main()
