@@ -99,7 +99,7 @@ class Studio:
                     found[f"{name}, {precision.upper()}"] = (folder, precision)
         return found
 
-    def examples(self, limit: int = 12) -> list[Path]:
+    def examples(self, limit: int = 6) -> list[Path]:
         """Up to `limit` defect-free images to start from, spread evenly over the detector's test normals."""
         found = sorted((self.root / "data/merged/inspection/test/good").glob("*.png"))
         return found[:: max(1, len(found) // limit)][:limit]

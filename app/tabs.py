@@ -29,7 +29,7 @@ MOST_IMAGES = 9
 def upload_field(studio: Studio, name: str) -> Any:
     """A field for an image file, with examples from the last run."""
     field = gr.File(label="An image: PNG, JPEG, TIFF or BMP", height=150, elem_id=name)
-    examples = [str(path) for path in studio.examples(6)]
+    examples = [str(path) for path in studio.examples()]
     if examples:
         gr.Examples(examples, field, label="Good images of this run", cache_examples=False)
     return field
