@@ -1,6 +1,6 @@
 """`python -m benchmarks.service`: does the service lose a request while its model is swapped?
 
-Starts `metaldefect serve` with an untrained EfficientAD-S at 64 px (or `--bundle`), sends 10,000 images at
+Starts `metaldefect serve` with an untrained EfficientAD-S at 128 px (or `--bundle`), sends 10,000 images at
 concurrency 8, and swaps the model ten times meanwhile, back and forth between two bundles. It counts requests
 without a right answer (status 200 and the score that the image always gets) and rows of the log, and compares
 the server's memory in the last quarter of the time with the second quarter. Writes
@@ -32,7 +32,7 @@ from metaldefect.deploy.prediction_log import read_log
 from metaldefect.errors import exit_on_user_error
 from metaldefect.procedural.images import generate_normal_image
 
-SIZE = 64
+SIZE = 128
 TIMEOUT = 60
 SAME_SCORE = 1e-4
 
