@@ -63,8 +63,7 @@ def export_bundle(
     """Write the whole bundle: graphs, golden frames and metadata.
 
     Each precision gets its own threshold, which flags what the configured one flags in the trained networks.
-    Where plain INT8 finds painted defects worse than allowed, it is quantised again with accuracy control, if
-    the images are enough to tell.
+    Where plain INT8 finds painted defects worse than allowed, it is quantised again with accuracy control.
 
     Args:
         graph: the detector with its preprocessing.
@@ -144,7 +143,7 @@ class Scored:
 
 
 def loss(judges: Judges, scored: Scored, fp32: Scored) -> float:
-    """Image AUROC that a precision loses against FP32; 0 if no defect could be painted."""
+    """Image AUROC that a precision loses against FP32; 0 without painted defects."""
     count = len(judges.images)
     return judges.drop(scored.scores[:count], fp32.scores[:count]) if judges.kinds else 0.0
 
@@ -162,7 +161,7 @@ def choose_int8(
         max_drop: image AUROC that may be lost.
     """
     lost = loss(judges, plain, fp32)
-    if lost <= max_drop or not judges.can_tell:
+    if lost <= max_drop:
         return plain
     found = controlled()
     return found if loss(judges, found, fp32) < lost else plain

@@ -52,7 +52,9 @@ class Judges:
 
     @classmethod
     def of(cls, normals: U8, seed: int = 0, count: int = DEFECTS) -> Judges:
-        """Paint defects of every kind onto good images."""
+        """Paint defects of every kind onto good images; none if so few images could not tell half a point."""
+        if len(normals) * count * MAX_AUROC_DROP < 2:
+            return cls(normals, [], [])
         size = (normals.shape[1], normals.shape[2])
         canvases = [
             InspectionImage(image, None, GOOD, str(number), str(number))
@@ -65,11 +67,6 @@ class Judges:
     def images(self) -> list[U8]:
         """The good ones, then those with a defect."""
         return [*self.normals, *self.defects]
-
-    @property
-    def can_tell(self) -> bool:
-        """Whether there are enough images for one pair of them to be less than half of `MAX_AUROC_DROP`."""
-        return len(self.normals) * len(self.defects) * MAX_AUROC_DROP >= 2
 
     def drop(self, scores: ArrayLike, reference: ArrayLike) -> float:
         """Image AUROC that scores of `images` lose against reference scores."""

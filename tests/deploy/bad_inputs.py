@@ -91,7 +91,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "no image": Case(text, "not an image", "unreadable image", 422),
+    "no image": Case(text, "image file", "unreadable image", 422),
     "zero bytes": Case(nothing, "empty", "unreadable image", 422),
     "wrong channels": Case(alpha, "transparent pixels", "2 channels: save it as grey or RGB", 422),
     "50 megapixels": Case(megapixels, "pixels", "7100x7100 pixels", 413),

@@ -90,7 +90,8 @@ def test_the_copy_for_anomalib_takes_what_anomalib_feeds(
         found = compiled(as_anomalib_feeds(image))
         score, anomaly_map = detector.detect(image)
         assert float(found["pred_score"][0]) == pytest.approx(score, abs=1e-4)
-        np.testing.assert_allclose(found["anomaly_map"][0, 0], anomaly_map, atol=1e-4)
+        tolerance = 1e-4 if precision == "fp32" else 5e-3  # INT8 rounds a pixel otherwise here and there
+        np.testing.assert_allclose(found["anomaly_map"][0, 0], anomaly_map, atol=tolerance)
         assert bool(found["pred_label"][0]) == (score > detector.threshold)
         verdicts.add(bool(found["pred_label"][0]))
     assert len(verdicts) == 2, "the images must test both decisions"

@@ -168,12 +168,14 @@ def test_prometheus_counts_verdicts_refusals_and_the_model(client: TestClient, s
         lines = client.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
-    before = value("metaldefect_decisions_total"), value('metaldefect_refused_total{status="422"}')
+    names = (
+        "metaldefect_decisions_total", 'metaldefect_refused_total{status="422"}',
+        "metaldefect_latency_seconds_count", "metaldefect_score_count",
+    )  # fmt: skip
+    before = [value(name) for name in names]
     client.post("/predict", content=png(IMAGE))
     client.post("/predict", content=b"")
-    after = value("metaldefect_decisions_total"), value('metaldefect_refused_total{status="422"}')
-    assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
-    assert value("metaldefect_latency_seconds_count") == value("metaldefect_score_count") >= 1
+    assert [value(name) - old for name, old in zip(names, before, strict=True)] == [1, 1, 1, 1]
     assert value(f'metaldefect_model_info{{version="{service.live.current.version}"}}') == 1
 
 
