@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metaldefect.backbones import pooled_features
-from metaldefect.images import U8, read_grey, stack_resized
+from metaldefect.images import U8, as_channels, read_grey, stack_resized
 
 REFERENCES = 48  # images of the run to compare with
 SIDE = 128
@@ -36,8 +36,8 @@ class Familiarity:
         return cls(features, float(FAR * distances.min(axis=1).max()))
 
     def is_unlike(self, image: U8) -> bool:
-        """Whether a grey image `uint8 [H, W]` is unlike all training images."""
-        feature = pooled_features(stack_resized([image], SIDE))
+        """Whether an image `uint8 [H, W]` or `[H, W, 3]` is unlike all training images, both in grey."""
+        feature = pooled_features(stack_resized([as_channels(image, 1)], SIDE))
         return float(np.linalg.norm(self.features - feature, axis=1).min()) > self.limit
 
 

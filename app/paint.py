@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from app.familiar import Familiarity
 from app.reading import painted_mask, read_photograph, read_settings, told
 from app.results import mvtec_zip, new_folder, write_animation, write_image
 from app.studio import Studio, Verdict, draw_defect, inspect_image, visualize_mask_on_image
-from metaldefect.images import U8, read_grey
+from metaldefect.images import U8, as_channels, read_image
 
 NOTHING_VISIBLE = (
     "**Nothing visible was drawn.** Another seed, a larger mask, or more guidance usually helps; the exact "
@@ -48,8 +47,8 @@ def verdict_line(verdict: Verdict, threshold: float) -> str:
 
 
 def canvas(image: U8) -> Any:
-    """The editor's value for a grey image `uint8 [H, W]`, with nothing painted."""
-    background = np.repeat(image[..., None], 3, axis=2)
+    """The editor's value for an image `uint8 [H, W]` or `[H, W, 3]`, with nothing painted."""
+    background = as_channels(image, 3)
     return {"background": background, "layers": [], "composite": background}
 
 
@@ -77,12 +76,12 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
 
     def open_file(path: str | None) -> tuple[dict[str, Any], U8, str]:
         with told():
-            photograph = read_photograph(path)
+            photograph = read_photograph(path, studio.channels)
         remarks = [*photograph.remarks, *remark_on(photograph.image, familiarity)]
         return canvas(photograph.image), photograph.image, "\n\n".join(remarks)
 
     def choose(event: gr.SelectData) -> tuple[dict[str, Any], U8, str]:
-        image = read_grey(examples[event.index])
+        image = read_image(examples[event.index], studio.channels)
         return canvas(image), image, ""
 
     def draw(
@@ -128,7 +127,7 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
         )
 
     examples = studio.examples()
-    first = read_grey(examples[0]) if examples else None
+    first = read_image(examples[0], studio.channels) if examples else None
     state = gr.State(first)
     with gr.Row():
         with gr.Column(scale=3, min_width=320):

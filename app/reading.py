@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from app.studio import Mask, Settings
 from metaldefect.errors import RejectedFileError, UserError
-from metaldefect.image_files import read_mask, read_pixels
+from metaldefect.image_files import open_checked, read_mask, read_pixels, upright
 from metaldefect.images import U8, Channels, as_channels, resize
 
 LONGEST_SIDE = 1024  # larger photographs are shrunk, so that an answer takes seconds
@@ -77,24 +76,23 @@ def read_mask_of(path: str | Path | None, original: str | Path, image: U8) -> Ma
     """
     if path is None:
         raise UserError("A mask is needed: an image of the same size, white where the defect should go.")
-    with Image.open(original) as header:
-        width, height = header.size
     try:
-        mask = read_mask(path, (height, width))
+        seen = upright(open_checked(Path(original)))
+        mask = read_mask(path, (seen.height, seen.width), Path(original))
     except RejectedFileError as error:
         raise UserError(f"{Path(path).name}: {error}") from error
     return resize(mask, (image.shape[0], image.shape[1]), nearest=True) > 0
 
 
 def painted_mask(drawing: dict[str, Any] | None, image: U8 | None) -> Mask:
-    """The painted mask of an image `uint8 [H, W]`: what the editor's layers cover.
+    """The painted mask of an image `uint8 [H, W]` or `[H, W, 3]`: what the editor's layers cover.
 
     Raises:
         UserError: no image, nothing painted, or everything painted.
     """
     if image is None:
         raise UserError("Choose or upload an image first.")
-    mask = np.zeros(image.shape, bool)
+    mask = np.zeros(image.shape[:2], bool)
     for layer in (drawing or {}).get("layers") or []:
         alpha = np.asarray(layer)
         alpha = alpha[..., -1] if alpha.ndim == 3 else alpha

@@ -51,7 +51,7 @@ def write_image(folder: Path, name: str, image: U8 | Mask) -> str:
 
 
 def write_animation(folder: Path, frames: Sequence[U8], name: str = "unmasking") -> str | None:
-    """Write grey frames as an endless GIF that rests on the last one; None without frames."""
+    """Write frames as an endless GIF that rests on the last one; None without frames."""
     if not frames:
         return None
     first, *rest = [Image.fromarray(frame) for frame in frames]

@@ -17,7 +17,7 @@ from torch import Tensor
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
 from metaldefect.figures import mask_overlay
-from metaldefect.images import U8, resize
+from metaldefect.images import U8, Channels, as_channels, resize
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.inpainting import inpaint, visible_change
@@ -48,9 +48,9 @@ class Settings:
 class Drawing(NamedTuple):
     """A defect drawn into an image."""
 
-    image: U8  # [H, W]
+    image: U8  # [H, W], or in colour [H, W, 3]
     changed: Mask  # [H, W], where the image visibly changed: the exact mask
-    steps: list[U8]  # [size, size] each, the tokens decoded while they are drawn
+    steps: list[U8]  # squares of the models' size, the tokens decoded while they are drawn
 
 
 class Verdict(NamedTuple):
@@ -84,6 +84,15 @@ class Studio:
     def painter(self) -> Painter:
         return load_painter(self.root / "models/vq", self.root / "models/maskgit")
 
+    @property
+    def channels(self) -> Channels:
+        """Of the images that the models draw: 1, or 3 for colours."""
+        return self.painter.channels
+
+    def seen(self, image: U8) -> U8:
+        """An image of any size as the models take it."""
+        return resize(as_channels(image, self.channels), self.painter.image_size)
+
     @cached_property
     def detector(self) -> Detector:
         return Detector.load(self.root / "models/openvino", "fp16")
@@ -106,17 +115,17 @@ class Studio:
 
 
 def encode_to_tokens(studio: Studio, image: U8) -> Tensor:
-    """Encode a grey image `uint8 [H, W]` to MaskGIT tokens `int64 [grid, grid]`, each in [0, vocabulary)."""
-    return studio.painter.encode(resize(image, studio.painter.image_size)[None])[0]
+    """Encode an image of any size to MaskGIT tokens `int64 [grid, grid]`, each in [0, vocabulary)."""
+    return studio.painter.encode(studio.seen(image)[None])[0]
 
 
 def decode_from_tokens(studio: Studio, tokens: Tensor, light: U8) -> U8:
-    """Decode tokens `int64 [grid, grid]` to a grey image `uint8 [size, size]`.
+    """Decode tokens `int64 [grid, grid]` to an image `uint8 [size, size]`, or in colour `[size, size, 3]`.
 
     Args:
         studio: the models.
         tokens: each in [0, vocabulary).
-        light: the image whose light the result gets, grey `uint8 [H, W]`: usually the encoded one.
+        light: the image whose light the result gets, usually the encoded one.
 
     Raises:
         UserError: the tokens have another shape, or one is outside the vocabulary.
@@ -126,18 +135,18 @@ def decode_from_tokens(studio: Studio, tokens: Tensor, light: U8) -> U8:
         raise UserError(f"tokens have the shape {list(tokens.shape)}, expected [{grid}, {grid}]")
     if int(tokens.min()) < 0 or int(tokens.max()) >= size:
         raise UserError(f"tokens lie in [{int(tokens.min())}, {int(tokens.max())}], expected [0, {size})")
-    light_field = studio.painter.field_of(resize(light, studio.painter.image_size)[None])
+    light_field = studio.painter.field_of(studio.seen(light)[None])
     return studio.painter.decode(tokens[None], light_field)[0]
 
 
 def inpaint_image(
     studio: Studio, image: U8, mask: Mask, label: str, settings: Settings, history: list[Tensor] | None = None
 ) -> U8:
-    """Draw a defect of class `label` under the mask; input and output are grey, `uint8 [H, W]`.
+    """Draw a defect of class `label` under the mask; the result has the models' channels.
 
     Args:
         studio: the models.
-        image: grey `uint8 [H, W]`.
+        image: `uint8 [H, W]` or `[H, W, 3]`.
         mask: `bool [H, W]`.
         label: class of the defect.
         settings: how to draw.
@@ -150,7 +159,7 @@ def inpaint_image(
     generators = [image_generator(settings.seed, label, 0)]
     return inpaint(
         studio.painter,
-        [image],
+        [as_channels(image, studio.channels)],
         [mask],
         [label],
         settings.sampling(),
@@ -164,25 +173,26 @@ def draw_defect(studio: Studio, image: U8, mask: Mask, label: str, settings: Set
     """`inpaint_image`, with the exact mask of what changed and the steps of drawing."""
     history: list[Tensor] = []
     result = inpaint_image(studio, image, mask, label, settings, history)
-    return Drawing(result, visible_change(image, result), unmasking_frames(studio, image, history))
+    before = as_channels(image, studio.channels)
+    return Drawing(result, visible_change(before, result), unmasking_frames(studio, image, history))
 
 
 def unmasking_frames(studio: Studio, image: U8, history: list[Tensor]) -> list[U8]:
-    """The tokens after each step as images `uint8 [size, size]`; tokens not drawn yet are grey."""
+    """The tokens after each step as images of the models' size; tokens not drawn yet are grey."""
     painter = studio.painter
     if not history:
         return []
     grids = torch.cat(history)
     unknown = grids == painter.maskgit.config.mask_id
-    light = painter.field_of(resize(image, painter.image_size)[None])
+    light = painter.field_of(studio.seen(image)[None])
     decoded = painter.decode(grids.masked_fill(unknown, 0), light.expand(len(grids), *light.shape[1:]))
     side = painter.image_size // painter.maskgit.config.grid
     hidden = unknown.numpy().repeat(side, axis=1).repeat(side, axis=2)
-    return list(np.where(hidden, np.uint8(UNKNOWN), decoded))
+    return list(np.where(hidden if decoded.ndim == 3 else hidden[..., None], np.uint8(UNKNOWN), decoded))
 
 
 def generate_images(studio: Studio, label: str, count: int, settings: Settings) -> U8:
-    """Draw `count` whole images of a class, `uint8 [count, size, size]`.
+    """Draw `count` whole images of a class, `uint8 [count, size, size]`, or in colour with three channels.
 
     Raises:
         UserError: the class is unknown, or a number is out of range.
@@ -192,13 +202,13 @@ def generate_images(studio: Studio, label: str, count: int, settings: Settings) 
 
 
 def visualize_mask_on_image(image: U8, mask: Mask) -> U8:
-    """The image `uint8 [H, W]` with the mask `bool [H, W]` tinted red, as `uint8 [H, W, 3]`.
+    """An image `uint8 [H, W]` or `[H, W, 3]` with the mask `bool [H, W]` tinted red, `uint8 [H, W, 3]`.
 
     Raises:
         UserError: the mask has another size.
     """
-    if image.shape != mask.shape:
-        raise UserError(f"the mask has shape {mask.shape}, the image {image.shape}")
+    if image.shape[:2] != mask.shape:
+        raise UserError(f"the mask has shape {mask.shape}, the image {image.shape[:2]}")
     return mask_overlay(image, mask)
 
 

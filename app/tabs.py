@@ -75,7 +75,7 @@ def build_reconstruct_tab(studio: Studio, familiarity: Familiarity | None) -> No
 
     def reconstruct(path: str | None) -> tuple[Any, ...]:
         with told():
-            photograph = read_photograph(path)
+            photograph = read_photograph(path, studio.channels)
             original = resize(photograph.image, studio.painter.image_size)
             tokens = encode_to_tokens(studio, original)
             again = decode_from_tokens(studio, tokens, original)
@@ -125,7 +125,7 @@ def build_inspect_tab(studio: Studio, familiarity: Familiarity | None) -> None:
         with told():
             photograph = read_photograph(path, studio.detector.channels)
             verdict = inspect_image(studio.detector, photograph.image)
-        notes = [*remark_on(as_channels(photograph.image, 1), familiarity), *photograph.remarks]
+        notes = [*remark_on(photograph.image, familiarity), *photograph.remarks]
         notes.append(f"{verdict.milliseconds:.0f} ms for this image, {studio.detector.precision.upper()}")
         found = (photograph.image, verdict.detection.anomaly_map, verdict.detection.score)
         return found, *show(found, threshold), "\n\n".join(notes)

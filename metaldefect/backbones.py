@@ -139,25 +139,27 @@ def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
 
 @torch.inference_mode()
 def pooled_features(images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[np.float32]:
-    """Embed grey images as globally pooled Lite0 features, for KID, classifiers and nearest neighbours.
+    """Embed images as globally pooled Lite0 features, for KID, classifiers and nearest neighbours.
 
     Computes on `device()`.
 
     Args:
-        images: `uint8 [N, H, W]`; the function resizes them to 224 px (antialiased bilinear).
+        images: `uint8 [N, H, W]`, or in colour `[N, H, W, 3]`; the function resizes them to 224 px
+            (antialiased bilinear).
         batch_size: images per pass.
 
     Returns:
         `float32 [N, 1280]`.
     """
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"expected uint8 [N, H, W], got {images.dtype} {list(images.shape)}")
+    if images.ndim not in (3, 4) or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {list(images.shape)}")
     on = device()
     model = efficientnet_lite0().to(on)
     features = np.empty((len(images), LITE0_FEATURES), np.float32)
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-        batch = batch.to(on)[:, None].float()
+        batch = batch.to(on)
+        batch = (batch[:, None] if batch.ndim == 3 else batch.permute(0, 3, 1, 2)).float()
         if batch.shape[-2:] != (LITE0_SIZE, LITE0_SIZE):
             batch = functional.interpolate(
                 batch, (LITE0_SIZE, LITE0_SIZE), mode="bilinear", antialias=True, align_corners=False

@@ -15,6 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from metaldefect.images import as_channels
+
 
 def image_grid(
     rows: Sequence[Sequence[NDArray[np.uint8]]],
@@ -42,8 +44,8 @@ def image_grid(
 
 
 def mask_overlay(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Tint the mask red on a grey image `uint8 [H, W]`; returns `uint8 [H, W, 3]`."""
-    colour = np.repeat(image[..., None], 3, axis=2).astype(np.float32)
+    """Tint the mask red on an image `uint8 [H, W]` or `[H, W, 3]`; returns `uint8 [H, W, 3]`."""
+    colour = as_channels(image, 3).astype(np.float32)
     colour[mask] = 0.55 * colour[mask] + 0.45 * np.array([255.0, 30.0, 30.0])
     return colour.round().astype(np.uint8)
 

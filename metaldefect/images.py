@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ U8 = NDArray[np.uint8]
 ImageSize = int | tuple[int, int]  # the side of a square, or height and width, px
 Channels = Literal[1, 3]  # grey or colour
 Dtype = TypeVar("Dtype", bound=np.generic)
+THUMBNAIL = 64  # px; averages the noise of camera and JPEG away
+COLOURED_LEVELS = 6  # between a pixel's channels, of 255
+COLOURED_SHARE = 0.01  # of the pixels of a coloured image
 
 
 class UnreadableImageError(UserError):
@@ -47,9 +50,20 @@ def read_rgb(path: Path | str, size: ImageSize | None = None, levels: Levels | N
     return resized(read_file(path, colour=True, levels=levels), size)
 
 
-def read_image(path: Path | str, channels: Channels, levels: Levels | None = None) -> U8:
-    """`read_grey` for one channel, `read_rgb` for three: how every door reads a file for a detector."""
-    return read_file(path, colour=channels == 3, levels=levels)
+def read_image(
+    path: Path | str, channels: Channels, levels: Levels | None = None, size: ImageSize | None = None
+) -> U8:
+    """`read_grey` for one channel, `read_rgb` for three: how every door reads a file for a model."""
+    return resized(read_file(path, colour=channels == 3, levels=levels), size)
+
+
+def read_own(path: Path | str, size: ImageSize | None = None) -> U8:
+    """Read one of the pipeline's own images with the channels that it shows, as for a figure.
+
+    Returns:
+        `uint8 [H, W, 3]`, or `[H, W]` where the channels are equal everywhere.
+    """
+    return resized(drop_equal_channels(read_rgb(path)), size)
 
 
 def as_channels(image: U8, channels: Channels) -> U8:
@@ -66,11 +80,28 @@ def as_channels(image: U8, channels: Channels) -> U8:
     return np.asarray(Image.fromarray(image).convert("RGB" if channels == 3 else "L"))
 
 
+def channels_of(images: Any) -> Channels:
+    """Channels of images `[N, H, W]` or `[N, H, W, 3]`, an array or a tensor."""
+    return 1 if images.ndim == 3 else 3
+
+
+def grey_stack(images: U8) -> U8:
+    """Many images as grey, `uint8 [N, H, W]`, by the rule of `as_channels`; grey ones as they are."""
+    return images if images.ndim == 3 else np.stack([as_channels(image, 1) for image in images])
+
+
 def drop_equal_channels(image: U8) -> U8:
     """An image `uint8 [H, W, 3]`; as grey `[H, W]` if its channels are equal everywhere."""
     if (image[..., :1] != image[..., 1:]).any():
         return image
     return np.ascontiguousarray(image[..., 0])
+
+
+def is_coloured(image: U8) -> bool:
+    """Whether the channels of `uint8 [H, W, 3]` differ by more than noise."""
+    small = resize(image, THUMBNAIL).astype(np.int16)
+    spread = small.max(axis=2) - small.min(axis=2)
+    return bool((spread >= COLOURED_LEVELS).mean() >= COLOURED_SHARE)
 
 
 def height_and_width(size: ImageSize) -> tuple[int, int]:
@@ -121,29 +152,34 @@ def write_png(path: Path | str, image: U8, level: int = 1) -> None:
 
 
 def to_tanh_range(images: U8) -> torch.Tensor:
-    """Turn grey `uint8 [N, H, W]` into the tokenizer's input, `float32 [N, 3, H, W]` in [-1, 1]."""
+    """Turn `uint8 [N, H, W]` or `[N, H, W, 3]` into the tokenizer's input, `float32 [N, 3, H, W]` in [-1, 1].
+
+    A grey image gives three equal channels.
+    """
     import torch
 
     tensor = torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1.0)
-    return tensor.unsqueeze(1).expand(-1, 3, -1, -1)
+    return tensor.unsqueeze(1).expand(-1, 3, -1, -1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
 
 
-def grey_levels(images: torch.Tensor) -> NDArray[np.float32]:
-    """Turn the tokenizer's output `float [N, 3, H, W]` in [-1, 1] into grey levels (channel mean).
+def decoded_levels(images: torch.Tensor, channels: Channels) -> NDArray[np.float32]:
+    """Turn the tokenizer's output `float [N, 3, H, W]` in [-1, 1] into levels of [0, 255].
 
-    Returns `float32 [N, H, W]`, neither rounded nor clipped.
+    Returns `float32 [N, H, W]`, the mean of the channels, or with three channels `[N, H, W, 3]`; neither
+    rounded nor clipped.
     """
-    return images.float().mean(dim=1).add(1.0).mul(127.5).cpu().numpy()
+    pixels = images.float().mean(dim=1) if channels == 1 else images.float().permute(0, 2, 3, 1)
+    return pixels.add(1.0).mul(127.5).cpu().numpy()
 
 
 def to_u8(levels: NDArray[np.float32]) -> U8:
-    """Round and clip grey levels to `uint8`."""
+    """Round and clip levels to `uint8`."""
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
-def from_tanh_range(images: torch.Tensor) -> U8:
-    """Turn the tokenizer's output `float [N, 3, H, W]` in [-1, 1] into grey `uint8 [N, H, W]`."""
-    return to_u8(grey_levels(images))
+def from_tanh_range(images: torch.Tensor, channels: Channels = 1) -> U8:
+    """`decoded_levels` as `uint8 [N, H, W]` or `[N, H, W, 3]`."""
+    return to_u8(decoded_levels(images, channels))
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

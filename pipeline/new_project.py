@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from metaldefect.artifacts import atomic_directory
 from metaldefect.commands.check import facts
 from metaldefect.errors import UserError
+from metaldefect.images import Channels
 from metaldefect.ingest.overview import Overview
 from metaldefect.inspection.layout import GOOD
 from pipeline.code_version import CODE, INSTALLED, STAGES, in_package
@@ -117,7 +118,9 @@ def training_steps(minutes: float) -> dict[str, int]:
 def write_files(root: Path, name: str, seen: Overview, steps: dict[str, int], minutes: float) -> None:
     """Write everything but the images."""
     classes = [label for label in seen.classes if label != GOOD]
-    (root / "params.yaml").write_text(params_text(name, classes or [GOOD], steps), encoding="utf-8")
+    (root / "params.yaml").write_text(
+        params_text(name, classes or [GOOD], steps, seen.channels), encoding="utf-8"
+    )
     (root / "dvc.yaml").write_text(graph_text(), encoding="utf-8")
     (root / "detector.yaml").write_text(detector_text(), encoding="utf-8")
     (root / ".gitignore").write_text(IGNORED, encoding="utf-8")
@@ -171,7 +174,7 @@ def edited(file: Path, header: str, changes: dict[str, str]) -> str:
     return header + "\n" + stream.getvalue()
 
 
-def params_text(name: str, classes: list[str], steps: dict[str, int]) -> str:
+def params_text(name: str, classes: list[str], steps: dict[str, int], channels: Channels) -> str:
     """The project's params.yaml: the default profile on the user's images, with other numbers of steps."""
     header = (
         "# The settings of every stage. `dvc repro` reruns what a change concerns, and nothing else.\n"
@@ -182,7 +185,9 @@ def params_text(name: str, classes: list[str], steps: dict[str, int]) -> str:
         PARTS / "params.yaml",
         header,
         {
-            "data": f"{{root: {RAW}, classes: {json.dumps(classes, ensure_ascii=False)}}}",
+            "data.root": RAW,
+            "data.channels": f"{channels}",
+            "data.classes": json.dumps(classes, ensure_ascii=False),
             "sample": "null",
             "merge.image_size": "256",
             "merge.datasets": "[{adapter: folder, root: .}]",

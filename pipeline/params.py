@@ -27,6 +27,7 @@ from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, T
 from metaldefect.efficientad.distillation_config import DistillationSettings
 from metaldefect.errors import UserError
 from metaldefect.image_files import LevelsSetting
+from metaldefect.images import Channels
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.training_config import RecipeSettings, RecipeTrainingSettings
 from metaldefect.metrics.judge_config import JudgeSettings
@@ -39,7 +40,10 @@ Fraction = float
 
 
 class Data(Config):
+    """Raw data, and how every stage sees images: `channels` 1 makes colour grey, 3 keeps it."""
+
     root: Path
+    channels: Channels
     classes: list[str] = Field(min_length=1)
 
 

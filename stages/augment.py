@@ -24,6 +24,7 @@ def main(params: Params, run: StageRun) -> None:
         png_level=params.augment.png_level,
         photometric=params.augment.photometric,
         seed=params.seed,
+        channels=params.data.channels,
     )
     metrics = {
         "total": len(table),

@@ -28,7 +28,7 @@ from metaldefect.synthesis.evaluation import (
 )
 from metaldefect.synthesis.figures import inserted_defects, mixed_sheet, neighbours, real_and_drawn, unmasking
 from metaldefect.synthesis.insertion_set import read_insertions
-from metaldefect.synthesis.painter import load_painter
+from metaldefect.synthesis.painter import Painter, load_painter
 from metaldefect.synthesis.realism import measure_realism
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -45,7 +45,7 @@ def main(params: Params, run: StageRun) -> None:
     painter = load_painter(Path("models/vq"), Path("models/maskgit"))
     size = painter.image_size
     table = pd.read_parquet(SYNTHETIC / "samples.parquet")
-    fake = drawn_images(SYNTHETIC, size)
+    fake = drawn_images(SYNTHETIC, size, painter.channels)
     candidates = Candidates.load(SYNTHETIC)
     real = real_sides(painter, MERGED, "test")
     seams = seam_metrics(
@@ -58,8 +58,8 @@ def main(params: Params, run: StageRun) -> None:
     metrics: dict[str, Any] = {
         "extractor": EXTRACTOR,
         **evaluate(*real, fake, params.seed, candidates and Labelled.ungrouped(*candidates)),
-        **gains(real, fake, size, params.seed),
-        **judge_drawn_images(MERGED, SYNTHETIC, section.judge, params.seed),
+        **gains(painter, real, fake, params.seed),
+        **judge_drawn_images(MERGED, SYNTHETIC, section.judge, params.seed, painter.channels),
         "block_ratio": block_ratios(SYNTHETIC, size, size // painter.maskgit.config.grid),
         "seams": seams,
         "realism": measure_realism(painter, MERGED, "test", sampling, section.realism_defects, params.seed),
@@ -84,11 +84,11 @@ def main(params: Params, run: StageRun) -> None:
     run.log_figures(figures)
 
 
-def gains(real: RealSides, fake: Labelled, size: int, seed: int) -> dict[str, Any]:
+def gains(painter: Painter, real: RealSides, fake: Labelled, seed: int) -> dict[str, Any]:
     """`gain_at_10`, or why it is missing."""
     if len(set(real.train.labels)) < 2:
         return {}
-    validation = real_images(MERGED, "validation", size)
+    validation = real_images(MERGED, "validation", painter.image_size, painter.channels)
     return {"gain_at_10": gain_at(real, validation, fake, 10, seed)}
 
 

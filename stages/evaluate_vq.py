@@ -36,13 +36,14 @@ def main(params: Params, run: StageRun) -> None:
     section = params.evaluate_vq
     about = read_json(MODEL / CONFIG)
     size = int(about["image_size"])
+    model = load_tokenizer(MODEL)
+    channels = model.config.image_channels
     table = held_out_rows(MERGED, "test", section.images)
     scenes = table["scene"].tolist()
-    test = load_images(MERGED, table, size, "test images")
+    test = load_images(MERGED, table, size, "test images", channels)
     distance = Distance.named(section.perceptual)
     along = spread_snapshots(MODEL, section.curve_points)
 
-    model = load_tokenizer(MODEL)
     codes = model.config.codebook_size
     after = reconstruct(model, test, distance)
     summary_after = summarise(after, test, table, codes)
@@ -55,7 +56,7 @@ def main(params: Params, run: StageRun) -> None:
     curve = learning_curve(
         model,
         along,
-        load_images(MERGED, validation, size, "validation images"),
+        load_images(MERGED, validation, size, "validation images", channels),
         distance,
         int(about["batch_size"]),
     )

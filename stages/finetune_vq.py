@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.images import grey_stack
 from metaldefect.ingest.loading import training_rows
 from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
 from metaldefect.synthesis.residual import measure_detail
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
+from metaldefect.tokenizer.colour import colour_model
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning
 from metaldefect.tokenizer.model import VQModel
@@ -31,6 +34,7 @@ STAGE = "finetune_vq"
 AUGMENTED = Path("data/augmented")
 OUTPUT = Path("models/vq")
 START_IMAGES = 1000  # images for the closed-form start of fresh weights
+HUE_IMAGES = 240  # images whose hues a grey base learns in closed form
 DETAIL_IMAGES = 360  # images for measuring what the tokenizer leaves out
 
 
@@ -38,16 +42,11 @@ def main(params: Params, run: StageRun) -> None:
     """Write `models/vq`: the tokenizer, the detail that it leaves out, its losses and snapshots."""
     section, training = params.finetune_vq, params.finetune_vq.training
     size = section.tokenizer.image_size
-    config = named_config(section.tokenizer.name, section.tokenizer.codebook_size)
-    config.grid(size)
-    model = load_base(section.tokenizer.base, config)
     rows = training_rows(AUGMENTED)
-    images = ImageFiles([AUGMENTED / path for path in rows["path"]], size)
-
+    images = ImageFiles([AUGMENTED / path for path in rows["path"]], size, params.data.channels)
     torch.manual_seed(params.seed)
     order = np.random.default_rng(params.seed).permutation(len(images))
-    if section.tokenizer.base == "none" and config.patch_path:
-        start_from_images(model, images.stack(order[:START_IMAGES]), params.seed)
+    model = start_model(params, images, order)
     module = VQLightning(model, training_config(params))
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, training.snapshots)
     history = fit(
@@ -78,6 +77,25 @@ def main(params: Params, run: StageRun) -> None:
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)
     run.log_history(history)
+
+
+def start_model(params: Params, images: ImageFiles, order: NDArray[np.int64]) -> VQModel:
+    """The base weights; or, without a base, those that fit the training images in closed form.
+
+    Args:
+        params: of the run.
+        images: of the training.
+        order: a random order of the images, of which the first ones serve.
+    """
+    tokenizer, channels = params.finetune_vq.tokenizer, params.data.channels
+    config = named_config(tokenizer.name, tokenizer.codebook_size)
+    config.grid(tokenizer.image_size)
+    model = load_base(tokenizer.base, config, channels)
+    if tokenizer.base == "none" and config.patch_path:
+        start_from_images(model, grey_stack(images.stack(order[:START_IMAGES])), params.seed)
+    if channels == 3:
+        model = colour_model(model, images.stack(order[:HUE_IMAGES]), params.seed)
+    return model
 
 
 def detail_of(model: VQModel, images: ImageFiles, labels: pd.Series) -> tuple[Grain, Exemplars]:

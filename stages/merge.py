@@ -41,6 +41,7 @@ def main(params: Params, run: StageRun) -> None:
         normalise_source=merge.normalise_source,
         max_rejected=merge.max_rejected,
         expected_counts=merge.expected_counts,
+        channels=params.data.channels,
     )
     inspection = InspectionSpec(
         merge.inspection.adapter,

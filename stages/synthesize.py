@@ -17,7 +17,7 @@ from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import InsertionConfig
 from metaldefect.synthesis.drawing import DrawnImages, draw_classes
 from metaldefect.synthesis.insertion import canvases_of
-from metaldefect.synthesis.insertion_set import training_masks, write_insertion_set
+from metaldefect.synthesis.insertion_set import training_masks, window_side, write_insertion_set
 from metaldefect.synthesis.painter import Painter, load_painter
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -53,8 +53,9 @@ def main(params: Params, run: StageRun) -> None:
     with atomic_directory(OUTPUT) as folder:
         report = write_images(painter, drawn, section.images_per_class, folder)
         insertions = write_insertion_set(
-            painter, canvases, training_masks(MERGED), folder, sampling, inserting, params.seed
-        )
+            painter, canvases, training_masks(MERGED), folder, sampling, inserting, params.seed,
+            window_side(MERGED),
+        )  # fmt: skip
         write_json(folder / "config.json", {"seed": params.seed, "sampling": sampling.model_dump()})
     if not insertions["drawn"]:
         print("no defects inserted: no class but `good` to draw")
@@ -84,7 +85,9 @@ def write_images(painter: Painter, drawn: DrawnImages, per_class: int, folder: P
     table.to_parquet(folder / "samples.parquet", index=False)
     if drawn.candidates is not None:
         drawn.candidates.save(folder)
-    report = validate_synthetic(table, painter.classes, painter.image_size, per_class, folder=folder)
+    report = validate_synthetic(
+        table, painter.classes, painter.image_size, per_class, folder=folder, channels=painter.channels
+    )
     write_validation(report, REPORTS)
     report.raise_if_failed()
     return report

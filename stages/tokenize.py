@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, write_json
 from metaldefect.hardware import autocast, device_of, keep_freed_memory, workers
-from metaldefect.images import read_grey, to_tanh_range
+from metaldefect.images import read_image, to_tanh_range
 from metaldefect.ingest.loading import rows_of, training_rows
 from metaldefect.ingest.samples import TABLE_NAME, counts_of
 from metaldefect.maskgit.vocabulary import Vocabulary
@@ -49,7 +49,8 @@ def main(params: Params, run: StageRun) -> None:
     if params.tokenize.vocabulary == "full":
         vocabulary = Vocabulary.full(model.config.codebook_size)
     else:
-        vocabulary = Vocabulary.of(codes[: len(sides["train"])], model.quantize.codebook.detach())
+        entries = model.quantize.codebook.detach()
+        vocabulary = Vocabulary.of(codes[: len(sides["train"])], entries, model.config.hue_dim)
     start = 0
     with atomic_directory(OUTPUT) as directory:
         for name, rows in sides.items():
@@ -86,14 +87,14 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
     if done:
         print(f"resuming after {done} of {len(table)} images in {working}", flush=True)
     paths = [Path(root) / path for root, path in zip(table["root"], table["path"], strict=True)]
-    encoder = batch_encoder(model)
+    encoder, channels = batch_encoder(model), model.config.image_channels
     with (
         ThreadPoolExecutor(workers()) as pool,
         tqdm(total=len(paths), initial=done, desc="encoding", unit="image") as bar,
     ):
         for start in range(done, len(paths), batch_size):
             chosen = paths[start : start + batch_size]
-            part = np.stack(list(pool.map(lambda path: read_grey(path, size), chosen)))
+            part = np.stack(list(pool.map(lambda path: read_image(path, channels, size=size), chosen)))
             images = to_tanh_range(part)
             lights[start : start + len(part)] = model.field(images).numpy()
             out[start : start + len(part)] = encoder(images).numpy()

@@ -27,7 +27,7 @@ METRICS = Path("metrics/train_efficientad.json")
 def main(params: Params, run: StageRun) -> None:
     """Write the trained but uncalibrated networks and their training losses."""
     section = params.train_efficientad
-    provider = RealDatasetProvider(INSPECTION, section.channels)
+    provider = RealDatasetProvider(INSPECTION, params.data.channels)
     images = training_images(
         provider,
         section.image_size,

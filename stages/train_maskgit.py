@@ -20,6 +20,7 @@ from metaldefect.maskgit.token_data import (
 )
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
+from metaldefect.tokenizer.colour import grey_codes_alike
 from metaldefect.tokenizer.fields import load_fields, save_fields
 from metaldefect.training.snapshot_files import FOLDER
 from metaldefect.training.snapshots import Snapshots
@@ -43,8 +44,9 @@ def main(params: Params, run: StageRun) -> None:
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, section.training.snapshots)
     recipe = Recipe.of(section, params.seed)
     model, history = train_recipe(
-        recipe, train, vocabulary, codebook, classes, run.checkpoint_directory, snapshots
-    )
+        recipe, train, vocabulary, codebook, classes, run.checkpoint_directory, snapshots,
+        grey_codes_alike(tokenizer),
+    )  # fmt: skip
     own = section.training.steps * section.training.batch_size
     metrics = {
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metaldefect.commands.detect import Model, frames_of, run_detection
 from metaldefect.commands.sources import prepared_folder
@@ -60,23 +61,53 @@ def test_12_bit_cameras(tmp_path, kind):
     assert all("more than 8 bits per pixel" in row["refused"] for row in rows.values())
 
 
-def test_odd_frames_are_read_or_refused_one_by_one(tmp_path):
-    rows = inferred(drawn("odd_frames", tmp_path / "case") / "frames", tmp_path / "maps")
-    assert {name: row["refused"].partition(": ")[2] for name, row in rows.items() if row["refused"]} == {
+def merged(root: Path, output: Path) -> tuple[set[str], dict[str, str]]:
+    """Images that `merge` reads from a folder of one class, and why it refuses others, by file name."""
+    found, files = examine_dataset(DatasetSpec("folder", root, {"frames": "dent"}), ["dent"], 64)
+    return {item.raw.path.name for item in found}, refusals(files.rejected)
+
+
+def trained(root: Path, output: Path) -> tuple[set[str], dict[str, str]]:
+    """The same of what `metaldefect train` prepares."""
+    for name in ("0", "1", "2"):  # good images to train on, next to the frames
+        pixels = np.random.default_rng(int(name)).integers(0, 256, (64, 64)).astype(np.uint8)
+        (root / "good").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(root / f"good/{name}.png")
+    _, rejected = build_inspection("folder", root, output, seed=0)
+    written = {path.stem for path in (output / "test/frames").iterdir()}
+    names = {path.name for path in (root / "frames").iterdir() if path.stem in written}
+    return names, refusals(rejected)
+
+
+def detected(root: Path, output: Path) -> tuple[set[str], dict[str, str]]:
+    """The same of `metaldefect detect`."""
+    rows = inferred(root / "frames", output)
+    refused = {name: row["refused"].partition(": ")[2] for name, row in rows.items() if row["refused"]}
+    return set(rows) - set(refused), refused
+
+
+def refusals(rejected) -> dict[str, str]:
+    return {file.path.rpartition("/")[2]: file.reason for file in rejected}
+
+
+@pytest.mark.parametrize("door", [merged, trained, detected])
+def test_odd_frames_are_read_or_refused_alike_at_every_door(tmp_path, door):
+    read, refused = door(drawn("odd_frames", tmp_path / "case"), tmp_path / "out")
+    assert read == {"plain_good.png", "plain_bad.png", "rgba_bad.png", "PALETTE.BMP"}
+    deep = {"float01_bad.tif", "int32_bad.tif"}
+    assert {name: reason for name, reason in refused.items() if name not in deep} == {
         "cmyk_bad.jpg": "mode CMYK: save it as grey or RGB",
-        "float01_bad.tif": FEW.format("float32"),
-        "int32_bad.tif": FEW.format("int32"),
         "pages_good_then_bad.tif": "file of 2 pages or frames: save each as a file of its own",
         "strip_4096x64.png": "4096x64 is a strip, which resizing to a square would squash: cut it into tiles"
         " at most 8 times as long as wide",
     }
+    assert {name for name in refused if name in deep} == deep
+    assert all("without known levels" in refused[name] for name in deep)
+
+
+def test_alpha_and_palette_give_the_same_pixels(tmp_path):
+    rows = inferred(drawn("odd_frames", tmp_path / "case") / "frames", tmp_path / "maps")
     assert rows["rgba_bad.png"]["score"] == rows["plain_bad.png"]["score"] == rows["PALETTE.BMP"]["score"]
-
-
-FEW = (
-    "more than 8 bits per pixel ({}) without known levels: they come with a model that was trained on"
-    " such images, or with the dataset's setting `levels`"
-)
 
 
 @pytest.mark.parametrize("coding", ["m1", "m2", "voc", "alpha", "red"])

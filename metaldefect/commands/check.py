@@ -65,6 +65,7 @@ def facts(seen: Overview) -> list[str]:
         lines.append(f"splits       {joined(seen.splits)}")
     lines.append(f"sizes        {sizes_in_words(seen.sizes)}")
     lines.append(f"files        {joined(seen.kinds)}")
+    lines.append(f"colours      {colours_in_words(seen)}")
     if seen.levels is not None:
         lines.append(f"16 bits      read from {seen.levels.low:g} (black) to {seen.levels.high:g} (white)")
     if seen.mask_levels:
@@ -89,6 +90,14 @@ def masks_in_words(seen: Overview, label: str) -> str:
     return f", {seen.masks.get(label, 0)} with a mask" + (f", {empty} of them empty" if empty else "")
 
 
+def colours_in_words(seen: Overview) -> str:
+    """How many images show colours, and what becomes of them."""
+    if not seen.coloured:
+        return "none, every image is grey"
+    kept = "kept by `channels: 3`" if seen.channels == 3 else "made grey; `channels: 3` keeps them"
+    return f"in {seen.coloured} of {sum(seen.classes.values())} images, {kept}"
+
+
 def joined(counts: Mapping[Any, int]) -> str:
     """The most frequent values with their counts."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
@@ -109,6 +118,9 @@ def next_steps(seen: Overview) -> list[str]:
     if seen.rejected:
         return ["Next: repair or remove the refused files, or allow their number in `max_rejected`."]
     dataset = f"{{adapter: {seen.adapter}, root: .}}"
+    data: dict[str, Any] = {"root": str(seen.root), "classes": seen.defects or [*seen.classes]}
+    if seen.channels == 3:
+        data["channels"] = 3
     project = []
     if seen.adapter == "folder" and GOOD in seen.classes:
         defects = f" --defects {seen.root}" if seen.defects else ""
@@ -118,7 +130,7 @@ def next_steps(seen: Overview) -> list[str]:
         f"{'Or' if project else 'Next'}: write conf/profile/mine.yaml and type `make repro PROFILE=mine`:",
         "",
         "# @package _global_",
-        f"data: {in_yaml({'root': str(seen.root), 'classes': seen.defects or [*seen.classes]})}",
+        f"data: {in_yaml(data)}",
         "merge:",
         f"  datasets: [{dataset}]",
         f"  inspection: {dataset}",

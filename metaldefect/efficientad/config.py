@@ -42,7 +42,6 @@ def read_channels(value: Any) -> Any:
 
 
 SizeSetting = Annotated[ImageSize, BeforeValidator(read_size), AfterValidator(check_size)]
-ChannelsSetting = Annotated[Channels, BeforeValidator(read_channels)]
 
 
 class TrainingSettings(Config):
@@ -93,15 +92,19 @@ class ImageSettings(NetworkSettings):
 
     Attributes:
         image_size: side of the square that images are resized to, or height and width, px.
-        channels: 1, colour becomes grey; or 3, colours are kept and grey images have three equal channels.
     """
 
     image_size: SizeSetting = 256
-    channels: ChannelsSetting = 1
 
 
 class AutoImageSettings(NetworkSettings):
-    """`ImageSettings` whose size and channels may be found from the training images."""
+    """`ImageSettings` whose size may be found from the training images, and the channels.
+
+    Attributes:
+        image_size: as there, or `auto`.
+        channels: 1, colour becomes grey; or 3, colours are kept and grey images have three equal channels; or
+            `auto`.
+    """
 
     image_size: Annotated[
         ImageSize | Literal["auto"], BeforeValidator(read_size), AfterValidator(check_size)

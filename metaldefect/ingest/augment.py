@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from metaldefect.artifacts import replace_directory
 from metaldefect.errors import UserError
-from metaldefect.images import U8, read_grey
+from metaldefect.images import U8, Channels, as_channels, read_grey, read_image
 from metaldefect.ingest.groups import SYMMETRIES, apply_symmetry, hash_pixels, perceptual_hash
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.samples import TABLE_NAME, read_table, write_image_file, write_table
@@ -30,6 +30,7 @@ def augment(
     png_level: int = 1,
     photometric: bool = False,
     seed: int = 0,
+    channels: Channels = 1,
 ) -> pd.DataFrame:
     """Write all eight symmetries of every training image, with their masks.
 
@@ -44,6 +45,7 @@ def augment(
         png_level: zlib level, 0 (fast) to 9 (small).
         photometric: also change brightness and contrast mildly, except for k = 0, the original.
         seed: determines the photometric changes.
+        channels: 1 writes grey images, 3 those of three channels.
 
     Returns:
         The sample table that was written.
@@ -58,7 +60,7 @@ def augment(
     samples: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in wanted.to_dict("records")]
 
     def augment_one(sample: dict[str, Any]) -> list[dict[str, Any]]:
-        return augment_sample(sample, merged, partial, png_level, seed if photometric else None)
+        return augment_sample(sample, merged, partial, png_level, seed if photometric else None, channels)
 
     rows = [row for found in map_threads(augment_one, samples, "augment") for row in found]
     augmented = pd.DataFrame(rows)
@@ -68,18 +70,23 @@ def augment(
 
 
 def augment_sample(
-    sample: dict[str, Any], merged: Path, output: Path, png_level: int, photometric_seed: int | None
+    sample: dict[str, Any],
+    merged: Path,
+    output: Path,
+    png_level: int,
+    photometric_seed: int | None,
+    channels: Channels,
 ) -> list[dict[str, Any]]:
     """Write the eight versions of one image; return their rows of the sample table."""
-    image = read_grey(merged / sample["path"])
+    image = read_image(merged / sample["path"], channels)
     mask = read_grey(merged / sample["mask_path"]) if sample["mask_path"] else None
-    small = hash_pixels(image)
+    small = hash_pixels(as_channels(image, 1))
     # Hash before changing the light: the change is too mild to affect the hash
     hashes = perceptual_hash(np.stack([apply_symmetry(small, k) for k in range(SYMMETRIES)]))
     rows = []
     for k in range(SYMMETRIES):
         name = versioned(sample["path"], k)
-        version = np.ascontiguousarray(apply_symmetry(image, k))
+        version = turn_image(image, k)
         if photometric_seed is not None and k > 0:
             version = change_light(version, f"{photometric_seed}:{sample['sha256']}:{k}")
         mask_name = None
@@ -100,6 +107,13 @@ def augment_sample(
             }
         )
     return rows
+
+
+def turn_image(image: U8, k: int) -> U8:
+    """Apply symmetry `k` to `uint8 [H, W]` or `[H, W, 3]`."""
+    if image.ndim == 2:
+        return np.ascontiguousarray(apply_symmetry(image, k))
+    return np.ascontiguousarray(np.moveaxis(apply_symmetry(np.moveaxis(image, 2, 0), k), 0, 2))
 
 
 def versioned(path: str, k: int) -> str:
@@ -124,7 +138,7 @@ def turn_boxes(boxes: str, k: int, side: int) -> str:
 
 
 def change_light(image: U8, key: str) -> U8:
-    """Change brightness and contrast of `uint8 [H, W]` mildly, by amounts that depend only on `key`."""
+    """Change brightness and contrast of an image mildly, by amounts that depend only on `key`."""
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
     brighter = ImageEnhance.Brightness(Image.fromarray(image)).enhance(generator.uniform(*BRIGHTNESS))
     return np.asarray(ImageEnhance.Contrast(brighter).enhance(generator.uniform(*CONTRAST)))

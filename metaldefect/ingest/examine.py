@@ -16,6 +16,7 @@ from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.reading import read_image, read_known_mask, with_usable_boxes
 from metaldefect.ingest.shortcut import GreyStatistics, grey_statistics
+from metaldefect.ingest.windows import Window, windows_around
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class DatasetSpec:
 class Examined:
     """A raw image with its class, hashes and statistics.
 
-    `shape` is the source's (height, width), upright; `levels` are its dataset's.
+    `shape` is the source's (height, width), upright; `levels` are its dataset's. `windows` are cut out of a
+    large photograph around its small defects; without any it is used as a whole.
     """
 
     raw: RawSample
@@ -64,6 +66,7 @@ class Examined:
     fingerprint: Fingerprint
     statistics: GreyStatistics
     levels: Levels | None = None
+    windows: tuple[Window, ...] = ()
 
 
 def examine_dataset(
@@ -112,7 +115,7 @@ def examine_image(
     """
     original = read_image(raw, levels)
     shape = (original.shape[0], original.shape[1])
-    read_known_mask(raw, shape)
+    mask = read_known_mask(raw, shape)
     raw = with_usable_boxes(raw, files, shape)
     image = resize(original, image_size)
     return Examined(
@@ -124,6 +127,7 @@ def examine_image(
         fingerprint=fingerprint(image),
         statistics=grey_statistics(image),
         levels=levels,
+        windows=windows_around(mask, raw.boxes, shape, image_size),
     )
 
 

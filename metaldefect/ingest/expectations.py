@@ -18,6 +18,7 @@ from PIL import Image
 
 from metaldefect.artifacts import atomic_file, write_json
 from metaldefect.errors import UserError
+from metaldefect.images import Channels
 from metaldefect.ingest.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def validate_merged(
     classes: Sequence[str],
     image_size: int,
     expected_counts: dict[str, int] | None = None,
+    channels: Channels = 1,
 ) -> ValidationReport:
     """Validate the merged sample table, including the actual size and mode of its image files.
 
@@ -140,6 +142,7 @@ def validate_merged(
         classes: exactly the labels that must occur.
         image_size: side of every image in pixels.
         expected_counts: number of images per class; None accepts any.
+        channels: of every image.
     """
     import great_expectations.expectations as gxe
 
@@ -149,7 +152,7 @@ def validate_merged(
     checked["splits_of_class"] = table.groupby("label")["split"].transform("nunique").to_numpy()
     expectations = [
         *(("no empty value in " + name, gxe.ExpectColumnValuesToNotBeNull(column=name)) for name in REQUIRED),
-        *image_expectations(classes, image_size),
+        *image_expectations(classes, image_size, channels),
         (
             f"`split` is one of {', '.join(SPLITS)}",
             gxe.ExpectColumnValuesToBeInSet(column="split", value_set=[*SPLITS]),
@@ -187,6 +190,7 @@ def validate_synthetic(
     image_size: int,
     count_per_class: int,
     folder: Path | None = None,
+    channels: Channels = 1,
 ) -> ValidationReport:
     """Validate a table of synthetic images.
 
@@ -197,6 +201,7 @@ def validate_synthetic(
         image_size: side of every image in pixels.
         count_per_class: number of images per class.
         folder: if given, width, height and mode come from the files below it instead of the table.
+        channels: of every image.
 
     Raises:
         ValueError: the table lacks a column.
@@ -216,17 +221,20 @@ def validate_synthetic(
             ("no empty value in " + name, gxe.ExpectColumnValuesToNotBeNull(column=name))
             for name in ("path", "label")
         ),
-        *image_expectations(classes, image_size),
+        *image_expectations(classes, image_size, channels),
         ("no two images are equal", gxe.ExpectColumnValuesToBeUnique(column="sha256")),
         *count_expectations(checked, dict.fromkeys(classes, count_per_class)),
     ]
     return run_suite("synthetic", checked, expectations)
 
 
-def image_expectations(classes: Sequence[str], image_size: int) -> list[tuple[str, Expectation]]:
+def image_expectations(
+    classes: Sequence[str], image_size: int, channels: Channels
+) -> list[tuple[str, Expectation]]:
     """Expectations common to all our image folders: classes, image size and mode, one row per file."""
     import great_expectations.expectations as gxe
 
+    mode, kind = ("L", "grey") if channels == 1 else ("RGB", "colour")
     return [
         ("every path occurs once", gxe.ExpectColumnValuesToBeUnique(column="path")),
         (
@@ -243,8 +251,8 @@ def image_expectations(classes: Sequence[str], image_size: int) -> list[tuple[st
             for name in ("width", "height")
         ),
         (
-            "every image is 8-bit grey (mode L)",
-            gxe.ExpectColumnValuesToBeInSet(column="file_mode", value_set=["L"]),
+            f"every image is 8-bit {kind} (mode {mode})",
+            gxe.ExpectColumnValuesToBeInSet(column="file_mode", value_set=[mode]),
         ),
     ]
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from metaldefect.errors import UserError
 from metaldefect.hardware import workers
-from metaldefect.images import U8, read_grey
+from metaldefect.images import U8, Channels, read_image
 from metaldefect.ingest.samples import TABLE_NAME
 
 
@@ -104,13 +104,13 @@ def spread_over_classes(table: pd.DataFrame, limit: int) -> pd.DataFrame:
     return ordered.head(limit).drop(columns=["repeat", "turn"]).reset_index(drop=True)
 
 
-def load_images(root: Path, table: pd.DataFrame, size: int, what: str) -> U8:
-    """Load all images of a table as grey `uint8 [N, size, size]`, in the table's order."""
-    images = np.empty((len(table), size, size), np.uint8)
+def load_images(root: Path, table: pd.DataFrame, size: int, what: str, channels: Channels = 1) -> U8:
+    """Load all images of a table in its order, `uint8 [N, size, size]` or in colour `[N, size, size, 3]`."""
+    images = np.empty((len(table), size, size, *([3] if channels == 3 else [])), np.uint8)
     files = [root / path for path in table["path"]]
 
     def load(index: int) -> None:
-        images[index] = read_grey(files[index], size)
+        images[index] = read_image(files[index], channels, size=size)
 
     with ThreadPoolExecutor(workers()) as pool:
         for _ in tqdm(pool.map(load, range(len(files))), total=len(files), desc=what, unit="image"):

@@ -15,19 +15,20 @@ import pandas as pd
 from metaldefect.artifacts import atomic_directory, atomic_file
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
-from metaldefect.images import resize, write_png
+from metaldefect.images import Channels, as_channels, resize, write_png
 from metaldefect.ingest.adapters import Rejected
 from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
 from metaldefect.ingest.fixed_camera import find_scenes
-from metaldefect.ingest.groups import Pair, first_of_each, hash_pixels, perceptual_hash
+from metaldefect.ingest.groups import Pair, hash_pixels, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.placing import Placed, place_images, window_notes, write_window_side
 from metaldefect.ingest.reading import read_image, read_known_mask
-from metaldefect.ingest.samples import TABLE_NAME, counts_of, unique_names, write_image_file, write_table
+from metaldefect.ingest.samples import TABLE_NAME, counts_of, write_image_file, write_table
 from metaldefect.ingest.shortcut import Tone, grey_statistics, source_shortcut, source_tones
-from metaldefect.ingest.splits import across_splits, assign_splits, sampling_weights
+from metaldefect.ingest.splits import across_splits, sampling_weights
 
 NEAR_DUPLICATES = "near_duplicates.csv"
 PAIR_COLUMNS = ["first", "second", "symmetry", "distance", "correlation", "detail", "same_photograph"]
@@ -50,6 +51,7 @@ class MergeOptions:
     Attributes:
         classes: the allowed labels.
         image_size: side of the square that images are resized to, in pixels.
+        channels: 1 writes grey images, 3 those of three channels.
         validation: expected share of the scenes in the validation split, 0 to 1.
         test: the same for the test split.
         seed: determines the split.
@@ -68,17 +70,7 @@ class MergeOptions:
     normalise_source: bool = False
     max_rejected: int = 0
     expected_counts: dict[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An image and its place in the merged dataset; `name` is `<label>/<file stem>`."""
-
-    item: Examined
-    name: str
-    group: str
-    scene: str
-    split: str
+    channels: Channels = 1
 
 
 @dataclass(frozen=True)
@@ -115,9 +107,10 @@ def merge_datasets(
 ) -> MergeResult:
     """Write the merged dataset to `output`, atomically.
 
-    Writes `images/<label>/<source>_<stem>.png` (8-bit L, square), `masks/<label>/` ({0, 255}, if known),
-    `samples.parquet`, `rejected.csv`, `near_duplicates.csv`, and the detector's images in MVTec AD layout
-    under `inspection/`. The same inputs give the same bytes.
+    Writes `images/<label>/<source>_<stem>.png` (8-bit grey or RGB, square), `masks/<label>/` ({0, 255}, if
+    known), `samples.parquet`, `rejected.csv`, `near_duplicates.csv`, and the detector's images in MVTec AD
+    layout under `inspection/`. The same inputs give the same bytes. Large photographs with small defects give
+    one image per defect (see `ingest.windows`), and the usual side of these windows in `windows.json`.
 
     Args:
         datasets: the datasets to merge; their order decides which image of a near-duplicate group is first.
@@ -148,7 +141,14 @@ def merge_datasets(
                 "no image is left to merge: check the datasets' labels, splits and ignored labels"
             )
         pairs, links, alike = find_scenes(datasets, examined)
-        placed, moved = place(examined, pairs, links, options)
+        placed, moved = place_images(
+            examined,
+            pairs,
+            links,
+            options.duplicates == "drop",
+            options.seed,
+            (options.validation, options.test),
+        )
         trained_on = {place.item.source_sha256 for place in placed if place.split != "test"}
         counts, refused = build_inspection(
             inspection.adapter,
@@ -166,15 +166,18 @@ def merge_datasets(
         write_table(folder / TABLE_NAME, table)
         write_rejected(folder / "rejected.csv", rejected)
         write_pairs(folder / NEAR_DUPLICATES, pairs, examined, table)
-        report = validate_merged(table, folder, options.classes, options.image_size, options.expected_counts)
+        write_window_side(folder, placed)
+        report = validate_merged(
+            table, folder, options.classes, options.image_size, options.expected_counts, options.channels
+        )
         write(report, reports)
         report.raise_if_failed()
     summary = summarise(table, counts, report) | {
         "duplicate_pairs": sum(pair.same_photograph for pair in pairs),
         "scene_pairs": len(pairs),
-        "dropped_duplicates": len(examined) - len(table),
+        "dropped_duplicates": len(examined) - len(table[["source", "source_path"]].drop_duplicates()),
         "moved_scenes": len(moved),
-        "notes": [*notes, *alike],
+        "notes": [*notes, *alike, *window_notes(placed)],
         "rejected": len(rejected),
         "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
         "boxes_of_another_class": count_foreign_boxes(placed),
@@ -198,47 +201,6 @@ def check_sources(datasets: Sequence[DatasetSpec]) -> None:
             raise UserError(f"{count} datasets are called {name!r}: give each its own `name`")
 
 
-def place(
-    examined: Sequence[Examined],
-    pairs: Sequence[Pair],
-    links: Sequence[tuple[int, int]],
-    options: MergeOptions,
-) -> tuple[list[Placed], list[str]]:
-    """Assign group, scene, split and name to every image that is kept.
-
-    A group's or scene's key is the hash of its first image in the datasets' order. Adding a duplicate later
-    in that order therefore changes neither key nor split.
-
-    Returns:
-        The images, sorted by name, and the keys of scenes that `assign_splits` moved.
-    """
-    group = first_of_each(len(examined), [pair for pair in pairs if pair.same_photograph]).tolist()
-    scene = first_of_each(len(examined), [*pairs, *links]).tolist()
-    kept = [n for n in range(len(examined)) if options.duplicates == "keep" or group[n] == n]
-    items = [examined[n] for n in kept]
-    groups = [examined[group[n]].source_sha256[:16] for n in kept]
-    scenes = [examined[scene[n]].source_sha256[:16] for n in kept]
-    labels = [item.label for item in items]
-    splits, moved = assign_splits(scenes, labels, options.seed, options.validation, options.test)
-    placed = map(Placed, items, names_of(items), groups, scenes, splits)
-    return sorted(placed, key=lambda place: place.name), moved
-
-
-def names_of(items: Sequence[Examined]) -> list[str]:
-    """Name each image `<label>/<source>_<stem>`, unique also for file systems that ignore case."""
-    plain = [f"{item.raw.source}_{item.raw.path.stem}" for item in items]
-    names = unique_names(
-        [f"{label_key(item.label)}/{name}" for item, name in zip(items, plain, strict=True)],
-        [f"{item.raw.source}/{item.source_path}" for item in items],
-    )
-    return [f"{item.label}/{name.rpartition('/')[2]}" for item, name in zip(items, names, strict=True)]
-
-
-def label_key(label: str) -> str:
-    """A label without characters that `unique_names` would replace; different labels stay different."""
-    return label.encode().hex()
-
-
 def write_images(
     placed: Sequence[Placed], folder: Path, options: MergeOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -251,7 +213,8 @@ def write_images(
         tones = source_tones(sources, [item.statistics for item in items], in_train)
 
     def write_one(place: Placed) -> tuple[dict[str, Any], dict[str, float]]:
-        return write_image(place, folder, options.image_size, tones.get(place.item.raw.source))
+        tone = tones.get(place.item.raw.source)
+        return write_image(place, folder, options.image_size, tone, options.channels)
 
     rows, statistics = zip(*map_threads(write_one, placed, "write images"), strict=True)
     table = pd.DataFrame(rows)
@@ -260,20 +223,25 @@ def write_images(
 
 
 def write_image(
-    place: Placed, folder: Path, side: int, tone: Tone | None
+    place: Placed, folder: Path, side: int, tone: Tone | None, channels: Channels
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Write one image and its mask; return its row of the sample table and its grey statistics."""
     item, raw = place.item, place.item.raw
-    image = resize(read_image(raw, item.levels), side)
+    whole, window = read_image(raw, item.levels, colour=channels == 3), place.window
+    image = resize(window.cut(whole) if window else whole, side)
     if tone:
         image = tone.apply(image)
+    grey = as_channels(image, 1)
     path = f"images/{place.name}.png"
     height, width = item.shape
     mask_path = None
     mask = read_known_mask(raw, (height, width))
+    boxes = window.boxes_inside(raw.boxes) if window else raw.boxes
     if mask is not None:
         mask_path = f"masks/{place.name}.png"
-        write_png(folder / mask_path, resize(mask, side, nearest=True))
+        write_png(folder / mask_path, resize(window.cut(mask) if window else mask, side, nearest=True))
+    if window:
+        height = width = window.side
     row = {
         "path": path,
         "label": item.label,
@@ -285,14 +253,14 @@ def write_image(
         "width": side,
         "height": side,
         "sha256": write_image_file(folder / path, image),
-        "phash": perceptual_hash(hash_pixels(image)[None])[0].tobytes().hex(),
+        "phash": perceptual_hash(hash_pixels(grey)[None])[0].tobytes().hex(),
         "mask_path": mask_path,
-        "boxes": encode_boxes(raw.boxes, side / width, side / height),
+        "boxes": encode_boxes(boxes, side / width, side / height),
         "source_path": item.source_path,
         "source_split": raw.source_split,
         "source_sha256": item.source_sha256,
     }
-    return row, asdict(grey_statistics(image) if tone else item.statistics)
+    return row, asdict(grey_statistics(grey) if tone or window else item.statistics)
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair], examined: Sequence[Examined], table: pd.DataFrame) -> None:

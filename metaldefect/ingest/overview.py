@@ -22,7 +22,7 @@ from metaldefect.image_files import (
     read_mask_levels,
     suffix_is_jpeg,
 )
-from metaldefect.images import resize
+from metaldefect.images import Channels, as_channels, is_coloured, resize
 from metaldefect.ingest.adapters import DatasetFiles, RawSample, Rejected, read_dataset, recognise
 from metaldefect.ingest.fixed_camera import judge_pairs, named_links
 from metaldefect.ingest.groups import Fingerprint, fingerprint, first_of_each, near_duplicate_pairs
@@ -41,6 +41,7 @@ class Seen:
     raw: RawSample
     size: tuple[int, int]  # width and height, upright
     kind: str  # format, bits and channels
+    coloured: bool  # whether colours can be seen in it
     marked: bool | None  # whether its mask marks a defect; None: there is no mask
     mask_levels: str | None
     fingerprint: Fingerprint
@@ -60,6 +61,7 @@ class Overview:
         splits: images by published split; empty if there is none.
         sizes: images by width and height.
         kinds: images by format, bits and channels.
+        coloured: images in which colours can be seen; many colour files show grey metal.
         levels: how images with more than 8 bits are read; None if there are none.
         mask_levels: masks by the levels found in them: all of few, else the range.
         groups: near-duplicate groups of several photographs, and images in them.
@@ -78,6 +80,7 @@ class Overview:
     splits: Mapping[str, int]
     sizes: Mapping[tuple[int, int], int]
     kinds: Mapping[str, int]
+    coloured: int
     levels: Levels | None
     mask_levels: Mapping[str, int]
     groups: tuple[int, int]
@@ -85,6 +88,11 @@ class Overview:
     rejected: Sequence[Rejected]
     notes: Sequence[str]
     thumbnails: Mapping[str, Sequence[U8]]
+
+    @property
+    def channels(self) -> Channels:
+        """How to see these images: 3 if at least half of them are coloured, else 1."""
+        return 3 if 2 * self.coloured >= sum(self.classes.values()) > 0 else 1
 
 
 def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None) -> Overview:
@@ -132,6 +140,7 @@ def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None
         splits=Counter(item.raw.source_split for item in seen if item.raw.source_split),
         sizes=Counter(item.size for item in seen),
         kinds=Counter(item.kind for item in seen),
+        coloured=sum(item.coloured for item in seen),
         levels=levels,
         mask_levels=Counter(item.mask_levels for item in seen if item.mask_levels is not None),
         groups=(len(several), int(several.sum())),
@@ -148,13 +157,13 @@ def look_at_image(raw: RawSample, files: DatasetFiles, levels: Levels | None) ->
     Raises:
         RejectedFileError: one of them is unusable, or they contradict each other.
     """
-    grey = read_image(raw, levels)
-    size = (grey.shape[0], grey.shape[1])
+    image = read_image(raw, levels, colour=True)
+    grey, size = as_channels(image, 1), (image.shape[0], image.shape[1])
     raw = with_usable_boxes(raw, files, size)
     marked, found = look_at_mask(raw, size)
     check_good(raw, bool(marked))
     compared = fingerprint(resize(grey, COMPARED_SIDE))
-    return Seen(raw, (size[1], size[0]), kind_of(raw.path), marked, found, compared)
+    return Seen(raw, (size[1], size[0]), kind_of(raw.path), is_coloured(image), marked, found, compared)
 
 
 def look_at_mask(raw: RawSample, size: tuple[int, int]) -> tuple[bool | None, str | None]:

@@ -80,7 +80,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
 
 
 def write_image_file(path: Path, image: U8, png_level: int = 1) -> str:
-    """Write `uint8 [H, W]` atomically as 8-bit grey PNG; return the file's SHA-256 in hexadecimal.
+    """Write `uint8 [H, W]` or `[H, W, 3]` atomically as 8-bit PNG; return the file's SHA-256 in hexadecimal.
 
     Leaves an existing file alone: writes are atomic, so it is complete.
     """

@@ -42,7 +42,7 @@ class Tone:
     target: float
 
     def apply(self, image: U8) -> U8:
-        """Return the changed image `uint8 [H, W]`, clipped to 0..255."""
+        """Return the changed image, `uint8 [H, W]` or `[H, W, 3]`, clipped to 0..255."""
         changed = (image.astype(np.float32) - self.mean) * self.gain + self.target
         return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 

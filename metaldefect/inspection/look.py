@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from metaldefect.efficientad.config import SMALLEST_SIDE
-from metaldefect.images import U8, Channels, ImageSize, resize
+from metaldefect.images import Channels, ImageSize, is_coloured
 from metaldefect.inspection.provider import InspectionImages
 
 LOOKED_AT = 16  # images of the training split, evenly spread
-THUMBNAIL = 64  # px; averages the noise of camera and JPEG away
-COLOURED_LEVELS = 6  # between a pixel's channels, of 255
-COLOURED_SHARE = 0.01  # of the pixels of a coloured image
 SIDE = 256  # of the square that has as many pixels as the chosen size
 MULTIPLE = 8
 NEARLY_SQUARE = 1.2  # longer over shorter side
@@ -30,13 +25,6 @@ def look_for_channels(images: InspectionImages) -> tuple[Channels, str]:
     if 2 * coloured >= len(seen):
         return 3, f"channels: 3, {counted}; --channels 1 trains on grey"
     return 1, f"channels: 1, {counted}" + ("; --channels 3 keeps colours" if coloured else "")
-
-
-def is_coloured(image: U8) -> bool:
-    """Whether the channels of `uint8 [H, W, 3]` differ by more than noise."""
-    small = resize(image, THUMBNAIL).astype(np.int16)
-    spread = small.max(axis=2) - small.min(axis=2)
-    return bool((spread >= COLOURED_LEVELS).mean() >= COLOURED_SHARE)
 
 
 def look_for_size(images: InspectionImages) -> tuple[ImageSize, str]:

@@ -59,6 +59,7 @@ def train_recipe(
     classes: Sequence[str],
     checkpoint_directory: Path | None,
     snapshots: Snapshots | None = None,
+    alike: Tensor | None = None,
 ) -> tuple[MaskGIT, History]:
     """Train a recipe's model on tokens; return the model in eval mode, and what was logged.
 
@@ -70,6 +71,7 @@ def train_recipe(
         classes: names of the labels.
         checkpoint_directory: a killed training resumes from here; None keeps no checkpoints.
         snapshots: where to write the averaged weights, and how many.
+        alike: see `start_weights`.
     """
     settings, training = recipe.settings, recipe.settings.training
     torch.manual_seed(recipe.schedule.seed)
@@ -82,7 +84,7 @@ def train_recipe(
         )
     )
     entries = codebook[vocabulary.codes]
-    start_weights(model, settings.base, settings.codebook_start, entries, vocabulary, classes)
+    start_weights(model, settings.base, settings.codebook_start, entries, vocabulary, classes, alike)
     weights = None
     if training.balanced:
         table = data.table

@@ -90,6 +90,7 @@ def start_weights(
     codebook: Tensor,
     vocabulary: Vocabulary,
     classes: Sequence[str],
+    alike: Tensor | None = None,
 ) -> None:
     """Fill a new model with its start weights.
 
@@ -101,10 +102,12 @@ def start_weights(
         codebook: the tokenizer's entries of the vocabulary, `float [used, dim]`.
         vocabulary: of the tokens.
         classes: names of the labels.
+        alike: for each code of the tokenizer the one that stands in for it in a base that lacks it,
+            `int64 [codebook]`; None: no code does.
     """
     folder = base_folder(base)
     if folder is not None:
-        start_from_own(model, folder, vocabulary, classes)
+        start_from_own(model, folder, vocabulary, classes, alike)
     elif base:
         start_from_halton(model, read_halton(Path(base)), base, vocabulary.codes)
     elif codebook_start:
@@ -123,6 +126,13 @@ def codebook_digest(tokenizer: VQModel) -> str:
     return content_digest(tokenizer.quantize.embedding.weight)
 
 
+def grey_codebook_digest(tokenizer: VQModel) -> str:
+    """`codebook_digest` of the grey tokenizer that a tokenizer of colours was made from."""
+    entries, config = tokenizer.quantize.embedding.weight, tokenizer.config
+    grey = entries[: len(entries) - config.hue_codes, : config.codebook_dim - config.hue_dim]
+    return content_digest(grey.contiguous())
+
+
 def require_same_codes(base: str | None, tokenizer: VQModel) -> None:
     """Refuse a base of this project whose tokens are another tokenizer's; one that does not say is accepted.
 
@@ -131,31 +141,40 @@ def require_same_codes(base: str | None, tokenizer: VQModel) -> None:
     """
     folder = base_folder(base)
     expected = read_json(folder / CONFIG).get(CODEBOOK) if folder is not None else None
-    if expected not in (None, codebook_digest(tokenizer)):
+    if expected not in (None, codebook_digest(tokenizer), grey_codebook_digest(tokenizer)):
         raise UserError(
             f"train_maskgit.base: {base} draws with the codes of another tokenizer; set "
             "finetune_vq.training.mode to decoder_only, which keeps the codes, or train_maskgit.base to null"
         )
 
 
-def start_from_own(model: MaskGIT, directory: Path, vocabulary: Vocabulary, classes: Sequence[str]) -> None:
+def start_from_own(
+    model: MaskGIT,
+    directory: Path,
+    vocabulary: Vocabulary,
+    classes: Sequence[str],
+    alike: Tensor | None = None,
+) -> None:
     """Start from a model of this project that draws with the same tokenizer's codes.
 
-    Takes the rows of the codes in `vocabulary` and of the classes that the base knows. A class that it does
-    not know starts as no class, like a picture of any kind.
+    Takes the rows of the codes in `vocabulary`, or of those that stand in for them (`alike`), and of the
+    classes that the base knows. A class that it does not know starts as no class, like a picture of any kind.
 
     Raises:
         UserError: the base lacks codes of the vocabulary, or the shapes do not fit.
     """
     own = Vocabulary.load(directory).codes.tolist()
     place = {code: number for number, code in enumerate(own)}
-    if missing := [code for code in vocabulary.codes.tolist() if code not in place]:
+    wanted = vocabulary.codes.tolist()
+    if alike is not None:
+        wanted = [code if code in place else int(alike[code]) for code in wanted]
+    if missing := [code for code in wanted if code not in place]:
         raise UserError(
             f"train_maskgit.base: {directory} draws with {len(own)} codes of the codebook and lacks "
             f"{len(missing)} of the tokens' codes; set tokenize.vocabulary to full in the base's run"
         )
     known = list(read_json(directory / CONFIG)["classes"])
-    tokens = [place[code] for code in vocabulary.codes.tolist()] + [len(own)]
+    tokens = [place[code] for code in wanted] + [len(own)]
     labels = [known.index(name) if name in known else len(known) for name in classes] + [len(known)]
     state = read_maskgit_weights(directory)
     for key in ("tok_emb.weight", "head.weight", "head.bias"):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaldefect.artifacts import atomic_file
+from metaldefect.tokenizer.quantizer import closeness
 
 VOCABULARY = "vocabulary.safetensors"
 
@@ -28,11 +29,17 @@ class Vocabulary:
     nearest: Tensor
 
     @classmethod
-    def of(cls, train_codes: NDArray[np.integer], codebook: Tensor) -> Vocabulary:
-        """Vocabulary of the codes in `train_codes`; `codebook` is normalised, `float [size, dim]`."""
+    def of(cls, train_codes: NDArray[np.integer], codebook: Tensor, hue: int = 0) -> Vocabulary:
+        """Vocabulary of the codes in `train_codes`.
+
+        Args:
+            train_codes: of any shape.
+            codebook: the tokenizer's normalised entries, `float [size, dim]`.
+            hue: how many of their coordinates are outside the normalisation.
+        """
         codebook = codebook.cpu()
         codes = torch.from_numpy(np.unique(train_codes).astype(np.int64))
-        nearest = (codebook @ codebook[codes].t()).argmax(dim=1)
+        nearest = closeness(codebook, codebook[codes], hue).argmax(dim=1)
         nearest[codes] = torch.arange(len(codes))
         return cls(codes, nearest)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metaldefect.images import U8
+from metaldefect.images import U8, grey_stack
 from metaldefect.metrics.bootstrap import Groups, ratio_interval
 
 Values = NDArray[np.float64]
@@ -24,13 +24,13 @@ class CellSteps(NamedTuple):
 
 
 def cell_steps(images: U8, cell: int) -> CellSteps:
-    """Return the mean steps across the borders of token cells and inside the cells.
+    """Return the mean steps across the borders of token cells and inside the cells, in luminance.
 
     A step is the absolute difference, in grey levels, between two neighbouring pixels of a row or column.
     It crosses a border if the second pixel is the first of its cell.
 
     Args:
-        images: grey `uint8 [N, H, W]`, N at least 1.
+        images: `uint8 [N, H, W]` or `[N, H, W, 3]`, N at least 1.
         cell: side of a token's cell in pixels, at least 2; the grid starts at the upper left corner.
 
     Returns:
@@ -39,8 +39,9 @@ def cell_steps(images: U8, cell: int) -> CellSteps:
     Raises:
         ValueError: wrong shape or dtype, no images, or a cell size that leaves no border or no inside.
     """
-    if images.ndim != 3 or images.dtype != np.uint8 or not len(images):
+    if images.ndim not in (3, 4) or images.dtype != np.uint8 or not len(images):
         raise ValueError(f"expected uint8 [N, H, W] with N > 0, got {images.dtype} {list(images.shape)}")
+    images = grey_stack(images)
     height, width = images.shape[1:]
     if not 2 <= cell < max(height, width):
         raise ValueError(f"cells of {cell} pixels: expected 2 to {max(height, width) - 1} for these images")
@@ -71,7 +72,7 @@ def block_ratio(images: U8, cell: int) -> float:
     images, so smooth images weigh little. NEU-DET's photographs at 256 pixels score 0.99 for cells of 16.
 
     Args:
-        images: grey `uint8 [N, H, W]`.
+        images: `uint8 [N, H, W]` or `[N, H, W, 3]`.
         cell: side of a token's cell in pixels.
 
     Raises:
@@ -88,7 +89,7 @@ def block_ratio_interval(images: U8, cell: int, groups: Groups | None = None) ->
     """`block_ratio` with a 95 % bootstrap interval that resamples whole groups of images.
 
     Args:
-        images: grey `uint8 [N, H, W]`.
+        images: `uint8 [N, H, W]` or `[N, H, W, 3]`.
         cell: side of a token's cell in pixels.
         groups: group or scene of each image (a reconstruction has its original's); None if the images are
             independent, as generated ones are.

@@ -42,9 +42,9 @@ Labels = NDArray[np.str_]
 
 
 class LabelledImages(NamedTuple):
-    """Grey images with their classes, and what they have in common with others."""
+    """Images with their classes, and what they have in common with others."""
 
-    images: U8  # [N, S, S]
+    images: U8  # [N, S, S], or in colour [N, S, S, 3]
     labels: Labels  # [N]
     sources: NDArray[Any]  # dataset of each image, [N]
     groups: NDArray[Any]  # scene of each image, which intervals resample as a whole, [N]
@@ -56,10 +56,10 @@ class JudgeNetwork(nn.Module):
     The maximum sees defects that cover few pixels.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, colours: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.PixelUnshuffle(FOLD)]
-        channels = 2 * FOLD**2
+        channels = 2 * colours * FOLD**2
         for width, stride in LAYERS:
             layers += [
                 nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
@@ -71,18 +71,24 @@ class JudgeNetwork(nn.Module):
         self.head = nn.Linear(2 * channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`uint8 [N, S, S]`, S a multiple of 4, to logits `float [N, classes]`."""
+        """`uint8 [N, S, S]` or `[N, 3, S, S]`, S a multiple of 4, to logits `float [N, classes]`."""
         maps = self.trunk(standardise(images).contiguous(memory_format=torch.channels_last))
         return self.head(torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1))
 
 
 def standardise(images: Tensor) -> Tensor:
-    """Two views of each image, `uint8 [N, S, S]` to `float32 [N, 2, S, S]`, both with mean 0 and deviation 1.
+    """Two views of each image, both with mean 0 and deviation 1 in each channel.
 
     The first is the image, the second the image without its illumination, a smooth field of 8 x 8 means.
     Brightness and contrast are gone: datasets differ in both, and a judge that sees them learns the camera.
+
+    Args:
+        images: `uint8 [N, S, S]` or `[N, 3, S, S]`.
+
+    Returns:
+        `float32 [N, 2, S, S]` or `[N, 6, S, S]`.
     """
-    pixels = images.unsqueeze(1).float()
+    pixels = (images.unsqueeze(1) if images.dim() == 3 else images).float()
     field = functional.adaptive_avg_pool2d(pixels, FIELD)
     smooth = functional.interpolate(field, images.shape[-2:], mode="bilinear", align_corners=False)
     views = torch.cat([pixels, pixels - smooth], dim=1)
@@ -102,12 +108,18 @@ def vary(item: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tenso
     side = image.shape[-1] * 7 // 8
     top, left = torch.randint(image.shape[-1] - side + 1, (2,), generator=generator).tolist()
     turned = symmetry(image, int(torch.randint(SYMMETRIES, (), generator=generator)))
-    return turned[top : top + side, left : left + side], label
+    return turned[..., top : top + side, left : left + side], label
+
+
+def planes(images: U8) -> Tensor:
+    """Images as the network takes them: `uint8 [N, S, S]`, or `[N, 3, S, S]` of colour `[N, S, S, 3]`."""
+    pixels = torch.from_numpy(images)
+    return pixels if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous()
 
 
 @torch.no_grad()
 def mean_logits(network: JudgeNetwork, images: Tensor) -> Tensor:
-    """Logits of images `uint8 [N, S, S]`, averaged over the eight symmetries, `float32 [N, classes]`."""
+    """Logits of `planes`, averaged over the eight symmetries, `float32 [N, classes]`."""
     was_training, on = network.training, device_of(network)
     network.eval()
     found = []
@@ -132,7 +144,7 @@ class Judge:
 
     def predict(self, images: U8) -> Labels:
         """Classes of grey images `uint8 [N, S, S]`, `str [N]`."""
-        return self.classes[mean_logits(self.network, torch.from_numpy(images)).argmax(dim=1).numpy()]
+        return self.classes[mean_logits(self.network, planes(images)).argmax(dim=1).numpy()]
 
 
 class JudgeModule(Trainee):
@@ -204,12 +216,12 @@ def train_judge(
         return torch.from_numpy(np.searchsorted(classes, labels))
 
     torch.manual_seed(seed)
-    module = JudgeModule(JudgeNetwork(len(classes)).to(device()), settings)
-    stopping = EarlyStopping(
-        torch.from_numpy(validation.images), numbers(validation.labels), settings.patience
-    )
+    seen, watched = planes(train.images), planes(validation.images)
+    colours = 1 if seen.dim() == 3 else seen.shape[1]
+    module = JudgeModule(JudgeNetwork(len(classes), colours).to(device()), settings)
+    stopping = EarlyStopping(watched, numbers(validation.labels), settings.patience)
     batches = SampledBatches(
-        TensorDataset(torch.from_numpy(train.images), numbers(train.labels)),
+        TensorDataset(seen, numbers(train.labels)),
         settings.batch_size,
         seed,
         weights=sampling_weights(train.labels.tolist(), train.sources.tolist()).tolist(),

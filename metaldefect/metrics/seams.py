@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from metaldefect.images import U8
+from metaldefect.images import U8, as_channels
 
 
 def border_gradient(image: U8, mask: NDArray[np.bool_], width: int = 1) -> float:
     """Mean gradient magnitude (grey levels per pixel) within `width` pixels of the mask's border.
 
     Args:
-        image: `uint8 [H, W]`.
+        image: `uint8 [H, W]`, or `[H, W, 3]`, of which the luminance counts.
         mask: `bool [H, W]`, with some but not all pixels set.
         width: distance from the border, in pixels on each side, up to which pixels count.
 
@@ -25,5 +25,5 @@ def border_gradient(image: U8, mask: NDArray[np.bool_], width: int = 1) -> float
     border = outer | inner
     if not border.any():
         raise ValueError("the mask has no border")
-    rows, columns = np.gradient(image.astype(np.float64))
+    rows, columns = np.gradient(as_channels(image, 1).astype(np.float64))
     return float(np.hypot(rows, columns)[border].mean())

@@ -63,7 +63,7 @@ def apply_change(photograph: Photograph, change: Change, feather: float) -> Appl
     """
     before = photograph.levels(change.window)
     added = in_colours(change.added, before)
-    seen = visible_in_any_channel(before, before + added)
+    seen = visible_change(to_u8(before), to_u8(before + added))
     mask = np.zeros(photograph.shape, bool)
     enough = max(SMALLEST_VISIBLE, SMALLEST_SHARE * np.count_nonzero(change.brush))
     if np.count_nonzero(seen) < enough:
@@ -90,21 +90,15 @@ def recolour(before: U8, after: U8) -> U8:
 
     Args:
         before: the image, `uint8 [H, W]` or `[H, W, 3]`.
-        after: its changed grey levels, `uint8 [H, W]`.
+        after: its changed grey levels, `uint8 [H, W]`; or colours, `[H, W, 3]`, which stay as they are.
 
     Returns:
-        An image like `before`; pixels whose grey level is the same keep their colours exactly.
+        An image in colour if either is; pixels whose grey level is the same keep their colours exactly.
     """
-    if before.ndim == 2:
+    if before.ndim == 2 or after.ndim == 3:
         return after
     added = after.astype(np.float32) - as_channels(before, 1)
     return to_u8(before + in_colours(added[..., None], before.astype(np.float32)))
-
-
-def visible_in_any_channel(before: Levels, after: Levels) -> Mask:
-    """Where any channel of `[h, w, colours]` visibly changed; see `visible_change`."""
-    channels = [visible_change(to_u8(before[..., k]), to_u8(after[..., k])) for k in range(before.shape[2])]
-    return np.logical_or.reduce(channels)
 
 
 def contrast_gain(residual: Levels, level: float, source_level: float) -> float:

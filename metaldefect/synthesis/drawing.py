@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
 class DrawnImages(NamedTuple):
     """Whole images with their classes, and all candidates if there were more to choose from."""
 
-    images: U8  # [N, size, size]
+    images: U8  # [N, size, size], or in colour [N, size, size, 3]
     labels: Labels  # [N]
     candidates: Candidates | None
 
@@ -101,7 +101,7 @@ def selector_features(painter: Painter, merged: Path, seed: int) -> tuple[Featur
     """
     train = split_rows(merged, "train").sample(frac=1.0, random_state=seed)
     rows = train.groupby("label").head(SELECTOR_IMAGES).sort_index()
-    images = load_images(merged, rows, painter.image_size, "training images")
+    images = load_images(merged, rows, painter.image_size, "training images", painter.channels)
     if painter.exemplars is None:
         images = through_tokenizer(painter, images)
     return pooled_features(images), rows["label"].to_numpy(str)

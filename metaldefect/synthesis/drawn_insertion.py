@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metaldefect.images import to_u8
+from metaldefect.images import U8, Channels, to_u8
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.change import SMALLEST_SHARE, Change
 from metaldefect.synthesis.inpainting import Mask, draw_into, prepare
 from metaldefect.synthesis.mask_makers import make_mask
 from metaldefect.synthesis.painter import Painter
-from metaldefect.synthesis.photographs import Photograph, grey_of
+from metaldefect.synthesis.photographs import Levels, Photograph, grey_of
 from metaldefect.synthesis.placement import (
     Spot,
     bounding_box,
@@ -71,7 +71,7 @@ def draw_defect(
     box = bounding_box(brush)
     side = max(SMALLEST_WINDOW, round(ROOM * extent_of(box)), extent_of(box) + 4 * round(feather))
     window = square_around(centre_of(box), side, canvas.shape)
-    before = to_u8(grey_of(canvas.levels(window)))
+    before = pixels_of(canvas.levels(window), painter.channels)
     inside, seed = brush[window], int(rng.integers(2**31))
     best = None
     prepared = prepare(painter, [before], [inside], feather)
@@ -86,7 +86,14 @@ def draw_defect(
     assert best is not None
     added = best.image.astype(np.float32) - before
     details = {"window": float(len(inside)), "guidance": config.guidance}
-    return Change(window, added[..., None], inside, "", details)
+    return Change(window, added if added.ndim == 3 else added[..., None], inside, "", details)
+
+
+def pixels_of(levels: Levels, channels: Channels) -> U8:
+    """Levels `[h, w, 1 or 3]` as the painter takes them, `uint8 [h, w]` or `[h, w, 3]`."""
+    if channels == 1:
+        return to_u8(grey_of(levels))
+    return to_u8(np.broadcast_to(levels, (*levels.shape[:2], 3)))
 
 
 def brush_mask(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features
-from metaldefect.images import read_grey
+from metaldefect.images import Channels, read_grey
 from metaldefect.ingest.loading import load_images, rows_of, split_rows, spread_over_classes
 from metaldefect.metrics.blocks import block_ratio, block_ratio_interval
 from metaldefect.metrics.bootstrap import ratio_interval, ratio_of_means
@@ -39,10 +39,10 @@ class RealSides(NamedTuple):
     through: Features  # the held-out ones through the tokenizer
 
 
-def real_images(merged: Path, split: str, size: int) -> Labelled:
-    """Features of the real images of one split."""
+def real_images(merged: Path, split: str, size: int, channels: Channels = 1) -> Labelled:
+    """Features of the real images of one split, read in grey or in colour."""
     rows = split_rows(merged, split)
-    features = features_of_files([merged / path for path in rows["path"]], size, f"real {split}")
+    features = features_of_files([merged / path for path in rows["path"]], size, f"real {split}", channels)
     return Labelled(features, rows["label"].to_numpy(str), rows["scene"].to_numpy())
 
 
@@ -55,9 +55,9 @@ def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
         split: `validation` to choose by the result, `test` to publish it.
     """
     rows = split_rows(merged, split)
-    images = load_images(merged, rows, painter.image_size, f"real {split}")
+    images = load_images(merged, rows, painter.image_size, f"real {split}", painter.channels)
     return RealSides(
-        real_images(merged, "train", painter.image_size),
+        real_images(merged, "train", painter.image_size, painter.channels),
         Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["scene"].to_numpy()),
         pooled_features(through_tokenizer(painter, images)),
     )
@@ -91,14 +91,16 @@ def gain_at(
     return found | {"synthetic_weight": weight, "draws": GAIN_DRAWS}
 
 
-def drawn_images(folder: Path, size: int) -> Labelled:
-    """Features of the whole generated images in a folder."""
+def drawn_images(folder: Path, size: int, channels: Channels = 1) -> Labelled:
+    """Features of the whole generated images in a folder, read in grey or in colour."""
     table = pd.read_parquet(folder / "samples.parquet")
-    features = features_of_files([folder / path for path in table["path"]], size, "drawn images")
+    features = features_of_files([folder / path for path in table["path"]], size, "drawn images", channels)
     return Labelled.ungrouped(features, table["label"].to_numpy(str))
 
 
-def judge_drawn_images(merged: Path, folder: Path, settings: JudgeSettings, seed: int) -> dict[str, Any]:
+def judge_drawn_images(
+    merged: Path, folder: Path, settings: JudgeSettings, seed: int, channels: Channels = 1
+) -> dict[str, Any]:
     """What a classifier that had no part in selecting them says about the drawn images in a folder.
 
     It learns from the merged dataset's training images; validation images end its training.
@@ -108,13 +110,14 @@ def judge_drawn_images(merged: Path, folder: Path, settings: JudgeSettings, seed
         folder: holds `samples.parquet` and the drawn images.
         settings: how to train the judge.
         seed: of its training.
+        channels: whether it sees grey images or colours.
 
     Returns:
         See `judge_metrics`; with a single class only `judge`, which says so.
     """
 
     def labelled(rows: pd.DataFrame, root: Path, what: str) -> LabelledImages:
-        images = load_images(root, rows, settings.image_size, what)
+        images = load_images(root, rows, settings.image_size, what, channels)
         sources = rows["source"].to_numpy(str)
         return LabelledImages(images, rows["label"].to_numpy(str), sources, rows["scene"].to_numpy())
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from metaldefect.artifacts import atomic_file
 from metaldefect.errors import UserError
-from metaldefect.images import U8
+from metaldefect.images import U8, channels_of
 from metaldefect.synthesis.grain import Floats, code_shares
 from metaldefect.tokenizer.fields import light_levels, plane_of
 
@@ -47,27 +47,31 @@ TOLERANCE = 0.1  # pieces this much worse than the best are as good: chance deci
 
 
 class Guide(NamedTuple):
-    """What pieces are compared by, each `float32 [N, size / POOL, size / POOL]`."""
+    """What pieces are compared by, `float32 [N, S / POOL, S / POOL]`; of colours, levels `[N, 3, ...]`."""
 
-    levels: Tensor  # means of the pooled squares, in grey levels without the light
-    roughness: Tensor  # variances inside the squares
+    levels: Tensor  # means of the pooled squares, without the light
+    roughness: Tensor  # variances inside the squares, the mean of the channels
 
 
 def guide_of(images: Tensor) -> Guide:
-    """The guide of decoded images, `float32 [N, size, size]` in grey levels without the light."""
-    levels = F.avg_pool2d(images[:, None], POOL)
-    inside = images[:, None] - F.interpolate(levels, scale_factor=POOL)
-    return Guide(levels[:, 0], F.avg_pool2d(inside.square(), POOL)[:, 0])
+    """The guide of decoded images, `float32 [N, S, S]` or `[N, S, S, 3]` in levels without the light."""
+    planes = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+    levels = F.avg_pool2d(planes, POOL)
+    inside = planes - F.interpolate(levels, scale_factor=POOL)
+    roughness = F.avg_pool2d(inside.square(), POOL).mean(dim=1)
+    return Guide(levels[:, 0] if images.dim() == 3 else levels, roughness)
 
 
 def descriptors(guide: Guide, stride: int) -> Tensor:
-    """Descriptors of all pieces at a stride in pixels, `float32 [N, pieces, (BLOCK / POOL)^2 + 2]`.
+    """Descriptors of all pieces at a stride in pixels, `float32 [N, pieces, D]`.
 
-    Levels of the pooled squares, their deviation, and the roughness inside them. The squared distance of two
-    descriptors is small where both pieces are alike in structure and in texture.
+    D is channels * (BLOCK / POOL)^2 + 2: levels of the pooled squares, their deviation, and the roughness
+    inside them. The squared distance of two descriptors is small where both pieces are alike in structure and
+    in texture.
     """
     side, step = BLOCK // POOL, stride // POOL
-    levels = F.unfold(guide.levels[:, None], side, stride=step).transpose(1, 2)
+    planes = guide.levels[:, None] if guide.levels.dim() == 3 else guide.levels
+    levels = F.unfold(planes, side, stride=step).transpose(1, 2)
     roughness = F.unfold(guide.roughness[:, None], side, stride=step).transpose(1, 2)
     weight = ENERGY * side
     texture = torch.stack([levels.std(2), roughness.mean(2).sqrt()], dim=2)
@@ -78,8 +82,9 @@ class Library(NamedTuple):
     """The exemplars of one class, ready to be laid.
 
     Attributes:
-        sharp: the images in grey levels without the plane of their light, `float32 [n, size, size]`. What the
-            light holds beyond a plane, such as a large dark patch, belongs to the defect and moves with it.
+        sharp: the images in levels without the plane of their light, `float32 [n, size, size]` or
+            `[n, size, size, 3]`. What the light holds beyond a plane, such as a large dark patch, belongs to
+            the defect and moves with it.
         pieces: `descriptors` of the images through the tokenizer, `float32 [n, pieces, D]`.
         shares: `code_shares` of the images, `float32 [n, codebook]`.
     """
@@ -89,9 +94,12 @@ class Library(NamedTuple):
     shares: Tensor
 
     def cut(self, numbers: Tensor) -> Tensor:
-        """Pieces by number, counted over all exemplars: `int64 [...]` to `float32 [..., BLOCK, BLOCK]`."""
+        """Pieces by number, counted over all exemplars: `int64 [...]` to `float32 [..., BLOCK, BLOCK]`.
+
+        Of colour images `[..., BLOCK, BLOCK, 3]`.
+        """
         of_one = self.pieces.shape[1]
-        across = (self.sharp.shape[-1] - BLOCK) // STRIDE + 1
+        across = (self.sharp.shape[1] - BLOCK) // STRIDE + 1
         image, rest = numbers // of_one, numbers % of_one
         along = torch.arange(BLOCK)
         rows = (rest // across * STRIDE)[..., None, None] + along[:, None]
@@ -103,10 +111,10 @@ class Library(NamedTuple):
 class Exemplars:
     """Training images by class, as they are and through the tokenizer.
 
-    `parts` holds for each class `images`: `uint8 [n, size, size]`; `fields`: the light on each,
-    `float16 [n, 3, field, field]`, see `VQModel.field`; `levels` and `roughness`: the `Guide` of each through
-    the tokenizer, in half precision; `codes`: the tokenizer's, `int32 [n, h, w]`. `codebook` is the number of
-    codes.
+    `parts` holds for each class `images`: `uint8 [n, size, size]` or `[n, size, size, 3]`; `fields`: the
+    light on each, `float16 [n, 3, field, field]`, see `VQModel.field`; `levels` and `roughness`: the `Guide`
+    of each through the tokenizer, in half precision; `codes`: the tokenizer's, `int32 [n, h, w]`. `codebook`
+    is the number of codes.
     """
 
     parts: Mapping[str, Mapping[str, Tensor]]
@@ -128,8 +136,8 @@ class Exemplars:
         """Keep at most `PER_CLASS` images of each class.
 
         Args:
-            images: `uint8 [N, size, size]`.
-            reconstructions: the images through the tokenizer, `float32 [N, size, size]` in grey levels.
+            images: `uint8 [N, size, size]` or `[N, size, size, 3]`.
+            reconstructions: the images through the tokenizer, `float32` of the same shape, in levels.
             fields: the light on each image, `float [N, 3, field, field]`.
             codes: the tokenizer's codes of the images, `[N, h, w]`.
             labels: class of each image.
@@ -138,14 +146,15 @@ class Exemplars:
         Raises:
             UserError: the images are smaller than a block.
         """
-        if images.shape[-1] < BLOCK:
-            raise UserError(f"images of {images.shape[-1]} px are smaller than a piece of {BLOCK} px")
+        size, channels = images.shape[1], channels_of(images)
+        if size < BLOCK:
+            raise UserError(f"images of {size} px are smaller than a piece of {BLOCK} px")
         names = np.asarray(labels)
         parts = {}
         for name in sorted(set(labels)):
             chosen = np.flatnonzero(names == name)[:PER_CLASS]
             own = fields[chosen].half()
-            light = light_levels(own, images.shape[-1])
+            light = light_levels(own, size, channels)
             guide = guide_of(torch.from_numpy(reconstructions[chosen]) - light)
             parts[name] = {
                 "images": torch.from_numpy(images[chosen]),
@@ -160,9 +169,10 @@ class Exemplars:
         """The exemplars of a class."""
         if name not in self.libraries:
             part = self.parts[name]
+            images, channels = part["images"], channels_of(part["images"])
             guide = Guide(part["levels"].float(), part["roughness"].float())
             self.libraries[name] = Library(
-                part["images"].float() - light_levels(plane_of(part["fields"]), part["images"].shape[-1]),
+                images.float() - light_levels(plane_of(part["fields"], channels), images.shape[1], channels),
                 descriptors(guide, STRIDE),
                 torch.from_numpy(code_shares(part["codes"].numpy(), self.codebook)),
             )
@@ -171,16 +181,16 @@ class Exemplars:
     def detailed(
         self, name: str, decoded: Floats, fields: Tensor, codes: Tensor, generators: Sequence[torch.Generator]
     ) -> Floats:
-        """Images of a class with detail, `float32 [N, size, size]` in grey levels.
+        """Images of a class with detail, in levels; the shape is that of `decoded`.
 
         Args:
             name: the class.
-            decoded: the images' decoded tokens, `float32 [N, size, size]` in grey levels.
+            decoded: the images' decoded tokens, `float32 [N, size, size]` or `[N, size, size, 3]` in levels.
             fields: the light on them, `float [N, 3, field, field]`.
             codes: the tokenizer's codes of the images, `int64 [N, h, w]`.
             generators: source of each image's randomness.
         """
-        light = light_levels(fields, decoded.shape[-1])
+        light = light_levels(fields, decoded.shape[1], channels_of(decoded))
         flat = torch.from_numpy(decoded) - light
         return (quilt(self.library(name), flat, codes, generators) + light).numpy()
 
@@ -215,19 +225,20 @@ def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence
 
     Args:
         library: exemplars of the class.
-        decoded: the images' decoded tokens in grey levels without the light, `float32 [N, size, size]`.
+        decoded: the images' decoded tokens in levels without the light, `float32 [N, size, size]` or
+            `[N, size, size, 3]`.
         codes: the tokenizer's codes of the images, `int64 [N, h, w]`.
         generators: source of each image's randomness.
 
     Returns:
-        Grey levels without the plane of the light, `float32 [N, size, size]`.
+        Levels without the plane of the light, of the shape of `decoded`.
     """
     codebook = library.shares.shape[1]
     shares = torch.from_numpy(code_shares(codes.numpy(), codebook))
     alike = (shares @ library.shares.t()).topk(min(ALIKE, len(library.shares)), dim=1).indices
     pieces = library.pieces[alike].flatten(1, 2)  # [N, pieces, D]
     used, every = torch.zeros(pieces.shape[:2]), torch.arange(len(pieces))
-    size, of_one = decoded.shape[-1], library.pieces.shape[1]
+    size, of_one = decoded.shape[1], library.pieces.shape[1]
     quilted = torch.zeros_like(decoded)
     laid = torch.zeros(size, size, dtype=torch.bool)
     for top in starts(size):
@@ -258,15 +269,15 @@ def choose(
     """Choose one piece per image, `int64 [N]`: one of the best in similarity and in fit to what is laid.
 
     Args:
-        candidates: `float32 [N, PIECES, BLOCK, BLOCK]`.
+        candidates: `float32 [N, PIECES, BLOCK, BLOCK]`, and channels if there are any.
         nearest: squared distances of their descriptors, `float32 [N, PIECES]`.
-        before: what is laid in the block's window, `float32 [N, BLOCK, BLOCK]`.
+        before: what is laid in the block's window, `float32 [N, BLOCK, BLOCK]`, likewise.
         known: where something is laid, `bool [BLOCK, BLOCK]`.
         generators: source of each image's randomness.
     """
     cost = nearest / (BLOCK // POOL) ** 2
     if known.any():
-        misfit = (candidates - before[:, None])[..., known].square().mean(-1)
+        misfit = (candidates - before[:, None])[:, :, known].square().flatten(2).mean(-1)
         cost = (1 - FIT) * cost + FIT * misfit
     good = cost <= cost.min(dim=1, keepdim=True).values * (1 + TOLERANCE)
     chance = torch.stack([torch.rand(cost.shape[1], generator=one) for one in generators])
@@ -289,18 +300,23 @@ def mark_used(used: Tensor, chosen: Tensor) -> None:
 
 
 def join(block: Tensor, before: Tensor, known: Tensor) -> Tensor:
-    """Blend blocks `float32 [N, BLOCK, BLOCK]` into what is laid, along cuts of minimum error."""
+    """Blend blocks `float32 [N, BLOCK, BLOCK]` or `[N, BLOCK, BLOCK, 3]` into what is laid.
+
+    The blend runs along cuts of minimum error.
+    """
     if not known.any():
         return block
     error = (block - before).square()
-    new = torch.ones_like(block)
+    if error.dim() == 4:
+        error = error.mean(dim=3)
+    new = torch.ones_like(error)
     columns, rows = int(known[-1].sum()), int(known[:, -1].sum())  # widths of both overlaps
     if columns:
         new[:, :, :columns] *= beyond_cut(error[:, :, :columns])
     if rows:
         new[:, :rows] *= beyond_cut(error[:, :rows].transpose(1, 2)).transpose(1, 2)
     soft = F.avg_pool2d(F.pad(new[:, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[:, 0]
-    soft = torch.where(known, soft, 1.0)
+    soft = torch.where(known, soft, 1.0).view(*soft.shape, *([1] if block.dim() == 4 else []))
     return soft * block + (1 - soft) * before
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from metaldefect.figures import image_grid, mask_overlay
-from metaldefect.images import U8, read_grey
+from metaldefect.images import U8, read_own
 from metaldefect.ingest.loading import split_rows
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.insertion_set import InsertedImage
@@ -29,7 +29,7 @@ def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int
     for label in dict.fromkeys(drawn["label"]):
         for kind, folder, table in (("real", merged, train), ("drawn", synthetic, drawn)):
             paths = table.loc[table["label"] == label, "path"].head(count)
-            rows.append([read_grey(folder / path, size) for path in paths])
+            rows.append([read_own(folder / path, size) for path in paths])
             names.append(f"{label}\n{kind}")
     return image_grid(rows, names)
 
@@ -53,7 +53,7 @@ def neighbours(
         first = int(np.flatnonzero(drawn["label"] == label)[0])
         paths = [synthetic / drawn["path"].iloc[first]]
         paths += [merged / train["path"].iloc[int(i)] for i in nearest[first]]
-        rows.append([read_grey(path, size) for path in paths])
+        rows.append([read_own(path, size) for path in paths])
     columns = ["drawn", *(f"train, {i}." for i in range(1, nearest.shape[1] + 1))]
     return image_grid(rows, classes, columns)
 
@@ -72,6 +72,7 @@ def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int 
         unknown = history[step] == painter.maskgit.config.mask_id
         decoded = painter.decode(history[step].masked_fill(unknown, 0), field)
         hidden = unknown.numpy().repeat(side, axis=1).repeat(side, axis=2)
+        hidden = hidden if decoded.ndim == 3 else hidden[..., None]
         for row, image in zip(rows, np.where(hidden, np.uint8(128), decoded), strict=True):
             row.append(image)
     for row, image in zip(rows, painter.finish(tokens, labels, field, generators), strict=True):
@@ -100,7 +101,7 @@ def mixed_sheet(
         # The first image of every class, then the second of every class, and so on
         order = own.groupby("label").cumcount().sort_values(kind="stable").index
         for row in own.loc[order].head(SHEET // 2).itertuples():
-            image = read_grey(folder / str(row.path), size)
+            image = read_own(folder / str(row.path), size)
             top, left = rng.integers(0, size // 2 + 1, 2)
             crops.append((image[top : top + size // 2, left : left + size // 2], f"{kind}: {row.label}"))
     crops = [crops[number] for number in rng.permutation(len(crops))]

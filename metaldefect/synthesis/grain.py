@@ -7,6 +7,9 @@ codecs does the same: Norkin and Birkbeck 2018, "Film grain synthesis for AV1 vi
 
 Images with the same codes can differ in roughness: a sheet's finish and a camera's focus affect the whole
 image. So each generated image takes its band scales from the measured image with the most similar codes.
+
+Grain is brightness: roughness scatters light of all colours alike. In colour images it is measured on the
+mean of the channels and added to all of them.
 """
 
 from __future__ import annotations
@@ -57,6 +60,11 @@ def bands(images: Floats) -> Floats:
     return np.stack(found)
 
 
+def add_grain(levels: Floats, noise: Floats) -> Floats:
+    """Add noise `[N, H, W]` to levels `[N, H, W]` or to every channel of `[N, H, W, 3]`."""
+    return levels + (noise if levels.ndim == 3 else noise[..., None])
+
+
 @cache
 def unit_power() -> Floats:
     """Power of each band of white noise of variance 1, `[BANDS]`: the energy of its impulse response."""
@@ -89,8 +97,8 @@ class Grain:
         """Measure the residual of these images.
 
         Args:
-            images: `uint8 [N, H, W]`.
-            reconstructions: the images through the tokenizer, `float32 [N, H, W]` in grey levels.
+            images: `uint8 [N, H, W]` or `[N, H, W, 3]`.
+            reconstructions: the images through the tokenizer, `float32` of the same shape, in levels.
             codes: the tokenizer's codes of the images, `[N, h, w]`.
             codebook: number of codes.
 
@@ -107,7 +115,8 @@ class Grain:
         for number, (image, reconstruction, cells) in enumerate(
             zip(images, reconstructions, codes, strict=True)
         ):
-            parts = bands((image.astype(np.float32) - reconstruction)[None])[:, 0]
+            left_out = image.astype(np.float32) - reconstruction
+            parts = bands((left_out if left_out.ndim == 2 else left_out.mean(axis=2))[None])[:, 0]
             squares = (parts**2).reshape(BANDS, height, cell, width, cell).mean(axis=(2, 4))
             of_images[number] = squares.mean(axis=(1, 2))
             for band in range(BANDS):

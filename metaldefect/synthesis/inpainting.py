@@ -33,15 +33,15 @@ AROUND = 16.0
 
 
 class Inpainted(NamedTuple):
-    """An image with a defect drawn into it, each field `[H, W]`."""
+    """An image with a defect drawn into it, `[H, W]`, and with a painter of colours `[H, W, 3]`."""
 
     image: U8  # composited
     pasted: U8  # what was drawn under the mask without compositing, for comparison
-    changed: Mask  # where the image visibly changed
+    changed: Mask  # [H, W], where the image visibly changed
 
 
 def visible_change(before: U8, after: U8, stands_out: float = STANDS_OUT) -> Mask:
-    """Return where two images of one size look different: not in their grain but after a blur.
+    """Return where two images of one size look different, in any channel: not in their grain but blurred.
 
     Rough metal hides what smooth metal shows. So a change counts where it exceeds both `VISIBLE` and
     `stands_out` times the deviation of the metal around it, after the same blur: a finer one for narrow
@@ -49,7 +49,19 @@ def visible_change(before: U8, after: U8, stands_out: float = STANDS_OUT) -> Mas
 
     Closes gaps of a few pixels and drops specks of fewer than 8 pixels. This is the exact mask of an inserted
     defect; the brush only marks where one could have been drawn.
+
+    Args:
+        before: `uint8 [H, W]` or `[H, W, channels]`.
+        after: of the same shape.
+        stands_out: factor on the deviation of the metal around.
+
+    Returns:
+        `bool [H, W]`.
     """
+    if before.ndim == 3:
+        return np.logical_or.reduce(
+            [visible_change(before[..., k], after[..., k], stands_out) for k in range(before.shape[2])]
+        )
     metal = before.astype(np.float32)
     difference = after.astype(np.float32) - metal
     fine = np.abs(ndimage.gaussian_filter(difference, BLURS[0])) > VISIBLE
@@ -71,8 +83,8 @@ def local_deviation(levels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def check_mask(mask: Mask, image: U8) -> None:
     """Check that a mask has the image's size and covers some but not all of it."""
-    if mask.shape != image.shape:
-        raise UserError(f"the mask has shape {mask.shape}, the image {image.shape}")
+    if mask.shape != image.shape[:2]:
+        raise UserError(f"the mask has shape {mask.shape}, the image {image.shape[:2]}")
     if not mask.any():
         raise UserError("the mask is empty: mark where to draw the defect")
     if mask.all():
@@ -116,12 +128,18 @@ def composite(image: U8, drawn: U8, unchanged: U8, mask: Mask, width: float) -> 
     to 0 on a ring around the mask; the shift continues smoothly inward.
 
     Args:
-        image: the original, `uint8 [H, W]`.
+        image: the original, `uint8 [H, W]` or `[H, W, 3]`.
         drawn: the image with the defect, same shape.
         unchanged: the same without it: the original in the sharpness of `drawn`.
         mask: `bool [H, W]`.
         width: feather in pixels on either side of the mask's border.
     """
+    if image.ndim == 3:
+        channels = [
+            composite(image[..., k], drawn[..., k], unchanged[..., k], mask, width)
+            for k in range(image.shape[2])
+        ]
+        return np.stack(channels, axis=2)
     alpha = feather(mask, width)
     original = image.astype(np.float32)
     ring = (ndimage.distance_transform_edt(~mask) <= max(RING, width)) & ~mask
@@ -142,6 +160,7 @@ def only_around(changed: Mask, before: U8, after: U8, width: float) -> U8:
     What is drawn under a brush is more than the defect: metal around it, whose grain is not this image's.
     """
     weight = outer_feather(changed, width)
+    weight = weight if before.ndim == 2 else weight[..., None]
     return to_u8(before + weight * (after.astype(np.float32) - before))
 
 
@@ -149,8 +168,8 @@ class Prepared(NamedTuple):
     """Images ready to be drawn into, with what does not change from one try to the next.
 
     `hidden` holds their tokens, `int64 [N, grid, grid]`, with the mask id in the cells to draw; `field` their
-    light; `unchanged` what to compare the drawn images with, `uint8 [N, size, size]`: the images through the
-    tokenizer, or as they are where drawn images get the detail of exemplars.
+    light; `unchanged` what to compare the drawn images with: the images through the tokenizer, or as they are
+    where drawn images get the detail of exemplars.
     """
 
     images: Sequence[U8]
@@ -196,12 +215,14 @@ def draw_into(
         drawn = painter.detailed(painter.exemplars, tokens, numbers, prepared.field, generators)
     found = []
     for image, mask, d, u in zip(prepared.images, prepared.masks, drawn, prepared.unchanged, strict=True):
-        inserted = resize(d, image.shape)
-        result = composite(image, inserted, resize(u, image.shape), mask, feather_pixels)
+        shape = (image.shape[0], image.shape[1])
+        inserted = resize(d, shape)
+        result = composite(image, inserted, resize(u, shape), mask, feather_pixels)
         changed = visible_change(image, result, STANDS_OUT_OF_OTHER_GRAIN if detailed else STANDS_OUT)
         if detailed:  # brings its own grain, which is to stay out of the metal around the defect
             result = only_around(changed, image, result, feather_pixels / 2)
-        found.append(Inpainted(result, np.where(mask, inserted, image), changed))
+        under = mask if image.ndim == 2 else mask[..., None]
+        found.append(Inpainted(result, np.where(under, inserted, image), changed))
     return found
 
 
@@ -219,7 +240,8 @@ def inpaint(
 
     Args:
         painter: tokenizer and MaskGIT.
-        images: grey `uint8 [H, W]` each, any size; drawn at the painter's size, in one batch.
+        images: `uint8 [H, W]` each, or `[H, W, 3]` for a painter of colours, any size; drawn at the
+            painter's size, in one batch.
         masks: `bool [H, W]`, one per image.
         labels: class name of each image's defect.
         config: how to sample.
@@ -228,7 +250,7 @@ def inpaint(
         history: receives the token grids `int64 [N, grid, grid]` after each step.
 
     Returns:
-        For each image the result, `uint8 [H, W]`, unchanged farther than the feather from the mask, with
+        For each image the result, of its shape, unchanged farther than the feather from the mask, with
         exemplars also farther than half of it from the visible change; what was drawn, without compositing;
         and where the visible change is.
 

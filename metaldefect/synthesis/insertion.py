@@ -30,7 +30,7 @@ SPLITS = ("validation", "test")
 class Canvas(NamedTuple):
     """A normal image to insert defects in; canvases of one scene show the same piece of metal.
 
-    `image` is `uint8 [H, W]`, or `[H, W, 3]`: a defect is drawn in grey and changes the colours' brightness.
+    `image` is `uint8 [H, W]`, or `[H, W, 3]`: a defect that is drawn in grey changes the colours' brightness.
     `split` restricts what its defects serve for: `validation` or `test`; None allows either.
     """
 
@@ -38,11 +38,6 @@ class Canvas(NamedTuple):
     scene: str
     image: U8
     split: str | None = None
-
-    @property
-    def grey(self) -> U8:
-        """The image's grey levels, `uint8 [H, W]`."""
-        return as_channels(self.image, 1)
 
 
 def canvases_of(provider: RealDatasetProvider) -> list[Canvas]:
@@ -101,6 +96,7 @@ def plan_insertions(
     seed: int,
     canvases: Sequence[Canvas],
     real: Mapping[str, Sequence[Mask]],
+    side: int | None = None,
 ) -> list[Insertion]:
     """Plan where `per_class` defects of each class go; every other one is for testing.
 
@@ -110,6 +106,8 @@ def plan_insertions(
         seed: of places and masks.
         canvases: normal images that the detector's other splits do not use.
         real: known masks by class; a class without any gets procedural ones.
+        side: of the windows in which the models learnt their defects, in pixels of a photograph; None: as
+            large as the canvas allows.
 
     Raises:
         UserError: as in `divide_canvases`.
@@ -119,32 +117,42 @@ def plan_insertions(
     for label in classes:
         for number in range(per_class):
             split = SPLITS[number % len(SPLITS)]
-            jobs.append(plan_insertion(label, number, seed, split, divided[split], real.get(label, ())))
+            masks = real.get(label, ())
+            jobs.append(plan_insertion(label, number, seed, split, divided[split], masks, side))
     return jobs
 
 
 def plan_insertion(
-    label: str, number: int, seed: int, split: str, canvases: Sequence[Canvas], real: Sequence[Mask]
+    label: str,
+    number: int,
+    seed: int,
+    split: str,
+    canvases: Sequence[Canvas],
+    real: Sequence[Mask],
+    side: int | None = None,
 ) -> Insertion:
-    """Choose a canvas, a square window and a mask inside it; depends only on the first three arguments."""
+    """Choose a canvas, a square window and a mask inside it; chance depends on the first three arguments."""
     rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
     canvas = canvases[int(rng.integers(len(canvases)))]
     shape = canvas.image.shape[:2]
-    window = square_window(rng, shape)
+    side = min(side or min(shape), *shape)
+    window = square_window(rng, shape, side)
     mask = np.zeros(shape, bool)
-    mask[window] = make_mask(rng, min(shape), real)
+    mask[window] = make_mask(rng, side, real)
     return Insertion(label, number, split, canvas, window, mask)
 
 
-def square_window(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """A random square with the image's shorter side: the tokenizer draws squares, and stretching shows."""
-    side = min(shape)
+def square_window(rng: np.random.Generator, shape: tuple[int, ...], side: int) -> tuple[slice, slice]:
+    """A random square inside an image: the tokenizer draws squares, and stretching shows."""
     top, left = (int(rng.integers(0, length - side + 1)) for length in shape)
     return slice(top, top + side), slice(left, left + side)
 
 
 class Drawn(NamedTuple):
-    """Result of an insertion; all arrays have the canvas's size, the images its channels too."""
+    """Result of an insertion; all arrays have the canvas's size.
+
+    The images have its channels too, or three if the defect was drawn in colour.
+    """
 
     image: U8
     pasted: U8  # without compositing, to measure seams against
@@ -177,7 +185,7 @@ def draw_insertions(
             chosen = [jobs[i] for i in part]
             found = inpaint(
                 painter,
-                [job.canvas.grey[job.window] for job in chosen],
+                [as_channels(job.canvas.image[job.window], painter.channels) for job in chosen],
                 [job.mask[job.window] for job in chosen],
                 [job.label for job in chosen],
                 config.model_copy(update={"guidance": config.guidance + 2.0 * attempt}),
@@ -200,8 +208,9 @@ def visible(job: Insertion, found: Inpainted) -> bool:
 
 def placed(job: Insertion, found: Inpainted) -> Drawn:
     """Put the drawn square back into its canvas."""
-    image, pasted = job.canvas.image.copy(), job.canvas.image.copy()
-    mask, before = np.zeros(image.shape[:2], bool), job.canvas.image[job.window]
+    whole = as_channels(job.canvas.image, 3) if found.image.ndim == 3 else job.canvas.image
+    image, pasted = whole.copy(), whole.copy()
+    mask, before = np.zeros(image.shape[:2], bool), whole[job.window]
     image[job.window], pasted[job.window] = recolour(before, found.image), recolour(before, found.pasted)
     mask[job.window] = found.changed
     return Drawn(image, pasted, mask, visible(job, found))

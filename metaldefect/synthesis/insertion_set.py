@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
-from metaldefect.images import U8, read_grey, write_png
+from metaldefect.images import U8, read_grey, read_own, write_png
 from metaldefect.ingest.loading import split_rows
+from metaldefect.ingest.windows import WINDOWS
 from metaldefect.inspection.layout import GOOD, INSERTIONS
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import InsertionConfig
@@ -24,7 +26,7 @@ PARTS = "insertions"
 
 
 class InsertedImage(NamedTuple):
-    """One visible insertion, read from disk; all arrays have the canvas's size."""
+    """One visible insertion, read from disk; all arrays have the canvas's size, images also `[H, W, 3]`."""
 
     label: str
     canvas: U8  # before
@@ -42,6 +44,7 @@ def write_insertion_set(
     sampling: SamplingConfig,
     config: InsertionConfig,
     seed: int,
+    side: int | None = None,
 ) -> dict[str, Any]:
     """Insert defects of each class but `good` into normal images; none if there is no other class.
 
@@ -56,6 +59,7 @@ def write_insertion_set(
         sampling: how to sample.
         config: how many defects, attempts and pixels of feather.
         seed: of places, masks and drawing.
+        side: see `plan_insertions`.
 
     Returns:
         How many were `drawn`, are `invisible`, and serve `validation` and `test`.
@@ -64,7 +68,7 @@ def write_insertion_set(
         UserError: the canvases show fewer than two scenes, or no insertion can be seen.
     """
     defects = [label for label in painter.classes if label != GOOD]
-    jobs = plan_insertions(defects, config.per_class, seed, canvases, real) if defects else []
+    jobs = plan_insertions(defects, config.per_class, seed, canvases, real, side) if defects else []
     drawn = draw_insertions(painter, jobs, sampling, seed, config.feather, config.batch_size, config.attempts)
     (folder / CATEGORY).mkdir(parents=True)
     counts = write_insertions(folder / CATEGORY, jobs, drawn)
@@ -91,12 +95,18 @@ def read_insertions(folder: Path) -> Iterator[InsertedImage]:
         stem = folder / PARTS / row["label"] / Path(row["path"]).stem
         yield InsertedImage(
             row["label"],
-            read_grey(f"{stem}_canvas.png"),
-            read_grey(category / row["path"]),
-            read_grey(f"{stem}_pasted.png"),
+            read_own(f"{stem}_canvas.png"),
+            read_own(category / row["path"]),
+            read_own(f"{stem}_pasted.png"),
             read_grey(category / row["mask"]) > 127,
             read_grey(f"{stem}_brush.png") > 127,
         )
+
+
+def window_side(merged: Path) -> int | None:
+    """The usual side of the windows that `merge` cut out of large photographs, px; None if it cut none."""
+    path = merged / WINDOWS
+    return int(read_json(path)["side"]) if path.is_file() else None
 
 
 def training_masks(merged: Path) -> dict[str, list[Mask]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
 from metaldefect.hardware import autocast, device_of
-from metaldefect.images import U8, grey_levels, to_tanh_range, to_u8
+from metaldefect.images import U8, Channels, decoded_levels, to_tanh_range, to_u8
 from metaldefect.maskgit.checkpoints import CONFIG, load_maskgit
 from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.sampler import sample
@@ -25,7 +25,7 @@ from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.exemplars import Exemplars
-from metaldefect.synthesis.grain import Grain
+from metaldefect.synthesis.grain import Grain, add_grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.fields import load_fields, plane_of
 from metaldefect.tokenizer.model import VQModel
@@ -37,7 +37,8 @@ ANCHORS = 6  # tokens that a drawn image takes over from a training image
 class Painter:
     """Encodes images as tokens of MaskGIT's vocabulary, and draws images of a class.
 
-    Models are in eval mode, as `load_tokenizer` and `load_maskgit` return them.
+    Models are in eval mode, as `load_tokenizer` and `load_maskgit` return them. Images below are `uint8
+    [N, size, size]`, or `[N, size, size, 3]` where `channels` is 3.
 
     Decoding leaves out fine detail. What is drawn gets it from `exemplars`, pieces of training images.
     Without those, whole images get it from `grain`, noise with the statistics of what is left out; without
@@ -56,6 +57,11 @@ class Painter:
     exemplars: Exemplars | None = None
     fields: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def channels(self) -> Channels:
+        """1 if the models draw grey images, 3 if they draw in colour."""
+        return self.tokenizer.config.image_channels
+
     def label(self, name: str) -> int:
         """Number of a class; for an unknown name, raises a UserError that lists the classes."""
         if name not in self.classes:
@@ -64,7 +70,7 @@ class Painter:
 
     @torch.no_grad()
     def encode(self, images: U8) -> Tensor:
-        """Grey `uint8 [N, size, size]` to MaskGIT tokens `int64 [N, grid, grid]`."""
+        """Images to MaskGIT tokens `int64 [N, grid, grid]`."""
         on = device_of(self.tokenizer)
         with autocast(on):
             codes = self.tokenizer.encode(to_tanh_range(images).to(on))
@@ -72,11 +78,11 @@ class Painter:
 
     @torch.no_grad()
     def field_of(self, images: U8) -> Tensor:
-        """The light on grey `uint8 [N, size, size]`."""
+        """The light on images."""
         return self.tokenizer.field(to_tanh_range(images))
 
     def decode(self, tokens: Tensor, field: Tensor | None = None) -> U8:
-        """MaskGIT tokens `int64 [N, grid, grid]` and fields to grey `uint8 [N, size, size]`, without grain.
+        """MaskGIT tokens `int64 [N, grid, grid]` and fields to images without grain.
 
         Raises:
             ValueError: a token outside the vocabulary, or a tokenizer with a field gets none.
@@ -87,12 +93,13 @@ class Painter:
         """`decode`, with grain; one generator per image."""
         levels = self.decode_levels(tokens, field)
         if self.grain is not None:
-            levels = levels + self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generators)
+            noise = self.grain.draw(self.vocabulary.codes[tokens], self.image_size, generators)
+            levels = add_grain(levels, noise)
         return to_u8(levels)
 
     @torch.no_grad()
     def decode_levels(self, tokens: Tensor, field: Tensor | None) -> NDArray[np.float32]:
-        """MaskGIT tokens `int64 [N, grid, grid]` and fields to grey levels `float32 [N, size, size]`.
+        """MaskGIT tokens `int64 [N, grid, grid]` and fields to unrounded levels, `float32`.
 
         Raises:
             ValueError: a token outside the vocabulary.
@@ -105,7 +112,8 @@ class Painter:
             )
         on = device_of(self.tokenizer)
         with autocast(on):
-            return grey_levels(self.tokenizer.decode(self.vocabulary.codes[tokens].to(on), field))
+            decoded = self.tokenizer.decode(self.vocabulary.codes[tokens].to(on), field)
+            return decoded_levels(decoded, self.channels)
 
     def draw_tokens(
         self,
@@ -130,7 +138,7 @@ class Painter:
         return [image_generator(seed, name, number) for name, number in zip(names, numbers, strict=True)]
 
     def sample(self, labels: Tensor, numbers: Sequence[int], config: SamplingConfig, seed: int) -> U8:
-        """Draw whole images, `uint8 [N, size, size]`.
+        """Draw whole images.
 
         Image k of a class does not depend on the other images of the batch, except for rounding (see
         `sampler`).
@@ -172,7 +180,7 @@ class Painter:
             places = torch.randperm(grid * grid, generator=generator)[:ANCHORS]
             row[places] = self.vocabulary.nearest[part["codes"][chosen].flatten()[places].long()]
             fields.append(part["fields"][chosen].float())
-        return known.view(-1, grid, grid), plane_of(torch.stack(fields))
+        return known.view(-1, grid, grid), plane_of(torch.stack(fields), self.channels)
 
     def finish(
         self, tokens: Tensor, labels: Tensor, fields: Tensor, generators: Sequence[torch.Generator]
@@ -193,9 +201,9 @@ class Painter:
         """Decode tokens `int64 [N, grid, grid]` of these classes, with detail from exemplars."""
         levels, codes = self.decode_levels(tokens, fields), self.vocabulary.codes[tokens]
         for label in labels.unique().tolist():
-            own = torch.nonzero(labels == label)[:, 0]
+            own = np.flatnonzero((labels == label).numpy())
             levels[own] = exemplars.detailed(
-                self.classes[label], levels[own], fields[own], codes[own], [generators[k] for k in own]
+                self.classes[label], levels[own], fields[own], codes[own], [generators[int(k)] for k in own]
             )
         return to_u8(levels)
 
@@ -214,7 +222,7 @@ class Painter:
             turns, flip = divmod(int(torch.randint(8, (), generator=generator)), 2)
             chosen = torch.rot90(chosen, turns, (1, 2))
             drawn.append(chosen.flip(2) if flip else chosen)
-        return plane_of(torch.stack(drawn))
+        return plane_of(torch.stack(drawn), self.channels)
 
 
 def load_painter(tokenizer_directory: Path, maskgit_directory: Path) -> Painter:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.backbones import pooled_features
-from metaldefect.images import U8, read_grey, resize
+from metaldefect.images import U8, Channels, read_grey, read_image, resize
 from metaldefect.ingest.loading import split_rows, spread_over_classes
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.metrics.realism import FEWEST_GROUPS, realism_auroc
@@ -102,8 +102,8 @@ def measure_realism(
     """
     rows = split_rows(merged, split)
     rows = rows[rows["mask_path"].notna()].reset_index(drop=True)
-    originals = find_originals(merged, spread_over_classes(rows, limit), limit)
-    places = find_places(merged, rows, originals, seed)
+    originals = find_originals(merged, spread_over_classes(rows, limit), limit, painter.channels)
+    places = find_places(merged, rows, originals, seed, painter.channels)
     paired = [(one, place) for one, place in zip(originals, places, strict=True) if place is not None]
     found: dict[str, Any] = {"defects": len(paired), "visible": {}, "left_out": {}}
     if len({one.scene for one, _ in paired}) < FEWEST_GROUPS:
@@ -125,11 +125,11 @@ def measure_realism(
     return found
 
 
-def find_originals(merged: Path, rows: pd.DataFrame, limit: int) -> list[Original]:
+def find_originals(merged: Path, rows: pd.DataFrame, limit: int, channels: Channels = 1) -> list[Original]:
     """Up to `limit` whole defects with free metal around them: one of each photograph, then further ones."""
     found: list[tuple[int, Original]] = []
     for row in tqdm(rows.to_dict("records"), desc="real defects", unit="image"):
-        photograph, mask = read_masked(merged, row)
+        photograph, mask = read_masked(merged, row, channels)
         suitable = [
             (defect, part)
             for defect, part in parts_of(photograph, mask)
@@ -140,9 +140,10 @@ def find_originals(merged: Path, rows: pd.DataFrame, limit: int) -> list[Origina
     return [one for _, one in sorted(found, key=lambda item: item[0])][:limit]
 
 
-def read_masked(merged: Path, row: Mapping[Any, Any]) -> tuple[Photograph, Mask]:
+def read_masked(merged: Path, row: Mapping[Any, Any], channels: Channels = 1) -> tuple[Photograph, Mask]:
     """The photograph and the mask of a row."""
-    return as_photograph(read_grey(merged / row["path"])), read_grey(merged / row["mask_path"]) > 127
+    mask = read_grey(merged / row["mask_path"]) > 127
+    return as_photograph(read_image(merged / row["path"], channels)), mask
 
 
 def parts_of(photograph: Photograph, mask: Mask) -> list[tuple[Defect, Mask]]:
@@ -156,7 +157,9 @@ def parts_of(photograph: Photograph, mask: Mask) -> list[tuple[Defect, Mask]]:
     return found
 
 
-def find_places(merged: Path, rows: pd.DataFrame, originals: list[Original], seed: int) -> list[Place | None]:
+def find_places(
+    merged: Path, rows: pd.DataFrame, originals: list[Original], seed: int, channels: Channels = 1
+) -> list[Place | None]:
     """A place for each original's mask in a photograph of another scene of its class."""
     found: list[Place | None] = []
     for number, one in enumerate(originals):
@@ -164,7 +167,7 @@ def find_places(merged: Path, rows: pd.DataFrame, originals: list[Original], see
         others = rows[(rows["label"] == one.label) & (rows["scene"].astype(str) != one.scene)]
         place = None
         for index in rng.permutation(len(others))[:CANVASES]:
-            canvas, mask = read_masked(merged, others.iloc[int(index)].to_dict())
+            canvas, mask = read_masked(merged, others.iloc[int(index)].to_dict(), channels)
             place = find_place(canvas, near(mask, CLEARANCE), one, rng)
             if place is not None:
                 break
@@ -234,5 +237,5 @@ def crop_window(mask: Mask) -> tuple[slice, slice]:
 
 
 def crop_around(photograph: Photograph, mask: Mask) -> NDArray[np.uint8]:
-    """The square around a mask, `uint8 [128, 128]`."""
+    """The square around a mask, `uint8 [128, 128]` or `[128, 128, 3]`."""
     return resize(photograph.pixels[crop_window(mask)].astype(np.uint8, copy=False), CROP)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.hardware import autocast, device_of
-from metaldefect.images import U8, grey_levels, to_tanh_range
+from metaldefect.images import U8, decoded_levels, to_tanh_range
 from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
 from metaldefect.tokenizer.model import VQModel
@@ -20,14 +20,18 @@ from metaldefect.tokenizer.model import VQModel
 def codes_and_levels(
     model: VQModel, images: U8, batch_size: int = 8
 ) -> tuple[torch.Tensor, NDArray[np.float32]]:
-    """Codes `int64 [N, h, w]` and unrounded grey levels `float32 [N, H, W]` of the reconstructions."""
+    """Codes `int64 [N, h, w]` and unrounded levels of the reconstructions.
+
+    Levels are `float32` of the shape of the images: `[N, H, W]`, or `[N, H, W, 3]` for a model of colours.
+    """
     on = device_of(model)
     codes, levels = [], []
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
         with autocast(on):
             batch = to_tanh_range(images[start : start + batch_size]).to(on)
             found = model.encode(batch)
-            levels.append(grey_levels(model.decode(found, model.field(batch))))
+            decoded = model.decode(found, model.field(batch))
+            levels.append(decoded_levels(decoded, model.config.image_channels))
         codes.append(found.cpu())
     return torch.cat(codes), np.concatenate(levels)
 
@@ -37,7 +41,7 @@ def measure_detail(model: VQModel, images: U8, labels: Sequence[str]) -> tuple[G
 
     Args:
         model: the tokenizer.
-        images: `uint8 [N, size, size]`.
+        images: `uint8 [N, size, size]`, or `[N, size, size, 3]` for a model of colours.
         labels: class of each image.
     """
     codes, levels = codes_and_levels(model, images)

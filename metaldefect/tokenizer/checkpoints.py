@@ -14,6 +14,7 @@ from torch import Tensor
 from metaldefect.artifacts import atomic_file, check_sha256, read_json, sha256_file, write_json
 from metaldefect.errors import UserError
 from metaldefect.hardware import device
+from metaldefect.images import Channels
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.model import VQModel
 
@@ -117,6 +118,11 @@ def read_llamagen(path: Path) -> dict[str, Tensor]:
     raise UserError(f"{path}: none of the keys ema, model, state_dict")
 
 
+def holds_colour(directory: Path) -> bool:
+    """Whether the tokenizer in a directory was made for colour images."""
+    return read_shape(directory / CONFIG).image_channels == 3
+
+
 def write_llamagen(model: VQModel, path: Path) -> None:
     """Save in LlamaGen's inference form (`{"model": state_dict}`)."""
     with atomic_file(path) as temporary:
@@ -128,17 +134,24 @@ def load_shipped() -> VQModel:
     return load_base("shipped", read_shape(SHIPPED.with_suffix(".json"))).eval().to(device())
 
 
-def load_base(base: str, config: VQConfig) -> VQModel:
+def load_base(base: str, config: VQConfig, channels: Channels = 1) -> VQModel:
     """Make the tokenizer that fine-tuning starts from.
+
+    With three channels, the base may still be one of grey images, for `colour.colour_model` to widen.
 
     Args:
         base: `shipped` (the weights in this package), `none` (fresh weights), or the path of a LlamaGen
             checkpoint (.pt) or of a directory written by `save_tokenizer`.
-        config: the expected shape.
+        config: the expected shape, of grey images.
+        channels: of the images. LlamaGen's network was trained on colours and serves both.
 
     Raises:
-        UserError: the weights have another shape.
+        UserError: the weights have another shape, or are those of colour images where grey is asked for.
     """
+    folder = Path(base) if Path(base).is_dir() else None
+    from_file = folder is None and base not in ("none", "shipped")
+    if channels == 3 and (holds_colour(folder) if folder else from_file and not config.patch_path):
+        config = config.in_colour()
     model = VQModel(config)
     if base == "none":
         return model
@@ -151,8 +164,12 @@ def load_base(base: str, config: VQConfig) -> VQModel:
                 "set finetune_vq.tokenizer.base to none, or use the shipped shape"
             )
         load_strict(model, read_weights(SHIPPED, card), str(SHIPPED))
-    elif Path(base).is_dir():
-        load_strict(model, read_weights(Path(base) / WEIGHTS, Path(base) / CONFIG), base)
+    elif folder:
+        if channels == 1 and holds_colour(folder):
+            raise UserError(
+                f"{base} is a tokenizer of colour images: set data.channels to 3, or another base"
+            )
+        load_strict(model, read_weights(folder / WEIGHTS, folder / CONFIG), base)
     else:
         load_strict(model, read_llamagen(Path(base)), base)
     return model

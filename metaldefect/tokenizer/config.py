@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from metaldefect.config import Config
 from metaldefect.errors import UserError
+from metaldefect.images import Channels
 
 
 class CodebookSettings(Config):
@@ -31,6 +32,10 @@ class VQConfig(CodebookSettings):
     decoding (see `VQModel.field`), 0 for none. What is left is multiplied by `residual_gain`: without the
     light, grey levels spread less. `deblock` is the reach in pixels of the correction of cell borders
     (see `tokenizer.deblocking`), 0 for none.
+
+    `image_channels`: 1 reads images as grey and writes the mean of the network's three channels, 3 keeps
+    colours. `hue_codes`: how many of the codes, the last ones, stand for patches of another hue than the
+    light around them; the last `hue_dim` coordinates of an entry say which (see `tokenizer.colour`).
     """
 
     channels: int = Field(default=128, gt=0, multiple_of=32)  # GroupNorm has 32 groups
@@ -45,6 +50,25 @@ class VQConfig(CodebookSettings):
     field: int = Field(default=0, ge=0)
     residual_gain: float = Field(default=1.0, gt=0)
     deblock: int = Field(default=0, ge=0)
+    image_channels: Channels = 1
+    hue_codes: int = Field(default=0, ge=0)
+
+    @property
+    def hue_dim(self) -> int:
+        """Coordinates of an entry that say its hue."""
+        return 2 if self.hue_codes else 0
+
+    def in_colour(self) -> VQConfig:
+        """The shape with three image channels; with a patch path, half as many codes again for hues."""
+        if self.image_channels == 3 or not self.patch_path:
+            return self.replace(image_channels=3)
+        hues = self.codebook_size // 2
+        return self.replace(
+            image_channels=3,
+            codebook_size=self.codebook_size + hues,
+            hue_codes=hues,
+            codebook_dim=self.codebook_dim + 2,
+        )
 
     @property
     def downsampling(self) -> int:

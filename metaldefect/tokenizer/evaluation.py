@@ -20,7 +20,7 @@ from metaldefect.metrics.bootstrap import bootstrap_mean, half_sample_interval
 from metaldefect.metrics.generation import kid
 from metaldefect.metrics.reconstruction import codebook_use, edge_iou, psnr, ssim
 from metaldefect.random_numbers import image_generator
-from metaldefect.synthesis.grain import Grain
+from metaldefect.synthesis.grain import Grain, add_grain
 from metaldefect.synthesis.residual import codes_and_levels
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.perceptual import ALTERNATIVE, metric_name, perceptual_loss
@@ -54,13 +54,20 @@ class Distance(NamedTuple):
 class Reconstruction(NamedTuple):
     """Images through the tokenizer."""
 
-    images: U8  # [N, H, W]
+    images: U8  # [N, H, W], or in colour [N, H, W, 3]
     tokens: NDArray[np.int64]  # [N, h, w]
     scores: pd.DataFrame  # one row of metrics per image
 
 
 def reconstruct(model: VQModel, images: U8, distance: Distance, batch_size: int = 8) -> Reconstruction:
-    """Encode, decode and score grey `uint8 [N, H, W]`; the model ends in eval mode on `device()`."""
+    """Encode, decode and score images; the model ends in eval mode on `device()`.
+
+    Args:
+        model: the tokenizer.
+        images: `uint8 [N, H, W]`, or `[N, H, W, 3]` for a model of colours.
+        distance: the perceptual distance.
+        batch_size: images at a time.
+    """
     on = device()
     model.eval().to(on)
     network = distance.network.to(on)
@@ -73,7 +80,7 @@ def reconstruct(model: VQModel, images: U8, distance: Distance, batch_size: int 
             decoded = model.decode(codes, model.field(batch))
         with torch.no_grad():
             distances = network(decoded.float().clamp(-1, 1), batch.contiguous()).tolist()
-        part = from_tanh_range(decoded)
+        part = from_tanh_range(decoded, model.config.image_channels)
         found.append(part)
         tokens.append(codes.cpu().numpy())
         for image, reference, value in zip(part, originals, distances, strict=True):
@@ -118,7 +125,7 @@ def per_class(scores: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str
 
 
 def constant_image_scores(images: U8) -> dict[str, float]:
-    """Mean SSIM and MSE of each image's own mean grey: the baseline that a reconstruction has to beat."""
+    """Mean SSIM and MSE of each image's own mean level: the baseline that a reconstruction has to beat."""
     flat = np.broadcast_to(np.rint(images.mean(axis=(1, 2), keepdims=True)).astype(np.uint8), images.shape)
     rows = [image_scores(constant, image) for constant, image in zip(flat, images, strict=True)]
     return {name: float(np.mean([row[name] for row in rows])) for name in ("ssim", "mse")}
@@ -129,7 +136,7 @@ def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[objec
     codes, levels = codes_and_levels(model, images)
     generators = [image_generator(0, "grain", number) for number in range(len(images))]
     noise = grain.draw(codes, images.shape[1], generators)
-    real, fake = pooled_features(images), pooled_features(to_u8(levels + noise))
+    real, fake = pooled_features(images), pooled_features(to_u8(add_grain(levels, noise)))
     return half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)
 
 
@@ -154,7 +161,7 @@ def learning_curve(
     Args:
         model: has the snapshots' shape; ends with the last snapshot's weights.
         files: step -> snapshot.
-        images: validation images, grey `uint8 [N, H, W]`.
+        images: validation images, as in `reconstruct`.
         distance: as in `reconstruct`.
         batch_size: of the training; converts steps to images seen.
     """

@@ -20,7 +20,7 @@ from metaldefect.tokenizer.losses import (
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.patch_start import spherical_kmeans
 from metaldefect.tokenizer.perceptual import perceptual_loss
-from metaldefect.tokenizer.quantizer import Quantized
+from metaldefect.tokenizer.quantizer import Quantized, on_sphere
 from metaldefect.tokenizer.training_config import VQTrainingConfig
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.module import Trainee
@@ -123,7 +123,7 @@ class VQLightning(Trainee):
         # through the decoder is enough
         pixels = output.images.detach().float().requires_grad_()
         l1 = (pixels - images).abs().mean()
-        structure = ssim_loss(pixels, images)
+        structure = ssim_loss(pixels, images, self.model.config.image_channels)
         perceptual = self._perceptual[0](pixels, images).float().mean()
         edge = edge_loss(pixels, images)
         reconstruction = (
@@ -170,7 +170,9 @@ class VQLightning(Trainee):
         tokens = quantized.tokens.flatten()
         sums = torch.zeros_like(self.code_sums).index_add_(0, tokens, quantized.vectors)
         self.code_sums.lerp_(sums, 1.0 - decay)
-        self.model.quantize.embedding.weight.copy_(F.normalize(self.code_sums, dim=-1))
+        entries = self.model.quantize.embedding.weight
+        kept = entries.shape[1] - self.model.config.hue_dim  # an entry's hue stays what it started with
+        entries[:, :kept] = F.normalize(self.code_sums[:, :kept], dim=-1)
 
     @torch.no_grad()
     def initialise_codebook(self, images: Tensor) -> None:
@@ -191,7 +193,7 @@ class VQLightning(Trainee):
     def normalised_features(self, images: Tensor) -> Tensor:
         """Encoder outputs on the unit sphere, `float [M, D]`."""
         z = self.model.features(images).float()
-        return F.normalize(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), dim=-1)
+        return self.model.quantize.on_sphere(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]))
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, index: int) -> None:
         if self.trainer.is_last_batch and self.config.mode == "full":
@@ -204,7 +206,7 @@ class VQLightning(Trainee):
         self.tokens_seen.zero_()
         # Near the end, the decoder would have no time to learn a moved entry
         if len(dead) and self.step < 0.7 * self.config.steps:
-            fresh = pick(self.normalised_features(images), len(dead))
+            fresh = pick(self.normalised_features(images), len(dead), self.model.config.hue_dim)
             self.model.quantize.embedding.weight[dead] = fresh
             self.average.module.get_parameter("quantize.embedding.weight")[dead] = fresh
             self.code_sums[dead] = fresh
@@ -217,9 +219,12 @@ def to_model_input(batch: Tensor) -> Tensor:
     return images.unsqueeze(1).repeat(1, 3, 1, 1) if grey else images.permute(0, 3, 1, 2).contiguous()
 
 
-def pick(vectors: Tensor, count: int) -> Tensor:
-    """Take `count` rows in random order; if there are fewer, repeat them with a little noise."""
+def pick(vectors: Tensor, count: int, hue: int = 0) -> Tensor:
+    """Take `count` rows in random order; if there are fewer, repeat them with a little noise.
+
+    The last `hue` coordinates stay outside the unit length, see `quantizer.on_sphere`.
+    """
     order = torch.randperm(len(vectors))
     rows = vectors[order.repeat(-(-count // len(vectors)))[:count]]
     noise = torch.randn(rows.shape).to(rows)  # drawn on the CPU, so that it is the same on every device
-    return F.normalize(rows + 0.01 * noise, dim=-1)
+    return on_sphere(rows + 0.01 * noise, hue)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaldefect.images import Channels
+
 SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8.0
 
 
@@ -25,8 +27,10 @@ def edge_loss(images: Tensor, targets: Tensor) -> Tensor:
     return (image_gradients(images) - image_gradients(targets)).abs().mean()
 
 
-def ssim_loss(images: Tensor, targets: Tensor) -> Tensor:
+def ssim_loss(images: Tensor, targets: Tensor, channels: Channels = 1) -> Tensor:
     """1 - mean SSIM of the grey images, `float [N, C, H, W]` in [-1, 1] (Wang et al. 2004).
+
+    With three `channels`, 1 - the mean over the channels, each by itself.
 
     Gaussian window of 11 pixels, sigma 1.5, population variances; no padding, so the border of 5
     pixels counts only as neighbourhood. Equals `metaldefect.metrics.reconstruction.ssim` up to rounding to
@@ -34,7 +38,10 @@ def ssim_loss(images: Tensor, targets: Tensor) -> Tensor:
     """
     with torch.autocast(images.device.type, enabled=False):
         # Shift to [0, 2]: the luminance term needs grey levels that start at black
-        x, y = (t.float().mean(dim=1, keepdim=True) + 1.0 for t in (images, targets))
+        x, y = (
+            t.float().flatten(0, 1)[:, None] + 1.0 if channels == 3 else t.float().mean(1, keepdim=True) + 1.0
+            for t in (images, targets)
+        )
         maps = torch.cat([x, y, x * x, y * y, x * y])
         # Two banded matrix products: on a CPU 25 times faster than one-channel convolutions
         maps = gaussian_band(maps.shape[2]).to(maps) @ maps @ gaussian_band(maps.shape[3]).to(maps).t()

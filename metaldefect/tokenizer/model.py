@@ -216,7 +216,7 @@ class VQModel(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quantize = VectorQuantizer(config.codebook_size, config.codebook_dim)
+        self.quantize = VectorQuantizer(config.codebook_size, config.codebook_dim, config.hue_dim)
         self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
         self.patch_path = PatchPath(config) if config.patch_path else None
@@ -263,7 +263,7 @@ class VQModel(nn.Module):
         """`float [N, 3, H, W]` in [-1, 1] to tokens `int64 [N, H/f, W/f]`."""
         z = self.features(images).float().permute(0, 2, 3, 1)
         shape = z.shape[:3]
-        return self.quantize.nearest(F.normalize(z.reshape(-1, z.shape[-1]), dim=-1)).view(shape)
+        return self.quantize.nearest(self.quantize.on_sphere(z.reshape(-1, z.shape[-1]))).view(shape)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, field: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from metaldefect.errors import UserError
 from metaldefect.images import U8, to_tanh_range
 from metaldefect.tokenizer.model import PatchPath, VQModel
+from metaldefect.tokenizer.quantizer import closeness, on_sphere
 
 # Constant coordinate in units of the patches' root mean square norm: larger values use a flatter part of the
 # sphere (2 gave a better SSIM than 1 on held-out metal)
@@ -118,20 +119,24 @@ def without_field(model: VQModel, images: Tensor) -> Tensor:
     return torch.cat([model.encoder_input(part) for part in images.split(64)])
 
 
-def spherical_kmeans(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def spherical_kmeans(vectors: Tensor, count: int, generator: torch.Generator, hue: int = 0) -> Tensor:
     """Mini-batch k-means of unit vectors by largest dot product; `float [M, D]` -> `[count, D]`, unit length.
 
-    A centre that ends a round without vectors moves to a random vector of that round.
+    A centre that ends a round without vectors moves to a random vector of that round. The last `hue`
+    coordinates stay outside the unit length, see `quantizer.on_sphere`.
     """
     centres = vectors[torch.randperm(len(vectors), generator=generator)[:count]].clone()
     for _ in range(KMEANS_ROUNDS):
         chosen = torch.randint(0, len(vectors), (min(KMEANS_BATCH, len(vectors)),), generator=generator)
         batch = vectors[chosen]
-        nearest = (batch @ centres.t()).argmax(dim=1)
+        nearest = closeness(batch, centres, hue).argmax(dim=1)
         sums = torch.zeros_like(centres).index_add_(0, nearest, batch)
-        filled = torch.bincount(nearest, minlength=count) > 0
+        counts = torch.bincount(nearest, minlength=count)
+        filled = counts > 0
+        if hue:  # their mean is not normalised afterwards
+            sums[:, -hue:] /= counts.clamp(min=1)[:, None]
         fresh = batch[torch.randint(0, len(batch), (count,), generator=generator)]
-        centres = torch.where(filled[:, None], F.normalize(sums, dim=1), fresh)
+        centres = torch.where(filled[:, None], on_sphere(sums, hue), fresh)
     return centres
 
 

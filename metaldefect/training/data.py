@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 from metaldefect.artifacts import sha256_file
 from metaldefect.errors import UserError
 from metaldefect.hardware import workers
-from metaldefect.images import U8, read_grey
+from metaldefect.images import U8, Channels, read_image
 
 KEPT_BYTES = 64 * 1024**2
 AHEAD = 2  # batches to prepare while the device computes
@@ -84,10 +84,11 @@ class LazyImages(Dataset[U8]):
 
 
 class ImageFiles(LazyImages):
-    """Grey images `uint8 [N, size, size]`, read from files on access."""
+    """Images read from files on access, `uint8 [N, size, size]` or in colour `[N, size, size, 3]`."""
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        super().__init__([partial(read_grey, path, size) for path in paths], (size, size), kept_bytes=0)
+    def __init__(self, paths: Sequence[Path], size: int, channels: Channels = 1) -> None:
+        readers = [partial(read_image, path, channels, size=size) for path in paths]
+        super().__init__(readers, (size, size) if channels == 1 else (size, size, 3), kept_bytes=0)
         self.paths = paths
 
     def digest(self) -> str:

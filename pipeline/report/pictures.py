@@ -14,7 +14,7 @@ from PIL import Image
 
 from metaldefect.errors import UserError
 from metaldefect.figures import mask_overlay
-from metaldefect.images import U8, read_grey
+from metaldefect.images import U8, read_own
 from metaldefect.ingest.loading import split_rows
 from metaldefect.synthesis.insertion_set import CATEGORY, read_insertions
 
@@ -98,7 +98,7 @@ def class_pictures(merged: Path, synthetic: Path, count: int = PER_CLASS) -> lis
         pictures = []
         for kind, folder, table in (("training image", merged, train), ("drawn image", synthetic, drawn)):
             paths = table.loc[table["label"] == label, "path"].head(count)
-            images: list[U8] = [read_grey(folder / path) for path in paths]
+            images: list[U8] = [read_own(folder / path) for path in paths]
             pictures.append([array_picture(image, f"{label}, {kind}") for image in images])
         found.append(ClassPictures(str(label), *pictures))
     return found

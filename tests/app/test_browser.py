@@ -190,7 +190,8 @@ def test_the_report_opens_offline_without_an_error(browser: Any, tmp_path: Path,
     merged = {"total": 3, "per_class": {"dent": 3}, "per_split_and_class": splits}
     (tmp_path / "metrics/merge.json").write_text(json.dumps(merged))
     params = Params.model_construct(
-        seed=0, data=Data(root=Path("data/sample"), classes=["dent"]), report=Report(title="Plant"),
+        seed=0, data=Data(root=Path("data/sample"), channels=1, classes=["dent"]),
+        report=Report(title="Plant"),
         augment=Augment(png_level=1, photometric=False),
     )  # fmt: skip
     facts = Facts("2026-11-26 03:11 UTC", "7e62c17f2d", "cpu", "two cores", "abc.dir", procedural=True)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from app.demo import build_without_models, page_of, serve
 from app.familiar import Familiarity
-from app.reading import painted_mask, read_photograph, read_settings, told
+from app.reading import painted_mask, read_mask_of, read_photograph, read_settings, told
 from app.studio import (
     Settings,
     Studio,
@@ -25,6 +25,7 @@ from app.studio import (
 )
 from metaldefect.errors import UserError
 from tests.app.conftest import metal
+from tests.coloured import plates, save_coloured_painter
 
 MASK = np.zeros((64, 64), bool)
 MASK[24:40, 24:40] = True
@@ -101,6 +102,41 @@ def test_the_painted_mask_is_what_a_layer_covers() -> None:
         painted_mask({"layers": [np.full((8, 8, 4), 255, np.uint8)]}, image)
     with pytest.raises(UserError, match="Choose or upload an image"):
         painted_mask(None, None)
+
+
+def test_models_of_colours_work_on_colours(tmp_path: Path) -> None:
+    save_coloured_painter(tmp_path / "models/vq", tmp_path / "models/maskgit")
+    (tmp_path / "models/openvino").mkdir()
+    studio = Studio(tmp_path)
+    image = plates(1, seed=9)[0][0]
+    tokens = encode_to_tokens(studio, image)
+    again = decode_from_tokens(studio, tokens, image).astype(int)
+    assert (again[..., 0] - again[..., 2])[10:50, 10:50].mean() > 30
+    drawn = draw_defect(studio, image, MASK, "rust", FAST)
+    far = ndimage.distance_transform_edt(~MASK) > FAST.feather
+    assert np.array_equal(drawn.image[far], image[far])
+    assert {frame.shape for frame in drawn.steps} == {(64, 64, 3)}
+    assert visualize_mask_on_image(drawn.image, drawn.changed).shape == (64, 64, 3)
+    assert generate_images(studio, "dent", 1, FAST).shape == (1, 64, 64, 3)
+    assert inpaint_image(studio, image[..., 0], MASK, "rust", FAST).shape == (64, 64, 3)
+    layer = np.zeros((64, 64, 4), np.uint8)
+    layer[1:3, 4] = 255
+    assert painted_mask({"layers": [layer]}, image).sum() == 2
+
+
+def test_a_mask_fits_the_upright_photograph(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera that was turned: 60 x 40 stored pixels are 40 x 60
+    Image.new("L", (60, 40), 120).save(tmp_path / "turned.jpg", exif=exif)
+    image = read_photograph(tmp_path / "turned.jpg").image
+    assert image.shape == (60, 40)
+    mask = np.zeros((60, 40), np.uint8)
+    mask[5:9, 5:9] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert read_mask_of(tmp_path / "mask.png", tmp_path / "turned.jpg", image).sum() == 16
+    Image.fromarray(np.ascontiguousarray(mask.T)).save(tmp_path / "stored.png")
+    with pytest.raises(UserError, match="it fits the stored pixels only"):
+        read_mask_of(tmp_path / "stored.png", tmp_path / "turned.jpg", image)
 
 
 @pytest.mark.parametrize("seed", ["", "abc", "-1", "1.5", None, str(2**63)])

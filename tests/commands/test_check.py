@@ -14,6 +14,7 @@ from metaldefect.errors import UserError
 from metaldefect.ingest.adapters import recognise
 from metaldefect.ingest.examine import DatasetSpec, examine_dataset
 from metaldefect.ingest.overview import look_at
+from tests.coloured import plates
 from tests.plant import write_plant
 
 
@@ -145,3 +146,24 @@ def test_a_folder_of_datasets_is_named(tmp_path: Path) -> None:
         (tmp_path / name / "train/good").mkdir(parents=True)
     with pytest.raises(UserError, match="holds several datasets: check one of bottle, screw"):
         recognise(tmp_path)
+
+
+def test_coloured_images_are_counted_and_keep_their_colours_in_the_profile(tmp_path: Path) -> None:
+    images, _ = plates(8)
+    for number, image in enumerate(images):
+        grey = np.repeat(image[..., :1], 3, axis=2)  # a colour file that shows no colour
+        path = tmp_path / ("good", "rust")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(grey if number < 3 else image).save(path)
+    seen = look_at(tmp_path)
+    text = describe(seen)
+    assert "colours      in 5 of 8 images, kept by `channels: 3`" in text
+    assert yaml.safe_load(text[text.index("# @package") :])["data"]["channels"] == 3
+    for path in tmp_path.rglob("[67].png"):
+        path.unlink()
+    text = describe(look_at(tmp_path))
+    assert "colours      in 3 of 6 images, kept" in text
+    next(tmp_path.rglob("5.png")).unlink()
+    text = describe(look_at(tmp_path))
+    assert "colours      in 2 of 5 images, made grey; `channels: 3` keeps them" in text
+    assert "channels" not in yaml.safe_load(text[text.index("# @package") :])["data"]

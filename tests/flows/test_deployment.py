@@ -182,7 +182,7 @@ DELETE = "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], meth
 
 def test_inbox_and_drift_start_a_training_and_are_reported(deployed: Deployed, tmp_path: Path) -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["data"] = {"root": "data/raw", "classes": ["dent"]}
+    content["data"] = {"root": "data/raw", "channels": 1, "classes": ["dent"]}
     content["merge"]["datasets"] = [{"adapter": "folder", "root": "."}]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())

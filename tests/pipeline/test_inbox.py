@@ -37,7 +37,7 @@ def mask(path: Path) -> Path:
 def project(tmp_path: Path) -> Path:
     """A project whose data lie in data/raw, in one folder per class."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["data"] = {"root": "data/raw", "classes": ["dent", "scratch"]}
+    content["data"] = {"root": "data/raw", "channels": 1, "classes": ["dent", "scratch"]}
     content["merge"]["datasets"] = [{"adapter": "folder", "root": "."}]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())

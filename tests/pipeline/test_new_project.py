@@ -22,7 +22,7 @@ from metaldefect.errors import UserError
 from pipeline.cli import main
 from pipeline.code_version import STAGES, code_digests, in_package
 from pipeline.new_data import Folders, plan_copies
-from pipeline.new_project import create_project, training_steps
+from pipeline.new_project import create_project, params_text, training_steps
 from pipeline.params import load_params
 from tests.plant import defective, metal, save
 
@@ -71,6 +71,7 @@ def test_the_project_is_committed_and_its_settings_are_valid(
     monkeypatch.chdir(project)
     params = load_params()
     assert (str(params.data.root), params.data.classes) == ("data/raw", ["dent", "scratch"])
+    assert params.data.channels == 1, "the colour files show no colours"
     assert params.sample is None
     assert params.report.title == "line3"
     detector = load_settings(project / "detector.yaml", {})
@@ -269,3 +270,8 @@ def test_a_wheel_holds_what_a_project_is_made_from() -> None:
         assert f"{package}*" in tool["packages"]["find"]["include"]
         patterns = [pattern.replace("**/", "") for pattern in packed.get(package, [])]
         assert name.endswith(".py") or any(fnmatch(inner, pattern) for pattern in patterns), name
+
+
+def test_a_project_of_coloured_images_keeps_their_colours() -> None:
+    text = params_text("line3", ["dent"], training_steps(60), 3)
+    assert yaml.safe_load(text)["data"] == {"root": "data/raw", "channels": 3, "classes": ["dent"]}

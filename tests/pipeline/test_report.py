@@ -75,7 +75,7 @@ def rendered(project: Path, params: Params) -> str:
 def params() -> Params:
     return Params.model_construct(
         seed=1,
-        data=Data(root=Path("data/sample"), classes=["crazing", "patches"]),
+        data=Data(root=Path("data/sample"), channels=1, classes=["crazing", "patches"]),
         augment=Augment(png_level=1, photometric=False),
         report=Report(title="Steel & <b>co</b>"),
     )

@@ -66,7 +66,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recording
     root = tmp_path_factory.mktemp("workspace")
     params = SimpleNamespace(
         seed=42,
-        data=Data(root=Path("data/sample"), classes=CLASSES),
+        data=Data(root=Path("data/sample"), channels=1, classes=CLASSES),
         merge=Merge.model_validate(MERGE),
         augment=Augment(png_level=1, photometric=False),
     )
