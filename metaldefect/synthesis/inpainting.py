@@ -134,24 +134,29 @@ def composite(image: U8, drawn: U8, unchanged: U8, mask: Mask, width: float) -> 
         mask: `bool [H, W]`.
         width: feather in pixels on either side of the mask's border.
     """
-    if image.ndim == 3:
-        channels = [
-            composite(image[..., k], drawn[..., k], unchanged[..., k], mask, width)
-            for k in range(image.shape[2])
-        ]
-        return np.stack(channels, axis=2)
     alpha = feather(mask, width)
     original = image.astype(np.float32)
     ring = (ndimage.distance_transform_edt(~mask) <= max(RING, width)) & ~mask
-    weight = ndimage.gaussian_filter(ring.astype(np.float32), 12.0) + 1e-6
     change = drawn.astype(np.float32) - unchanged
+    if change.ndim == 2:
+        level = level_on(ring, change)
+    else:
+        grey = change.mean(axis=2)
+        # The hue of most of the ring: a red defect that crosses it must not make the metal beside it green
+        hue = np.median((change - grey[..., None])[ring], axis=0) if ring.any() else np.float32(0.0)
+        alpha, level = alpha[..., None], level_on(ring, grey)[..., None] + hue
+    return np.where(alpha > 0, to_u8(original + alpha * (change - level)), image)
+
+
+def level_on(ring: Mask, change: Weights) -> Weights:
+    """The mean of a change `float32 [H, W]` on a ring, continued smoothly over the image."""
+    weight = ndimage.gaussian_filter(ring.astype(np.float32), 12.0) + 1e-6
     around = np.where(ring, change, 0.0).astype(np.float32)
     level = ndimage.gaussian_filter(around, 12.0) / weight
     # Far inside a large mask the blurred ring vanishes; use the ring's mean there
     mean = float(change[ring].mean()) if ring.any() else 0.0
     trust = np.clip(weight / 0.02, 0.0, 1.0)
-    level = trust * level + (1.0 - trust) * mean
-    return np.where(alpha > 0, to_u8(original + alpha * (change - level)), image)
+    return trust * level + (1.0 - trust) * mean
 
 
 def only_around(changed: Mask, before: U8, after: U8, width: float) -> U8:

@@ -26,7 +26,7 @@ from metaldefect.synthesis.grain import Grain, add_grain
 from metaldefect.synthesis.inpainting import composite, feather, inpaint, visible_change
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter, load_painter
-from tests.coloured import BROWN, CLASSES, plates, save_coloured_painter
+from tests.coloured import BROWN, CLASSES, RED, plates, save_coloured_painter
 
 SAMPLING = SamplingConfig(steps=2)
 
@@ -82,13 +82,21 @@ def test_a_defect_of_another_hue_shows_in_its_hue(painter: Painter) -> None:
     assert visible_change(plain[0], result)[inner].mean() > 0.9
 
 
-def test_compositing_treats_each_channel_as_a_grey_image() -> None:
+def test_compositing_grey_metal_in_colour_gives_the_grey_result() -> None:
     rng = np.random.default_rng(0)
-    image, drawn, again = rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    whole = composite(image, drawn, again, square(), 4.0)
-    for k in range(3):
-        part = composite(image[..., k], drawn[..., k], again[..., k], square(), 4.0)
-        np.testing.assert_array_equal(whole[..., k], part)
+    image, drawn, again = rng.integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    expected = composite(image, drawn, again, square(), 4.0).astype(int)
+    whole = composite(*(as_channels(part, 3) for part in (image, drawn, again)), square(), 4.0)
+    assert np.abs(whole - expected[..., None]).max() <= 1
+
+
+def test_a_defect_that_crosses_the_brush_does_not_tint_the_metal_beside_it() -> None:
+    metal = np.broadcast_to(BROWN.astype(np.uint8), (64, 64, 3))
+    drawn = metal.copy()
+    drawn[20:32, 36:64] = RED  # leaves the brush to the right
+    result = composite(metal, drawn, metal, square(), 4.0).astype(int)
+    beside = result[36:42, 22:32].mean(axis=(0, 1))
+    np.testing.assert_allclose(beside - beside.mean(), BROWN - BROWN.mean(), atol=1)
 
 
 def test_a_change_of_hue_alone_is_visible() -> None:
