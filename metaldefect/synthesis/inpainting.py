@@ -164,9 +164,9 @@ def only_around(changed: Mask, before: U8, after: U8, width: float) -> U8:
 
     What is drawn under a brush is more than the defect: metal around it, whose grain is not this image's.
     """
-    weight = outer_feather(changed, width)
-    weight = weight if before.ndim == 2 else weight[..., None]
-    return to_u8(before + weight * (after.astype(np.float32) - before))
+    weight = outer_feather(changed, width).reshape(*changed.shape, *[1] * (before.ndim - 2))
+    faded: Weights = before + weight * (after.astype(np.float32) - before)
+    return to_u8(faded)
 
 
 class Prepared(NamedTuple):
