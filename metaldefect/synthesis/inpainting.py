@@ -165,8 +165,7 @@ def only_around(changed: Mask, before: U8, after: U8, width: float) -> U8:
     What is drawn under a brush is more than the defect: metal around it, whose grain is not this image's.
     """
     weight = outer_feather(changed, width).reshape(*changed.shape, *[1] * (before.ndim - 2))
-    faded: Weights = before + weight * (after.astype(np.float32) - before)
-    return to_u8(faded)
+    return to_u8(np.asarray(before + weight * (after.astype(np.float32) - before), np.float32))
 
 
 class Prepared(NamedTuple):
