@@ -13,6 +13,7 @@ from metaldefect.deploy.bundle import PRECISIONS, Lineage
 from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
+from metaldefect.deploy.reference import add_reference
 from metaldefect.deploy.runtime import Detector
 from metaldefect.efficientad.calibration import CalibrationImages, Scores
 from metaldefect.efficientad.evaluation import infer
@@ -20,6 +21,7 @@ from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig
 from metaldefect.efficientad.thresholds import transfer
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.images import U8
+from metaldefect.inspection.provider import InspectionImages
 from metaldefect.training.data import Images
 
 EXPORTED = "openvino"
@@ -33,6 +35,7 @@ def export_beside(
     known: Scores,
     images: CalibrationImages,
     normal: Images,
+    unseen: InspectionImages,
     seed: int,
 ) -> None:
     """Write `openvino/` into a detector's folder, and every precision's scores of the calibration images.
@@ -44,6 +47,7 @@ def export_beside(
         known: the trained networks' scores of the calibration images.
         images: the calibration images.
         normal: training images that set the ranges of INT8.
+        unseen: whole normal images that the detector was not trained on: what drift is measured against.
         seed: of the anomalies painted on some of them.
     """
     bundle = folder / EXPORTED
@@ -59,6 +63,7 @@ def export_beside(
         Lineage(model_sha256=sha256_file(folder / WEIGHTS)),
         max_auroc_drop=math.inf,  # accuracy control takes minutes that the caller has not planned
     )
+    add_reference(bundle, (item.image for item in unseen))
     scores = {TRAINED: known}
     for precision in PRECISIONS:
         detector = Detector.load(bundle, precision)

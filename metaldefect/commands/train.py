@@ -52,6 +52,7 @@ from metaldefect.tiling import plan_tiles
 from metaldefect.training.callbacks import ComputingTime
 
 METRICS = "metrics.json"
+DRIFT_IMAGES = 200  # that drift is measured against; more would take longer to score than they help
 
 
 def run_training(settings: TrainSettings) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     work = work_folder(settings)
     provider = make_provider(settings, work)
     size, tiles = chosen_size(settings, provider), settings.tiles
+    unseen = (provider.validation() + provider.canvases())[:DRIFT_IMAGES]
     if tiles is not None:
         provider = TiledProvider(provider, height_and_width(size), tiles, work / "tiles")
         print("; ".join([f"{len(provider.train())} tiles to train on", *provider.notes]))
@@ -80,7 +82,10 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     with_bank, of_bank, seconds = measure_bank(bank, test, size, settings.seed, tiles)
     clock = budget.clock_for_training(
         passes_around_training(
-            held_out, len(images.normal), count_passes(test, size, tiles), settings.export
+            held_out,
+            len(images.normal),
+            count_passes(test, size, tiles),
+            count_passes(unseen, size, tiles) if settings.export else None,
         ),
         seconds_per_image(teacher, size),
         seconds,
@@ -117,7 +122,8 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         save_figures(figures, folder / "figures")
         if settings.export:
             validation, known = held_out.calibration, calibration.scores
-            export_beside(folder, trained.model, config, known, validation, images.normal, settings.seed)
+            normal = images.normal
+            export_beside(folder, trained.model, config, known, validation, normal, unseen, settings.seed)
     for figure in figures.values():
         plt.close(figure)
     shutil.rmtree(work)
@@ -135,27 +141,34 @@ def measure_bank(
     return scored, found, watch.seconds
 
 
-def passes_around_training(held_out: HeldOut, train: int, test: int, export: bool) -> int:
+def passes_around_training(held_out: HeldOut, train: int, test: int, unseen: int | None) -> int:
     """How many images the networks score outside the training, of those that the budget has not seen yet.
 
     The teacher alone describes every training image, a third of a detector's work. The calibration scores its
-    images twice, and so does each exported precision.
+    images twice, and so does each exported precision, which also scores the images that drift is measured
+    against.
+
+    Args:
+        held_out: for the calibration and the curve.
+        train: training images.
+        test: passes over the test images.
+        unseen: passes over the images that drift is measured against; None: nothing is exported.
     """
     calibration = held_out.calibration
     passes = len(calibration.normals) + len(calibration.defects)
-    passes = passes * (2 + (2 * len(PRECISIONS) if export else 0)) + (RANGE_IMAGES if export else 0)
-    passes += test + train // 2
+    exported = 0 if unseen is None else len(PRECISIONS) * (2 * passes + unseen) + RANGE_IMAGES
+    passes = 2 * passes + exported + test + train // 2
     if held_out.curve is not None:  # its last point lies behind the end of the training
         passes += len(held_out.curve.normals) + len(held_out.curve.defects)
     return passes
 
 
-def count_passes(test: Sequence[InspectionImage], size: ImageSize, tiles: int | None) -> int:
-    """How often the networks run to score the test images; all count as large as the first."""
-    if tiles is None or not test:
-        return len(test)
-    height, width = test[0].image.shape[:2]
-    return len(test) * len(plan_tiles((height, width), height_and_width(size), tiles))
+def count_passes(images: Sequence[InspectionImage], size: ImageSize, tiles: int | None) -> int:
+    """How often the networks run to score whole images; all count as large as the first."""
+    if tiles is None or not images:
+        return len(images)
+    height, width = images[0].image.shape[:2]
+    return len(images) * len(plan_tiles((height, width), height_and_width(size), tiles))
 
 
 def train_and_keep_best(

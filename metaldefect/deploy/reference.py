@@ -52,7 +52,8 @@ def read_reference(folder: Path, precision: str) -> pd.DataFrame:
     metadata = read_metadata(folder)
     if REFERENCE not in metadata.sha256:
         raise UserError(
-            f"{folder} holds no reference for drift: export the detector again (`dvc repro export_openvino`)"
+            f"{folder} holds no reference for drift: export the detector again (`dvc repro export_openvino`,"
+            " or `metaldefect train`)"
         )
     check_files(folder, metadata, [REFERENCE])
     table = pq.read_table(folder / REFERENCE, schema=SCHEMA).to_pandas()

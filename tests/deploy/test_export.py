@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from metaldefect.deploy.compiled import CompiledGraph
 from metaldefect.deploy.export import export_onnx, export_openvino, parity, set_thresholds
 from metaldefect.deploy.graph import INPUT, InspectionGraph, fold_teacher_constants, resize_levels
 from metaldefect.deploy.latency import measure_latency
+from metaldefect.deploy.reference import read_reference
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.calibration import CalibrationImages, Scores
@@ -24,6 +26,8 @@ from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.image_files import Levels
 from metaldefect.images import resize
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import InspectionImage, InspectionImages
 from metaldefect.procedural.images import generate_normal_image
 from tests.slim_detector import SIZE, noise, slim_model
 
@@ -164,7 +168,11 @@ def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     of_tiles = [infer(model, image)[0] for image in images.normals]
     known = Scores([max(of_tiles[:2]), of_tiles[2]], ["a", "b"], [0.5, 0.6])
     config = DetectorConfig("S", True, SIZE, sorted(of_tiles)[1], 0.5, "made up", tiles=32, channels=3)
-    export_beside(tmp_path, model, config, known, images, colours, seed=0)
+    cameras = [np.tile(colours[k], (1, 2, 1)) for k in range(2)]
+    unseen = InspectionImages(
+        [partial(InspectionImage, image, None, GOOD, "s", "n") for image in cameras], [GOOD] * 2
+    )
+    export_beside(tmp_path, model, config, known, images, colours, unseen, seed=0)
     scores = read_scores(tmp_path)
     assert set(scores) == {TRAINED, *PRECISIONS}
     assert scores["fp32"].normals == pytest.approx(known.normals, rel=1e-3)
@@ -177,6 +185,12 @@ def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     assert [one.score for one in detector.stream([large])] == [detector.predict(large).score]
     assert detector.predict(large).score != pytest.approx(detector.detect(large)[0], abs=1e-3)
     assert (tmp_path / "openvino" / ONNX).is_file()
+    for precision in PRECISIONS:  # drift is watched for a detector that `metaldefect train` wrote, too
+        rows = read_reference(tmp_path / "openvino", precision)
+        grey = [np.asarray(Image.fromarray(image).convert("L")) for image in cameras]
+        assert rows["grey_std"].tolist() == pytest.approx([image.std() for image in grey], rel=1e-6)
+    whole = [detector.predict(image).score for image in cameras]
+    assert read_reference(tmp_path / "openvino", "fp32")["score"].tolist() == pytest.approx(whole, abs=1e-5)
 
 
 def test_int8_does_not_cut_off_what_few_calibration_images_show(exported: Path, tmp_path: Path) -> None:
