@@ -12,7 +12,9 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from pipeline.champion import CHAMPION
 from pipeline.cli import app
+from pipeline.params import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -92,6 +94,15 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     units = [str(tmp_path / unit.name) for unit in UNITS]
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     assert [line for line in done.stderr.splitlines() if "metaldefect-" in line] == []
+
+
+def test_the_service_follows_the_champion_in_the_precision_that_the_gate_compares() -> None:
+    text = (ROOT / "deploy/systemd/metaldefect-service.service").read_text()
+    words = re.search(r"^ExecStart=(.*)$", text, re.MULTILINE)[1].split()  # type: ignore[index]
+    assert "--follow" in words  # else a promoted detector waits for a restart
+    assert words[words.index("--model") + 1] == str(CHAMPION)
+    precision = load_params(ROOT / "params.yaml").gate.precision
+    assert words[words.index("--precision") + 1] == precision
 
 
 def test_only_the_worker_itself_gets_systemds_sigterm() -> None:
