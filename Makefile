@@ -19,19 +19,29 @@ export METALDEFECT_WEIGHTS ?= $(CURDIR)/../shared/weights
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data deps repro flow retrain compare rollback deploy undeploy test test-fast lint format ui demo doctor clean
+.PHONY: help setup lock data deps repro flow retrain compare rollback deploy undeploy test test-fast lint format ui demo doctor clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Make .venv and install the package, pinned by constraints.txt
+setup: $(STAMP) ## Make .venv, pinned by constraints.txt; LOCKED=1: only files with the hashes of requirements.lock
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
+ifdef LOCKED
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+endif
 	$(BIN)/python -m pipeline.plots_template
 	@touch $@
+
+lock: $(STAMP) ## Write requirements.lock: every package of constraints.txt with the hashes of its files on PyPI
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.11 --extra dev \
+	  --constraints constraints.txt --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 data: $(STAMP) ## Real datasets into data/raw (FROM=<folder of tars or folders> uses local copies)
 	$(BIN)/metaldefect get-data $(if $(FROM),--from "$(FROM)")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from metaldefect.hardware import cpu_name
+from pipeline.environment import LISTING, environment_tags, installed_packages
 from pipeline.headline import headline_metrics
 from pipeline.lineage import LOCK, data_hashes, locked_stages
 from pipeline.profiles import CONF, PARAMS, profile_name
@@ -22,8 +23,8 @@ PARAM_BATCH = 100  # what MLflow takes at once
 
 
 def describe_parent(run_id: str) -> None:
-    """Log headline metrics, parameters, profile, machine, data hash, lock file and report of the project in
-    the current folder to a pipeline's run."""
+    """Log headline metrics, parameters, profile, machine, environment, data hash, lock file and report of the
+    project in the current folder to a pipeline's run."""
     import mlflow
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.time import get_current_time_millis
@@ -37,19 +38,21 @@ def describe_parent(run_id: str) -> None:
     client.log_batch(run_id, metrics=metrics, tags=tags)
     for start in range(0, len(logged), PARAM_BATCH):
         client.log_batch(run_id, params=logged[start : start + PARAM_BATCH])
+    client.log_text(run_id, "\n".join([*installed_packages(), ""]), LISTING)
     for file in (LOCK, PARAMS, REPORT):
         if file.is_file():
             client.log_artifact(run_id, str(file))
 
 
 def origin() -> dict[str, str]:
-    """Where a run's results come from: profile, machine, and hashes of data and lock file."""
+    """Where a run's results come from: profile, machine, environment, and hashes of data and lock file."""
     lock = LOCK.read_bytes() if LOCK.is_file() else b""
     return {
         "profile": profile_name(PARAMS, CONF),
         "machine": cpu_name(),
         DATA_TAG: data_hash(LOCK),
         "dvc.lock_md5": hashlib.md5(lock).hexdigest(),
+        **environment_tags(Path()),
     }
 
 

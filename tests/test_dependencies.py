@@ -84,6 +84,23 @@ def test_every_declared_package_is_imported() -> None:
     assert names(DEVELOP) - used - stubs == DEVELOPERS_TOOLS
 
 
+def test_the_lock_file_holds_every_pin_with_hashes_and_names_no_registry() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    entries = text.replace("\\\n", " ").splitlines()
+    locked = {}
+    for entry in entries:
+        words = entry.split("#")[0].split()
+        if words:
+            assert any(word.startswith("--hash=sha256:") for word in words), entry
+            pin = Requirement(" ".join(word for word in words if not word.startswith("--hash")))
+            locked[canonicalize_name(pin.name)] = str(pin.specifier)
+    missing = {name for name in names(RUN) | names(DEVELOP) if name not in locked}
+    assert missing == set()
+    differing = {name for name, pin in locked.items() if name in PINS and str(PINS[name].specifier) != pin}
+    assert differing == set(), "type `make lock`"
+
+
 @pytest.mark.parametrize("requirement", RUN + DEVELOP, ids=lambda requirement: requirement.name)
 def test_the_lowest_version_claimed_is_the_one_the_tests_run_on(requirement: Requirement) -> None:
     (pin,) = PINS[canonicalize_name(requirement.name)].specifier

@@ -62,6 +62,16 @@ def test_the_environment_is_made_in_a_folder_with_spaces(project: Path) -> None:
     assert (project / ".venv/.installed").is_file()
 
 
+def test_a_locked_environment_takes_files_with_known_hashes_alone(project: Path) -> None:
+    (project / ".venv/.installed").unlink()
+    calls = make(project, "setup", "PYTHON=.venv/bin/python", "LOCKED=1")
+    pip = "python [-m] [pip] [install] [--quiet] [--disable-pip-version-check]"
+    assert [call for call in calls if call.startswith(pip)] == [
+        f"{pip} [--require-hashes] [-r] [requirements.lock]",
+        f"{pip} [--no-deps] [-e] [.]",
+    ]
+
+
 def test_help_lists_every_target(project: Path) -> None:
     text = "\n".join(make(project))
     for target in ("setup", "data", "repro", "test", "lint", "doctor", "clean"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -15,11 +17,14 @@ import yaml
 from dvc.repo import Repo
 
 from metaldefect.errors import UserError
+from metaldefect.hardware import cpu_name
 from pipeline.compare import as_text, find_runs, render_page
 from pipeline.dead_runs import is_gone, process_tag
+from pipeline.environment import environment_tags
 from pipeline.lineage_report import describe_lineage
 from pipeline.params import Params, load_params
 from pipeline.parent import describe_parent
+from pipeline.prefect_settings import database_file
 from pipeline.registry import DETECTOR
 from pipeline.run import connect_tracking, tracked
 
@@ -89,8 +94,38 @@ def test_the_parent_carries_what_runs_are_compared_by(project: Path, params: Par
     assert found.data.params["seed"] == "0"
     assert (found.data.tags["data.md5"], found.data.tags["profile"]) == ("bb22.dir", "own settings")
     assert len(found.data.tags["dvc.lock_md5"]) == 32
+    assert found.data.tags["machine"] == cpu_name()
+    assert found.data.tags["python"] == platform.python_version()
+    assert "requirements.lock_sha256" not in found.data.tags
+    listing = mlflow.artifacts.load_text(f"runs:/{run.parent_id}/environment.txt").splitlines()
+    assert f"mlflow=={mlflow.__version__}" in listing
+    assert listing == sorted(listing)
+    assert found.data.tags["environment.md5"] == hashlib.md5("\n".join(listing).encode()).hexdigest()
     names = {item.path for item in mlflow.MlflowClient().list_artifacts(run.parent_id)}
-    assert names == {"dvc.lock", "params.yaml"}
+    assert names == {"dvc.lock", "params.yaml", "environment.txt"}
+
+
+def test_the_store_is_where_the_environment_says(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """So Postgres and S3 take their places without a change of code."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}/store.db")
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "postgresql+asyncpg://prefect@db/prefect")
+    mlflow.set_tracking_uri(f"sqlite:///{elsewhere}/store.db")
+    mlflow.create_experiment("metaldefect", artifact_location=str(elsewhere / "artifacts"))
+    with tracked("merge", params) as run:
+        pass
+    assert (elsewhere / "artifacts" / run.run_id / "artifacts/lineage.json").is_file()
+    assert list((project / "mlruns").iterdir()) == []
+    assert database_file() is None
+
+
+def test_the_lock_file_that_an_environment_comes_from_is_named(tmp_path: Path) -> None:
+    (tmp_path / "requirements.lock").write_bytes(b"abc")
+    tags = environment_tags(tmp_path)
+    # FIPS 180-4's example
+    assert tags["requirements.lock_sha256"].startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9c")
 
 
 def bundle_of(run_id: str | None, folder: Path) -> Path:
@@ -200,7 +235,9 @@ def test_what_serves_is_compared_with_the_last_runs(project: Path) -> None:
     assert '<td class="number good">0.9700</td>' in page
     assert "&lt;ties&gt; hold" in page
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2  # one chart per metric, readable on a phone
+    assert page.index("Detector: image AUROC") < page.index("Drawn images: KID ratio")
+    assert '<td data-name="verdict"><b class="middling">HOLD</b></td>' in page
 
 
 def test_runs_of_killed_processes_are_ended_by_the_next_one(project: Path, params: Params) -> None:
