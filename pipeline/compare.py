@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from metaldefect.errors import UserError
 from metaldefect.metrics.directions import improvement
-from pipeline.headline import HEADLINE
+from pipeline.headline import HEADLINE, WORDS
 from pipeline.main_metrics import formatted
 from pipeline.parent import DATA_TAG
 from pipeline.registry import CHAMPION_ALIAS, DETECTOR
@@ -152,7 +152,7 @@ def title(row: Row) -> str:
 
 def render_page(rows: Sequence[Row], project: str) -> str:
     """The page: small multiples of every headline metric, then the whole table; no outside requests."""
-    names = [name for name in HEADLINE if any(name in row.metrics for row in rows)]
+    names = [name for name in WORDS if any(name in row.metrics for row in rows)]
     table = [
         [
             (formatted(row.metrics[name]), kind_of(name, row.metrics[name], rows[0], row))
@@ -169,15 +169,23 @@ def render_page(rows: Sequence[Row], project: str) -> str:
     return environment.get_template(TEMPLATE).render(
         project=project,
         rows=rows,
-        names=[name.replace("_", " ") for name in names],
+        names=[WORDS[name] for name in names],
         table=table,
-        charts=Markup(draw(rows, names)),
+        charts=[(WORDS[name], last_words(rows, name), Markup(draw(rows, name))) for name in names],
         time=f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
     )
 
 
-def draw(rows: Sequence[Row], names: Sequence[str]) -> str:
-    """One small chart per metric as SVG: runs from old to new, the champion's value as a line."""
+def last_words(rows: Sequence[Row], name: str) -> str:
+    """The newest run's value, and the serving run's where it is another one."""
+    newest = max((row for row in rows if name in row.metrics), key=lambda row: row.date)
+    text = formatted(newest.metrics[name])
+    serving = next((row for row in rows if row.champion and row is not newest and name in row.metrics), None)
+    return text if serving is None else f"{text}, serves: {formatted(serving.metrics[name])}"
+
+
+def draw(rows: Sequence[Row], name: str) -> str:
+    """A small chart of one metric as SVG: runs from old to new, the champion's value as a line."""
     import io
 
     import matplotlib as mpl
@@ -186,29 +194,27 @@ def draw(rows: Sequence[Row], names: Sequence[str]) -> str:
     from pipeline.report.figures import COLOURS, GREY
 
     ordered = sorted(rows, key=lambda row: row.date)
-    across = 4
-    down = -(-len(names) // across)
+    points = [(x, row.metrics[name]) for x, row in enumerate(ordered) if name in row.metrics]
     style: dict[Any, Any] = {
-        "svg.fonttype": "none", "font.size": 9, "text.color": GREY, "axes.edgecolor": GREY,
-        "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
-        "axes.spines.top": False, "axes.spines.right": False,
+        "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif", "axes.edgecolor": GREY,
+        "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.spines.bottom": False,
     }  # fmt: skip
     with mpl.rc_context(style):
-        figure = Figure(figsize=(11, 1.9 * down), layout="constrained")
+        figure = Figure(figsize=(3.2, 1.5), layout="constrained")
         figure.patch.set_alpha(0)
-        for place, name in enumerate(names, 1):
-            axes = figure.add_subplot(down, across, place)
-            axes.patch.set_alpha(0)
-            points = [(x, row.metrics[name]) for x, row in enumerate(ordered) if name in row.metrics]
-            axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[0], linewidth=1, markersize=4)
-            for x, row in enumerate(ordered):
-                if row.champion and name in row.metrics:
-                    value = row.metrics[name]
-                    axes.axhline(value, color=COLOURS[1], linewidth=0.8, linestyle="--")
-                    axes.plot([x], [value], "o", color=COLOURS[1], markersize=7)
-            axes.set_title(name.replace("_", " "), fontsize=9.5, loc="left")
-            axes.set_xticks([])
-            axes.margins(0.12, 0.2)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[0], linewidth=1.4, markersize=5)
+        for x, row in enumerate(ordered):
+            if row.champion and name in row.metrics:
+                value = row.metrics[name]
+                axes.axhline(value, color=COLOURS[1], linewidth=1, linestyle="--")
+                axes.plot([x], [value], "o", color=COLOURS[1], markersize=8)
+        axes.set_xlim(-0.4, len(ordered) - 0.6)
+        axes.set_xticks([])
+        axes.locator_params(axis="y", nbins=4)
+        axes.margins(y=0.2)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()

@@ -28,6 +28,27 @@ HEADLINE = {
     "max_abs_error": ("evaluate_openvino", "parity.max_abs_error"),
 }
 
+# In the order in which a plant asks: does the detector find defects, are the drawn ones good, and why
+WORDS = {
+    "image_auroc": "Detector: image AUROC",
+    "f1_at_threshold": "Detector: F1 at its threshold",
+    "au_pro": "Detector: AU-PRO",
+    "memory_bank_image_auroc": "Memory bank, same test: image AUROC",
+    "max_abs_error": "Export: largest change of a score",
+    "cas_ratio": "Drawn images: CAS ratio",
+    "class_agreement_independent": "Drawn images: class agreement",
+    "kid_ratio": "Drawn images: KID ratio",
+    "block_ratio": "Drawn images: block ratio",
+    "seam_ratio": "Insertions: seam ratio",
+    "masked_ce": "MaskGIT: masked cross-entropy",
+    "ce_below_class_unigram": "MaskGIT: nats below the unigram",
+    "ssim": "Tokenizer: SSIM",
+    "edge_iou_1px": "Tokenizer: Edge IoU, 1 px",
+    "rkid": "Tokenizer: rKID",
+    "teacher_loss": "Teacher: held-out loss",
+    "images": "Images",
+}
+
 
 def headline_metrics(root: Path) -> dict[str, float]:
     """The headline metrics of the pipeline run in `root`; numbers that were not measured are left out."""

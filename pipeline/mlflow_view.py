@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
-from pipeline.headline import HEADLINE
+from pipeline.headline import WORDS
 from pipeline.run import EXPERIMENT, connect_tracking
 
 KEY = "headline"
@@ -26,7 +26,7 @@ def store_view() -> str:
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    columns = [f"tags.`{name}`" for name in TAGS] + [f"metrics.`{name}`" for name in HEADLINE]
+    columns = [f"tags.`{name}`" for name in TAGS] + [f"metrics.`{name}`" for name in WORDS]
     view = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from metaldefect.metrics.directions import direction
-from pipeline.headline import HEADLINE, headline_metrics
+from pipeline.headline import HEADLINE, WORDS, headline_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_headline_fits_on_a_screen_and_is_all_that_dvc_compares() -> None:
     assert 10 <= len(HEADLINE) <= 20
     assert yaml.safe_load((ROOT / "dvc.yaml").read_text())["metrics"] == ["metrics/headline.json"]
+
+
+def test_every_headline_metric_has_words() -> None:
+    assert WORDS.keys() == HEADLINE.keys()
+    assert next(iter(WORDS)) == "image_auroc"  # the first column of MLflow's list
 
 
 def test_numbers_lose_their_intervals_and_missing_ones_are_left_out(tmp_path: Path) -> None:
