@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import create_table_artifact
@@ -18,11 +18,13 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, State
 
 from flows.graph import Node, read_graph, stable_lock_order
+from flows.limits import LIMIT_HOURS, TimeLimit
 from flows.processes import ChildProcesses, StoppedError
 from flows.retries import patiently
 from flows.summary import StageResult, as_text, cause, table
 from flows.tracking import ParentRun, parent_run
 from metaldefect.errors import UserError
+from pipeline.orphans import FLOW, stop_orphans, works_for_this
 
 POLL_SECONDS = 2.0
 TAIL_LINES = 20
@@ -34,7 +36,10 @@ class StageFailedError(RuntimeError):
 
 @flow(name="pipeline", persist_result=False)
 def pipeline(
-    root: str = ".", force: Sequence[str] = (), parent_run_id: str | None = None
+    root: str = ".",
+    force: Sequence[str] = (),
+    parent_run_id: str | None = None,
+    limit_hours: float = LIMIT_HOURS,
 ) -> State[Any] | list[StageResult]:
     """Bring every stage of the pipeline up to date.
 
@@ -42,12 +47,17 @@ def pipeline(
         root: the project's folder.
         force: stages to run even if nothing changed.
         parent_run_id: MLflow run of a larger run that this is a part of; None: the pipeline gets its own.
+        limit_hours: how long it may take.
 
     Raises:
         UserError: `force` names an unknown stage.
         StageFailedError: a stage failed.
+        TimeLimitError: it took too long; its stages were ended.
     """
+    limit = TimeLimit.start("pipeline", limit_hours)
     folder = Path(root).resolve()
+    if ended := stop_orphans(folder, FLOW):
+        get_run_logger().warning("ended %d processes of a killed run", ended)
     nodes = read_graph(folder)
     if unknown := sorted(set(force) - {node.name for node in nodes}):
         raise UserError(f"no such stage: {', '.join(unknown)}; known: {', '.join(n.name for n in nodes)}")
@@ -64,12 +74,15 @@ def pipeline(
         results: dict[str, StageResult] = {}
         try:
             futures = submit(nodes, set(force), folder, children, parent, results)
-            cancelled = wait(list(futures.values()))
+            end = wait(list(futures.values()), limit)
+            running = [node.name for node in nodes if futures[node.name].state.is_running()]
         finally:
             # Prefect raises its termination signal here, as Python does Ctrl-C.
             children.stop()
         rows = report(folder, nodes, futures, results)
-        if cancelled:
+        if end == "late":
+            raise limit.error(", ".join(running) or "the last stage")
+        if end == "cancelled":
             return Cancelled(message="the running stages were ended")
         if any(row["state"] in ("Failed", "Skipped") for row in rows):
             raise StageFailedError(failure_message(nodes, results))
@@ -168,7 +181,7 @@ def child_environment(parent: ParentRun | None) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     # A progress bar redraws ten times a second, and every redraw would be a line in the log.
     environment.setdefault("TQDM_MININTERVAL", "15")
-    return environment | (parent.environment if parent else {})
+    return environment | works_for_this(FLOW) | (parent.environment if parent else {})
 
 
 def state_from_output(stage: str, line: str) -> str | None:
@@ -180,8 +193,8 @@ def state_from_output(stage: str, line: str) -> str | None:
     return None
 
 
-def wait(futures: Sequence[PrefectFuture[Any]]) -> bool:
-    """Wait for all tasks, or until the flow run is cancelled; return True if it was cancelled.
+def wait(futures: Sequence[PrefectFuture[Any]], limit: TimeLimit) -> Literal["ended", "cancelled", "late"]:
+    """Wait until all tasks have ended, the flow run is cancelled, or its time is over; return which.
 
     Polls the run's state: cancelling in the UI sends no signal to a flow that was started by hand.
     """
@@ -192,10 +205,21 @@ def wait(futures: Sequence[PrefectFuture[Any]]) -> bool:
                 future.wait(timeout=POLL_SECONDS)
                 if future.state.is_pending() and future.state.name == "NotReady":
                     break  # its upstream failed, so it will never start
-                states = [client.read_flow_run(run_id).state for run_id in ids]
-                if any(state and (state.is_cancelling() or state.is_cancelled()) for state in states):
-                    return True
-    return False
+                if limit.left < 0:
+                    return "late"
+                if any(is_cancelled(client, run_id) for run_id in ids):
+                    return "cancelled"
+    return "ended"
+
+
+def is_cancelled(client: Any, run_id: Any) -> bool:
+    """Whether somebody has cancelled a flow run; a server that does not answer ends no training."""
+    try:
+        state = client.read_flow_run(run_id).state
+    except Exception as error:
+        get_run_logger().warning("Prefect's server does not answer: %s", error)
+        return False
+    return bool(state and (state.is_cancelling() or state.is_cancelled()))
 
 
 def failure_message(nodes: Sequence[Node], results: Mapping[str, StageResult]) -> str:

@@ -16,6 +16,7 @@ from contextlib import chdir
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
@@ -24,9 +25,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed, State
 
+from flows.judged import inputs_md5, remember_verdict, why_not_again
 from flows.lease import lease
 from flows.leftovers import clean_up
-from flows.processes import ChildProcesses
+from flows.limits import LIMIT_HOURS, TimeLimit, TimeLimitError
+from flows.processes import ChildProcesses, StoppedError
 from flows.repro import child_environment, pipeline
 from flows.summary import cause
 from flows.tracking import ParentRun, parent_run
@@ -55,12 +58,14 @@ class Retraining:
         tree: the worktree.
         branch: of the worktree.
         reports: folder for the verdict.
+        limit: how long everything may take.
     """
 
     root: Path
     tree: Path
     branch: str
     reports: Path
+    limit: TimeLimit
 
     @property
     def date(self) -> str:
@@ -69,12 +74,13 @@ class Retraining:
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(root: str = ".", profile: str | None = None) -> State[Any]:
+def retrain(root: str = ".", profile: str | None = None, limit_hours: float = LIMIT_HOURS) -> State[Any]:
     """Train a detector from the last commit and the data at hand; let it serve if it is proven better.
 
     Args:
         root: the project's folder, a git and DVC repository.
         profile: name in `conf/profile`; None: `params.yaml` as it is committed.
+        limit_hours: how long it may take.
 
     Returns:
         A completed state named Promoted, Held, Rejected or Unchanged, with the reason.
@@ -82,7 +88,9 @@ def retrain(root: str = ".", profile: str | None = None) -> State[Any]:
     Raises:
         UserError: another retraining runs, or the project cannot be retrained.
         StageFailedError: a stage failed; nothing that serves has changed.
+        TimeLimitError: it took too long; nothing that serves has changed.
     """
+    limit = TimeLimit.start("retrain", limit_hours)
     folder = Path(root).resolve()
     if not (folder / "dvc.yaml").is_file():
         raise UserError(f"{folder / 'dvc.yaml'} does not exist: `root` must be the project's folder")
@@ -96,7 +104,7 @@ def retrain(root: str = ".", profile: str | None = None) -> State[Any]:
             tree = add_worktree(folder, branch)
             if changed := uncommitted(folder):
                 get_run_logger().warning("not committed, so not trained with: %s", ", ".join(changed))
-            run = Retraining(folder, tree, branch, folder / REPORTS / branch.partition("/")[2])
+            run = Retraining(folder, tree, branch, folder / REPORTS / branch.partition("/")[2], limit)
             return train_and_decide(run, profile, flow_run_id)
         finally:
             remove_worktree(folder, worktree_path(folder, branch), branch)
@@ -108,19 +116,25 @@ def train_and_decide(run: Retraining, profile: str | None, flow_run_id: str) -> 
         from pipeline.profiles import write_params
 
         write_params(run.tree, profile)
+    restore(run.tree)
+    inputs = inputs_md5(run.tree)
+    if said := why_not_again(run.root, inputs):
+        return Completed(name="Unchanged", message=said)
     with chdir(run.root), parent_run("retrain", flow_run_id, run.tree) as parent:
-        restore(run.tree)
-        pipeline(root=str(run.tree), parent_run_id=parent.run_id)
+        train(run, parent)
         version = bundle_version(run.tree / BUNDLE)
         champion = current(run.root)
         if champion is not None and champion.name == version:
+            follow(run.root)  # a run that was killed just after its promotion did not come to that
             return Completed(name="Unchanged", message=f"nothing changed: champion {version} is up to date")
         parent.used = True
         verdict = compare(run, parent)
-        act(run, verdict)
+        # Whatever serves is in the registry and on a branch, also if this is killed at any line
         record(run, verdict, parent)
         commit_branch(run, verdict)
+        act(run, verdict)
         push(run.tree)
+    remember_verdict(run.root, run.date, inputs, verdict)
     announce(run, verdict)
     message = f"{verdict['verdict']}: {verdict['reason']}"
     return Completed(name=STATES[verdict["verdict"]], message=message)
@@ -133,12 +147,27 @@ def restore(tree: Path) -> None:
     subprocess.run(command, cwd=tree, env=child_environment(None), stdin=subprocess.DEVNULL)
 
 
+def train(run: Retraining, parent: ParentRun) -> None:
+    """Bring every stage of the worktree up to date within the time that is left.
+
+    Raises:
+        StageFailedError: a stage failed.
+        TimeLimitError: the time is over.
+    """
+    hours = run.limit.left / 3600
+    try:
+        pipeline(root=str(run.tree), parent_run_id=parent.run_id, limit_hours=hours)
+    except TimeLimitError as error:
+        raise run.limit.error("the training") from error
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
 def compare(run: Retraining, parent: ParentRun) -> dict[str, Any]:
     """Run the gate in a process of its own, and show the verdict in Prefect and MLflow.
 
     Raises:
         UserError: there is no verdict; the message says why.
+        TimeLimitError: the time is over.
     """
     command = [sys.executable, "-m", "pipeline.cli", "gate", "--root", str(run.root)]
     command += ["--challenger", str(run.tree / BUNDLE), "--training", str(run.tree / INSPECTION)]
@@ -150,10 +179,17 @@ def compare(run: Retraining, parent: ParentRun) -> dict[str, Any]:
         tail.append(line)
 
     children = ChildProcesses()
+    timer = Timer(max(run.limit.left, 0), children.stop)
+    timer.start()
     try:
         code = children.run(command, run.tree, child_environment(parent), on_line)
+    except StoppedError as error:
+        raise run.limit.error("the comparison") from error
     finally:
+        timer.cancel()
         children.stop()
+    if run.limit.left < 0:
+        raise run.limit.error("the comparison")
     if code != 0:
         raise UserError(f"no verdict: {cause('metaldefect', list(tail))}")
     verdict: dict[str, Any] = read_json(run.reports / "verdict.json")
@@ -178,24 +214,35 @@ def show(reports: Path) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def act(run: Retraining, verdict: dict[str, Any]) -> None:
-    """Promote, hold, or leave everything as it is."""
+    """Promote, hold, or leave everything as it is; then let the registry's aliases follow."""
     bundle = run.tree / BUNDLE
     if verdict["verdict"] == "PROMOTE":
         promote(run.root, bundle, {"verdict": "PROMOTE", "reason": verdict["reason"], "branch": run.branch})
     elif verdict["verdict"] == "HOLD":
         hold(run.root, bundle)
+    follow(run.root)
+
+
+def follow(root: Path) -> None:
+    """Let the registry's aliases say what serves and what waits; the links are the truth, so it may fail."""
+    from pipeline.registry import follow_links
+
+    try:
+        follow_links(root)
+    except Exception as error:
+        said = "MLflow's aliases are not updated, the next retraining updates them: %s"
+        get_run_logger().error(said, error)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def record(run: Retraining, verdict: dict[str, Any], parent: ParentRun) -> None:
-    """Register the challenger with its verdict and lineage; the registry's aliases follow the links."""
+    """Register the challenger with its verdict and lineage."""
     import mlflow
 
-    from pipeline.registry import follow_links, register
+    from pipeline.registry import register
 
     mlflow.MlflowClient().log_artifacts(parent.run_id, str(run.reports), "verdict")
     if verdict["challenger"] is None:  # refused: it is no model
-        follow_links(run.root)
         return
     number = register(run.root, run.tree, run.tree / BUNDLE, parent.run_id, verdict)
     get_run_logger().info("registered as version %s of the detector", number)

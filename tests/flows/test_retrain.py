@@ -12,33 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
+from benchmarks.toy_project import write_project
 from flows.lease import LEASE, lease
 from flows.leftovers import clean_up
 from flows.worktree import FOLDER, add_worktree, commit, git, link_data, remove_worktree, uncommitted
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
-PIPELINE = """\
-stages:
-  merge:
-    cmd: python take.py inspection data/merged/inspection
-    deps: [take.py]
-    outs: [data/merged/inspection]
-  export_openvino:
-    cmd: python take.py "$(cat which.txt)" models/openvino
-    deps: [take.py, which.txt, data/merged/inspection, data/raw]
-    outs: [models/openvino]
-"""
-TAKE = """\
-import os, shutil, sys
-source = os.path.join(os.environ["PLANTED"], sys.argv[1])
-if not os.path.isdir(source):
-    sys.exit(f"export_openvino: {sys.argv[1]} is no detector:\\nname another in which.txt")
-shutil.copytree(source, sys.argv[2], dirs_exist_ok=True)
-"""
 STEPS = """\
 import json, os, sys
 from pathlib import Path
@@ -58,10 +39,16 @@ with get_client(sync_client=True) as client:
     (root / LEASE).parent.mkdir(parents=True, exist_ok=True)
     (root / LEASE).write_text(json.dumps({"pid": "1", "flow_run_id": str(dead.id)}))
 for which in sys.argv[2:]:
-    if which != "again":
+    options = {}
+    if which == "too slow":
+        options = {"limit_hours": 4 / 3600}
+        (root / "seconds.txt").write_text("60")
+        (root / "round.txt").write_text("1")
+        git(root, "commit", "--quiet", "--all", "--message", which)
+    elif which != "again":
         (root / "which.txt").write_text(which)
         git(root, "commit", "--quiet", "--all", "--message", which)
-    state = retrain(root=str(root), return_state=True)
+    state = retrain(root=str(root), return_state=True, **options)
     link = root / "models/champion"
     serves = link.resolve().name if link.exists() else None
     print("STEP", json.dumps([which, state.name, state.message, serves]))
@@ -74,38 +61,19 @@ with get_client(sync_client=True) as client:
 @pytest.fixture
 def project(tmp_path: Path, environment: dict[str, str]) -> Path:
     """A committed project with data that git does not hold."""
-    root = tmp_path / "project"
-    (root / "data/raw").mkdir(parents=True)
-    (root / "dvc.yaml").write_text(PIPELINE)
-    (root / "take.py").write_text(TAKE)
-    (root / "which.txt").write_text("good")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["gate"] |= {"precision": "fp32"}
-    params["gate"]["cost"] |= {"latency_frames": 1, "latency_ratio": 1000}
-    (root / "params.yaml").write_text(yaml.safe_dump(params))
-    (root / ".gitignore").write_text(
-        "/mlruns/\n/data/raw/\n/reports/\n/data/holdout/\n/models/\n/.checkpoints/\n/logs/\n"
-    )
-    (root / "data/raw/one.txt").write_text("1")
-    for command in (
-        ["git", "init", "-q"],
-        ["git", "config", "user.email", "x@localhost"],
-        ["git", "config", "user.name", "x"],
-        [sys.executable, "-m", "dvc", "init", "-q"],
-        ["git", "add", "--all"],
-        ["git", "commit", "-qm", "start"],
-    ):
-        subprocess.run(command, cwd=root, env=environment, check=True)
-    return root
+    return write_project(tmp_path / "project", tmp_path / "no detectors", environment, seconds=0)
 
 
 def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
-    project: Path, with_database: dict[str, str], planted: dict[str, Path]
+    tmp_path: Path, with_database: dict[str, str], planted: dict[str, Path]
 ) -> None:
-    steps = ["half_blind", "again", "no_detector", "worse"]
+    project = write_project(tmp_path / "project", planted["good"].parent, with_database, seconds=0)
+    dvc(project, with_database, "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
+    git(project, "commit", "--quiet", "--all", "--message", "a remote")
+    steps = ["half_blind", "again", "no_detector", "worse", "again", "too slow"]
     done = subprocess.run(
         [sys.executable, "-c", STEPS, str(project), *steps],
-        env=with_database | {"PLANTED": str(planted["good"].parent)},
+        env=with_database,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -113,10 +81,11 @@ def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
     )
     assert done.returncode == 0, done.stdout
     lines = [line for line in done.stdout.splitlines() if line.startswith("STEP ")]
-    first, again, failed, rejected = (json.loads(line[5:]) for line in lines)
+    first, again, failed, rejected, nothing_new, late = (json.loads(line[5:]) for line in lines)
 
     assert first[1:3] == ["Promoted", "PROMOTE: the first detector: it reaches every floor"]
     assert again[1] == "Unchanged"
+    assert again[2].endswith(f": champion {first[3]} is up to date")
     assert again[3] == first[3]
     # The state says why, not DVC's last line (exited with 1), and what serves is as before
     assert failed[1] == "Failed"
@@ -125,8 +94,34 @@ def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
     assert rejected[1] == "Rejected"
     assert "floor of image AUROC" in rejected[2]
     assert rejected[3] == first[3]
+    # With the same data, settings and code nothing is trained and compared again
+    assert nothing_new[1] == "Unchanged"
+    assert nothing_new[2].startswith("no new data, settings or code since ")
+    assert f", whose challenger was rejected: {rejected[2].removeprefix('REJECT: ')}" in nothing_new[2]
+    assert late[1] == "Failed"
+    assert "retrain did not end within 0.00111111 h: the training was ended." in late[2]
+    assert "`limit_hours` in prefect.yaml gives more time" in late[2]
+    assert late[3] == first[3]
 
     check_traces(project, done.stdout)
+    check_second_clone(project, tmp_path / "clone", with_database)
+
+
+def dvc(folder: Path, environment: dict[str, str], *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_second_clone(project: Path, clone: Path, environment: dict[str, str]) -> None:
+    """The branch and the remote, to which the retraining has pushed, are all that another machine needs."""
+    branch = git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)").splitlines()[-1]
+    git(project, "clone", "--quiet", "--branch", branch, str(project), str(clone))
+    shutil.copytree(project / "data/raw", clone / "data/raw")
+    dvc(clone, environment, "pull", "--quiet")
+    assert "up to date" in dvc(clone, environment, "status")
+    assert (clone / "models/openvino/metadata.json").is_file()
 
 
 def check_traces(project: Path, output: str) -> None:
@@ -156,8 +151,7 @@ def check_traces(project: Path, output: str) -> None:
     with sqlite3.connect(project / "mlruns/mlflow.db") as store:
         runs = store.execute("select status, lifecycle_stage from runs order by start_time").fetchall()
     assert runs == [
-        ("FINISHED", "active"), ("FINISHED", "deleted"), ("FAILED", "active"),
-        ("FINISHED", "active"),
+        ("FINISHED", "active"), ("FAILED", "active"), ("FINISHED", "active"), ("FAILED", "active"),
     ]  # fmt: skip
 
 
@@ -209,7 +203,7 @@ def test_what_a_killed_run_left_is_removed(project: Path, alive: Callable[[int],
 
 def clean_up_quickly(project: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.leftovers.GRACE_SECONDS", 0.2)
+        patch.setattr("pipeline.orphans.GRACE_SECONDS", 0.2)
         said = clean_up(project, None)
     assert any("ended 2 processes of a killed run" in line for line in said), said
 
