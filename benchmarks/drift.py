@@ -22,7 +22,7 @@ REFERENCES = 50
 BATCHES = 20  # per reference
 BATCH_ROWS = 100
 CELLS = 64
-SETTINGS = DriftSettings(permutations=1500)
+SETTINGS = DriftSettings()
 # Of the brightness, in standard deviations of its own
 SHIFTS = (0.0, 0.25, 0.5, 1.0)
 

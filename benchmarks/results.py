@@ -37,6 +37,10 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
     "grain": ("metaldefect/synthesis/grain.py", "metaldefect/metrics"),
     "insert": ("metaldefect/commands/insert.py", "metaldefect/maskgit", "metaldefect/synthesis"),
+    "kills": (
+        "flows", "pipeline/worker.py", "pipeline/deployment.py", "pipeline/orphans.py",
+        "pipeline/dead_runs.py", "pipeline/dead_flow_runs.py", "pipeline/champion.py", "pipeline/registry.py",
+    ),
     "kernels": ("metaldefect/kernels", "metaldefect/efficientad"),
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),

@@ -5,18 +5,11 @@ MLflow's runs are ended by `pipeline.dead_runs` when the next parent run starts.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-import psutil
-
 from flows.worktree import FOLDER, remove_worktree
-
-GRACE_SECONDS = 10.0
+from pipeline.orphans import FLOW, find_orphans, processes_in, stop_all
 
 
 def clean_up(root: Path, left_over: dict[str, str] | None) -> list[str]:
@@ -29,10 +22,12 @@ def clean_up(root: Path, left_over: dict[str, str] | None) -> list[str]:
     Returns:
         One line per thing that was cleaned up.
     """
-    done = []
-    for tree in sorted((root / FOLDER).glob("*")):
-        stopped = stop_processes(tree)
-        done += [f"ended {stopped} processes of a killed run"] if stopped else []
+    trees = sorted((root / FOLDER).glob("*"))
+    left = {process.pid: process for tree in trees for process in processes_in(tree)}
+    left |= {process.pid: process for process in find_orphans(root, FLOW)}
+    stopped = stop_all(left.values())
+    done = [f"ended {stopped} processes of a killed run"] if stopped else []
+    for tree in trees:
         remove_worktree(root, tree, branch_of(tree))
         done.append(f"removed {tree.relative_to(root)}")
     if left_over and (run_id := left_over.get("flow_run_id")):
@@ -43,28 +38,6 @@ def clean_up(root: Path, left_over: dict[str, str] | None) -> list[str]:
 def branch_of(tree: Path) -> str:
     """The branch of a worktree, from its folder's name: `retrain-<date>` holds `retrain/<date>`."""
     return tree.name.replace("-", "/", 1)
-
-
-def stop_processes(folder: Path) -> int:
-    """End every process that works in a folder: SIGTERM, then SIGKILL; returns how many there were."""
-    found = list(processes_in(folder))
-    for process in found:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(found, GRACE_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, GRACE_SECONDS)
-    return len(found)
-
-
-def processes_in(folder: Path) -> Iterator[psutil.Process]:
-    """Processes whose working directory lies in a folder; not this one."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and Path(process.cwd()).is_relative_to(folder):
-                yield process
 
 
 def crash_flow_run(flow_run_id: str) -> list[str]:

@@ -61,6 +61,7 @@ class ChildProcesses:
                 start_new_session=True,
             )
             self._running.add(child)
+        threading.Thread(target=end_group_with_leader, args=(child,), daemon=True).start()
         try:
             assert child.stdout is not None
             with child.stdout:
@@ -85,6 +86,15 @@ class ChildProcesses:
                 child.poll()  # reaps the leader: a zombie keeps its group alive
                 time.sleep(0.05)
             signal_group(child, signal.SIGKILL)
+
+
+def end_group_with_leader(child: subprocess.Popen[str]) -> None:
+    """Kill what is left of a group once its leader has ended.
+
+    A stage whose `dvc` was killed would go on without anybody to record it, beside the second try.
+    """
+    child.wait()
+    signal_group(child, signal.SIGKILL)
 
 
 def signal_group(child: subprocess.Popen[str], number: int) -> bool:

@@ -107,9 +107,12 @@ def undeploy(root: Root = Path()) -> None:
 def worker(root: Root = Path()) -> None:
     """Run Prefect's worker in the foreground, as a systemd unit does; SIGTERM ends its flow runs first."""
     from pipeline.prefect_settings import prepare_environment
-    from pipeline.worker import run_worker
+    from pipeline.watchdog import api_url
+    from pipeline.worker import clean_up, run_worker
 
     prepare_environment(root)
+    for line in clean_up(root.resolve(), api_url()):
+        print(line, flush=True)
     raise typer.Exit(run_worker(root.resolve()))
 
 

@@ -11,13 +11,14 @@ import socket
 import psutil
 
 TAG = "process"
-CREATED_DIGITS = 2
+# A process's start is known relative to the clock, which may be set while it runs
+CLOCK_SECONDS = 5.0
 
 
 def process_tag(process: psutil.Process | None = None) -> str:
     """Names a process, this one by default: machine, process id, and when it started (ids are used again)."""
     process = process or psutil.Process()
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.{CREATED_DIGITS}f}"
+    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
 
 
 def is_gone(tag: str) -> bool:
@@ -27,7 +28,8 @@ def is_gone(tag: str) -> bool:
         return False
     try:
         process = psutil.Process(int(number))
-        return f"{process.create_time():.{CREATED_DIGITS}f}" != created
+        other = abs(process.create_time() - float(created)) > CLOCK_SECONDS
+        return other or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import psutil
 
 from metaldefect.errors import UserError
 from pipeline.inbox import INBOX
+from pipeline.orphans import FLOW, WORKER, processes_in, stop_all, stop_orphans
 from pipeline.prefect_settings import PREFECT_DIRECTORY, migrate_database, prepare_environment
 from pipeline.watchdog import POOL, answers
 
@@ -54,10 +56,18 @@ class Background:
             return None
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
 
+    def end_leftovers(self) -> None:
+        """End what a killed process left in its session, such as the server's child that holds the port."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            session = json.loads(self.record.read_text(encoding="ascii"))["pid"]
+            if not psutil.pid_exists(session):
+                stop_all(each for each in processes_in(self.root) if session_of(each) == session)
+
     def start(self, arguments: list[str]) -> bool:
         """Start `python -m <arguments>`, unless it runs; returns whether it was started."""
         if self.process() is not None:
             return False
+        self.end_leftovers()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as stream:
             child = subprocess.Popen(
@@ -75,6 +85,8 @@ class Background:
     def stop(self) -> bool:
         """SIGTERM, then SIGKILL for what is left; returns whether anything ran."""
         process = self.process()
+        if process is None:
+            self.end_leftovers()
         self.record.unlink(missing_ok=True)
         if process is None:
             return False
@@ -86,6 +98,14 @@ class Background:
                 other.kill()
         psutil.wait_procs([*left, *everything], 10)
         return True
+
+
+def session_of(process: psutil.Process) -> int | None:
+    """The session of a process; None once it has ended."""
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return None
 
 
 def deploy(root: Path, port: int = PORT) -> str:
@@ -136,6 +156,7 @@ def start_server(root: Path, api: str, port: int) -> str:
         UserError: another program has the port, or the server does not start.
     """
     server = Background(root, "server")
+    server.end_leftovers()
     page = api.removesuffix("/api")
     if server.process() is None and answers(api):
         raise UserError(
@@ -168,4 +189,6 @@ def prefect(root: Path, *arguments: str) -> None:
 def undeploy(root: Path) -> str:
     """End watchdog, worker and server, in this order; flow runs end their stages and report it."""
     ended = [name for name in ("watchdog", "worker", "server") if Background(root, name).stop()]
+    if stop_orphans(root, WORKER, FLOW):
+        ended.append("what a killed worker had left")
     return f"ended: {', '.join(ended)}" if ended else "nothing of this project was running"

@@ -8,6 +8,7 @@ and report their state, and stops the worker when they are gone.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -17,12 +18,34 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.watchdog import POOL
+from pipeline.dead_flow_runs import close_dead_flow_runs
+from pipeline.orphans import FLOW, WORKER, stop_orphans, works_for_this
+from pipeline.watchdog import POOL, answers
 
 # A flow run ends its stage within ten seconds, and then reports to the server
 FLOW_GRACE_SECONDS = 60.0
 WORKER_GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.5
+SERVER_SECONDS = 120.0
+
+
+def clean_up(root: Path, api: str) -> list[str]:
+    """End what a killed worker left, and tell Prefect which of its runs are gone.
+
+    Waits up to two minutes for a server that is starting.
+
+    Returns:
+        One line per thing that was cleaned up.
+    """
+    stopped = stop_orphans(root, WORKER, FLOW)
+    done = [f"ended {stopped} processes of a killed worker"] if stopped else []
+    deadline = time.monotonic() + SERVER_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):  # such as 503, while its database is locked
+            if answers(api):
+                return done + close_dead_flow_runs(root, api)
+        time.sleep(POLL_SECONDS)
+    return [*done, f"the Prefect server at {api} does not answer"]
 
 
 def run_worker(root: Path, command: list[str] | None = None) -> int:
@@ -37,7 +60,8 @@ def run_worker(root: Path, command: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stopping.set())
     command = command or [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
     # A session of its own, so that Ctrl-C in a terminal reaches this process alone
-    child = subprocess.Popen(command, cwd=root, start_new_session=True)
+    environment = os.environ | works_for_this(WORKER)
+    child = subprocess.Popen(command, cwd=root, env=environment, start_new_session=True)
     while child.poll() is None:
         if stopping.wait(POLL_SECONDS):
             stop(child)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,24 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.kills import play_round, strike
+from benchmarks.toy_plant import (
+    Plant,
+    asking,
+    faults,
+    free_port,
+    registry_faults,
+    start_mlflow,
+    start_service,
+    wait_for,
+)
+from benchmarks.toy_project import commit_change, write_detectors, write_project
+from flows.worktree import git
+from metaldefect.deploy.bundle import bundle_version
 from metaldefect.deploy.feedback import Feedback, FeedbackLog
+from pipeline.champion import promote
 from pipeline.deployment import Background
-from pipeline.watchdog import call, find_trouble
+from pipeline.watchdog import find_trouble
 from tests.drifting_line import Line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,74 +59,44 @@ print("TORCH", "torch" in sys.modules)
 """
 
 
-def eventually(question: Any, seconds: float, what: str) -> Any:
-    """Ask until the answer is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            answer = question()
-        except OSError:
-            answer = None
-        if answer:
-            return answer
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds} s: {what}")
+STAGE_SECONDS = 4
+RUN_SECONDS = 40.0
 
 
-@dataclass(frozen=True)
-class Deployed:
-    """A deployed toy project, and the environment of its clients."""
+def deployment(plant: Plant, name: str = PIPELINE) -> dict[str, Any]:
+    return plant.ask(f"/deployments/name/{name}")
 
-    root: Path
-    environment: dict[str, str]
-    api: str
-    output: str
 
-    def deployment(self, name: str = PIPELINE) -> dict[str, Any]:
-        return call(self.api, f"/deployments/name/{name}")
+def clients(plant: Plant) -> dict[str, str]:
+    """The environment of a program that uses the plant's server."""
+    return plant.environment | {"PREFECT_API_URL": plant.api}
 
-    def runs(self, **condition: Any) -> list[dict[str, Any]]:
-        return call(self.api, "/flow_runs/filter", {"flow_runs": condition})
 
-    def command(self, name: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", name, "--root", str(self.root)],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+def runs_of(plant: Plant, **condition: Any) -> list[dict[str, Any]]:
+    return plant.ask("/flow_runs/filter", {"flow_runs": condition})
 
 
 @pytest.fixture(scope="module")
-def deployed(
+def plant(
     tmp_path_factory: pytest.TempPathFactory,
     migrated_home: Path,
     make_environment: Callable[[Path], dict[str, str]],
-    write_toy: Callable[[Path, dict[str, str]], Path],
-) -> Iterator[Deployed]:
-    folder = tmp_path_factory.mktemp("deployed")
-    environment = make_environment(folder)
-    shutil.copytree(migrated_home, environment["PREFECT_HOME"])
-    root = write_toy(folder / "toy", environment)
-    shutil.copy(ROOT / "prefect.yaml", root)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment |= {
+) -> Iterator[Plant]:
+    """A toy project with the server, the worker and the watchdog that all tests of this file share."""
+    folder = tmp_path_factory.mktemp("plant").resolve()
+    environment = make_environment(folder) | {
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
-    command = [sys.executable, "-m", "pipeline.cli", "deploy", "--root", str(root), "--port", str(port)]
-    api = f"http://127.0.0.1:{port}/api"
+    shutil.copytree(migrated_home, environment["PREFECT_HOME"])
+    detectors = write_detectors(folder / "detectors")
+    root = write_project(folder / "project", detectors, environment, STAGE_SECONDS)
+    made = Plant(root, detectors, environment, free_port())
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield Deployed(root, environment | {"PREFECT_API_URL": api}, api, done.stdout)
+        made.deploy()
+        yield made
     finally:
-        subprocess.run([*command[:3], "undeploy", "--root", str(root)], env=environment, timeout=240)
+        made.stop()
         assert all(Background(root, name).process() is None for name in ("server", "worker", "watchdog"))
 
 
@@ -128,59 +111,84 @@ def test_the_file_names_no_folder_of_this_machine_and_only_what_exists() -> None
         assert deployment["tags"]
 
 
-def test_deploy_says_what_runs_and_everything_is_well(deployed: Deployed) -> None:
-    assert deployed.output.splitlines()[:3] == [
-        f"server    started: {deployed.api.removesuffix('/api')}",
+def test_deploy_says_what_runs_and_everything_is_well(plant: Plant) -> None:
+    assert plant.output.splitlines()[:3] == [
+        f"server    started: {plant.api.removesuffix('/api')}",
         "worker    started, pool 'metal'",
         "watchdog  started: what stands still is reported",
     ]
-    found = {each["name"]: each for each in call(deployed.api, "/deployments/filter", {})}
+    found = {each["name"]: each for each in plant.ask("/deployments/filter", {})}
     assert found.keys() == {each["name"] for each in DEPLOYMENTS}
-    triggers = {each["name"] for each in call(deployed.api, "/automations/filter", {})}
+    triggers = {each["name"] for each in plant.ask("/automations/filter", {})}
     assert triggers == {"new data", "drift"}
-    eventually(
-        lambda: find_trouble(deployed.api, datetime.now(UTC)) == [], 60, "worker and schedules are well"
-    )
+    wait_for(lambda: find_trouble(plant.api, datetime.now(UTC)) == [], "worker and schedules are well", 60)
 
 
-def test_the_week_starts_on_sunday_at_three(deployed: Deployed) -> None:
+def test_the_week_starts_on_sunday_at_three(plant: Plant) -> None:
     wanted = {
-        "deployments": {"id": {"any_": [deployed.deployment(RETRAIN)["id"]]}},
+        "deployments": {"id": {"any_": [deployment(plant, RETRAIN)["id"]]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    scheduled = eventually(
-        lambda: call(deployed.api, "/flow_runs/filter", wanted)[1:], 60, "runs are planned"
-    )
+    scheduled = wait_for(lambda: plant.ask("/flow_runs/filter", wanted)[1:], "runs are planned", 60)
     times = [datetime.fromisoformat(run["expected_start_time"]) for run in scheduled[:2]]
     assert (times[0].isoweekday(), times[0].hour, times[0].minute) == (7, 3, 0)
     assert times[1] - times[0] == timedelta(days=7)
 
 
+def test_ten_images_in_the_inbox_lead_to_a_verdict_and_a_version(plant: Plant) -> None:
+    for number in range(10):
+        path = plant.root / "inbox" / ("good" if number < 6 else "dent") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 250, (40, 40), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+
+    taken = plant.end_of(plant.start_run("watch-inbox/watch-inbox", settle=0))  # as every five minutes
+
+    assert (taken["name"], taken["message"]) == ("Added", "10 images added, 0 refused, 0 still arriving")
+    training = {"deployment_id": {"any_": [deployment(plant, RETRAIN)["id"]]}}
+    started = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
+    run = wait_for(lambda: runs_of(plant, **training, **started), "new images start a retraining", 60)[0]
+    end = plant.end_of(run["id"])
+    assert (end["name"], run["created_by"]["type"]) == ("Promoted", "AUTOMATION"), end["message"]
+    artifacts = {each["key"]: each for each in plant.ask("/artifacts/filter", {})}
+    assert artifacts["verdict"]["data"].startswith("# PROMOTE: the first champion")
+    version = bundle_version(plant.detectors / "good")
+    assert faults(plant, [run["id"]], version) == []  # among them: MLflow's champion is this version
+    branch = git(plant.root, "branch", "--list", "retrain/*", "--format=%(refname:short)")
+    assert "data/raw" in git(plant.root, "show", f"{branch}:dvc.lock")
+    assert "dent/6.png" not in git(plant.root, "ls-files")  # DVC holds the images, git their hash
+    assert git(plant.root, "log", "-1", "--format=%s") == "10 images from the inbox"
+
+
 @pytest.mark.slow
-def test_a_schedule_of_one_minute_fires_and_the_run_completes(deployed: Deployed) -> None:
-    path = f"/deployments/{deployed.deployment()['id']}/schedules"
-    (schedule,) = call(deployed.api, path, [{"active": True, "schedule": {"cron": "* * * * *"}}])
+def test_a_schedule_of_one_minute_fires_and_its_lock_is_committed(plant: Plant) -> None:
+    before = git(plant.root, "branch", "--list", "retrain/*").splitlines()
+    commit_change(plant.root, "half_blind", 1)
+    path = f"/deployments/{deployment(plant, RETRAIN)['id']}/schedules"
+    (schedule,) = plant.ask(path, [{"active": True, "schedule": {"cron": "* * * * *"}}])
+    known = {run["id"] for run in runs_of(plant, state={"type": {"not_any_": ["SCHEDULED"]}})}
+
+    def fired() -> list[dict[str, Any]]:
+        found = runs_of(plant, state={"type": {"not_any_": ["SCHEDULED"]}}, deployment_id={"is_null_": False})
+        return [run for run in found if run["id"] not in known and run["name"] and run["auto_scheduled"]]
+
     try:
-        run = eventually(
-            lambda: deployed.runs(state={"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}),
-            240,
-            f"a run ends; {Background(deployed.root, 'worker').log}",
-        )[0]
+        run = wait_for(fired, f"a run starts; {Background(plant.root, 'worker').log}", 150)[0]
     finally:
         subprocess.run(
-            [sys.executable, "-c", DELETE, f"{deployed.api}{path}/{schedule['id']}"], check=True, timeout=60
+            [sys.executable, "-c", DELETE, f"{plant.api}{path}/{schedule['id']}"], check=True, timeout=60
         )
-    assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
-    assert run["auto_scheduled"]
-    assert (deployed.root / "last.txt").read_text() == "first: {value: 1}\n" * 2
-    assert list(yaml.safe_load((deployed.root / "dvc.lock").read_text())["stages"])[-1] == "last"
+    end = plant.end_of(run["id"])
+    assert (end["type"], end["name"]) == ("COMPLETED", "Rejected"), end["message"]
+    (branch,) = set(git(plant.root, "branch", "--list", "retrain/*").splitlines()) - set(before)
+    assert "round.txt" in git(plant.root, "show", f"{branch.strip()}:dvc.lock")
 
 
 DELETE = "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], method='DELETE'))"
 
 
-def test_inbox_and_drift_start_a_training_and_are_reported(deployed: Deployed, tmp_path: Path) -> None:
+def test_inbox_and_drift_start_a_training_and_are_reported(plant: Plant, tmp_path: Path) -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["data"] = {"root": "data/raw", "channels": 1, "classes": ["dent"]}
     content["merge"]["datasets"] = [{"adapter": "folder", "root": "."}]
@@ -192,14 +200,14 @@ def test_inbox_and_drift_start_a_training_and_are_reported(deployed: Deployed, t
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 250, (40, 40), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:300])
-    before = {run["id"] for run in deployed.runs()}
+    before = {run["id"] for run in runs_of(plant)}
 
     Line(tmp_path).runs(60, brighter=15)
     FeedbackLog(tmp_path / "scores").add(Feedback(id="part 06:01", defective=True))
 
     script = WATCH.format(root=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", script], env=deployed.environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], env=clients(plant), capture_output=True, text=True, timeout=120
     )
 
     said = [line.partition(", p =")[0] for line in done.stdout.splitlines()]
@@ -213,85 +221,104 @@ def test_inbox_and_drift_start_a_training_and_are_reported(deployed: Deployed, t
     notices = (tmp_path / "logs/notices.log").read_text()
     assert "1 files from the inbox were refused" in notices
     assert "warning drift | drift in brightness" in notices
-    artifacts = {each["key"] for each in call(deployed.api, "/artifacts/filter", {})}
+    artifacts = {each["key"] for each in plant.ask("/artifacts/filter", {})}
     assert {"refused", "drift", "drift-picture", "live"} <= artifacts
-    training = deployed.deployment(RETRAIN)["id"]
+    training = deployment(plant, RETRAIN)["id"]
 
     def started() -> list[dict[str, Any]] | None:
-        new = [run for run in deployed.runs() if run["id"] not in before]
+        new = [run for run in runs_of(plant) if run["id"] not in before]
         found = [run for run in new if run["deployment_id"] == training and not run["auto_scheduled"]]
         return found if len(found) == 2 else None
 
-    runs = eventually(started, 60, "the events data.new and drift.detected start a retraining each")
+    runs = wait_for(started, "the events data.new and drift.detected start a retraining each", 60)
     assert {run["created_by"]["type"] for run in runs} == {"AUTOMATION"}
-    ends = {
-        "COMPLETED",
-        "FAILED",
-        "CRASHED",
-    }
     for run in runs:
-        eventually(
-            lambda run=run: call(deployed.api, f"/flow_runs/{run['id']}")["state"]["type"] in ends,
-            180,
-            f"the retraining ends; {Background(deployed.root, 'worker').log}",
-        )
+        end = plant.end_of(run["id"])
+        # What they would train with has had its verdict: they say so instead of training again
+        assert (end["name"], end["message"][:28]) == ("Unchanged", "no new data, settings or cod")
+
+
+@pytest.fixture(scope="module")
+def service(plant: Plant) -> str:
+    return start_service(plant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "kind"), [(10, "stage"), (11, "worker"), (12, "server")])
+def test_after_a_sigkill_this_or_the_next_run_completes_and_nothing_is_left(
+    plant: Plant, service: str, number: int, kind: str
+) -> None:
+    """Alone and whole in turns; `benchmarks.kills` kills each ten times."""
+    with asking(service) as client:
+        record = play_round(plant, kind, number, share=0.3, duration=RUN_SECONDS)
+    assert record["completed"], record
+    assert record["faults"] == []
+    assert set(client.answers) == {200}
+
+
+@pytest.mark.slow
+def test_a_retraining_outlives_a_killed_mlflow_server(plant: Plant) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    tracked = replace(plant, environment=clients(plant) | {"MLFLOW_TRACKING_URI": address})
+    start_mlflow(tracked)
+    commit_change(plant.root, "good", 20)
+    promote(plant.root, plant.detectors / "half_blind", {})
+    command = [sys.executable, "-m", "flows.run", "--retrain", "--root", str(plant.root)]
+    flow = subprocess.Popen(command, env=tracked.environment, stdout=subprocess.PIPE, text=True)
+    wait_for(plant.stage, "the stage runs")
+    strike(tracked, "mlflow", whole=True, pause=0)
+    time.sleep(2)
+    start_mlflow(tracked)
+    assert flow.communicate(timeout=240)[0].splitlines()[-1].startswith("Promoted: PROMOTE: better")
+    assert registry_faults(tracked, bundle_version(plant.detectors / "good")) == []
 
 
 def test_cancelling_a_run_on_the_server_ends_the_stage(
-    toy: Path, deployed: Deployed, alive: Callable[[int], bool]
+    toy: Path, plant: Plant, alive: Callable[[int], bool]
 ) -> None:
-    pid_file = slow_stage(toy)
+    pid_file = toy / "pid"
+    definition = (toy / "dvc.yaml").read_text()
+    (toy / "dvc.yaml").write_text(definition.replace("sleep 1 &&", "echo $$ > pid; sleep 120 &&"))
     with (toy / "log").open("w") as stream:
         flow = subprocess.Popen(
             [sys.executable, "-m", "flows.run", "--root", str(toy)],
-            env=deployed.environment,
+            env=clients(plant),
             stdout=stream,
             stderr=stream,
         )
-    eventually(lambda: pid_file.is_file() and pid_file.read_text().strip(), 120, f"slow runs; {toy / 'log'}")
+    wait_for(lambda: pid_file.is_file() and pid_file.read_text().strip(), f"slow runs; {toy / 'log'}", 120)
     pid = int(pid_file.read_text())
     assert alive(pid)
-    running = deployed.runs(state={"type": {"any_": ["RUNNING"]}})
+    running = runs_of(plant, state={"type": {"any_": ["RUNNING"]}})
     (run,) = (each for each in running if each["deployment_id"] is None)
 
-    call(deployed.api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    plant.ask(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
 
     assert flow.wait(timeout=60) == 1, (toy / "log").read_text()
     assert not alive(pid)
-    assert call(deployed.api, f"/flow_runs/{run['id']}")["state"]["type"] == "CANCELLED"
+    assert plant.state(run["id"])["type"] == "CANCELLED"
     assert "Cancelled: the running stages were ended" in (toy / "log").read_text()
 
 
-def slow_stage(root: Path) -> Path:
-    """Let the stage `slow` take two minutes; returns the file that will hold its process's id."""
-    definition = (root / "dvc.yaml").read_text()
-    (root / "dvc.yaml").write_text(definition.replace("sleep 1 &&", "echo $$ > pid; sleep 120 &&"))
-    return root / "pid"
-
-
 def test_sigterm_of_the_worker_ends_stage_and_run_and_the_watchdog_misses_it(
-    deployed: Deployed, alive: Callable[[int], bool]
+    plant: Plant, alive: Callable[[int], bool]
 ) -> None:
-    pid_file = slow_stage(deployed.root)
-    (deployed.root / "slow.txt").unlink(missing_ok=True)
-    run = call(deployed.api, f"/deployments/{deployed.deployment()['id']}/create_flow_run", {})
-    log = Background(deployed.root, "worker").log
-    eventually(lambda: pid_file.is_file() and pid_file.read_text().strip(), 120, f"slow runs; {log}")
-    pid = int(pid_file.read_text())
-    worker = Background(deployed.root, "worker").process()
+    (plant.root / "seconds.txt").write_text("120")
+    (plant.root / "round.txt").write_text("99")  # else DVC restores what an earlier round made
+    run = plant.start_run(PIPELINE)
+    stage = wait_for(plant.stage, f"the stage runs; {Background(plant.root, 'worker').log}", 120)
+    worker = Background(plant.root, "worker").process()
     assert worker is not None
-    assert alive(pid)
 
     os.kill(worker.pid, signal.SIGTERM)
 
-    eventually(lambda: not alive(worker.pid), 90, "the worker ends")
-    assert not alive(pid)
-    state = call(deployed.api, f"/flow_runs/{run['id']}")["state"]
-    assert state["type"] == "CRASHED", json.dumps(state)
+    wait_for(lambda: not alive(worker.pid), "the worker ends", 90)
+    assert not alive(stage.pid)
+    assert plant.state(run)["type"] == "CRASHED"
     later = datetime.now(UTC) + timedelta(minutes=3)
-    assert find_trouble(deployed.api, later)[0].startswith("no worker runs")
+    assert find_trouble(plant.api, later)[0].startswith("no worker runs")
 
 
-def test_undeploy_ends_what_runs(deployed: Deployed) -> None:
-    assert deployed.command("undeploy") == "ended: watchdog, server\n"
-    assert deployed.command("undeploy") == "nothing of this project was running\n"
+def test_undeploy_ends_what_runs(plant: Plant) -> None:
+    assert plant.command("undeploy") == "ended: watchdog, server\n"
+    assert plant.command("undeploy") == "nothing of this project was running\n"

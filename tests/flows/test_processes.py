@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -50,6 +51,23 @@ def test_a_stubborn_grandchild_is_killed(tmp_path: Path, alive: Callable[[int], 
     while alive(grandchild) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(grandchild)
+
+
+def test_a_stage_does_not_outlive_its_killed_dvc(tmp_path: Path, alive: Callable[[int], bool]) -> None:
+    """Else a second try would run beside it, and nobody would record what it makes."""
+    lines: list[str] = []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        os.kill(int(line.split()[0]), signal.SIGKILL)
+
+    command = ["sh", "-c", "sleep 300 & echo $$ $!; wait"]
+    assert ChildProcesses().run(command, tmp_path, os.environ, on_line) == -9
+    stage = int(lines[0].split()[1])
+    deadline = time.monotonic() + 30
+    while alive(stage) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(stage)
 
 
 def test_nothing_starts_after_a_stop(tmp_path: Path) -> None:
