@@ -111,8 +111,8 @@ def worker(root: Root = Path()) -> None:
     from pipeline.worker import clean_up, run_worker
 
     prepare_environment(root)
-    for line in clean_up(root.resolve(), api_url()):
-        print(line, flush=True)
+    for said in clean_up(root.resolve(), api_url()):
+        print(said, flush=True)
     raise typer.Exit(run_worker(root.resolve()))
 
 
