@@ -32,6 +32,7 @@ from metaldefect.ingest.reading import check_good, read_image, read_known_mask, 
 from metaldefect.ingest.thumbnails import thumbnails_of
 
 COMPARED_SIDE = 128
+COLOUR = "colour"
 
 
 @dataclass(frozen=True)
@@ -157,13 +158,14 @@ def look_at_image(raw: RawSample, files: DatasetFiles, levels: Levels | None) ->
     Raises:
         RejectedFileError: one of them is unusable, or they contradict each other.
     """
-    image = read_image(raw, levels, colour=True)
+    image = read_image(raw, levels, colour=has_colours(raw.path))
     grey, size = as_channels(image, 1), (image.shape[0], image.shape[1])
     raw = with_usable_boxes(raw, files, size)
     marked, found = look_at_mask(raw, size)
     check_good(raw, bool(marked))
     compared = fingerprint(resize(grey, COMPARED_SIDE))
-    return Seen(raw, (size[1], size[0]), kind_of(raw.path), is_coloured(image), marked, found, compared)
+    coloured = image.ndim == 3 and is_coloured(image)
+    return Seen(raw, (size[1], size[0]), kind_of(raw.path), coloured, marked, found, compared)
 
 
 def look_at_mask(raw: RawSample, size: tuple[int, int]) -> tuple[bool | None, str | None]:
@@ -186,10 +188,18 @@ def look_at_mask(raw: RawSample, size: tuple[int, int]) -> tuple[bool | None, st
     return bool(marked.any()), found
 
 
+def has_colours(path: Path) -> bool:
+    """Whether an image file has channels of colours, by its header; False if it cannot be read."""
+    try:
+        return kind_of(path).endswith(COLOUR)
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
 def kind_of(path: Path) -> str:
     """Format, bits and channels of an image file, from its header: `PNG, 8 bits, grey`."""
     with Image.open(path) as image:
         is_deep = image.mode.startswith("I;16") or has_deep_channels(image)
         bits = 16 if is_deep else 32 if image.mode in DEEP_MODES else 8
-        channels = "colour" if image.mode in ("RGB", "RGBA", "P", "PA") else "grey"
+        channels = COLOUR if image.mode in ("RGB", "RGBA", "P", "PA") else "grey"
         return f"{image.format}, {bits} bits, {channels}"
