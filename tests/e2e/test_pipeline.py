@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Project
+from tests.pipeline.test_reruns import AFTER_CALIBRATION, reruns
 
 pytestmark = pytest.mark.e2e
 
@@ -141,20 +142,23 @@ def test_the_flow_finds_nothing_to_do_and_leaves_the_same_lock(project: Project)
     assert (project.root / "dvc.lock").read_bytes() == before
 
 
-def test_a_change_names_the_stages_that_read_it_in_a_finished_run(project: Project) -> None:
-    """The first stages that a change reruns, in a run with real outs; test_reruns.py has the whole table."""
+@pytest.mark.parametrize(
+    ("dotted", "value", "expected"),
+    [
+        ("synthesize.sampling.guidance", 1.5, {"synthesize", "evaluate_synthesis", *AFTER_CALIBRATION}),
+        ("synthesize.insertions_per_class", 3, {"synthesize", "evaluate_synthesis", *AFTER_CALIBRATION}),
+        ("evaluate_vq.curve_points", 3, {"evaluate_vq", "report"}),
+        ("calibrate.threshold_quantile", 0.95, AFTER_CALIBRATION),
+    ],
+)
+def test_what_a_change_reruns_in_a_finished_run(
+    project: Project, dotted: str, value: object, expected: set[str]
+) -> None:
+    """With real outs; the whole table is in `test_reruns.py`."""
     before = (project.root / "params.yaml").read_text()
-    first_stage = {
-        "synthesize.sampling.guidance": (1.5, "synthesize"),
-        "evaluate_vq.curve_points": (3, "evaluate_vq"),
-        "calibrate.threshold_quantile": (0.95, "calibrate"),
-        "synthesize.insertions_per_class": (3, "synthesize"),
-    }
     try:
-        for dotted, (value, stage) in first_stage.items():
-            project.set_param(dotted, value)
-            assert list(json.loads(project.dvc("status", "--json"))) == [stage], dotted
-            (project.root / "params.yaml").write_text(before)
+        project.set_param(dotted, value)
+        assert reruns(project) == expected
     finally:
         (project.root / "params.yaml").write_text(before)
 
