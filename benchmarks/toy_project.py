@@ -157,7 +157,7 @@ def write_project(root: Path, detectors: Path, environment: Mapping[str, str], s
     (root / "data/raw").mkdir(parents=True)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     # New images from the inbox may join data/raw
-    params["data"] = {"root": "data/raw", "classes": list(KINDS)}
+    params["data"] = {"root": "data/raw", "channels": 1, "classes": list(KINDS)}
     params["merge"]["datasets"] = [{"adapter": "folder", "root": "."}]
     params["gate"] |= {"precision": "fp32"}
     params["gate"]["cost"] |= {"latency_frames": 1, "latency_ratio": 1000}

@@ -43,7 +43,7 @@ class Data(Config):
     """Raw data, and how every stage sees images: `channels` 1 makes colour grey, 3 keeps it."""
 
     root: Path
-    channels: Channels
+    channels: Channels = 1  # a project made before colour was read does not say
     classes: list[str] = Field(min_length=1)
 
 

@@ -26,6 +26,7 @@ USERS = (params, command_settings)
 SHARED_WORDS = {
     "base",
     "batch_size",
+    "channels",
     "checkpoint_steps",
     "classes",
     "image_size",

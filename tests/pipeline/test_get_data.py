@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
+import pygit2
 import pytest
 import yaml
 from dvc.repo import Repo
 from dvc.repo.open_repo import clean_repos
+from pygit2.enums import ConfigLevel
 
 from metaldefect.errors import UserError
 from metaldefect.ingest import raw_datasets
@@ -34,7 +36,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture
-def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A git repository that stands in for the one at `URL`: two images, and a later commit with three."""
     folder = tmp_path / "upstream"
     (folder / "X-SDD/datas/red iron").mkdir(parents=True)
@@ -50,10 +52,14 @@ def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = tmp_path / "home/.gitconfig"
     settings.parent.mkdir()
     settings.write_text(f'[url "file://{folder}"]\n\tinsteadOf = {URL}\n')
-    # DVC's own git reads the file in HOME, the git command the variable
+    # DVC's own git reads the file in HOME, as it was when this process used it first; the git command reads
+    # the variable
     monkeypatch.setenv("HOME", str(settings.parent))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
-    return folder
+    home = pygit2.settings.search_path[ConfigLevel.GLOBAL]
+    pygit2.settings.search_path[ConfigLevel.GLOBAL] = str(settings.parent)
+    yield folder
+    pygit2.settings.search_path[ConfigLevel.GLOBAL] = home
 
 
 @pytest.fixture
