@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,16 +75,37 @@ def write_detectors(folder: Path) -> Path:
 
 def write_inspection(root: Path) -> None:
     """Grey noise around 128 as good images; half of the defects are bright spots, the others faint ones."""
+    write_prepared(root, KINDS, GOOD_IMAGES, DEFECTS, metal, lambda kind, key: f"{kind}{key}")
+
+
+def write_prepared(
+    root: Path,
+    kinds: Sequence[str],
+    good_images: int,
+    defects: int,
+    draw: Callable[[int, str], tuple[np.ndarray, np.ndarray]],
+    scene_of: Callable[[str, int], str],
+) -> None:
+    """Write a prepared dataset in the detector's layout: four good images to train, four to validate, a test.
+
+    Args:
+        root: the folder.
+        kinds: of defects.
+        good_images: number of good test images.
+        defects: number of test images of each kind.
+        draw: image and mask of a key and a kind, `good` among them.
+        scene_of: the scene of a kind and a key.
+    """
     scenes = {}
-    splits = (("train", 0, 4), ("validation", 100, 4), ("test", 200, GOOD_IMAGES))
+    splits = (("train", 0, 4), ("validation", 100, 4), ("test", 200, good_images))
     jobs = [(f"{split}/good", "good", start + k) for split, start, count in splits for k in range(count)]
-    jobs += [(f"test/{kind}", kind, 300 + k) for kind in KINDS for k in range(DEFECTS)]
+    jobs += [(f"test/{kind}", kind, 300 + k) for kind in kinds for k in range(defects)]
     for folder, kind, key in jobs:
-        image, mask = metal(key, kind)
+        image, mask = draw(key, kind)
         path = root / folder / f"{key}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-        scenes[f"{folder}/{key}.png"] = f"{kind}{key}"
+        scenes[f"{folder}/{key}.png"] = scene_of(kind, key)
         if kind != "good":
             target = mask_path(root, kind, path.stem)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import openvino.opset13 as opset
 import pytest
 from PIL import Image
 
+from benchmarks.toy_project import write_prepared
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.bundle import METADATA, Lineage, write_metadata
 from metaldefect.deploy.export import export_bundle
@@ -24,7 +25,6 @@ from metaldefect.deploy.runtime import Detector
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import LAYERS
-from metaldefect.inspection.layout import mask_path, write_levels, write_scenes
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
 GOOD_IMAGES, DEFECTS = 16, 8
@@ -46,23 +46,8 @@ def metal(key: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 def write_inspection(root: Path) -> Path:
     """A prepared dataset: train, validation and test in the detector's layout."""
-    scenes = {}
-    jobs = [(f"{split}/good", "good", k + start) for split, start, count in
-            (("train", 0, 4), ("validation", 100, 4), ("test", 200, GOOD_IMAGES))
-            for k in range(count)]  # fmt: skip
-    jobs += [(f"test/{kind}", kind, 300 + k) for kind in ("square", "stripe") for k in range(DEFECTS)]
-    for folder, kind, key in jobs:
-        image, mask = metal(key, kind)
-        path = root / folder / f"{key}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-        scenes[f"{folder}/{key}.png"] = f"{kind}{key // 2}"
-        if kind != "good":
-            target = mask_path(root, kind, path.stem)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask).save(target)
-    write_scenes(root, scenes)
-    write_levels(root, None)
+    kinds = ("square", "stripe")
+    write_prepared(root, kinds, GOOD_IMAGES, DEFECTS, metal, lambda kind, key: f"{kind}{key // 2}")
     return root
 
 
