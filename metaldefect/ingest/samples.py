@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from metaldefect.errors import UserError
 from metaldefect.images import U8
 
 TABLE_NAME = "samples.parquet"
+PNG_END = b"IEND\xaeB`\x82"  # the last bytes of every PNG file: an empty chunk and its checksum
 
 COLUMNS = {
     "path": pa.string(),  # relative to the table's folder
@@ -80,16 +82,21 @@ def read_table(path: Path | str) -> pd.DataFrame:
 
 
 def write_image_file(path: Path, image: U8, png_level: int = 1) -> str:
-    """Write `uint8 [H, W]` or `[H, W, 3]` atomically as 8-bit PNG; return the file's SHA-256 in hexadecimal.
+    """Write `uint8 [H, W]` or `[H, W, 3]` as 8-bit PNG; return the file's SHA-256 in hexadecimal.
 
-    Leaves an existing file alone: writes are atomic, so it is complete.
+    A complete file that a killed run left at `path` stays as it is. No other process may write to this
+    folder meanwhile; it becomes an output as a whole, so single files need neither locks nor flushing.
     """
     if path.exists():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
+        if content.endswith(PNG_END):  # a power failure can cut a file short after its renaming
+            return hashlib.sha256(content).hexdigest()
+    path.parent.mkdir(parents=True, exist_ok=True)
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, format="PNG", compress_level=png_level)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_bytes(encoded.getbuffer())
+    os.replace(unfinished, path)
     return hashlib.sha256(encoded.getbuffer()).hexdigest()
 
 

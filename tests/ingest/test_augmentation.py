@@ -122,6 +122,18 @@ def test_a_killed_run_goes_on(merged):
     assert not partial.exists()
 
 
+@pytest.mark.parametrize("left", [0, 100, -1])
+def test_a_file_that_a_power_failure_cut_short_is_written_again(merged, left):
+    run(merged, "whole")
+    whole = (merged.parent / "whole/images/pits/own_0_5.png").read_bytes()
+    cut = merged.parent / "partial-out/images/pits/own_0_5.png"
+    cut.parent.mkdir(parents=True)
+    cut.write_bytes(whole[:left])
+    cut.with_name(".own_0_5.png.part").write_bytes(whole[:100])
+    run(merged)
+    assert content(merged.parent / "out") == content(merged.parent / "whole")
+
+
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, texture, save):
     def peak(count: int) -> int:
         root = tmp_path / f"merged-{count}"
