@@ -165,32 +165,32 @@ def copy_pictures(root: Path, name: str, images: Path) -> None:
         shutil.copyfile(path, images / f"{name}_{picture}.png")
 
 
-@contextmanager
-def fresh_clone() -> Iterator[Path]:
-    """A temporary clone of HEAD that shares this folder's environment and raw data."""
-    with tempfile.TemporaryDirectory(prefix="metaldefect-") as name:
-        clone = Path(name) / "clone"
-        done = git("clone", "--quiet", ".", str(clone))
-        if done.returncode:
-            sys.exit(f"cannot clone this folder: {done.stderr.strip()}")
-        (clone / ".venv").symlink_to(Path(sys.prefix))
-        with (clone / ".git/info/exclude").open("a", encoding="utf-8") as excluded:
-            excluded.write(".venv\n")  # .gitignore names a folder, which a link is not
-        (clone / "data/raw").mkdir(parents=True, exist_ok=True)
-        for item in Path("data/raw").absolute().glob("*"):
-            if not (clone / "data/raw" / item.name).exists():
-                (clone / "data/raw" / item.name).symlink_to(item)
-        yield clone
+def make_clone(clone: Path) -> None:
+    """Clone HEAD into a new folder that shares this one's environment and raw data."""
+    done = git("clone", "--quiet", ".", str(clone))
+    if done.returncode:
+        sys.exit(f"cannot clone this folder: {done.stderr.strip()}")
+    (clone / ".venv").symlink_to(Path(sys.prefix))
+    with (clone / ".git/info/exclude").open("a", encoding="utf-8") as excluded:
+        excluded.write(".venv\n")  # .gitignore names a folder, which a link is not
+    (clone / "data/raw").mkdir(parents=True, exist_ok=True)
+    for item in Path("data/raw").absolute().glob("*"):
+        if not (clone / "data/raw" / item.name).exists():
+            (clone / "data/raw" / item.name).symlink_to(item)
 
 
 @contextmanager
-def workspace(clone: bool) -> Iterator[Path]:
-    """The folder to run the profile in: a clone, or this folder."""
-    if clone:
-        with fresh_clone() as folder:
-            yield folder
-    else:
+def workspace(clone: bool, keep: Path | None) -> Iterator[Path]:
+    """The folder to run the profile in: this folder, or a clone, which is removed unless it is `keep`."""
+    if not clone:
         yield Path.cwd()
+    elif keep is not None:
+        make_clone(keep.absolute())
+        yield keep.absolute()
+    else:
+        with tempfile.TemporaryDirectory(prefix="metaldefect-") as name:
+            make_clone(Path(name) / "clone")
+            yield Path(name) / "clone"
 
 
 def run_profile(root: Path, profile: str) -> Run:
@@ -221,6 +221,9 @@ def main() -> None:
         "--clone", action="store_true", help="run in a fresh clone of HEAD, not in this folder"
     )
     parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="with --clone: clone to FOLDER, which stays"
+    )
+    parser.add_argument(
         "--results", type=Path, metavar="FILE", help="default: benchmarks/results/<profile>.json"
     )
     parser.add_argument(
@@ -231,8 +234,10 @@ def main() -> None:
         help="for the pictures (default: %(default)s)",
     )
     args = parser.parse_args()
+    if args.keep and not args.clone:
+        parser.error("--keep is for --clone")
     name = "default" if args.profile == DEFAULT_PROFILE else args.profile
-    with workspace(args.clone) as root:
+    with workspace(args.clone, args.keep) as root:
         run = run_profile(root, args.profile)
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
         found = collect(root)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pipeline import FIGURES, PICTURES, collect, copy_pictures, fresh_clone, run_profile
+from benchmarks.pipeline import FIGURES, PICTURES, collect, copy_pictures, run_profile, workspace
 from benchmarks.results import Interval
 from metaldefect.errors import UserError
 
@@ -88,8 +88,9 @@ def test_every_missing_figure_is_listed(tmp_path: Path) -> None:
     assert "au_pro" not in found.figures
 
 
+@pytest.mark.parametrize("keep", [False, True])
 def test_a_profile_runs_in_a_fresh_clone_of_what_is_committed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "project"
     (folder / "data/raw").mkdir(parents=True)
@@ -103,7 +104,7 @@ def test_a_profile_runs_in_a_fresh_clone_of_what_is_committed(
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "one"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
     (folder / "uncommitted").touch()
-    with fresh_clone() as clone:
+    with workspace(clone=True, keep=tmp_path / "kept" if keep else None) as clone:
         run = run_profile(clone, "real")
         assert (clone / "out").read_text().split() == ["real", "raw", str(clone)]
         assert not (clone / "uncommitted").exists()
@@ -111,7 +112,7 @@ def test_a_profile_runs_in_a_fresh_clone_of_what_is_committed(
             ["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True
         )
         assert status.stdout == "?? out\n", "the environment's link is no change of the clone"
-    assert not clone.exists()
+    assert clone.exists() == keep
     assert 1 <= run.seconds < 60
     assert run.peak_rss_mb > 0
 
