@@ -81,10 +81,10 @@ def main() -> None:
         command = [sys.executable, "-m", "app.demo", "--root", str(args.root), "--port", "{port}"]
         with served(command) as (address, _pid), sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
-            photograph_report(browser, report, args.output / "report.png")
-            photograph_demo(browser, address, args.output / "demo.png", args.label, args.seed)
+            photograph_report(browser, report, args.output / "report_page.png")
+            photograph_demo(browser, address, args.output / "demo_page.png", args.label, args.seed)
             browser.close()
-    print(f"wrote {args.output}/report.png and {args.output}/demo.png", file=sys.stderr)
+    print(f"wrote {args.output}/report_page.png and {args.output}/demo_page.png", file=sys.stderr)
 
 
 if __name__ == "__main__":
