@@ -40,8 +40,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
 READ_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF"})
 # What file managers create; names that begin with a dot are hidden too
 DESKTOP_ENTRIES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
-DEEP_SUFFIXES = TIFF_SUFFIXES | {".png"}
+DEEP_SUFFIXES = frozenset({".tif", ".tiff", ".png"})
+# First bytes of TIFF and BigTIFF, with the low or the high byte first
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DIRECT_MODES = frozenset({"L", "LA", "RGB", "RGBA"})  # whose channels are read as they are
 OPAQUE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 MIN_SIDE = 16
@@ -172,7 +173,7 @@ def read_original(path: Path | str) -> Original:
     try:
         image = upright(open_checked(path))
     except DeepColourError:
-        if path.suffix.lower() not in TIFF_SUFFIXES:
+        if not is_tiff(path):
             raise
         return read_deep_tiff(path)
     if image.mode in DEEP_MODES:
@@ -391,7 +392,19 @@ def has_deep_channels(image: Image.Image) -> bool:
     # In TIFF the tag counts: tiles of one channel do not show the depth
     bits = tiff_tag(image, BITS_PER_SAMPLE) or (8,)
     is_colour = image.mode in ("RGB", "RGBA")
-    return (is_colour and max(bits) > 8) or any("16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    return (is_colour and max(bits) > 8) or any("16" in raw_mode(tile) for tile in getattr(image, "tile", []))
+
+
+def raw_mode(tile: Any) -> str:
+    """How a part of a file stores its pixels, such as `RGB;16B`; Pillow keeps it alone or before offsets."""
+    arguments = tile[3]
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file's first bytes are those of TIFF or BigTIFF, whatever its name."""
+    with path.open("rb") as stream:
+        return stream.read(4) in TIFF_MAGIC
 
 
 def tiff_tag(image: Image.Image, tag: int) -> Any:

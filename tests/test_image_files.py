@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +295,31 @@ def test_a_mask_of_any_coding_is_refused_or_keeps_black_and_its_brightest_level_
     assert not marked[pixels == 0].any()
     if not lossy:
         assert marked[pixels == pixels.max()].all() == bool(pixels.max())
+
+
+@pytest.mark.parametrize("width", [160, 720, 1600])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_8_bits_are_read_whatever_numbers_a_header_holds(tmp_path, width, mode):
+    """Pillow's row lengths and offsets hold the digits 16 too."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, width), np.uint8)).convert(mode)
+    image.save(tmp_path / "x.bmp")
+    assert read_pixels(tmp_path / "x.bmp").shape == (200, width)
+
+
+def test_a_compressed_tiff_is_read_wherever_its_header_lies(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (100, 100), np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(pixels).save(whole, "TIFF", compression="tiff_lzw")
+    data = whole.getvalue()
+    (start,) = struct.unpack("<I", data[4:8])
+    place = next(n for n in range(len(data) + len(data) % 2, 200_000, 2) if "16" in str(n))
+    moved = data[:4] + struct.pack("<I", place) + data[8:] + bytes(place - len(data)) + data[start:]
+    (tmp_path / "x.tif").write_bytes(moved)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "x.tif"), pixels)
+
+
+def test_a_tiff_of_16_bit_colour_is_known_by_its_content(tmp_path):
+    levels = Levels(0, 65535, clip=False)
+    tifffile.imwrite(tmp_path / "x.tif", np.full((32, 32, 3), 32768, np.uint16), photometric="rgb")
+    (tmp_path / "x.tif").rename(tmp_path / "x.image")
+    assert read_pixels(tmp_path / "x.image", levels=levels).max() in (127, 128)
