@@ -66,6 +66,20 @@ def test_the_loss_is_measured_in_all_and_by_kind_of_defect() -> None:
     assert JUDGES.drop(reference, worse) == -0.125
 
 
+def test_a_loss_is_sure_once_many_images_agree_on_it() -> None:
+    def judged(times: int) -> tuple[Judges, list[float], list[float]]:
+        judges = Judges(np.zeros((8 * times, 1, 1), np.uint8), [image(1)] * 4 * times, ["dent"] * 4 * times)
+        normals = [float(k) for k in range(8)] * times
+        return judges, normals + [3.5, 11, 20, 21] * times, normals + [10.0, 11, 20, 21] * times
+
+    few, worse, reference = judged(1)
+    assert few.drop(worse, reference) == 0.125
+    assert few.sure_drop(worse, reference) == 0.0
+    many, worse, reference = judged(12)
+    assert many.drop(worse, reference) == 0.125
+    assert 0.03 < many.sure_drop(worse, reference) < 0.125
+
+
 def test_accuracy_control_keeps_in_float_what_plain_int8_would_lose() -> None:
     exact = scores(planted_graph())
     assert exact == pytest.approx([one.max() for one in FRAMES], rel=1e-4)
@@ -109,6 +123,7 @@ def test_control_is_used_only_where_plain_int8_loses_too_much() -> None:
     assert choose_int8(many, fp32, plain, lambda: worse, 0.005) is plain
     assert choose_int8(many, fp32, plain, never, 0.3) is plain
     assert choose_int8(many, fp32, fp32, never, 0.005) is fp32
+    assert choose_int8(many, fp32, graph("by chance", 19), never, 0.005) is not fp32
     few = Judges(np.zeros((2, 1, 1), np.uint8), [], [])
     alone = Scored(Path(), "f32", (), np.array([0.5, 0.6]))
     assert choose_int8(few, alone, alone, never, 0.005) is alone, "without defects nothing is lost"
