@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +42,12 @@ from metaldefect.images import (
 from metaldefect.inspection.layout import GOOD
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
-from metaldefect.tiling import score_tiles
+from metaldefect.tiling import Scored, score_tiles
 
 SCORES = "scores.csv"
 JSON_LINES = "scores.jsonl"
 POLL_SECONDS = 0.5
+LONGEST_NAME = 240  # bytes, without the suffix
 IMAGES = IMAGE_SUFFIXES | REFUSED_SUFFIXES
 COLUMNS = ("image", "score", "threshold", "is_anomalous", "heat_map", "refused")
 
@@ -57,7 +60,7 @@ class Model:
     `channels` the image is `uint8 [H, W, 3]`, with one `[H, W]`.
     `levels` says how image files with more than 8 bits are read. With `overlap`, images are scored in tiles
     of `image_size` that share so many pixels, instead of being resized. With `resizes`, `detect` takes images
-    of any size.
+    of any size. `detect_each` is `detect` of many images in order, several at once; None: one by one.
     """
 
     detect: Callable[[U8], tuple[float, NDArray[np.float32]]]
@@ -67,6 +70,7 @@ class Model:
     overlap: int | None = None
     resizes: bool = False
     channels: Channels = 1
+    detect_each: Callable[[Iterable[U8]], Iterable[Scored]] | None = None
 
     def read(self, path: Path) -> U8:
         """Read an image file as the detector's training images were read."""
@@ -76,7 +80,8 @@ class Model:
         """Score and map, at the image's size, of an image `uint8 [H, W]` or `[H, W, 3]`."""
         image = as_channels(image, self.channels)
         if self.overlap is not None:
-            return score_tiles(partial(map, self.detect), image, self.image_size, self.overlap)
+            each = self.detect_each or partial(map, self.detect)
+            return score_tiles(each, image, self.image_size, self.overlap)
         score, anomaly_map = self.detect(image if self.resizes else resize(image, self.image_size))
         return score, map_to_size(anomaly_map, (image.shape[0], image.shape[1]))
 
@@ -114,6 +119,7 @@ def load_model(
             detector.tiles if overlap is None else overlap,
             resizes=True,
             channels=detector.channels,
+            detect_each=detector.detect_each,
         )
     if public_key is not None:
         raise UserError(f"{folder} is no export: only exports are signed")
@@ -150,11 +156,16 @@ def frames_of(path: Path, read: Callable[[Path], U8] = read_grey) -> list[Frame]
         if not matched:
             raise UserError(f"{path} does not exist: name an image, a folder of images or a pattern")
         files = [file for file in matched if file.is_file() and file.suffix.lower() in IMAGES]
-        return [Frame(file.as_posix().lstrip("/"), partial(read, file)) for file in files]
+        return [Frame(inside(file), partial(read, file)) for file in files]
     found = images_below(path)
     if not found:
         raise UserError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [Frame(file.relative_to(path).as_posix(), partial(read, file)) for file in found]
+
+
+def inside(file: Path) -> str:
+    """A path as a relative one that does not lead up, so that results stay inside their folder."""
+    return "/".join(part for part in file.parts if part not in ("..", file.anchor))
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -171,7 +182,10 @@ def images_below(folder: Path) -> list[Path]:
 def watch_frames(
     folder: Path, read: Callable[[Path], U8] = read_grey, wait: Callable[[float], None] = time.sleep
 ) -> Iterator[Frame]:
-    """Yield the images in a folder, then each new one once its size has stopped growing; never ends.
+    """Yield the images in a folder, then each new or rewritten one once it stays as it is; never ends.
+
+    Between the two looks at which a file has to be the same lies at least half a second. Files that vanish
+    before they are read, dangling links and empty files are passed over.
 
     Args:
         folder: an existing folder.
@@ -183,18 +197,34 @@ def watch_frames(
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: --watch needs one")
-    done: set[Path] = set()
-    sizes: dict[Path, int] = {}
+    done: dict[Path, FileState] = {}
+    before: dict[Path, FileState] = {}
     while True:
-        present = {file: file.stat().st_size for file in images_below(folder) if file not in done}
-        # A camera's file that is still being written would be read half
-        whole = [file for file, size in present.items() if sizes.get(file) == size]
-        sizes = present
-        for file in whole:
-            done.add(file)
-            yield Frame(file.relative_to(folder).as_posix(), partial(read, file))
-        if not whole:
-            wait(POLL_SECONDS)
+        now = {file: state for file in images_below(folder) if (state := state_of(file)) is not None}
+        done = {file: state for file, state in done.items() if file in now}
+        for file, state in now.items():
+            # A camera's file that is still being written would be read half
+            if state == before.get(file) and state != done.get(file):
+                done[file] = state
+                yield Frame(file.relative_to(folder).as_posix(), partial(read, file))
+        before = now
+        wait(POLL_SECONDS)
+
+
+class FileState(NamedTuple):
+    """What changes when a file is written: its time of change (ns) and its size in bytes."""
+
+    modified: int
+    size: int
+
+
+def state_of(file: Path) -> FileState | None:
+    """A file's state; None while it is empty or not there, as a dangling link is."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return FileState(found.st_mtime_ns, found.st_size) if found.st_size else None
 
 
 def synthetic_frames(count: int, size: ImageSize, seed: int) -> list[Frame]:
@@ -254,10 +284,18 @@ def run_detection(model: Model, frames: Iterable[Frame], output: Path) -> tuple[
     return scored, unreadable
 
 
+def heat_map_name(name: str) -> str:
+    """Name of an image's heat map; file systems take at most 255 bytes, so a hash replaces a longer one."""
+    folder, slash, last = name.rpartition("/")
+    if len(os.fsencode(last)) > LONGEST_NAME:
+        last = hashlib.sha256(os.fsencode(last)).hexdigest()
+    return f"{folder}{slash}{last}.heat.png"
+
+
 def score_frame(model: Model, name: str, image: U8, output: Path) -> dict[str, Any]:
     """Score an image and write its heat map; return score, verdict and the heat map's name."""
     score, anomaly_map = model.score(image)
-    heat_map = f"{name}.heat.png"
+    heat_map = heat_map_name(name)
     write_png(output / heat_map, overlay(image, anomaly_map, max(model.threshold, 1e-6)))
     return {
         "score": float(f"{score:.6g}"),

@@ -196,6 +196,10 @@ class Detector:
         """Return score and map, `float32` at the model's size."""
         return self.graph.score(as_frame(image, self.metadata.input))
 
+    def detect_each(self, images: Iterable[U8]) -> Iterator[Scored]:
+        """`detect` of each image in order, several at once."""
+        return self.graph.stream(as_frame(image, self.metadata.input) for image in images)
+
 
 def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, strength: float = 0.55) -> U8:
     """Draw the heat map over the image; returns `uint8 [H, W, 3]`.

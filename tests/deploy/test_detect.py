@@ -89,6 +89,43 @@ def test_a_watched_folder_gives_each_image_once_it_is_whole(photos: Path) -> Non
     assert seen == ["a/calm.png", "a/loud.png", "b/calm.png", "new.png"]
 
 
+def test_a_watched_folder_gives_rewritten_images_again_and_outlives_what_vanishes(photos: Path) -> None:
+    looks = 0
+    latest = photos / "a/calm.png"
+    (photos / "dangling.png").symlink_to(photos / "nowhere.png")
+    (photos / "empty.png").touch()
+
+    def change(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            Image.fromarray(np.zeros((50, 60), np.uint8)).save(latest)
+        elif looks == 4:
+            (photos / "b/calm.png").unlink()
+            (photos / "empty.png").write_bytes(latest.read_bytes())
+        elif looks == 7:
+            raise KeyboardInterrupt
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        for frame in watch_frames(photos, wait=change):
+            seen.append((frame.name, frame.load().shape[0]))
+    assert seen[3:] == [("a/calm.png", 50), ("empty.png", 50)]
+
+
+def test_heat_maps_stay_inside_the_results_and_names_within_the_file_systems_limit(
+    exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    long = photos / f"{'x' * 248}.png"
+    long.write_bytes((photos / "a/calm.png").read_bytes())
+    output = tmp_path / "deep/out"
+    assert detect(exported, f"{photos}/a/../x*.png", output) == 0
+    assert detect(exported, photos, output) == 0
+    for row in rows(output):
+        assert (output / row["heat_map"]).resolve().is_relative_to(output)
+        assert (output / row["heat_map"]).is_file()
+
+
 def test_a_demanded_signature(bundle: Path, photos: Path, tmp_path: Path) -> None:
     private, public = key_files(tmp_path, "plant")
     key = ["--public-key", str(public)]
