@@ -19,6 +19,8 @@ from metaldefect.deploy.graph import INPUT, OUTPUTS
 from metaldefect.errors import UserError
 from metaldefect.hardware import threads
 
+PATIENCE_SECONDS = 10.0  # for one frame, before all requests are asked whether they still work
+
 Hint = Literal["LATENCY", "THROUGHPUT"]
 Scored = tuple[float, NDArray[np.float32]]
 
@@ -113,14 +115,29 @@ class CompiledGraph:
         try:
             for frame in frames:
                 if len(pending) == 2 * len(jobs):
-                    yield pending.popleft()[1].result()
+                    yield wait_for_result(jobs, pending.popleft()[1])
                 batch, future = np.ascontiguousarray(frame[None]), Future[Scored]()
                 pending.append((batch, future))
                 jobs.start_async({INPUT: batch}, future, share_inputs=True)
             while pending:
-                yield pending.popleft()[1].result()
+                yield wait_for_result(jobs, pending.popleft()[1])
         finally:
             jobs.wait_all()
+
+
+def wait_for_result(jobs: Any, future: Future[Scored]) -> Scored:
+    """Wait for a frame's result; OpenVINO calls no callback after an inference that failed.
+
+    Raises:
+        RuntimeError: all requests ended, and none of them gave the result.
+    """
+    try:
+        return future.result(timeout=PATIENCE_SECONDS)
+    except TimeoutError:
+        jobs.wait_all()  # raises what a request raised, where OpenVINO kept it
+        if not future.done():
+            raise RuntimeError("an inference of OpenVINO failed without a reason") from None
+        return future.result()
 
 
 def deliver(request: Any, future: Future[Scored]) -> None:

@@ -52,8 +52,9 @@ class Follower:
         self._seen = found
         try:
             status = self.service.swap(self.service.live.reload)
-        except HTTPException as error:
-            print(f"{self.model} is not used: {error.detail}", file=sys.stderr, flush=True)
+        except Exception as error:  # whatever is wrong with it, this thread has to see the next one
+            reason = error.detail if isinstance(error, HTTPException) else f"{type(error).__name__}: {error}"
+            print(f"{self.model} is not used: {reason}", file=sys.stderr, flush=True)
             return False
         print(f"{self.model} now serves version {status.model_version}", flush=True)
         return True

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from metaldefect.deploy.runtime import Detection, Detector
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError
 
 SHADOW_BACKLOG = 4  # frames that may wait for the challenger; further ones are not shown to it
 
@@ -24,8 +24,8 @@ class Named(NamedTuple):
     image: NDArray[Any]
 
 
-# Receives the frame, the detector's verdict and the challenger's
-Report = Callable[[Named, Detection, Detection], None]
+# Receives the frame, the detector's verdict and the challenger's; None: the challenger was behind or failed
+Report = Callable[[Named, Detection, Detection | None], None]
 
 
 class LiveDetector:
@@ -44,17 +44,17 @@ class LiveDetector:
         self.previous: Detector | None = None
         self._shadow: Shadow | None = None
 
-    def predict(self, image: NDArray[Any], id: str = "") -> tuple[Detection, Detector]:
-        """The verdict and the detector that gave it; errors as for `Detector.predict`.
+    def predict(self, image: NDArray[Any], detector: Detector | None = None, id: str = "") -> Detection:
+        """The verdict on a frame; errors as for `Detector.predict`.
 
         Args:
             image: the frame.
+            detector: `current`, asked before the frame was read, so that the same detector's rules read it.
             id: by which a challenger's report names it.
         """
-        detector = self.current
-        detection = detector.predict(image)
+        detection = (detector or self.current).predict(image)
         self._offer(Named(id, image), detection)
-        return detection, detector
+        return detection
 
     def stream(self, images: Iterable[Named], detector: Detector) -> Iterator[tuple[Named, Detection]]:
         """Verdicts in order, several at once and few in memory.
@@ -105,7 +105,7 @@ class LiveDetector:
 
         Args:
             challenger: the other detector.
-            report: called for every frame that the challenger scored.
+            report: called for every frame, with None if the challenger did not score it.
         """
         self._shadow = Shadow(challenger, report)
 
@@ -132,10 +132,16 @@ class Shadow:
         """Queue a frame, unless the challenger is behind."""
         if self._places.acquire(blocking=False):
             self._worker.submit(self._score, named, detection)
+        else:
+            self.report(named, detection, None)
 
     def _score(self, named: Named, detection: Detection) -> None:
         try:
-            self.report(named, detection, self.challenger.predict(named.image))
+            try:
+                other = self.challenger.predict(named.image)
+            except RejectedFileError:  # it takes other images, such as fewer levels
+                other = None
+            self.report(named, detection, other)
         except Exception:  # nobody waits for this result, and the line must not stop
             traceback.print_exc()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import tempfile
@@ -9,12 +10,14 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import UploadFile
@@ -28,8 +31,11 @@ from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.deploy.service_metrics import Metrics
 from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.image_files import FORMATS
 from metaldefect.images import U8
 from metaldefect.inspection.layout import GOOD
+
+T = TypeVar("T")
 
 MILLION = 1_000_000
 LONGEST_ID = 200
@@ -45,6 +51,8 @@ class ServiceSettings(Config):
         max_batch_bytes: largest body of a batch; a larger one is answered with 413.
         max_pixels: largest image; a larger one is answered with 413.
         max_waiting: requests that may be in work at once; further ones are answered with 429.
+        max_upload_seconds: longest time that a request may take to arrive; a slower one is answered with 408,
+            because it holds a place.
     """
 
     max_bytes: int = 20 * MILLION
@@ -52,6 +60,7 @@ class ServiceSettings(Config):
     max_batch_bytes: int = 200 * MILLION
     max_pixels: int = 25 * MILLION
     max_waiting: int = 16
+    max_upload_seconds: float = 30.0
 
 
 class Challenger(NamedTuple):
@@ -97,6 +106,15 @@ class Service:
         with self._lock:
             self._working -= 1
 
+    async def arriving(self, upload: Awaitable[T]) -> T:
+        """Wait for an upload, refused once it takes too long."""
+        try:
+            async with asyncio.timeout(self.settings.max_upload_seconds):
+                return await upload
+        except TimeoutError as error:
+            longest = self.settings.max_upload_seconds
+            raise self.refusal(408, f"not all of the request arrived within {longest:g} s") from error
+
     async def files(self, request: Request) -> list[UploadFile]:
         """The files `images` of a form, refused as soon as it is too large."""
         total = 0
@@ -136,10 +154,11 @@ class Service:
     def judge(self, body: bytes, with_overlay: bool, name: str | None = None) -> Verdict:
         """Decode and score one image; `name` becomes the verdict's id, else it gets one."""
         started = time.perf_counter()
-        image = self.decode(body)
+        detector = self.live.current  # reads and scores the image, even if another takes over meanwhile
+        image = self.decode(body, detector)
         named = Named(name or uuid.uuid4().hex, image)
         try:
-            detection, detector = self.live.predict(image, named.id)
+            detection = self.live.predict(image, detector, named.id)
         except RejectedFileError as error:
             raise self.refusal(422, str(error)) from error
         seconds = time.perf_counter() - started
@@ -163,7 +182,7 @@ class Service:
         def images() -> Iterator[Named]:
             for number, file in enumerate(files):
                 try:
-                    image = self.decode(file.file.read())
+                    image = self.decode(file.file.read(), detector)
                 except HTTPException as refusal:
                     verdicts[number].refused = str(refusal.detail)
                 else:
@@ -195,10 +214,10 @@ class Service:
         self.challenger = Challenger(detector, log)
         self.live.shadow(detector, self.compare)
 
-    def compare(self, named: Named, detection: Detection, other: Detection) -> None:
-        """Count whether the challenger agrees, and log its verdict under the image's id."""
+    def compare(self, named: Named, detection: Detection, other: Detection | None) -> None:
+        """Count whether the challenger agrees, and log its verdict, if any, under the image's id."""
         self.metrics.compare(detection, other)
-        if self.challenger is not None and self.challenger.log is not None:
+        if other is not None and self.challenger is not None and self.challenger.log is not None:
             self.challenger.log.add(named.image, other, answer_to(named, self.challenger.detector))
 
     def note(self, feedback: Feedback) -> Thanks:
@@ -209,8 +228,8 @@ class Service:
         self.metrics.feedback.labels("defective" if feedback.defective else GOOD).inc()
         return Thanks(id=feedback.id)
 
-    def decode(self, body: bytes) -> U8:
-        """The image in a file's bytes, by the rules of every door."""
+    def decode(self, body: bytes, detector: Detector) -> U8:
+        """The image in a file's bytes, read as a detector's training images were."""
         if not body:
             raise self.refusal(422, "empty body: send the bytes of an image file")
         if len(body) > self.settings.max_bytes:
@@ -219,14 +238,16 @@ class Service:
             file.write(body)
             file.flush()
             try:
-                with Image.open(file.name) as opened:
+                with Image.open(file.name, formats=FORMATS) as opened:
                     pixels = opened.width * opened.height
+            except Image.DecompressionBombError as error:
+                raise self.refusal(413, f"more than {self.settings.max_pixels} pixels") from error
             except Exception as error:
                 raise self.refusal(422, "not an image file: send PNG, JPEG, BMP or TIFF") from error
             if pixels > self.settings.max_pixels:
                 raise self.refusal(413, f"{pixels} pixels, more than {self.settings.max_pixels}")
             try:
-                return self.live.current.read(file.name)
+                return detector.read(file.name)
             except UserError as error:
                 reason = str(error).partition(": ")[2] or str(error)
                 raise self.refusal(422, reason) from error
@@ -291,7 +312,12 @@ FORM = {
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
-    for status, text in ((413, "Too large"), (422, "Not a usable image"), (429, "Too many at once"))
+    for status, text in (
+        (408, "Too slow"),
+        (413, "Too large"),
+        (422, "Not a usable image"),
+        (429, "Too many at once"),
+    )
 }
 
 
@@ -305,6 +331,12 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="metaldefect", description="Score images of metal surfaces.", lifespan=lifespan)
 
+    @app.exception_handler(RequestValidationError)
+    async def explain(_request: Request, error: RequestValidationError) -> JSONResponse:
+        """Say what is wrong, without repeating values that JSON cannot hold, such as NaN."""
+        reasons = [{key: found[key] for key in ("type", "loc", "msg")} for found in error.errors()]
+        return JSONResponse({"detail": reasons}, 422)
+
     @app.post("/predict", responses=REFUSALS, openapi_extra=BINARY)
     async def predict(
         request: Request,
@@ -317,7 +349,7 @@ def create_app(service: Service) -> FastAPI:
         """
         service.enter()
         try:
-            body = await service.body(request)
+            body = await service.arriving(service.body(request))
             return await to_thread.run_sync(service.judge, body, overlay, id)
         finally:
             service.leave()
@@ -330,7 +362,7 @@ def create_app(service: Service) -> FastAPI:
         """
         service.enter()
         try:
-            files = await service.files(request)
+            files = await service.arriving(service.files(request))
             return await to_thread.run_sync(service.judge_batch, files)
         finally:
             service.leave()

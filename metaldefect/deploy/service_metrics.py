@@ -25,7 +25,7 @@ class Metrics:
         self.feedback = Counter("metaldefect_feedback", "Operators' verdicts", ["verdict"], **keep)
         self.refused = Counter("metaldefect_refused", "Refused images and requests", ["status"], **keep)
         self.swaps = Counter("metaldefect_swaps", "Reloads and rollbacks", **keep)
-        self.shadow = Counter("metaldefect_shadow", "Frames a challenger scored too", ["decisions"], **keep)
+        self.shadow = Counter("metaldefect_shadow", "Frames shown to a challenger", ["decisions"], **keep)
         self.model = Gauge("metaldefect_model_info", "The model in use", ["version"], **keep)
 
     def use(self, version: str) -> None:
@@ -38,7 +38,10 @@ class Metrics:
         self.scores.observe(detection.score)
         self.decisions.labels("anomalous" if detection.is_anomalous else "normal").inc()
 
-    def compare(self, champion: Detection, challenger: Detection) -> None:
-        """Count whether a challenger agrees."""
+    def compare(self, champion: Detection, challenger: Detection | None) -> None:
+        """Count whether a challenger agrees; None: it did not score the frame."""
+        if challenger is None:
+            self.shadow.labels("skipped").inc()
+            return
         same = champion.is_anomalous == challenger.is_anomalous
         self.shadow.labels("equal" if same else "different").inc()

@@ -85,6 +85,24 @@ def test_promotion_and_rollback_reach_the_service_and_no_request_is_lost(
     assert len({(version, threshold) for _, version, threshold in answers}) == 2  # never mixed
 
 
+def test_a_bundle_that_breaks_in_an_unknown_way_does_not_end_the_following(
+    planted: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    promote(tmp_path, planted["good"], {})
+    service = make_service(tmp_path / CHAMPION, "fp32")
+    follower = Follower(service, tmp_path / CHAMPION)
+    promote(tmp_path, planted["half_blind"], {})
+    with monkeypatch.context() as patched:
+        patched.setattr(service.live, "reload", lambda: {}["no such key"])
+        assert not follower.look()
+    assert "KeyError: 'no such key'" in capsys.readouterr().err
+    promote(tmp_path, planted["good"], {})
+    assert follower.look() is True
+
+
 def test_a_rollback_over_http_stays_until_the_folder_changes(
     planted: dict[str, Path], tmp_path: Path
 ) -> None:

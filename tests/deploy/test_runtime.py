@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.compiled import Compute
-from metaldefect.deploy.live import LiveDetector
+from metaldefect.deploy.live import SHADOW_BACKLOG, LiveDetector
 from metaldefect.deploy.runtime import Detection, Detector
 from metaldefect.errors import RejectedFileError, UserError
 
@@ -127,7 +128,8 @@ def test_a_swap_drops_no_frame_and_can_be_undone(bundle: Path) -> None:
     def feed() -> int:
         count = 0
         while not stop.is_set():
-            detection, used = live.predict(images()[1])
+            used = live.current
+            detection = live.predict(images()[1], used)
             assert np.isfinite(detection.score)
             versions.append(used.version)
             count += 1
@@ -147,7 +149,7 @@ def test_a_swap_drops_no_frame_and_can_be_undone(bundle: Path) -> None:
     (bundle / "detector_fp16.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"detector_fp16\.bin has SHA-256"):
         live.reload()
-    assert live.predict(images()[1])[1].threshold == 0.5, "a refused bundle must not replace a good one"
+    assert live.current.threshold == 0.5, "a refused bundle must not replace a good one"
 
 
 def test_nothing_to_roll_back_to(exported: Path) -> None:
@@ -159,16 +161,48 @@ def test_nothing_to_roll_back_to(exported: Path) -> None:
 def test_a_challenger_scores_the_same_frames_without_a_say(exported: Path, bundle: Path) -> None:
     changed(bundle, -9.0)  # calls everything anomalous
     live = LiveDetector(partial(Detector.load, exported, self_test=False))
-    pairs: list[tuple[Detection, Detection]] = []
+    pairs: list[tuple[Detection, Detection | None]] = []
     live.shadow(Detector.load(bundle, self_test=False), lambda named, one, other: pairs.append((one, other)))
     calm = np.full((100, 100), 90, np.uint8)
     live.current.threshold = 1e6
     for _ in range(3):
-        assert not live.predict(calm)[0].is_anomalous
+        assert not live.predict(calm).is_anomalous
     live.close()
-    assert 1 <= len(pairs) <= 3
-    assert all(not one.is_anomalous and other.is_anomalous for one, other in pairs)
-    assert pairs[0][0].score == pytest.approx(pairs[0][1].score, abs=1e-3)
+    scored = [(one, other) for one, other in pairs if other is not None]
+    assert len(pairs) == 3
+    assert scored
+    assert all(not one.is_anomalous and other.is_anomalous for one, other in scored)
+    assert scored[0][0].score == pytest.approx(scored[0][1].score, abs=1e-3)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_frames_that_the_challenger_does_not_score_are_reported(exported: Path, slow: bool) -> None:
+    go_on, others = threading.Event(), []
+
+    class Refusing:
+        def predict(self, _image: object) -> Detection:
+            if slow:
+                go_on.wait(60)
+            raise RejectedFileError("too bright")
+
+    live = LiveDetector(partial(Detector.load, exported, self_test=False))
+    live.shadow(Refusing(), lambda _named, _one, other: others.append(other))  # type: ignore[arg-type]
+    for _ in range(SHADOW_BACKLOG + 2):
+        live.predict(np.full((100, 100), 90, np.uint8))
+    go_on.set()
+    live.close()
+    assert others == [None] * (SHADOW_BACKLOG + 2)
+
+
+def test_an_inference_that_fails_without_a_callback_is_an_error(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO calls no callback where an inference raises."""
+    detector = Detector.load(exported, self_test=False)
+    monkeypatch.setattr("metaldefect.deploy.compiled.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(openvino.AsyncInferQueue, "start_async", lambda *_words, **_named: None)
+    with pytest.raises(RuntimeError, match="an inference of OpenVINO failed"):
+        list(detector.stream([np.zeros((64, 64), np.uint8)]))
 
 
 def test_hint_threads_and_cache_reach_openvino(exported: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import schemathesis
+import tifffile
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
@@ -179,6 +181,66 @@ def test_prometheus_counts_verdicts_refusals_and_the_model(client: TestClient, s
     assert value(f'metaldefect_model_info{{version="{service.live.current.version}"}}') == 1
 
 
+def test_a_model_that_takes_over_while_a_file_is_read_does_not_score_it(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(bundle, "fp32", settings=LIMITS)
+    first, read = service.live.current, Detector.read
+    content = read_json(bundle / "metadata.json")
+    content["precisions"]["fp32"]["threshold"] = 0.123
+    write_json(bundle / "metadata.json", content)
+
+    def read_during_a_swap(detector: Detector, path: str) -> np.ndarray:
+        pixels = read(detector, path)
+        service.live.reload()
+        return pixels
+
+    monkeypatch.setattr(Detector, "read", read_during_a_swap)
+    verdict = service.judge(png(IMAGE), with_overlay=True)
+    assert service.live.current.threshold == 0.123
+    assert (verdict.model_version, verdict.threshold) == (first.version, first.threshold)
+
+
+@pytest.mark.parametrize("body", [b'{"id": "x", "defective": NaN}', b'{"id": "\\ud800", "defective": true}'])
+def test_values_that_json_cannot_hold_are_refused_with_a_reason(client: TestClient, body: bytes) -> None:
+    answer = client.post("/feedback", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"][0] == "body"
+
+
+def test_16_bit_colour_in_tiff_is_known_by_its_content(client: TestClient, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "deep.tif", np.full((90, 120, 3), 4000, np.uint16), photometric="rgb")
+    answer = client.post("/predict", content=(tmp_path / "deep.tif").read_bytes())
+    assert answer.status_code == 422
+    assert "without known levels" in answer.json()["detail"]
+
+
+def test_a_request_that_does_not_arrive_is_refused_and_frees_its_place(exported: Path) -> None:
+    limits = LIMITS.model_copy(update={"max_upload_seconds": 0.2})
+    service = make_service(exported, "fp32", settings=limits)
+
+    async def stall() -> tuple[int, int]:
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(60)
+            raise AssertionError("nothing arrives")
+
+        statuses: list[int] = []
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status", 0))
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "headers": [],
+            "query_string": b"", "scheme": "http", "server": ("x", 80), "http_version": "1.1",
+            "root_path": "",
+        }  # fmt: skip
+        await create_app(service)(scope, receive, send)
+        return statuses[0], service.is_busy
+
+    assert asyncio.run(stall()) == (408, False)
+    assert service._working == 0
+
+
 def test_the_model_is_swapped_under_requests_and_none_is_lost(bundle: Path) -> None:
     service = make_service(bundle, "fp16", settings=ServiceSettings())
     with TestClient(create_app(service)) as client:
@@ -268,7 +330,7 @@ def test_schemathesis_finds_nothing(service: Service) -> None:
     for found in schema.get_all_operations():
         operation = found.ok()
 
-        @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def check(case: Any) -> None:
             case.call_and_validate(excluded_checks=unstated)
