@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from metaldefect.config import Config
 from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.distillation_config import DistillationConfig
-from metaldefect.errors import exit_on_user_error
+from metaldefect.errors import exit_on_user_error, printable
 from metaldefect.maskgit.training_config import MaskGITPretrainSettings
 from metaldefect.tokenizer.training_config import PretrainSettings
 
@@ -163,17 +163,20 @@ def calibrate(
 def check(
     folder: Annotated[Path, typer.Argument(help="Folder of images.")],
     adapter: Annotated[str | None, option("Its layout, if it should not be recognised.")] = None,
+    levels: Annotated[
+        str | None, option("Of images with more than 8 bits: a bit depth, or black and white, such as 0,1.")
+    ] = None,
     page: Annotated[Path | None, option("Also write an HTML page with thumbnails to this file.")] = None,
 ) -> None:
     """Say what the tool sees in a folder: layout, classes, sizes, depths, masks, duplicates, refusals."""
-    from metaldefect.commands.check import describe, write_page
+    from metaldefect.commands.check import describe, levels_setting, write_page
     from metaldefect.ingest.overview import look_at
 
-    seen = look_at(folder, adapter)
+    seen = look_at(folder, adapter, None if levels is None else levels_setting(levels))
     print(describe(seen))
     if page is not None:
         write_page(seen, page)
-        print(f"\nwith thumbnails: {page}")
+        print(f"\nwith thumbnails: {printable(str(page))}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from jinja2 import Environment
 from PIL import Image
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.image_files import U8
+from metaldefect.errors import UserError, printable
+from metaldefect.image_files import U8, LevelsSetting
 from metaldefect.ingest.overview import Overview
 from metaldefect.inspection.layout import GOOD
 
@@ -57,9 +59,10 @@ def facts(seen: Overview) -> list[str]:
     """The overview as text, one fact per line."""
     total = sum(seen.classes.values())
     lines = [f"layout       {seen.adapter}", f"images       {total}"]
-    width = max((len(label) for label in seen.classes), default=0)
+    width = max((len(printable(label)) for label in seen.classes), default=0)
     lines += [
-        f"  {label:<{width}} {count:>6}{masks_in_words(seen, label)}" for label, count in seen.classes.items()
+        f"  {printable(label):<{width}} {count:>6}{masks_in_words(seen, label)}"
+        for label, count in seen.classes.items()
     ]
     if seen.splits:
         lines.append(f"splits       {joined(seen.splits)}")
@@ -68,6 +71,9 @@ def facts(seen: Overview) -> list[str]:
     lines.append(f"colours      {colours_in_words(seen)}")
     if seen.levels is not None:
         lines.append(f"16 bits      read from {seen.levels.low:g} (black) to {seen.levels.high:g} (white)")
+    if seen.unread is not None:
+        low, high = seen.unread
+        lines.append(f"32 bits      levels from {low:g} to {high:g} in images that need stated levels")
     if seen.mask_levels:
         lines.append(f"mask levels  {joined(seen.mask_levels)}")
     several, images = seen.groups
@@ -115,16 +121,24 @@ def sizes_in_words(sizes: Mapping[tuple[int, int], int]) -> str:
 
 def next_steps(seen: Overview) -> list[str]:
     """What to type next: a profile for the pipeline, or what is missing for one."""
+    if (levels := levels_to_state(seen)) is not None:
+        return [
+            f"Next: metaldefect check {quoted(seen.root)} --levels {levels[0]:g},{levels[1]:g}",
+            f"      and set `levels: {in_yaml(levels)}` of the dataset: black and white.",
+        ]
     if seen.rejected:
         return ["Next: repair or remove the refused files, or allow their number in `max_rejected`."]
-    dataset = f"{{adapter: {seen.adapter}, root: .}}"
+    options: dict[str, Any] = {"adapter": seen.adapter, "root": "."}
+    if seen.setting is not None:
+        options["levels"] = list(seen.setting) if isinstance(seen.setting, tuple) else seen.setting
+    dataset = in_yaml(options)
     data: dict[str, Any] = {"root": str(seen.root), "classes": seen.defects or [*seen.classes]}
     if seen.channels == 3:
         data["channels"] = 3
     project = []
     if seen.adapter == "folder" and GOOD in seen.classes:
-        defects = f" --defects {seen.root}" if seen.defects else ""
-        project = [f"Next: metaldefect new ../mine --good {seen.root / GOOD}{defects}", ""]
+        defects = f" --defects {quoted(seen.root)}" if seen.defects else ""
+        project = [f"Next: metaldefect new ../mine --good {quoted(seen.root / GOOD)}{defects}", ""]
     lines = [
         *project,
         f"{'Or' if project else 'Next'}: write conf/profile/mine.yaml and type `make repro PROFILE=mine`:",
@@ -140,6 +154,36 @@ def next_steps(seen: Overview) -> list[str]:
     return lines
 
 
+def levels_to_state(seen: Overview) -> list[float] | None:
+    """Black and white for images that need them: the levels found, rounded; None if there are none."""
+    if seen.unread is None:
+        return None
+    low, high = (float(f"{level:g}") for level in seen.unread)
+    return [low, high] if low < high else None
+
+
+def levels_setting(text: str) -> LevelsSetting:
+    """The setting that a command line gives as `12` (a bit depth) or `0,1` (black and white).
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        if "," not in text:
+            return int(text)
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(
+            f"--levels {printable(text)}: give a bit depth, such as 12, or black and white, such as 0,1"
+        ) from error
+    return low, high
+
+
+def quoted(path: Path) -> str:
+    """A path for the command line of a shell, safe to print."""
+    return shlex.quote(printable(str(path)))
+
+
 def in_yaml(value: Any) -> str:
     """A value on one line of YAML; names that look like numbers are quoted."""
     text: str = yaml.safe_dump(
@@ -150,11 +194,14 @@ def in_yaml(value: Any) -> str:
 
 def write_page(seen: Overview, path: Path) -> None:
     """Write the overview with thumbnails as one HTML file that works offline."""
-    sources = {label: [data_uri(image) for image in images] for label, images in seen.thumbnails.items()}
+    sources = {
+        printable(label): [data_uri(image) for image in images] for label, images in seen.thumbnails.items()
+    }
     page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     with atomic_file(path) as temporary:
         temporary.write_text(
-            page.render(root=seen.root.name, text=describe(seen), thumbnails=sources), encoding="utf-8"
+            page.render(root=printable(seen.root.name), text=describe(seen), thumbnails=sources),
+            encoding="utf-8",
         )
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metaldefect.errors import RejectedFileError
+from metaldefect.errors import RejectedFileError, printable
 from metaldefect.image_files import (
     DEEP_MODES,
     FEW_LEVELS,
     U8,
     Levels,
+    LevelsSetting,
+    colours_of,
     defect_pixels,
     distinct_levels,
     has_deep_channels,
     read_mask_levels,
+    read_original,
     suffix_is_jpeg,
 )
 from metaldefect.images import Channels, as_channels, is_coloured, resize
@@ -64,6 +67,8 @@ class Overview:
         kinds: images by format, bits and channels.
         coloured: images in which colours can be seen; many colour files show grey metal.
         levels: how images with more than 8 bits are read; None if there are none.
+        setting: the levels that the user states; None: they are found.
+        unread: lowest and highest level of images of 32 bits, which need a setting; None: there are none.
         mask_levels: masks by the levels found in them: all of few, else the range.
         groups: near-duplicate groups of several photographs, and images in them.
         scenes: number of scenes: as the dataset names them, else as similarity shows them.
@@ -83,6 +88,8 @@ class Overview:
     kinds: Mapping[str, int]
     coloured: int
     levels: Levels | None
+    setting: LevelsSetting | None
+    unread: tuple[float, float] | None
     mask_levels: Mapping[str, int]
     groups: tuple[int, int]
     scenes: int
@@ -96,20 +103,21 @@ class Overview:
         return 3 if 2 * self.coloured >= sum(self.classes.values()) > 0 else 1
 
 
-def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None) -> Overview:
+def look_at(root: Path, adapter: str | None = None, setting: LevelsSetting | None = None) -> Overview:
     """Read a whole dataset and say what it holds.
 
     Args:
         root: the dataset's folder.
         adapter: its layout; None recognises it.
-        levels: how images with more than 8 bits are read; None: by their bit depth.
+        setting: how images with more than 8 bits are read; None: by their bit depth.
 
     Raises:
-        UserError: `recognise` or `read_dataset` raises it.
+        UserError: the setting is impossible, or `recognise` or `read_dataset` raises it.
     """
+    stated = Levels.of_setting(setting)
     adapter = adapter or recognise(root)
     samples, files = read_dataset(adapter, root)
-    levels = levels or find_levels([raw.path for raw in samples])
+    levels = stated or find_levels([raw.path for raw in samples])
 
     def look(raw: RawSample) -> Seen | RejectedFileError:
         try:
@@ -143,6 +151,8 @@ def look_at(root: Path, adapter: str | None = None, levels: Levels | None = None
         kinds=Counter(item.kind for item in seen),
         coloured=sum(item.coloured for item in seen),
         levels=levels,
+        setting=setting,
+        unread=None if stated else range_of(samples),
         mask_levels=Counter(item.mask_levels for item in seen if item.mask_levels is not None),
         groups=(len(several), int(several.sum())),
         scenes=len(set(scenes.tolist())),
@@ -181,25 +191,49 @@ def look_at_mask(raw: RawSample, size: tuple[int, int]) -> tuple[bool | None, st
         coded = read_mask_levels(raw.mask, size, raw.path)
         marked = defect_pixels(coded, lossy=suffix_is_jpeg(raw.mask))
     except RejectedFileError as error:
-        raise RejectedFileError(f"its mask {raw.mask.name}: {error}") from error
+        raise RejectedFileError(f"its mask {printable(raw.mask.name)}: {error}") from error
     values = distinct_levels(coded)
     few = len(values) <= FEW_LEVELS
     found = "/".join(f"{value:g}" for value in values) if few else f"{values[0]:g} to {values[-1]:g}"
     return bool(marked.any()), found
 
 
+def range_of(samples: Sequence[RawSample]) -> tuple[float, float] | None:
+    """The lowest and the highest level of all readable images of 32 bits, which have no usual range."""
+    found = [item for raw in samples if (item := range_of_image(raw.path)) is not None]
+    return (min(low for low, _ in found), max(high for _, high in found)) if found else None
+
+
+def range_of_image(path: Path) -> tuple[float, float] | None:
+    """The lowest and the highest level of an image of 32 bits; None for others and unreadable ones."""
+    try:
+        with Image.open(path, formats=("TIFF",)) as image:
+            if bits_of(image) != 32:
+                return None
+        levels = colours_of(read_original(path))
+    except Exception:  # reading the file refuses it, with the reason
+        return None
+    low, high = float(levels.min()), float(levels.max())
+    return (low, high) if np.isfinite([low, high]).all() else None
+
+
 def has_colours(path: Path) -> bool:
     """Whether an image file has channels of colours, by its header; False if it cannot be read."""
     try:
         return kind_of(path).endswith(COLOUR)
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # reading the file refuses it, with the reason
         return False
+
+
+def bits_of(image: Image.Image) -> int:
+    """Bits per channel, from the header."""
+    if image.mode.startswith("I;16") or has_deep_channels(image):
+        return 16
+    return 32 if image.mode in DEEP_MODES else 8
 
 
 def kind_of(path: Path) -> str:
     """Format, bits and channels of an image file, from its header: `PNG, 8 bits, grey`."""
     with Image.open(path) as image:
-        is_deep = image.mode.startswith("I;16") or has_deep_channels(image)
-        bits = 16 if is_deep else 32 if image.mode in DEEP_MODES else 8
         channels = COLOUR if image.mode in ("RGB", "RGBA", "P", "PA") else "grey"
-        return f"{image.format}, {bits} bits, {channels}"
+        return f"{image.format}, {bits_of(image)} bits, {channels}"

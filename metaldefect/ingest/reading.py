@@ -18,7 +18,7 @@ def read_image(raw: RawSample, levels: Levels | None, *, colour: bool = False) -
         RejectedFileError: it is unusable, or was annotated in another size.
     """
     image = read_pixels(raw.path, colour=colour, levels=levels)
-    check_annotated_size(raw.size, (image.shape[0], image.shape[1]))
+    check_annotated_size(raw.size, (image.shape[0], image.shape[1]), raw.path)
     return image
 
 

@@ -32,12 +32,12 @@ def thumbnails_of(samples: Iterable[RawSample], levels: Levels | None) -> dict[s
 
 def thumbnail(raw: RawSample, levels: Levels | None) -> U8:
     """An image whose longer side has `SIDE` pixels, with its mask outlined, or its boxes if it has none."""
-    image = read_image(raw, levels)
+    image = read_image(raw, levels, colour=True)
     size = (image.shape[0], image.shape[1])
     mask = read_known_mask(raw, size)
     scale = SIDE / max(size)
     height, width = (max(1, round(side * scale)) for side in size)
-    small = np.repeat(resize(image, (height, width))[..., None], 3, axis=2)
+    small = resize(image, (height, width)).copy()
     if mask is None:
         mask = fill_boxes(raw.boxes, size)
     # Interpolation keeps a trace of defects thinner than a pixel

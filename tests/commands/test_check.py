@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from metaldefect.commands.check import describe, write_page
+from metaldefect.commands.check import describe, levels_setting, write_page
 from metaldefect.errors import UserError
 from metaldefect.ingest.adapters import recognise
 from metaldefect.ingest.examine import DatasetSpec, examine_dataset
@@ -167,3 +168,59 @@ def test_coloured_images_are_counted_and_keep_their_colours_in_the_profile(tmp_p
     text = describe(look_at(tmp_path))
     assert "colours      in 2 of 5 images, made grey; `channels: 3` keeps them" in text
     assert "channels" not in yaml.safe_load(text[text.index("# @package") :])["data"]
+
+
+def test_a_class_named_in_other_bytes_than_utf_8_is_shown_escaped(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label, number in (("good", 0), ("good", 1), ("scratch", 2)):
+        (tmp_path / label).mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (32, 32)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    (tmp_path / "scratch").rename(tmp_path / os.fsdecode("划痕".encode("gbk")))
+    seen = look_at(tmp_path)
+    text = describe(seen)
+    assert "  \\xbb\\xae\\xba\\xdb " in text
+    text.encode()
+    profile = yaml.safe_load(text[text.index("# @package") :])
+    assert profile["data"]["classes"] == [os.fsdecode("划痕".encode("gbk"))]
+    write_page(seen, tmp_path / "page.html")
+    assert "<h2>\\xbb\\xae\\xba\\xdb</h2>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_float_images_are_read_by_the_levels_that_the_text_advises(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number, (low, high) in enumerate([(0.25, 0.5), (0.125, 0.375), (0.25, 0.75)]):
+        pixels = rng.uniform(low, high, (32, 32)).astype(np.float32)
+        pixels[0, :2] = low, high
+        (tmp_path / "good").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"good/{number}.tif")
+    text = describe(look_at(tmp_path))
+    assert "refused      3" in text
+    assert "32 bits      levels from 0.125 to 0.75 in images that need stated levels" in text
+    assert f"Next: metaldefect check {tmp_path} --levels 0.125,0.75" in text
+    assert "set `levels: [0.125, 0.75]` of the dataset" in text
+    seen = look_at(tmp_path, setting=levels_setting("0.125,0.75"))
+    text = describe(seen)
+    assert (seen.rejected, seen.classes) == ([], {"good": 3})
+    profile = yaml.safe_load(text[text.index("# @package") :])
+    assert profile["merge"]["inspection"] == {"adapter": "folder", "root": ".", "levels": [0.125, 0.75]}
+
+
+@pytest.mark.parametrize("text", ["", "twelve", "1,2,3", "1,", "a,b"])
+def test_other_levels_than_a_depth_or_a_pair_are_an_error(text: str) -> None:
+    assert levels_setting("12") == 12
+    assert levels_setting("-1,1") == (-1, 1)
+    with pytest.raises(UserError, match="give a bit depth, such as 12, or black and white, such as 0,1"):
+        levels_setting(text)
+
+
+def test_thumbnails_show_the_colours_of_coloured_images(tmp_path: Path) -> None:
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = np.random.default_rng(0).integers(150, 250, (64, 64))
+    (tmp_path / "good").mkdir()
+    Image.fromarray(red).save(tmp_path / "good/1.png")
+    Image.fromarray(red[..., 0]).save(tmp_path / "good/2.png")
+    coloured, grey = look_at(tmp_path).thumbnails["good"]
+    assert coloured[..., 0].mean() > 150
+    assert coloured[..., 1:].max() == 0
+    assert (grey == grey[..., :1]).all()

@@ -15,7 +15,7 @@ from PIL import Image
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import read_pixels
 from metaldefect.ingest.adapters import read_dataset
-from metaldefect.ingest.adapters.voc import parse_boxes
+from metaldefect.ingest.adapters.voc import parse_annotation
 from metaldefect.ingest.examine import DatasetSpec
 from metaldefect.ingest.merge import InspectionSpec, MergeOptions, merge_datasets
 
@@ -222,7 +222,7 @@ def test_what_is_no_image_is_refused_and_desktop_files_are_not(folder):
 )
 def test_annotations_that_are_refused(text, reason):
     with pytest.raises(RejectedFileError, match=reason):
-        parse_boxes(text)
+        parse_annotation(text)
 
 
 def test_a_refused_annotation_is_listed_and_its_image_stays(tmp_path, save):

@@ -279,6 +279,28 @@ def test_annotations_of_another_size_are_refused(tmp_path, pictures):
     }
 
 
+def test_ids_that_two_entries_share_cost_their_images(tmp_path, pictures):
+    """Nobody can say which image, or which class, an annotation with such an id means."""
+    for number in range(5):
+        draw(tmp_path, f"{number}.png", pictures[number])
+    annotations = [
+        {"image_id": 0, "category_id": 1, "bbox": [10, 4, 10, 8]},
+        {"image_id": 1, "category_id": 1, "bbox": [10, 4, 10, 8]},
+        {"image_id": 3, "category_id": 2, "bbox": [10, 4, 10, 8]},
+    ]
+    content = json.loads(coco([(0, "0.png"), (1, "1.png"), (1, "2.png"), (3, "3.png")], annotations))
+    content["categories"] += [{"id": 2, "name": "pit"}, {"id": 1, "name": "dent"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    samples, files = read_dataset("coco", tmp_path)
+    assert [(s.path.name, s.source_label) for s in samples] == [("0.png", "dent")]
+    assert reasons(files) == {
+        "coco/a.json": "categories[3]: a second name for the id 2",
+        "coco/1.png": "a.json: two images have the id 1",
+        "coco/2.png": "a.json: two images have the id 1",
+        "coco/3.png": "a.json: annotations[2]: two categories have the id 2",
+    }
+
+
 def test_inspection_takes_masks_from_coco(tmp_path, pictures):
     for number in range(12):
         draw(tmp_path, f"raw/good/{number}.png", pictures[number])

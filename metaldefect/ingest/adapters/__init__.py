@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from metaldefect.errors import UserError
+from metaldefect.errors import UserError, printable
 from metaldefect.image_files import is_hidden_name
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import Box, RawSample, Rejected, RunLengths
@@ -44,7 +44,7 @@ def recognise(root: Path) -> str:
     if found:
         return found[0]
     inside = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden_name(path.name))
-    datasets = [name for name in inside if fitting(root / name)]
+    datasets = [printable(name) for name in inside if fitting(root / name)]
     if datasets:
         raise UserError(f"{root} holds several datasets: check one of {', '.join(datasets)}")
     return "folder"
@@ -64,7 +64,8 @@ def read_dataset(adapter: str, root: Path, source: str | None = None) -> tuple[l
         source: its name in the sample table; None uses the adapter's name.
 
     Returns:
-        The records, and the dataset's files, including those rejected so far.
+        The records, and the dataset's files, including those rejected so far. Images that the layout has no
+        place for are noted.
 
     Raises:
         UserError: the adapter is unknown, the folder or part of the published layout is missing, or the
@@ -76,6 +77,12 @@ def read_dataset(adapter: str, root: Path, source: str | None = None) -> tuple[l
     samples = list(ADAPTERS[adapter](files))
     if not samples and not files.rejected:
         raise UserError(f"{root} holds no images that the adapter {adapter!r} knows")
+    for place, paths in files.unseen_images().items():
+        files.note(
+            place,
+            f"holds {len(paths)} image(s) for which the layout {adapter} has no place, such as"
+            f" {files.relative(paths[0])}: left out",
+        )
     return samples, files
 
 

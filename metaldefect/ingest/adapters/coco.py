@@ -64,12 +64,21 @@ class Annotation(BaseModel):
 
 @dataclass
 class Content:
-    """The readable entries of a JSON file, and images with an unreadable annotation."""
+    """What a JSON file says, and what it fails to say.
+
+    Attributes:
+        images: readable entries.
+        names: class by identity.
+        annotations: by the identity of their image.
+        broken: why an image cannot be used, by identity.
+        shared: identities of several classes, so that nobody can say which one an annotation means.
+    """
 
     images: list[Image] = field(default_factory=list)
     names: dict[Identity, str] = field(default_factory=dict)
     annotations: dict[Identity, list[Annotation]] = field(default_factory=lambda: defaultdict(list))
     broken: dict[Identity, str] = field(default_factory=dict)
+    shared: set[Identity] = field(default_factory=set)
 
 
 def fits(root: Path) -> bool:
@@ -159,6 +168,7 @@ def load(files: DatasetFiles, table: Path) -> Content:
     except (RejectedFileError, ValueError, RecursionError) as error:
         files.reject(table, f"unreadable COCO file: {printable(str(error))}")
         return content
+    files_of: dict[Identity, str] = {}
     for section, model in (("categories", Category), ("images", Image)):
         for number, entry in enumerate(sections[section]):
             try:
@@ -169,8 +179,13 @@ def load(files: DatasetFiles, table: Path) -> Content:
                 files.reject(table, f"{section}[{number}]: {first_problem(error)}")
                 continue
             if isinstance(item, Category):
-                content.names[item.id] = item.name.strip()
+                name = item.name.strip()
+                if content.names.setdefault(item.id, name) != name:
+                    content.shared.add(item.id)
+                    files.reject(table, f"{section}[{number}]: a second name for the id {item.id!r}")
             elif isinstance(item, Image):
+                if files_of.setdefault(item.id, item.file_name) != item.file_name:
+                    content.broken[item.id] = f"two images have the id {item.id!r}"
                 content.images.append(item)
     add_annotations(files, table, content, sections["annotations"])
     return content
@@ -192,6 +207,9 @@ def add_annotations(files: DatasetFiles, table: Path, content: Content, entries:
             continue
         if annotation.image_id not in known:
             files.reject(table, f"{place}: no image has the id {annotation.image_id!r}")
+        elif annotation.category_id in content.shared:
+            reason = f"{place}: two categories have the id {annotation.category_id!r}"
+            content.broken.setdefault(annotation.image_id, reason)
         elif annotation.category_id not in content.names:
             reason = f"{place}: no category has the id {annotation.category_id!r}"
             content.broken.setdefault(annotation.image_id, reason)

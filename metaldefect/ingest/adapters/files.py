@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from metaldefect.errors import RejectedFileError, UserError, printable
-from metaldefect.image_files import IMAGE_SUFFIXES, REFUSED_SUFFIXES, U8, is_hidden_name
+from metaldefect.image_files import IMAGE_SUFFIXES, REFUSED_SUFFIXES, U8, is_hidden_name, is_turned
 from metaldefect.ingest.adapters.records import Rejected, RunLengths
 
 MAX_TEXT_BYTES = 64 * 2**20
@@ -38,6 +39,7 @@ class DatasetFiles:
         self.source = source
         self.rejected: list[Rejected] = []
         self.notes: list[Rejected] = []
+        self._seen: set[Path] = set()
         self._resolved_root = root.resolve()
 
     def images(
@@ -59,6 +61,7 @@ class DatasetFiles:
                 self.reject(path, "folder inside a folder of images: move its images up, or remove it")
             elif path.suffix.lower() in IMAGE_SUFFIXES | REFUSED_SUFFIXES:
                 paths.append(path)
+                self._seen.add(path)
             elif not others:
                 self.reject(path, f"not an image: unknown file type {path.suffix!r}")
         return paths
@@ -78,7 +81,8 @@ class DatasetFiles:
     def reject_loose_images(self, folder: Path) -> None:
         """Reject images that lie directly in a folder whose sub-folders say what an image shows."""
         for path in sorted(folder.iterdir(), key=self._order):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden_name(path.name) and not path.is_dir():
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES | REFUSED_SUFFIXES
+            if is_image and not is_hidden_name(path.name) and not path.is_dir():
                 self.reject(path, "image outside the class folders: move it into the folder of its class")
 
     def folders(self, folder: Path) -> list[Path]:
@@ -92,9 +96,17 @@ class DatasetFiles:
             return []
         return [(inner.name, path) for inner in self.folders(folder) for path in self.images(inner)]
 
-    def sidecar(self, path: Path) -> Path | None:
-        """Return `path` if it is an existing, safe file, else None; rejects unsafe ones."""
-        return path if path.is_file() and self.accepts(path) else None
+    def unseen_images(self) -> dict[Path, list[Path]]:
+        """Images that were neither listed nor rejected nor noted, by folder of the root."""
+        found: dict[Path, list[Path]] = defaultdict(list)
+        for folder, names, entries in os.walk(self.root):
+            place = Path(folder)
+            names[:] = [n for n in names if not is_hidden_name(n) and place / n not in self._seen]
+            for path in (place / name for name in entries if not is_hidden_name(name)):
+                if path.suffix.lower() in IMAGE_SUFFIXES | REFUSED_SUFFIXES and path not in self._seen:
+                    top = path.relative_to(self.root).parts[0]
+                    found[self.root if place == self.root else self.root / top].append(path)
+        return {top: sorted(paths, key=self._order) for top, paths in sorted(found.items())}
 
     def accepts(self, path: Path) -> bool:
         """Whether a path is safe to read; if not, rejects it with the reason."""
@@ -135,13 +147,15 @@ class DatasetFiles:
 
     def reject(self, path: Path, reason: str) -> None:
         """Record a rejected file once, under a name that is safe to print."""
-        row = Rejected(self.display_name(path), reason)
+        row = Rejected(self.display_name(path), printable(reason))
+        self._seen.add(path)
         if row not in self.rejected:
             self.rejected.append(row)
 
     def note(self, path: Path, text: str) -> None:
         """Record once what the user should know about a file that is not rejected."""
-        row = Rejected(self.display_name(path), text)
+        row = Rejected(self.display_name(path), printable(text))
+        self._seen.add(path)
         if row not in self.notes:
             self.notes.append(row)
 
@@ -186,12 +200,25 @@ def natural_key(name: str) -> list[tuple[bool, int, str]]:
     return [*keys, (True, 0, name)]
 
 
-def check_annotated_size(annotated: tuple[int, int] | None, size: tuple[int, int]) -> None:
-    """Raise `RejectedFileError` if annotations were drawn for another (height, width) than the image has."""
-    if annotated is not None and annotated != size:
-        raise RejectedFileError(
-            f"annotated as {annotated[1]}x{annotated[0]} pixels, but the image has {size[1]}x{size[0]}"
-        )
+def check_annotated_size(
+    annotated: tuple[int, int] | None, size: tuple[int, int], image: Path | None = None
+) -> None:
+    """Check that annotations were drawn for an image of this size.
+
+    Args:
+        annotated: (height, width) that they were drawn for; None: unknown.
+        size: (height, width) of the image, upright.
+        image: its file, to explain a wrong size.
+
+    Raises:
+        RejectedFileError: the two differ.
+    """
+    if annotated is None or annotated == size:
+        return
+    found = f"annotated as {annotated[1]}x{annotated[0]} pixels, but the image has {size[1]}x{size[0]}"
+    if annotated == size[::-1] and image is not None and is_turned(image):
+        found += ": the annotations fit the stored pixels only, which EXIF turns; save the image upright"
+    raise RejectedFileError(found)
 
 
 def draw_runs(mask: RunLengths, size: tuple[int, int]) -> U8:

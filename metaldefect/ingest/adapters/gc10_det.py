@@ -8,7 +8,7 @@ from pathlib import Path
 from metaldefect.errors import RejectedFileError, UserError, printable
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
-from metaldefect.ingest.adapters.voc import index_annotations, read_boxes
+from metaldefect.ingest.adapters.voc import index_annotations, read_annotation, reject_unused
 
 # The release numbers its class folders; the paper names the classes.
 CLASSES = {
@@ -38,15 +38,17 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     folders = [folder for folder in files.folders(files.root) if folder.name not in ANNOTATION_FOLDERS]
     if not any(folder.name in CLASSES for folder in folders):
         raise UserError(f"{files.root} holds no folders 1 to 10: expected the published layout of GC10-DET")
-    for folder in folders:
-        for path in files.images(folder):
-            annotation = annotations.get(path.stem)
-            yield RawSample(
-                path=path,
-                source=files.source,
-                source_label=CLASSES.get(folder.name, folder.name),
-                boxes=read_boxes(files, annotation, class_of) if annotation else (),
-            )
+    found = [(folder.name, path) for folder in folders for path in files.images(folder)]
+    reject_unused(files, annotations, [path for _, path in found])
+    for name, path in found:
+        annotation = read_annotation(files, annotations.get(path.stem), class_of)
+        yield RawSample(
+            path=path,
+            source=files.source,
+            source_label=CLASSES.get(name, name),
+            boxes=annotation.boxes,
+            size=annotation.size,
+        )
 
 
 def class_of(label: str) -> str:

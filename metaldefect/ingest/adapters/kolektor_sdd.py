@@ -8,8 +8,11 @@ from pathlib import Path
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import coded_levels, defect_pixels, open_checked
 from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.masks import MaskNames
 from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
+
+ENDING = "_label"
 
 
 def fits(root: Path) -> bool:
@@ -23,22 +26,33 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     if not folders:
         raise UserError(f"{files.root} holds no kos<k> folders: expected the published layout of KolektorSDD")
     for folder in folders:
-        for path in files.images(folder):
-            if path.stem.endswith("_label"):
-                continue
-            mask = files.sidecar(path.with_name(f"{path.stem}_label.bmp"))
-            if mask is None:
-                files.reject(path, f"no label file {path.stem}_label.bmp, so its class is unknown")
-                continue
+        found = files.images(folder)
+        paths = [path for path in found if not path.stem.lower().endswith(ENDING)]
+        labels = [("", path) for path in found if path.stem.lower().endswith(ENDING)]
+        names = MaskNames(files, [("", path) for path in paths], labels, ENDING)
+        for path in paths:
             try:
-                defective = bool(defect_pixels(coded_levels(open_checked(mask))).any())
+                yield sample_of(files, path, names.find(path))
             except RejectedFileError as error:
-                files.reject(mask, str(error))
-                continue
-            yield RawSample(
-                path=path,
-                source=files.source,
-                source_label="defect" if defective else GOOD,
-                mask=mask,
-                is_normal=not defective,
-            )
+                files.reject(path, str(error))
+
+
+def sample_of(files: DatasetFiles, path: Path, mask: Path | None) -> RawSample:
+    """The image with the class that its label file shows.
+
+    Raises:
+        RejectedFileError: there is no label file, or it cannot be read.
+    """
+    if mask is None:
+        raise RejectedFileError(f"no label file {path.stem}{ENDING}.bmp, so its class is unknown")
+    try:
+        defective = bool(defect_pixels(coded_levels(open_checked(mask))).any())
+    except RejectedFileError as error:
+        raise RejectedFileError(f"its label file {mask.name}: {error}") from error
+    return RawSample(
+        path=path,
+        source=files.source,
+        source_label="defect" if defective else GOOD,
+        mask=mask,
+        is_normal=not defective,
+    )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.image_files import suffix_is_jpeg
 from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.masks import MaskNames, is_mask_name
 from metaldefect.ingest.adapters.records import RawSample
 
 PREFIX = "MT_"
 NORMAL_LABEL = "Free"
+IMAGES = "Imgs"
 
 
 def fits(root: Path) -> bool:
@@ -19,23 +22,39 @@ def fits(root: Path) -> bool:
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read `MT_<type>/Imgs/<stem>.jpg` with the mask `<stem>.png` beside it."""
+    """Read `MT_<type>/Imgs/<stem>.jpg` with the mask `<stem>.png` beside it.
+
+    Only JPEG files are images; files of any other suffix are masks, found by name (see `MaskNames`).
+    """
     folders = [folder for folder in files.folders(files.root) if folder.name.startswith(PREFIX)]
     if not folders:
         raise UserError(f"{files.root} holds no MT_<type> folders: expected the published layout")
     for folder in folders:
-        label = folder.name.removeprefix(PREFIX)
-        paths = files.images(folder / "Imgs")
-        for path in paths:
-            if path.suffix.lower() == ".png":
-                # Masks share their image's stem; report a mask whose image was lost
-                if not path.with_suffix(".jpg").exists():
-                    files.reject(path, "mask without its image")
-                continue
-            yield RawSample(
-                path=path,
-                source=files.source,
-                source_label=label,
-                mask=files.sidecar(path.with_suffix(".png")),
-                is_normal=label == NORMAL_LABEL,
-            )
+        if (folder / IMAGES).is_dir():
+            yield from read_class(files, folder)
+        else:
+            files.reject(folder, f"no folder {IMAGES} in it: move its images and masks to {IMAGES}")
+
+
+def read_class(files: DatasetFiles, folder: Path) -> Iterator[RawSample]:
+    """Read the images of one type."""
+    label = folder.name.removeprefix(PREFIX)
+    found = files.images(folder / IMAGES)
+    # Both lie in one folder and may share a stem, so the suffix says which is which
+    images = {path for path in found if suffix_is_jpeg(path) and not is_mask_name(path)}
+    paths = [path for path in found if path in images]
+    masks = [("", path) for path in found if path not in images]
+    names = MaskNames(files, [("", path) for path in paths], masks)
+    for path in paths:
+        try:
+            mask = names.find(path)
+        except RejectedFileError as error:
+            files.reject(path, str(error))
+            continue
+        yield RawSample(
+            path=path,
+            source=files.source,
+            source_label=label,
+            mask=mask,
+            is_normal=label == NORMAL_LABEL,
+        )

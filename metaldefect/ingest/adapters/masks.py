@@ -38,6 +38,7 @@ class MaskNames:
 
     Attributes:
         without_image: number of masks that fit no image.
+        ambiguous: images that share the name of a mask with another image.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class MaskNames:
     ) -> None:
         self._files, self._ending = files, ending
         self.without_image = 0
+        self.ambiguous: set[Path] = set()
         self._images: dict[tuple[str, str], list[Path]] = defaultdict(list)
         for folder, path in images:
             self._images[folder.lower(), path.stem.lower()].append(path)
@@ -65,6 +67,7 @@ class MaskNames:
                 self._of[found[0]].append(mask)
                 return
             if found:
+                self.ambiguous.update(found)
                 names = " and ".join(path.name for path in found)
                 self._files.note(
                     mask,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.records import RawSample
-from metaldefect.ingest.adapters.voc import index_annotations, read_boxes
+from metaldefect.ingest.adapters.voc import index_annotations, read_annotation, reject_unused
 
 # File name prefixes of the classification release (NEU-CLS).
 SHORT_NAMES = {
@@ -43,14 +43,17 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     that: in one public copy it holds only five images per class that its owner picked at random.
     """
     annotations = index_annotations(files)
-    for path in files.images(files.root, nested=True, others=True):
-        annotation = annotations.get(path.stem)
+    paths = files.images(files.root, nested=True, others=True)
+    reject_unused(files, annotations, paths)
+    for path in paths:
+        annotation = read_annotation(files, annotations.get(path.stem))
         yield RawSample(
             path=path,
             source=files.source,
             source_label=label_of(files, path),
             source_split=split_of(files, path),
-            boxes=read_boxes(files, annotation) if annotation else (),
+            boxes=annotation.boxes,
+            size=annotation.size,
         )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from metaldefect.errors import UserError
+from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
+from metaldefect.ingest.adapters.masks import MaskNames
 from metaldefect.ingest.adapters.neu_det import SHORT_NAMES
 from metaldefect.ingest.adapters.records import RawSample
 
 IMAGES = "Source Images"
-MASKS = "Ground truth"
+MASKS = "ground truth"
 
 
 def fits(root: Path) -> bool:
@@ -20,15 +21,28 @@ def fits(root: Path) -> bool:
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
-    """Read `Source Images/{In,Pa,Sc}_<k>.bmp` with masks `Ground truth/<same stem>.png`."""
+    """Read `Source Images/{In,Pa,Sc}_<k>.bmp` with masks `Ground truth/<same stem>.png` (see `MaskNames`)."""
     folder = files.root / IMAGES
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: expected the published layout of SD-saliency-900")
-    for path in files.images(folder):
+    paths = files.images(folder)
+    drawn = [
+        ("", mask)
+        for inner in files.folders(files.root)
+        if inner.name.lower() == MASKS
+        for mask in files.images(inner)
+    ]
+    names = MaskNames(files, [("", path) for path in paths], drawn)
+    for path in paths:
+        try:
+            mask = names.find(path)
+        except RejectedFileError as error:
+            files.reject(path, str(error))
+            continue
         prefix = path.stem.split("_")[0]
         yield RawSample(
             path=path,
             source=files.source,
             source_label=SHORT_NAMES.get(prefix, prefix),
-            mask=files.sidecar(files.root / MASKS / f"{path.stem}.png"),
+            mask=mask,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
@@ -11,6 +11,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from metaldefect.errors import RejectedFileError, printable
+from metaldefect.image_files import is_hidden_name
 from metaldefect.ingest.adapters.files import DatasetFiles, natural_key
 from metaldefect.ingest.adapters.records import Box
 
@@ -20,6 +21,8 @@ def index_annotations(files: DatasetFiles) -> dict[str, Path]:
     index: dict[str, Path] = {}
     found = (path for path in files.root.rglob("*") if path.suffix.lower() == ".xml")
     for path in sorted(found, key=lambda p: natural_key(files.relative(p))):
+        if any(is_hidden_name(part) for part in path.relative_to(files.root).parts):
+            continue
         if not files.accepts(path):
             continue
         if path.stem in index:
@@ -31,24 +34,50 @@ def index_annotations(files: DatasetFiles) -> dict[str, Path]:
     return index
 
 
-def read_boxes(files: DatasetFiles, path: Path, class_of: Callable[[str], str] = str) -> tuple[Box, ...]:
-    """Read the boxes of one VOC file; records an unusable file as rejected and returns no boxes.
+def reject_unused(files: DatasetFiles, annotations: Mapping[str, Path], images: Collection[Path]) -> None:
+    """Reject the annotations of images that are not there: whoever renamed an image lost its boxes."""
+    stems = {path.stem for path in images}
+    for stem, path in annotations.items():
+        if stem not in stems:
+            files.reject(path, "annotation without its image")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What one VOC file says.
+
+    Attributes:
+        boxes: the defects.
+        size: height and width of the image that they were drawn on; None if the file does not say.
+    """
+
+    boxes: tuple[Box, ...] = ()
+    size: tuple[int, int] | None = None
+
+
+def read_annotation(
+    files: DatasetFiles, path: Path | None, class_of: Callable[[str], str] = str
+) -> Annotation:
+    """Read one VOC file; records an unusable file as rejected and returns no boxes.
 
     Args:
         files: the dataset.
-        path: the annotation file.
+        path: the annotation file; None gives no boxes.
         class_of: turns a box's label into the name of its class, or raises `RejectedFileError`.
     """
+    if path is None:
+        return Annotation()
     try:
-        boxes = parse_boxes(files.read_text(path))
-        return tuple(replace(box, label=class_of(box.label)) for box in boxes)
+        found = parse_annotation(files.read_text(path))
+        boxes = tuple(replace(box, label=class_of(box.label)) for box in found.boxes)
+        return replace(found, boxes=boxes)
     except RejectedFileError as error:
         files.reject(path, str(error))
-        return ()
+        return Annotation()
 
 
-def parse_boxes(text: str) -> tuple[Box, ...]:
-    """Parse VOC XML into boxes, forbidding entities, DTDs and external references.
+def parse_annotation(text: str) -> Annotation:
+    """Parse VOC XML, forbidding entities, DTDs and external references.
 
     No path inside the XML is ever opened, because the annotation's file name identifies the image. A
     `<filename>` that points outside its folder is rejected all the same.
@@ -64,10 +93,12 @@ def parse_boxes(text: str) -> tuple[Box, ...]:
         raise RejectedFileError(f"broken XML: {printable(str(error))}") from error
     check_filename(root.findtext("filename") or "")
     boxes = tuple(parse_object(item) for item in root.iter("object"))
-    sides = [root.findtext(f"size/{name}") or "" for name in ("width", "height")]
-    if all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-        check_boxes(boxes, int(sides[0]), int(sides[1]))
-    return boxes
+    sides = [(root.findtext(f"size/{name}") or "").strip() for name in ("width", "height")]
+    if not all(side.isdecimal() and len(side) < 10 and int(side) > 0 for side in sides):
+        return Annotation(boxes)
+    width, height = (int(side) for side in sides)
+    check_boxes(boxes, width, height)
+    return Annotation(boxes, (height, width))
 
 
 def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
