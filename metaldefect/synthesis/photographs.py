@@ -69,7 +69,8 @@ class Photograph:
         pixels = self.pixels.copy()
         inside = pixels[window][..., None] if pixels.ndim == 2 else pixels[window][..., : self.colours]
         added = inside + change * np.float32(self.white / 255.0)
-        inside[...] = np.clip(np.rint(added), 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+        # Beyond white lies no level of the camera: a reader would take the image for one of more bits
+        inside[...] = np.clip(np.rint(added), 0, self.white).astype(pixels.dtype)
         return replace(self, pixels=pixels)
 
 

@@ -70,6 +70,14 @@ def test_a_change_is_in_levels_of_white_and_leaves_alpha_and_the_rest_alone() ->
     assert deep.levels((slice(0, 1), slice(0, 1)))[0, 0, 0] == 255
 
 
+def test_a_bright_change_ends_at_white_so_that_a_reader_finds_the_same_bit_depth() -> None:
+    metal = as_photograph(np.full((16, 16), 4000, np.uint16))
+    everywhere = (slice(None), slice(None))
+    after = metal.changed_by(everywhere, np.full((16, 16, 1), 51.0, np.float32))
+    assert after.pixels.max() == 4095
+    assert as_photograph(after.pixels).white == 4095
+
+
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     image = Image.fromarray(KINDS["colour"])
     exif = image.getexif()
