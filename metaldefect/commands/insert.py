@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from metaldefect.image_files import IMAGE_SUFFIXES, Levels, is_hidden_name
 from metaldefect.images import UnreadableImageError, write_png
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
+from metaldefect.ingest.samples import unique_names
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import Format, TransplantConfig
 from metaldefect.synthesis.formats.layouts import LAYOUTS
@@ -87,7 +88,8 @@ def find_canvases(images: Path) -> list[Canvas]:
         UserError: there are none.
     """
     if images.is_file():
-        return [Canvas(images, images.name, images.stem, find_levels([images]))]
+        (stem,) = unique_names([images.stem], [images.name])
+        return [Canvas(images, images.name, stem, find_levels([images]))]
     paths = sorted(
         path
         for path in images.rglob("*")
@@ -98,14 +100,26 @@ def find_canvases(images: Path) -> list[Canvas]:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"{images} holds no image ({known}): name the folder of normal images")
     names = [path.relative_to(images) for path in paths]
-    stems = ["_".join(name.with_suffix("").parts) for name in names]
-    counts = Counter(stems)
-    unique = [
-        stem if counts[stem] == 1 else f"{stem}_{name.suffix[1:]}"
-        for stem, name in zip(stems, names, strict=True)
-    ]
+    plain = ["_".join(name.with_suffix("").parts) for name in names]
+    stems = unique_names(plain, [name.as_posix() for name in names])
     depth = find_levels(paths)
-    return [Canvas(p, n.as_posix(), s, depth) for p, n, s in zip(paths, names, unique, strict=True)]
+    return [Canvas(p, n.as_posix(), s, depth) for p, n, s in zip(paths, names, stems, strict=True)]
+
+
+def check_names(jobs: Iterable[tuple[Canvas, str]], format_name: Format) -> None:
+    """Raise `UserError` if two images would be written to one file, ignoring case.
+
+    In a flat format these are class `a` in `b_c.png` and class `a_b` in `c.png`.
+    """
+    taken: dict[str, tuple[Canvas, str]] = {}
+    for canvas, label in jobs:
+        image = LAYOUTS[format_name].image(label, canvas.stem, "")
+        other = taken.setdefault(image.lower(), (canvas, label))
+        if other != (canvas, label):
+            raise UserError(
+                f"{label!r} in {canvas.path} and {other[1]!r} in {other[0].path} would both be called {image}:"
+                " rename one of the images or classes"
+            )
 
 
 def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
@@ -153,6 +167,7 @@ def insert(settings: InsertSettings) -> Summary:
     roles = assign_roles([canvas.path for canvas in canvases], settings.format, settings.seed)
     chosen = [canvas for canvas in canvases if roles.gets_defects(canvas.path)]
     keys = {f"{label}/{canvas.name}": (canvas, label) for canvas in chosen for label in settings.label}
+    check_names(keys.values(), settings.format)
     output.check_canvases({key: canvas.path for key, (canvas, _) in keys.items()})
     todo = [job for key, job in keys.items() if key not in output]
     unreadable = list(roles.unreadable.values())

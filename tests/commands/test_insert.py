@@ -334,6 +334,35 @@ def test_what_is_wrong_is_named(
             settings(**given)
 
 
+def test_images_whose_names_collide_are_all_written(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    """`a_b.png` and `a/b.png`, and two that differ in case only: each keeps a file of its own."""
+    names = ["a_b.png", "a/b.png", "c.bmp", "c.png", "D.png", "d.bmp"]
+    for number, name in enumerate(names):
+        (tmp_path / "canvases" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(normal(number)).save(tmp_path / "canvases" / name)
+    chosen = settings(images=tmp_path / "canvases", label=("blot",))
+    assert inserting.insert(chosen).images == len(names)
+    table = pd.read_parquet(chosen.output / "manifest.parquet")
+    assert len({name.lower() for name in table["image"]}) == len(names)
+    for row in table.to_dict("records"):
+        canvas, made = (
+            read_photograph(path).pixels.astype(int) for path in (row["canvas"], chosen.output / row["image"])
+        )
+        assert (canvas != made).mean() < 0.5, row["image"]
+
+
+def test_classes_and_images_that_give_one_name_are_refused(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    for name in ("b_c.png", "c.png"):
+        write_png(tmp_path / "canvases" / name, normal(0))
+    chosen = settings(images=tmp_path / "canvases", label=("a", "a_b"))
+    with pytest.raises(UserError, match=r"'a_b' in .*c\.png and 'a' in .*b_c\.png would both be called"):
+        inserting.insert(chosen)
+
+
 def test_mvtec_output_is_a_complete_dataset_of_this_project(
     settings: Callable[..., InsertSettings], tmp_path: Path
 ) -> None:
