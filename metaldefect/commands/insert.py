@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +108,22 @@ def find_canvases(images: Path) -> list[Canvas]:
     return [Canvas(p, n.as_posix(), s, depth) for p, n, s in zip(paths, names, stems, strict=True)]
 
 
+def sorted_like_masks(canvases: Sequence[Canvas]) -> list[Canvas]:
+    """Canvases with names that sort like those of their masks: none is the beginning of another.
+
+    anomalib pairs sorted images with sorted masks. `1.png` comes before `10.png`, but `1_mask.png` after
+    `10_mask.png`; so `1` gets a hash of its path.
+    """
+    ordered = sorted(canvas.stem for canvas in canvases)
+    beginnings = {stem for stem, following in pairwise(ordered) if following.startswith(stem)}
+    return [
+        canvas._replace(stem=f"{canvas.stem}-{hashlib.sha256(canvas.name.encode()).hexdigest()[:8]}")
+        if canvas.stem in beginnings
+        else canvas
+        for canvas in canvases
+    ]
+
+
 def check_names(jobs: Iterable[tuple[Canvas, str]], format_name: Format) -> None:
     """Raise `UserError` if two images would be written to one file, ignoring case.
 
@@ -166,6 +184,8 @@ def insert(settings: InsertSettings) -> Summary:
     output = Output(settings.output, settings, inputs)
     roles = assign_roles([canvas.path for canvas in canvases], settings.format, settings.seed)
     chosen = [canvas for canvas in canvases if roles.gets_defects(canvas.path)]
+    if settings.format == "mvtec":
+        chosen = sorted_like_masks(chosen)
     keys = {f"{label}/{canvas.name}": (canvas, label) for canvas in chosen for label in settings.label}
     check_names(keys.values(), settings.format)
     output.check_canvases({key: canvas.path for key, (canvas, _) in keys.items()})
@@ -182,8 +202,9 @@ def insert(settings: InsertSettings) -> Summary:
 
     with one_thread_per_call():
         unreadable += filter(None, map_threads(insert_into, todo, "insert"))
-    copy_normals(settings.output, settings.format, [(c.path, c.stem) for c in canvases], roles)
-    return finish(settings, unreadable)
+    normals = [(canvas.path, canvas.stem) for canvas in canvases]
+    unreadable += copy_normals(settings.output, settings.format, normals, roles)
+    return finish(settings, list(dict.fromkeys(unreadable)))
 
 
 def write_one(

@@ -21,6 +21,7 @@ from metaldefect.ingest.splits import position
 from metaldefect.inspection.layout import GOOD
 from metaldefect.synthesis.config import Format
 from metaldefect.synthesis.formats.layouts import LAYOUTS
+from metaldefect.synthesis.photographs import read_photograph, write_photograph
 
 NORMAL_SHARE = 0.5  # of the scenes, for formats with normal images to train on
 VALIDATION_SHARE = 0.2  # of the scenes, for formats with a validation split
@@ -97,15 +98,33 @@ def with_scene(scenes: Mapping[Path, str], chosen: set[str]) -> frozenset[Path]:
     return frozenset(path for path, scene in scenes.items() if scene in chosen)
 
 
-def copy_normals(root: Path, format_name: Format, images: Sequence[tuple[Path, str]], roles: Roles) -> None:
-    """Copy the normal images, byte for byte: to `train/good`, and those that got defects to `test/good`."""
+def copy_normals(
+    root: Path, format_name: Format, images: Sequence[tuple[Path, str]], roles: Roles
+) -> list[str]:
+    """Copy the normal images to `train/good`, and those that got defects to `test/good`.
+
+    PNG files are copied byte for byte. Others are written again without loss like the images with defects,
+    because readers of MVTec AD such as anomalib's take PNG only.
+
+    Returns:
+        The reason for each image that cannot be read.
+    """
     if not LAYOUTS[format_name].normal:
-        return
+        return []
+    unreadable = []
     for path, stem in images:
         if path in roles.unreadable:
             continue
-        split = "test" if roles.gets_defects(path) else "train"
-        target = root / split / GOOD / f"{stem}{path.suffix.lower()}"
-        if not target.exists():
-            with atomic_file(target) as temporary:
+        folder = root / ("test" if roles.gets_defects(path) else "train") / GOOD
+        if any((folder / f"{stem}{suffix}").exists() for suffix in (".png", ".tif")):
+            continue
+        if path.suffix.lower() == ".png":
+            with atomic_file(folder / f"{stem}.png") as temporary:
                 shutil.copyfile(path, temporary)
+            continue
+        try:
+            photograph = read_photograph(path)
+            write_photograph(folder / f"{stem}{photograph.suffix}", photograph)
+        except UnreadableImageError as error:
+            unreadable.append(str(error))
+    return unreadable

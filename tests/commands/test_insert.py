@@ -381,6 +381,53 @@ def test_mvtec_output_is_a_complete_dataset_of_this_project(
         assert sha256_file(path) == sha256_file(tmp_path / "many" / path.name)
 
 
+def test_mvtec_output_of_other_files_than_png_is_read_by_anomalib(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    """JPEG and 16-bit TIFF, of which anomalib takes none, and names that sort otherwise than their masks."""
+    pytest.importorskip("anomalib", reason="anomalib is not installed")
+    from anomalib.data.datasets.image.mvtecad import make_mvtec_ad_dataset
+
+    (tmp_path / "canvases").mkdir()
+    for number in range(12):
+        Image.fromarray(normal(20 + number)).save(tmp_path / f"canvases/{number}.jpg", quality=95)
+    deep = {f"d{number}": normal(40 + number).astype(np.uint16) * 16 for number in range(4)}
+    for name, pixels in deep.items():
+        tifffile.imwrite(tmp_path / f"canvases/{name}.tif", pixels)
+    chosen = settings(images=tmp_path / "canvases", format="mvtec")
+    inserting.insert(chosen)
+    train = make_mvtec_ad_dataset(chosen.output, split="train")
+    test = make_mvtec_ad_dataset(chosen.output, split="test")
+    assert len(train) > 0
+    assert len(train) + (test["label"] == "good").sum() == 16
+    defective = test[test["label"] == "blot"]
+    table = pd.read_parquet(chosen.output / "manifest.parquet")
+    table = table[table["image"] != ""]
+    masks = dict(zip(table["image"], table["mask"], strict=True))
+    assert len(defective) == len(masks) > 0
+    for row in defective.to_dict("records"):
+        image, mask = (
+            Path(row[name]).relative_to(chosen.output).as_posix() for name in ("image_path", "mask_path")
+        )
+        assert masks[image] == mask
+    for path in chosen.output.glob("*/good/d*"):
+        assert np.array_equal(np.asarray(Image.open(path)), deep[path.stem])
+
+
+def test_a_normal_image_that_cannot_be_copied_is_named(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    for number in range(6):
+        write_png(tmp_path / f"canvases/{number}.png", normal(20 + number))
+    for number in range(6):
+        tifffile.imwrite(tmp_path / f"canvases/deep{number}.tif", normal(30 + number).astype(np.uint16) * 16)
+        tifffile.imwrite(tmp_path / f"canvases/wide{number}.tif", normal(40 + number).astype(np.int32))
+    done = inserting.insert(settings(images=tmp_path / "canvases", format="mvtec"))
+    assert sorted(Path(reason.split(":")[0]).name for reason in done.unreadable) == [
+        f"wide{number}.tif" for number in range(6)
+    ]
+
+
 def test_an_image_that_cannot_be_read_is_named_after_all_others_are_done(
     photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
 ) -> None:
