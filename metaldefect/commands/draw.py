@@ -51,6 +51,7 @@ def draw(settings: DrawSettings) -> Summary:
         UserError: models are missing, a class is unknown, or the output holds something else.
     """
     set_threads()
+    settings = settings.absolute()
     artist, inputs = make_artist(settings)
     output = Output(settings.output, settings, inputs)
     every = [(label, number) for label in settings.label for number in range(settings.count)]

@@ -179,8 +179,11 @@ def insert(settings: InsertSettings) -> Summary:
     Raises:
         UserError: see `find_canvases`, `make_proposer`, `find_spot` and `Output`.
     """
+    settings = settings.absolute()
     canvases = find_canvases(settings.images)
     proposer, inputs = make_proposer(settings)
+    if (depth := canvases[0].depth) is not None:
+        inputs["white"] = f"{depth.high:.0f}"
     output = Output(settings.output, settings, inputs)
     roles = assign_roles([canvas.path for canvas in canvases], settings.format, settings.seed)
     chosen = [canvas for canvas in canvases if roles.gets_defects(canvas.path)]
@@ -217,7 +220,12 @@ def write_one(
     image = layout.image(label, canvas.stem, after.suffix)
     mask = layout.mask(label, canvas.stem)
     seen = [item.mask for item in found if item.mask is not None]
-    common = {"label": label, "canvas": str(canvas.path), "canvas_sha256": sha256_file(canvas.path)}
+    common = {
+        "label": label,
+        "canvas": str(canvas.path),
+        "canvas_sha256": sha256_file(canvas.path),
+        "white": photograph.white,
+    }
     record = None
     if seen:
         write_photograph(output.folder / image, after)
@@ -319,14 +327,23 @@ def write_annotations(folder: Path, format_name: Format, images: Sequence[Output
 def remake(row: Mapping[str, Any]) -> Photograph:
     """Make the image of a manifest's row again, bit for bit, from its canvas, settings and models.
 
+    Images that were added to the canvas's folder since, or are gone from it, change nothing.
+
+    Args:
+        row: a row of `manifest.parquet` or `manifest.csv`.
+
     Raises:
-        UserError: the canvas, the models or the real defects have changed since.
+        UserError: the canvas, the models, the real defects or the masks are gone or have changed since.
     """
     settings = InsertSettings(**json.loads(row["parameters"]))
     path = Path(row["canvas"])
-    (canvas,) = [canvas for canvas in find_canvases(settings.images) if canvas.path == path]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: {row['image']} was made from it")
     if sha256_file(path) != row["canvas_sha256"]:
         raise UserError(f"{path} has changed since {row['image']} was made from it")
+    name = path.name if path == settings.images else path.relative_to(settings.images).as_posix()
+    # Not the bit depth of today's folder: one brighter image would change all results
+    canvas = Canvas(path, name, path.stem, Levels(0.0, float(row["white"]), clip=False))
     proposer, inputs = make_proposer(settings)
     for name, digest in inputs.items():
         if row[f"{name}_sha256"] != digest:

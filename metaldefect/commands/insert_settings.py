@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -16,6 +16,10 @@ class ModelSettings(DrawingSettings):
 
     tokenizer: Path = Path("models/vq")
     maskgit: Path = Path("models/maskgit")
+
+    def absolute(self) -> Self:
+        """The same settings with absolute paths, which mean the same in every working directory."""
+        return self.replace(**{name: value.absolute() for name, value in self if isinstance(value, Path)})
 
 
 class DrawSettings(ModelSettings):

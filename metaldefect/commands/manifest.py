@@ -35,8 +35,9 @@ COLUMNS = {
     "number": pa.int32(),  # of the defect in its image, or of the drawn image in its class
     "method": pa.string(),
     "seed": pa.int64(),
-    "canvas": pa.string(),  # path of the normal image
+    "canvas": pa.string(),  # absolute path of the normal image
     "canvas_sha256": pa.string(),
+    "white": pa.int32(),  # level of the canvas that counts as white, from the bit depth of all canvases
     "source": pa.string(),  # the real defect: path of its photograph, number in it
     "visible": pa.bool_(),
     "note": pa.string(),  # why a defect was not written
@@ -52,7 +53,7 @@ COLUMNS = {
     "defects_sha256": pa.string(),  # of all real defects that could be chosen
     "masks_sha256": pa.string(),  # of the user's masks that say where defects go
     "details": pa.string(),  # JSON: what was chosen at random
-    "parameters": pa.string(),  # JSON: all settings
+    "parameters": pa.string(),  # JSON: all settings, with absolute paths
     "version": pa.string(),  # of this package
 }
 

@@ -14,7 +14,7 @@ from metaldefect.images import U8, Channels, to_u8
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.change import SMALLEST_SHARE, Change
-from metaldefect.synthesis.inpainting import Mask, draw_into, prepare
+from metaldefect.synthesis.inpainting import Inpainted, Mask, draw_into, prepare
 from metaldefect.synthesis.mask_makers import make_mask
 from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.photographs import Levels, Photograph, grey_of
@@ -73,19 +73,20 @@ def draw_defect(
     window = square_around(centre_of(box), side, canvas.shape)
     before = pixels_of(canvas.levels(window), painter.channels)
     inside, seed = brush[window], int(rng.integers(2**31))
-    best = None
+    best: Inpainted | None = None
+    guidance = sampling.guidance
     prepared = prepare(painter, [before], [inside], feather)
     for attempt in range(attempts):
         config = sampling.model_copy(update={"guidance": sampling.guidance + STRONGER * attempt})
         generators = [image_generator(seed, attempt)]
         (found,) = draw_into(painter, prepared, [label], config, generators, feather)
         if best is None or found.changed.sum() > best.changed.sum():
-            best = found
+            best, guidance = found, config.guidance
         if best.changed.sum() >= SMALLEST_SHARE * inside.sum():
             break
     assert best is not None
     added = best.image.astype(np.float32) - before
-    details = {"window": float(len(inside)), "guidance": config.guidance}
+    details = {"window": float(len(inside)), "guidance": guidance}
     return Change(window, added if added.ndim == 3 else added[..., None], inside, "", details)
 
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from metaldefect.api import remake_drawing, remake_insertion
 from metaldefect.artifacts import sha256_file
 from metaldefect.commands import draw as drawing
 from metaldefect.commands import insert as inserting
@@ -263,6 +264,44 @@ def test_every_image_can_be_made_again_from_its_row(
         (tmp_path / "maskgit/config.json").write_text((tmp_path / "maskgit/config.json").read_text() + " ")
         with pytest.raises(UserError, match="the maskgit changed since"):
             inserting.remake(row)
+
+
+def test_an_image_is_made_again_elsewhere_and_beside_brighter_images(
+    settings: Callable[..., InsertSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 12 bits of the canvas are those of the run, not those of what lies beside it today."""
+    canvases = tmp_path / "canvases"
+    canvases.mkdir()
+    tifffile.imwrite(canvases / "deep.tif", normal(2).astype(np.uint16) * 16)
+    monkeypatch.chdir(tmp_path)
+    chosen = settings(images=Path("canvases"), output=Path("out"))
+    assert inserting.insert(chosen).images == 1
+    made = read_photograph(tmp_path / "out/images/blot_deep.png").pixels
+    tifffile.imwrite(canvases / "bright.tif", np.full(SIZE, 60000, np.uint16))
+    with pytest.raises(UserError, match=r"other settings \(white\)"):
+        inserting.insert(chosen)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (row,) = pd.read_parquet(tmp_path / "out/manifest.parquet").to_dict("records")
+    with (tmp_path / "out/manifest.csv").open(newline="") as stream:
+        (text,) = csv.DictReader(stream)
+    for one in (row, text):
+        assert np.array_equal(remake_insertion(one).pixels, made)
+    (canvases / "deep.tif").unlink()
+    with pytest.raises(UserError, match=r"deep\.tif does not exist: images/blot_deep\.png was made from it"):
+        remake_insertion(row)
+
+
+def test_a_drawn_image_is_made_again_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    monkeypatch.chdir(tmp_path)
+    models = {"tokenizer": Path("vq"), "maskgit": Path("maskgit"), "steps": 2}
+    drawing.draw(DrawSettings(label=("patches",), output=Path("out"), count=1, **models))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (row,) = pd.read_parquet(tmp_path / "out/manifest.parquet").to_dict("records")
+    with Image.open(tmp_path / "out" / row["image"]) as image:
+        assert np.array_equal(remake_drawing(row), np.asarray(image))
 
 
 def test_a_defect_that_nobody_could_see_is_listed_and_not_written(

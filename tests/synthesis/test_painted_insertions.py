@@ -10,8 +10,10 @@ from scipy import ndimage
 
 from metaldefect.errors import UserError
 from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.synthesis import drawn_insertion
 from metaldefect.synthesis.change import apply_change
 from metaldefect.synthesis.drawn_insertion import draw_defect
+from metaldefect.synthesis.inpainting import Inpainted, Prepared
 from metaldefect.synthesis.painter import load_painter
 from metaldefect.synthesis.photographs import Photograph, as_photograph
 from metaldefect.synthesis.placement import Spot
@@ -104,3 +106,29 @@ def test_a_small_defect_in_a_large_photograph_is_drawn_in_a_window_of_its_size(t
         draw_defect(
             canvas, painter, "dent", spot, np.random.default_rng(0), SamplingConfig(steps=2), [], FEATHER, 1
         )
+
+
+def test_the_guidance_in_the_details_is_that_of_the_change_that_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try changes less than the first, so that the first is kept."""
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    painter = load_painter(tmp_path / "vq", tmp_path / "maskgit")
+    canvas = metal((200, 200))
+    used = []
+
+    def draw_into(
+        _: object, prepared: Prepared, labels: object, config: SamplingConfig, *rest: object
+    ) -> list[Inpainted]:
+        used.append(config.guidance)
+        changed = np.zeros(prepared.images[0].shape[:2], bool)
+        changed[0, : 5 - len(used)] = True
+        return [Inpainted(prepared.images[0], prepared.images[0], changed)]
+
+    monkeypatch.setattr(drawn_insertion, "draw_into", draw_into)
+    spot = Spot(nothing_taken(canvas), centre=(100, 100), size=40)
+    sampling = SamplingConfig(steps=2, guidance=1.5)
+    change = draw_defect(canvas, painter, "patches", spot, np.random.default_rng(0), sampling, [], FEATHER, 2)
+    assert used == [1.5, 3.5]
+    assert change is not None
+    assert change.details["guidance"] == 1.5
