@@ -185,7 +185,7 @@ def insert(settings: InsertSettings) -> Summary:
     if (depth := canvases[0].depth) is not None:
         inputs["white"] = f"{depth.high:.0f}"
     output = Output(settings.output, settings, inputs)
-    roles = assign_roles([canvas.path for canvas in canvases], settings.format, settings.seed)
+    roles = assign_roles({canvas.path: canvas.name for canvas in canvases}, settings.format, settings.seed)
     chosen = [canvas for canvas in canvases if roles.gets_defects(canvas.path)]
     if settings.format == "mvtec":
         chosen = sorted_like_masks(chosen)

@@ -51,22 +51,29 @@ class Roles:
         return "val" if path in self.validation else "train"
 
 
-def assign_roles(paths: Sequence[Path], format_name: Format, seed: int) -> Roles:
+def assign_roles(names: Mapping[Path, str], format_name: Format, seed: int) -> Roles:
     """Assign roles by scene, as the format needs them.
 
     MVTec AD: half of the scenes become `train/good`; the others get defects, and their originals become
-    `test/good`. YOLO and VOC: a fifth of the scenes validates. COCO: all images alike.
+    `test/good`. YOLO and VOC: a fifth of the scenes validates, and at least one if there are two. COCO: all
+    images alike.
+
+    Args:
+        names: the path of each image inside the folder of images.
+        format_name: the format.
+        seed: another seed chooses other scenes.
 
     Raises:
         UserError: MVTec AD needs two scenes, and the images show one.
     """
     if format_name == "coco":
         return Roles()
-    scenes, unreadable = scenes_of(paths)
+    scenes, unreadable = scenes_of(names)
     places = {scene: position(scene, seed) for scene in scenes.values()}
     ranked = sorted(places, key=lambda scene: places[scene])
     if not LAYOUTS[format_name].normal:
-        held = {scene for scene in ranked if places[scene] < VALIDATION_SHARE}
+        share = {scene for scene in ranked if places[scene] < VALIDATION_SHARE}
+        held = (share | set(ranked[:1])) - set(ranked[-1:])
         return Roles(validation=with_scene(scenes, held), unreadable=unreadable)
     if len(ranked) < 2:
         raise UserError(
@@ -77,11 +84,15 @@ def assign_roles(paths: Sequence[Path], format_name: Format, seed: int) -> Roles
     return Roles(training_normals=with_scene(scenes, normal), unreadable=unreadable)
 
 
-def scenes_of(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
-    """The scene of each image, named after its first image, and the reason for each unreadable one."""
+def scenes_of(names: Mapping[Path, str]) -> tuple[dict[Path, str], dict[Path, str]]:
+    """The scene of each image, named after its first image, and the reason for each unreadable one.
+
+    Args:
+        names: the path of each image inside the folder of images; `day1/cam.png` and `day2/cam.png` differ.
+    """
     readable, prints, unreadable = [], [], {}
-    levels = find_levels(paths)
-    for path in tqdm(paths, desc="compare images", unit="image"):
+    levels = find_levels(list(names))
+    for path in tqdm(names, desc="compare images", unit="image"):
         try:
             prints.append(fingerprint(read_grey(path, COMPARED_SIDE, levels)))
             readable.append(path)
@@ -90,7 +101,7 @@ def scenes_of(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
     if not readable:
         return {}, unreadable
     first = first_of_each(len(prints), near_duplicate_pairs(prints))
-    return {path: readable[int(i)].name for path, i in zip(readable, first, strict=True)}, unreadable
+    return {path: names[readable[int(i)]] for path, i in zip(readable, first, strict=True)}, unreadable
 
 
 def with_scene(scenes: Mapping[Path, str], chosen: set[str]) -> frozenset[Path]:

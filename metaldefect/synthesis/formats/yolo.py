@@ -62,7 +62,8 @@ def write_labels(root: Path, images: Sequence[ImageRecord], lines: Lines) -> Non
     for split in ("train", "val"):
         chosen = [f"./{image.image}" for image in images if image.split == split]
         write_text(root / f"{split}.txt", chosen)
-    content = {"path": ".", "train": "train.txt", "val": "val.txt", "names": dict(enumerate(classes))}
+    # Without `path`, Ultralytics looks beside data.yaml; "." would be the working directory
+    content = {"train": "train.txt", "val": "val.txt", "names": dict(enumerate(classes))}
     write_text(root / "data.yaml", [yaml.safe_dump(content, sort_keys=False).rstrip()])
 
 

@@ -12,7 +12,11 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from torchvision.datasets import VOCDetection
 
+from metaldefect.commands.insert import insert
+from metaldefect.commands.insert_settings import InsertSettings
+from metaldefect.images import write_png
 from metaldefect.ingest.adapters import read_dataset
+from metaldefect.procedural.images import generate_normal_image
 from metaldefect.synthesis.formats.coco import write_coco
 from metaldefect.synthesis.formats.layouts import LAYOUTS
 from metaldefect.synthesis.formats.records import ImageRecord, mask_of, record_defect, runs_of
@@ -113,6 +117,42 @@ def test_yolo_polygons_cover_their_masks(tmp_path: Path, images: list[ImageRecor
         drawn, large = np.asarray(canvas), np.kron(truth, np.ones((8, 8), bool))
         assert (drawn & large).sum() / (drawn | large).sum() > 0.9
         assert 3 <= len(points) <= 40
+
+
+@pytest.mark.parametrize(("format_name", "tolerance"), [("yolo", 0.01), ("yolo-polygons", 1.0)])
+def test_yolo_labels_of_a_run_enclose_the_masks_that_it_wrote(
+    format_name: str, tolerance: float, tmp_path: Path
+) -> None:
+    for number in range(3):
+        write_png(tmp_path / f"photos/day{number}/cam.png", generate_normal_image(number, 150)[:120])
+    out = tmp_path / "out"
+    done = insert(
+        InsertSettings(
+            images=tmp_path / "photos", label=("scratch", "patches"), method="procedural", output=out,
+            format=format_name, per_image=2,
+        )
+    )  # fmt: skip
+    assert set(yaml.safe_load((out / "data.yaml").read_text())) == {"train", "val", "names"}
+    found = read_yolo(out)
+    assert len(found) == done.images > 3
+    assert {key.split(":")[0] for key in found} == {"train", "val"}
+    if format_name == "yolo":
+        assert sum(map(len, found.values())) == done.defects
+    for key, rows in found.items():
+        name = key.split(":")[1]
+        assert {label for label, _ in rows} == {name.split("_")[0]}
+        ends = np.concatenate([np.reshape(ends_of(shares), (-1, 2)) for _, shares in rows]) * (150, 120)
+        marked = np.argwhere(np.asarray(Image.open(out / "masks" / name)) > 0)[:, ::-1]
+        assert ends.min(axis=0) == pytest.approx(marked.min(axis=0), abs=tolerance)
+        assert ends.max(axis=0) == pytest.approx(marked.max(axis=0) + 1, abs=tolerance)
+
+
+def ends_of(shares: list[float]) -> list[float]:
+    """The corners of a box from its centre and size; a polygon's points as they are."""
+    if len(shares) != 4:
+        return shares
+    x, y, width, height = shares
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
 def test_voc_is_read_by_torchvision(tmp_path: Path, images: list[ImageRecord]) -> None:
