@@ -71,7 +71,9 @@ def insert(
             " no training. procedural: painted; needs neither."
         ),
     ] = INSERTING["method"],
-    per_image: Annotated[int, typer.Option(help="Defects per image.")] = INSERTING["per_image"],
+    per_image: Annotated[
+        int, typer.Option(help="Defects per image; several lie at random places, inside the mask if given.")
+    ] = INSERTING["per_image"],
     defects: Annotated[
         Path | None,
         option("Real defects to move, or whose shapes to draw: a folder with --defect-masks, or a dataset."),
@@ -80,7 +82,7 @@ def insert(
     adapter: Annotated[str, typer.Option(help="Layout of --defects without --defect-masks.")] = INSERTING[
         "adapter"
     ],
-    masks: Annotated[Path | None, option("Where to insert: a mask per image, of its name.")] = None,
+    masks: Annotated[Path | None, option("Where to insert: a mask per image, of its path.")] = None,
     mask: Annotated[Path | None, option("Where to insert: one mask for all images.")] = None,
     at: Annotated[str | None, option("Where to insert: x,y of the defect's centre, px.")] = None,
     size: Annotated[int | None, option("Longer side of the defect, px.")] = None,
@@ -120,8 +122,6 @@ def insert(
     values["format"] = values.pop("format_")
     if at is not None:
         values["at"] = point(at)
-    if output.resolve().is_relative_to(images.resolve()):
-        raise typer.BadParameter(f"--output {output} lies inside --images {images}: choose another folder")
     settings = checked(InsertSettings, **values)
     from metaldefect.commands.insert import insert as run
 
@@ -164,6 +164,8 @@ def report(summary: Summary, output: Path) -> None:
     print(f"{summary.images} images with {summary.defects} defects: {output / 'manifest.csv'}")
     for reason, number in summary.left_out.items():
         print(f"{number} defects left out: {reason}")
+    if summary.unmasked:
+        print(f"{summary.unmasked} photographs of defects have no mask and were not used")
     if summary.unreadable:
         listed = "\n".join(f"  {reason}" for reason in summary.unreadable)
         raise UserError(f"{len(summary.unreadable)} images could not be read and were left out:\n{listed}")

@@ -6,8 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,13 +44,13 @@ from metaldefect.synthesis.methods import (
     insert_defects,
 )
 from metaldefect.synthesis.photographs import Photograph, read_photograph, write_photograph
-from metaldefect.synthesis.placement import Spot
+from metaldefect.synthesis.placement import Spot, bounding_box
 from metaldefect.synthesis.procedural_insertion import painter_of
 from metaldefect.synthesis.real_defects import (
     DefectLibrary,
     find_masked_images,
-    image_files,
     read_mask,
+    unmasked_photographs,
 )
 from metaldefect.synthesis.roles import Roles, assign_roles, copy_normals
 
@@ -75,12 +74,21 @@ class Canvas(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a command wrote: images, defects in them, defects left out by reason, unreadable files."""
+    """What a command wrote.
+
+    Attributes:
+        images: number of images.
+        defects: number of defects in them.
+        left_out: number of defects that were left out, by reason.
+        unreadable: the reason for each file that cannot be read.
+        unmasked: number of photographs of real defects that have no mask and gave nothing.
+    """
 
     images: int
     defects: int
     left_out: dict[str, int]
     unreadable: list[str]
+    unmasked: int = 0
 
 
 def find_canvases(images: Path) -> list[Canvas]:
@@ -282,19 +290,33 @@ def find_spot(canvas: Canvas, shape: tuple[int, int], settings: InsertSettings) 
         return Spot(taken, centre=(y, x), size=settings.size)
     path = settings.mask
     if settings.masks is not None:
-        stem = canvas.path.stem
-        path = masks_by_stem(settings.masks).get(stem)
+        path = find_mask(settings.masks, canvas.name)
         if path is None:
-            raise UserError(f"{settings.masks} holds no mask for {canvas.path}: name it {stem}.png")
+            expected = Path(canvas.name).with_suffix(".png").as_posix()
+            raise UserError(f"{settings.masks} holds no mask for {canvas.path}: name it {expected}")
     if path is None:
         return Spot(taken, size=settings.size)
-    return Spot(taken, mask=checked_mask(path, shape))
+    mask = checked_mask(path, shape)
+    if settings.per_image == 1:
+        return Spot(taken, mask=mask)
+    return Spot(~mask, size=settings.size, room=bounding_box(mask))
 
 
-@lru_cache(maxsize=1)
-def masks_by_stem(folder: Path) -> dict[str, Path]:
-    """The masks in a folder by the name of their image."""
-    return {file.stem.removesuffix("_mask"): file for file in image_files(folder)}
+def find_mask(folder: Path, image: str) -> Path | None:
+    """The mask of an image at the same place in another folder: `<stem>.*` or `<stem>_mask.*`.
+
+    Args:
+        folder: folder of the masks.
+        image: path of the image inside the folder of images.
+    """
+    place = folder / Path(image).with_suffix("")
+    for ending in ("", "_mask"):
+        for suffix in sorted(IMAGE_SUFFIXES):
+            for spelling in (suffix, suffix.upper()):
+                path = place.with_name(f"{place.name}{ending}{spelling}")
+                if path.is_file():
+                    return path
+    return None
 
 
 def checked_mask(path: Path, shape: tuple[int, int]) -> Mask:
@@ -313,7 +335,18 @@ def finish(settings: InsertSettings, unreadable: Sequence[str]) -> Summary:
     rows = [row for image in images for row in image.rows]
     kept = [image.record for image in images if image.record is not None]
     left_out = Counter(row["note"] for row in rows if row["note"])
-    return Summary(len(kept), sum(len(one.defects) for one in kept), dict(left_out), list(unreadable))
+    defects = sum(len(one.defects) for one in kept)
+    return Summary(len(kept), defects, dict(left_out), list(unreadable), count_unmasked(settings))
+
+
+def count_unmasked(settings: InsertSettings) -> int:
+    """Number of photographs of real defects that have no mask in `defect_masks`."""
+    if settings.defects is None or settings.defect_masks is None or settings.method == "procedural":
+        return 0
+    found = (
+        unmasked_photographs(settings.defects, label, settings.defect_masks) for label in settings.label
+    )
+    return len(set(chain.from_iterable(found)))
 
 
 def write_annotations(folder: Path, format_name: Format, images: Sequence[OutputImage]) -> None:

@@ -54,8 +54,9 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
         defects: folder with real defects; transplants need it, drawn ones take their shapes from it.
         defect_masks: folder of their masks, with the same names.
         adapter: layout of `defects` where there is no `defect_masks`; None: found by looking.
-        masks: folder with a mask per image, of its name: where to insert.
-        mask: one mask for all images.
+        masks: folder with a mask per image, at the image's path inside `images`: the shape to fill, or for
+            several defects per image the region in which they lie.
+        mask: one mask for all images, likewise.
         at: x, y of the defect's centre in pixels.
         size: longer side of the defect in pixels.
         attempts: tries for a defect that cannot be seen or finds no room.
@@ -81,14 +82,25 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
 
     @model_validator(mode="after")
     def places_agree(self) -> InsertSettings:
-        """At most one way to name the place, for one defect per image; transplants need real defects."""
+        """At most one way to name the place, and one defect at a point; transplants need real defects."""
         named = [name for name in ("masks", "mask", "at") if getattr(self, name) is not None]
         if len(named) > 1:
             raise ValueError(f"give only one of {' and '.join(named)}")
-        if named and self.per_image > 1:
-            raise ValueError(f"{named[0]} names one place, so that per_image must be 1")
-        if self.size is not None and {"masks", "mask"} & set(named):
+        if self.at is not None and self.per_image > 1:
+            raise ValueError("at names one place, so that per_image must be 1")
+        if self.size is not None and self.per_image == 1 and {"masks", "mask"} & set(named):
             raise ValueError(f"size is that of the mask, so that {named[0]} and size exclude each other")
         if self.method == "transplant" and self.defects is None:
             raise ValueError("method transplant needs defects: a folder of masked photographs (--defects)")
+        return self
+
+    @model_validator(mode="after")
+    def output_is_apart(self) -> InsertSettings:
+        """The output lies in none of the folders whose every file counts: the next run would read it."""
+        for name in ("images", "masks"):
+            folder = getattr(self, name)
+            if folder is not None and self.output.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"--output {self.output} lies inside --{name} {folder}: choose another folder"
+                )
         return self

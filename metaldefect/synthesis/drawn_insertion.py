@@ -103,7 +103,7 @@ def brush_mask(
     """The mask to fill, `bool [H, W]`: the user's, or a shape at a free place; None without room."""
     if spot.mask is not None:
         return spot.mask
-    shape = scaled_to(make_mask(rng, 256, masks), spot.size or random_size(rng, canvas.shape))
+    shape = scaled_to(make_mask(rng, 256, masks), spot.size or random_size(rng, spot.room_shape))
     place = free_place(rng, shape, spot)
     if place is None:
         return None

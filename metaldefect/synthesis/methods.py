@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -126,7 +126,7 @@ def insert_defects(
     taken = spot.taken
     found = []
     for number in range(count):
-        here = Spot(taken, spot.centre, spot.size, spot.mask)
+        here = replace(spot, taken=taken)
         applied, inserted = insert_one(canvas, proposer, label, (*key, number), here, feather, attempts)
         if applied is not None:
             canvas = applied.photograph

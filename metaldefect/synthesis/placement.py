@@ -25,12 +25,15 @@ class Spot:
         centre: (row, column) of the defect's centre.
         size: longer side of the defect in pixels.
         mask: `bool [H, W]`, the region to fill.
+        room: the part of the photograph in which a random place must lie, None for all of it. What must stay
+            free inside it is in `taken`.
     """
 
     taken: Mask = field(repr=False)
     centre: tuple[int, int] | None = None
     size: int | None = None
     mask: Mask | None = field(default=None, repr=False)
+    room: Window | None = None
 
     @property
     def middle(self) -> tuple[int, int] | None:
@@ -43,6 +46,17 @@ class Spot:
     def shape(self) -> tuple[int, int]:
         """Height and width of the photograph."""
         return self.taken.shape[0], self.taken.shape[1]
+
+    @property
+    def ranges(self) -> Window:
+        """Rows and columns in which a random place must lie."""
+        return self.room or (slice(0, self.shape[0]), slice(0, self.shape[1]))
+
+    @property
+    def room_shape(self) -> tuple[int, int]:
+        """Height and width of the part in which a random place must lie."""
+        rows, columns = self.ranges
+        return rows.stop - rows.start, columns.stop - columns.start
 
 
 def bounding_box(mask: Mask) -> Window:
@@ -64,7 +78,7 @@ def extent_of(window: Window) -> int:
 
 
 def random_size(rng: np.random.Generator, shape: tuple[int, int]) -> int:
-    """Longer side of a defect without a size of its own, in pixels."""
+    """Longer side of a defect without a size of its own, in pixels, for room of some height and width."""
     side = min(shape)
     smallest = min(SMALLEST_PIXELS, side // 2)
     return max(smallest, round(rng.uniform(SMALLEST_SIZE, LARGEST_SIZE) * side))
@@ -89,10 +103,15 @@ def free_place(rng: np.random.Generator, region: Mask, spot: Spot, margin: int =
     if (middle := spot.middle) is not None:
         top, left = middle[0] - height // 2, middle[1] - width // 2
         return min(max(top, 0), rows), min(max(left, 0), columns)
-    edge = min(margin, rows // 2), min(margin, columns // 2)
+    spans = []
+    for part, length, extent in zip(spot.ranges, spot.shape, region.shape, strict=True):
+        edge = min(margin, (length - extent) // 2)
+        low, high = max(part.start, edge), min(part.stop, length - edge) - extent
+        if low > high:
+            return None
+        spans.append((low, high + 1))
     for _ in range(PLACES):
-        top = int(rng.integers(edge[0], rows - edge[0] + 1))
-        left = int(rng.integers(edge[1], columns - edge[1] + 1))
+        top, left = (int(rng.integers(*span)) for span in spans)
         if not (spot.taken[top : top + height, left : left + width] & region).any():
             return top, left
     return None

@@ -112,7 +112,7 @@ def brush_of(canvas: Photograph, spot: Spot, rng: np.random.Generator) -> Mask:
     """The region that the defect may fill, cropped to its bounding box."""
     if spot.mask is not None:
         return spot.mask[bounding_box(spot.mask)]
-    return scaled_to(blob(rng, 256), spot.size or random_size(rng, canvas.shape))
+    return scaled_to(blob(rng, 256), spot.size or random_size(rng, spot.room_shape))
 
 
 def paint_window(

@@ -85,13 +85,30 @@ def class_folder(root: Path, label: str) -> Path:
 
 def paired_files(images: Path, masks: Path) -> list[MaskedImage]:
     """Pairs of a photograph and its mask by file name; raises `UserError` if there are none."""
-    if not masks.is_dir():
-        raise UserError(f"{masks} does not exist: name the folder of the defects' masks")
-    by_stem = {path.stem.removesuffix("_mask"): path for path in image_files(masks)}
+    by_stem = masks_by_stem(masks)
     pairs = [MaskedImage(path, by_stem[path.stem]) for path in image_files(images) if path.stem in by_stem]
     if not pairs:
         raise UserError(f"no photograph in {images} has a mask of its name in {masks}")
     return pairs
+
+
+def unmasked_photographs(root: Path, label: str, masks: Path) -> list[Path]:
+    """The photographs of a class that have no mask, sorted by name; arguments and errors as for
+    `find_masked_images`."""
+    by_stem = masks_by_stem(class_folder(masks, label))
+    beside = set(by_stem.values())  # photographs and masks may share a folder
+    return [
+        path
+        for path in image_files(class_folder(root, label))
+        if path.stem not in by_stem and path not in beside
+    ]
+
+
+def masks_by_stem(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by the stem of their photograph; raises `UserError` if it does not exist."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: name the folder of the defects' masks")
+    return {path.stem.removesuffix("_mask"): path for path in image_files(folder)}
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ SMALLEST_AREA = 12  # pixels of a mask's part that count as a defect
 LARGEST_SHARE = 0.4  # of the photograph; larger defects leave too little metal to measure against
 CUT_FADE = 0.15  # a defect cut off by its photograph's border fades over this share of its length
 DEFECT_SCALES = (1.0, 3.0)  # pixels of blur at which a residual is compared with grain
-LARGEST_EXTENT = 0.9  # of the canvas's shorter side
+LARGEST_EXTENT = 0.9  # of the shorter side of the room
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def transplant(
     Returns:
         The change, or None if the photograph has no room.
     """
-    turned, details = turn(defect, canvas, spot, rng, config, round(feather) + 1)
+    turned, details = turn(defect, spot, rng, config, round(feather) + 1)
     place = free_place(rng, turned.mask, spot)
     if place is None:
         return None
@@ -214,7 +214,6 @@ def transplant(
 
 def turn(
     defect: Defect,
-    canvas: Photograph,
     spot: Spot,
     rng: np.random.Generator,
     config: TransplantConfig,
@@ -228,7 +227,7 @@ def turn(
         scale = extent_of(bounding_box(spot.mask)) / extent
     elif spot.size is not None:
         scale = spot.size / extent
-    scale = min(scale, LARGEST_EXTENT * min(canvas.shape) / (extent + 2 * margin))
+    scale = min(scale, LARGEST_EXTENT * min(spot.room_shape) / (extent + 2 * margin))
     steps = (slice(None, None, -1 if mirror & 1 else 1), slice(None, None, -1 if mirror & 2 else 1))
 
     def warp(field: Levels, order: int) -> Levels:

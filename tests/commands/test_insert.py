@@ -342,6 +342,64 @@ def test_the_place_can_be_named(
         assert found[:2] == (pytest.approx(45, abs=8), pytest.approx(110, abs=8))
 
 
+@pytest.mark.parametrize("method", ["transplant", "procedural", "drawn"])
+def test_several_defects_lie_inside_the_masks_of_their_images(
+    method: str, settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    """Two images of one name in two folders have a mask each, at the same path."""
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    models = {"tokenizer": tmp_path / "vq", "maskgit": tmp_path / "maskgit", "steps": 2}
+    left, right = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
+    left[10:140, 5:80], right[20:130, 90:165] = 255, 255
+    right[20:50, 90:120] = 0
+    regions = {"a/1": left, "b/1": right}
+    for number, (name, region) in enumerate(regions.items()):
+        write_png(tmp_path / f"canvases/{name}.png", normal(number))
+        write_png(tmp_path / f"regions/{name}{'_mask' * number}.png", region)
+    places = {"images": tmp_path / "canvases", "masks": tmp_path / "regions"}
+    chosen = settings(method=method, label=("patches",), per_image=3, **places, **models)
+    done = inserting.insert(chosen)
+    assert done.images == 2
+    assert done.defects >= 3
+    for canvas, rows in pd.read_parquet(chosen.output / "manifest.parquet").groupby("canvas"):
+        mask = np.asarray(Image.open(chosen.output / rows["mask"].iloc[0])) > 0
+        name = Path(str(canvas)).relative_to(tmp_path / "canvases").with_suffix("").as_posix()
+        assert not (mask & (regions[name] == 0)).any(), name
+
+
+def test_a_mask_that_was_added_between_two_calls_is_found(
+    photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    chosen = settings(images=photos / "grey.png", masks=tmp_path / "regions")
+    (tmp_path / "regions").mkdir()
+    with pytest.raises(UserError, match="holds no mask for"):
+        inserting.insert(chosen)
+    region = np.zeros(SIZE, np.uint8)
+    region[40:110, 40:110] = 255
+    write_png(tmp_path / "regions/grey_mask.PNG", region)
+    shutil.rmtree(chosen.output)
+    assert inserting.insert(chosen).images == 1
+
+
+def test_photographs_without_a_mask_are_counted(
+    defects: tuple[Path, Path],
+    settings: Callable[..., InsertSettings],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(defects[0], tmp_path / "blots")
+    assert inserting.insert(settings()).unmasked == 0
+    write_png(tmp_path / "blots/extra.png", normal(1))
+    chosen = settings(defects=tmp_path / "blots", output=tmp_path / "more", label=("blot", "stain"))
+    assert inserting.insert(chosen).unmasked == 1
+    both = ["--images", str(chosen.images), "--output", str(tmp_path / "cli"), "--method", "transplant"]
+    both += ["--defects", str(tmp_path / "blots"), "--defect-masks", str(defects[1])]
+    with pytest.raises(SystemExit) as stop:
+        main(["insert", "--label", "blot", *both])
+    assert stop.value.code == 0
+    assert "1 photographs of defects have no mask and were not used" in capsys.readouterr().out
+
+
 def test_what_is_wrong_is_named(
     photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
 ) -> None:
@@ -367,6 +425,9 @@ def test_what_is_wrong_is_named(
     for given, message in (
         ({"mask": grey, "at": (1, 1)}, "give only one of mask and at"),
         ({"at": (1, 1), "per_image": 2}, "per_image must be 1"),
+        ({"mask": grey, "size": 9}, "mask and size exclude each other"),
+        ({"output": photos / "out"}, "lies inside --images"),
+        ({"masks": tmp_path}, "lies inside --masks"),
         ({"defects": None}, "transplant needs defects"),
     ):
         with pytest.raises(ValueError, match=message):
