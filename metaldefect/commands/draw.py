@@ -109,7 +109,6 @@ def write_one(label: str, number: int, artist: Artist, output: Output) -> Output
         "number": number,
         "image": image,
         "image_sha256": sha256_file(output.folder / image),
-        "visible": True,
     }
     if mask is not None:
         found["mask"] = f"masks/{stem}"

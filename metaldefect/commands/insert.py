@@ -241,7 +241,8 @@ def write_one(
             write_png(temporary, np.logical_or.reduce(seen).astype(np.uint8) * 255)
         record = ImageRecord(
             image=image, mask=mask, width=after.shape[1], height=after.shape[0],
-            split=roles.split(canvas.path), defects=tuple(record_defect(label, one) for one in seen),
+            channels=after.channels, split=roles.split(canvas.path),
+            defects=tuple(record_defect(label, one) for one in seen),
         )  # fmt: skip
         common |= {"image": image, "mask": mask, "image_sha256": sha256_file(output.folder / image)}
     rows = tuple(

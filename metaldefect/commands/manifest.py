@@ -39,7 +39,7 @@ COLUMNS = {
     "canvas_sha256": pa.string(),
     "white": pa.int32(),  # level of the canvas that counts as white, from the bit depth of all canvases
     "source": pa.string(),  # the real defect: path of its photograph, number in it
-    "visible": pa.bool_(),
+    "visible": pa.bool_(),  # null where nothing was compared: whole images have no original
     "note": pa.string(),  # why a defect was not written
     "contrast": pa.float64(),  # mean absolute change inside its mask, grey levels of 255
     "x": pa.int32(),  # of its box, pixels from 0
@@ -162,11 +162,11 @@ def read_records(folder: Path) -> Iterator[OutputImage]:
     """All finished images of an output folder, sorted by key.
 
     Raises:
-        UserError: the folder was not written by `draw` or `insert`.
+        UserError: the folder was not written by `draw` or `insert`, or by another version of them.
     """
     if not (folder / SETTINGS).is_file():
         raise UserError(f"{folder} was not made by `metaldefect draw` or `metaldefect insert`")
-    found = [OutputImage(**read_json(path)) for path in (folder / RECORDS).glob("*.json")]
+    found = [OutputImage.parse(read_json(path), str(path)) for path in (folder / RECORDS).glob("*.json")]
     yield from sorted(found, key=lambda image: image.key)
 
 

@@ -191,7 +191,7 @@ class ReviewServer(ThreadingHTTPServer):
 
 def tile_of(image: OutputImage) -> dict[str, str]:
     """What the page says about an image."""
-    seen = [row for row in image.rows if row["visible"]]
+    seen = [row for row in image.rows if row["visible"] is not False]
     contrast = [row["contrast"] for row in seen if row["contrast"] is not None]
     parts = [seen[0]["label"], seen[0]["method"]]
     if contrast:

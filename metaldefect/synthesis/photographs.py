@@ -49,6 +49,11 @@ class Photograph:
         return 1 if self.pixels.ndim == 2 or self.pixels.shape[2] == 2 else 3
 
     @property
+    def channels(self) -> int:
+        """Number of channels with alpha: 1 to 4."""
+        return 1 if self.pixels.ndim == 2 else self.pixels.shape[2]
+
+    @property
     def suffix(self) -> str:
         """The kind of file that keeps every bit: `.png`, or `.tif` for 16-bit colour."""
         return ".tif" if self.pixels.ndim == 3 and self.pixels.dtype == np.uint16 else ".png"

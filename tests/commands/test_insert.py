@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from defusedxml import ElementTree
 from PIL import Image
 from scipy import ndimage
 
@@ -512,6 +513,19 @@ def test_mvtec_output_of_other_files_than_png_is_read_by_anomalib(
         assert masks[image] == mask
     for path in chosen.output.glob("*/good/d*"):
         assert np.array_equal(np.asarray(Image.open(path)), deep[path.stem])
+
+
+def test_voc_annotations_of_a_run_name_the_channels_of_their_files(
+    settings: Callable[..., InsertSettings],
+) -> None:
+    inserting.insert(settings(format="voc"))
+    depths = {}
+    for path in (settings().output / "Annotations").iterdir():
+        tree = ElementTree.parse(path).getroot()
+        image = read_photograph(settings().output / "JPEGImages" / tree.findtext("filename")).pixels
+        depths[path.stem] = tree.findtext("size/depth")
+        assert depths[path.stem] == ("1" if image.ndim == 2 else "3")
+    assert set(depths.values()) == {"1", "3"}
 
 
 def test_a_normal_image_that_cannot_be_copied_is_named(

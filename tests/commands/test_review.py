@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from metaldefect.api import DrawSettings, InsertSettings, draw, drop_images, insert
-from metaldefect.commands.review import ReviewServer, kept_images, pictures_of
+from metaldefect.commands.review import ReviewServer, kept_images, pictures_of, tile_of
 from metaldefect.errors import UserError
 from metaldefect.images import write_png
 from metaldefect.procedural.images import generate_normal_image
@@ -106,6 +106,8 @@ def test_a_dropped_image_does_not_come_back(tmp_path: Path) -> None:
 def test_drawn_images_are_reviewed_too(tmp_path: Path) -> None:
     settings = DrawSettings(label=("patches",), output=tmp_path, count=2, method="procedural", size=64)
     draw(settings)
+    assert pd.read_parquet(tmp_path / "manifest.parquet")["visible"].isna().all(), "nothing measured it"
+    assert tile_of(kept_images(tmp_path)[0])["text"] == "patches, procedural"
     assert pictures_of(tmp_path, kept_images(tmp_path)[0])[:2] == b"\xff\xd8"
     assert drop_images(tmp_path, ["images/patches/patches_00001.png"]) == 1
     assert draw(settings).images == 1

@@ -35,12 +35,17 @@ class DefectRecord(Config):
 
 
 class ImageRecord(Config):
-    """An image of a written dataset; `image` and `mask` are paths inside it, `split` is `train` or `val`."""
+    """An image of a written dataset.
+
+    `image` and `mask` are paths inside it, `channels` counts those of its file with alpha (1 to 4), and `split`
+    is `train` or `val`.
+    """
 
     image: str
     mask: str
     width: int
     height: int
+    channels: int
     split: str
     defects: tuple[DefectRecord, ...]
 

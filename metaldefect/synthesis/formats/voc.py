@@ -45,7 +45,8 @@ def annotation(image: ImageRecord) -> ElementTree.Element:
     root = ElementTree.Element("annotation")
     path = Path(image.image)
     add(root, folder=path.parent.name, filename=path.name)
-    add(ElementTree.SubElement(root, "size"), width=image.width, height=image.height, depth=3)
+    size = ElementTree.SubElement(root, "size")
+    add(size, width=image.width, height=image.height, depth=image.channels)
     add(root, segmented=1)
     for defect in image.defects:
         x, y, width, height = defect.box

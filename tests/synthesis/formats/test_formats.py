@@ -45,12 +45,12 @@ def images() -> list[ImageRecord]:
     defects = (record_defect("stain", shapes["ring"]), record_defect("dent", shapes["parts"]))
     return [
         ImageRecord(
-            image="images/a.png", mask="masks/a.png", width=WIDTH, height=HEIGHT, split="train",
-            defects=defects,
+            image="images/a.png", mask="masks/a.png", width=WIDTH, height=HEIGHT, channels=1,
+            split="train", defects=defects,
         ),
         ImageRecord(
-            image="images/b.png", mask="masks/b.png", width=WIDTH, height=HEIGHT, split="val",
-            defects=(record_defect("dent", shapes["corner"]),),
+            image="images/b.png", mask="masks/b.png", width=WIDTH, height=HEIGHT, channels=3,
+            split="val", defects=(record_defect("dent", shapes["corner"]),),
         ),
     ]  # fmt: skip
 
@@ -160,8 +160,10 @@ def test_voc_is_read_by_torchvision(tmp_path: Path, images: list[ImageRecord]) -
     write_voc(tmp_path, moved)
     tree = ElementTree.parse(tmp_path / "Annotations/a.xml").getroot()
     found = VOCDetection.parse_voc_xml(tree)["annotation"]
-    assert found["size"] == {"width": "90", "height": "60", "depth": "3"}
+    assert found["size"] == {"width": "90", "height": "60", "depth": "1"}
     assert found["filename"] == "a.png"
+    other = ElementTree.parse(tmp_path / "Annotations/b.xml").getroot()
+    assert other.findtext("size/depth") == "3"
     assert [item["name"] for item in found["object"]] == ["stain", "dent"]
     assert found["object"][1]["bndbox"] == {"xmin": "61", "ymin": "6", "xmax": "80", "ymax": "20"}
     indexed = Image.open(tmp_path / "SegmentationClass/a.png")
