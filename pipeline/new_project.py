@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shlex
 import shutil
 import subprocess
 import sys
@@ -276,7 +277,7 @@ def git(root: Path, *arguments: str) -> None:
 
 def insert_command(seen: Overview) -> str:
     """The command that moves the user's own defects into the good images; empty if none has a mask."""
-    labels = " ".join(f"--label {label}" for label in seen.classes if seen.masks.get(label))
+    labels = " ".join(f"--label {shlex.quote(label)}" for label in seen.classes if seen.masks.get(label))
     return (
         f"metaldefect insert --images {RAW}/{GOOD} --method transplant --defects {RAW} {labels}"
         " --output inserted"
@@ -287,9 +288,9 @@ def insert_command(seen: Overview) -> str:
 
 def next_steps(target: Path, seen: Overview, minutes: float) -> list[str]:
     """What to type next, and how long it takes."""
-    steps = [(f"cd {target}", "")]
+    steps = [(f"cd {shlex.quote(str(target))}", "")]
     if shutil.which("dvc") is None or Path(shutil.which("dvc") or "").parent != Path(sys.executable).parent:
-        steps.insert(0, (f"source {Path(sys.executable).parent}/activate", ""))
+        steps.insert(0, (f"source {shlex.quote(str(Path(sys.executable).parent / 'activate'))}", ""))
     if command := insert_command(seen):
         steps.append((command, "seconds: your defects, moved into your good images"))
     steps.append(("metaldefect train --config detector.yaml", "about ten minutes: a first detector"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,21 @@ def test_what_the_command_prints(plant: Path, tmp_path: Path, capsys: pytest.Cap
         "# about 45 minutes on two cores: everything, on reports/index.html",
         "dvc repro",
     ]
+
+
+def test_printed_commands_survive_spaces_in_paths_and_classes(tmp_path: Path) -> None:
+    for k in range(3):
+        save(tmp_path / f"good/{k}.png", metal(k, SHAPE), 0)
+        image, mask = defective(1000 + k, "dent", SHAPE)
+        save(tmp_path / f"defects/deep dent/{k}.png", image, 0)
+        save(tmp_path / f"masks/deep dent/{k}.png", mask, 0)
+    target = tmp_path / "line 5"
+    told = create_project(target, Folders(*(tmp_path / name for name in ("good", "defects", "masks"))), 60)
+    commands = [shlex.split(line, comments=True) for line in told.partition("Next:")[2].splitlines()]
+    assert ["cd", str(target)] in commands
+    (insert,) = [words for words in commands if words[:2] == ["metaldefect", "insert"]]
+    assert insert[insert.index("--label") + 1] == "deep dent"
+    assert shlex.join(insert) in (target / "README.md").read_text()
 
 
 def test_steps_fill_the_minutes_that_other_stages_leave() -> None:
