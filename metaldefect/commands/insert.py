@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metaldefect.artifacts import atomic_file, sha256_file
+from metaldefect.commands.canvases import Canvas, check_names, find_canvases, sorted_like_masks
 from metaldefect.commands.insert_settings import InsertSettings
 from metaldefect.commands.manifest import (
     Output,
@@ -25,11 +25,9 @@ from metaldefect.commands.manifest import (
 from metaldefect.commands.models import require_models
 from metaldefect.errors import UserError
 from metaldefect.hardware import one_thread_per_call
-from metaldefect.image_files import IMAGE_SUFFIXES, Levels, is_hidden_name
+from metaldefect.image_files import IMAGE_SUFFIXES, Levels
 from metaldefect.images import UnreadableImageError, write_png
-from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.samples import unique_names
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import Format, TransplantConfig
 from metaldefect.synthesis.formats.layouts import LAYOUTS
@@ -60,19 +58,6 @@ WITHOUT_MODELS = (
 )
 
 
-class Canvas(NamedTuple):
-    """A normal image.
-
-    `name` is its path inside the folder of images, `stem` its unique file name, `depth` the bit depth of all
-    canvases with more than 8 bits.
-    """
-
-    path: Path
-    name: str
-    stem: str
-    depth: Levels | None
-
-
 class Summary(NamedTuple):
     """What a command wrote.
 
@@ -89,63 +74,6 @@ class Summary(NamedTuple):
     left_out: dict[str, int]
     unreadable: list[str]
     unmasked: int = 0
-
-
-def find_canvases(images: Path) -> list[Canvas]:
-    """The normal images, sorted by name.
-
-    Raises:
-        UserError: there are none.
-    """
-    if images.is_file():
-        (stem,) = unique_names([images.stem], [images.name])
-        return [Canvas(images, images.name, stem, find_levels([images]))]
-    paths = sorted(
-        path
-        for path in images.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(is_hidden_name(part) for part in path.relative_to(images).parts)
-    )
-    if not paths:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"{images} holds no image ({known}): name the folder of normal images")
-    names = [path.relative_to(images) for path in paths]
-    plain = ["_".join(name.with_suffix("").parts) for name in names]
-    stems = unique_names(plain, [name.as_posix() for name in names])
-    depth = find_levels(paths)
-    return [Canvas(p, n.as_posix(), s, depth) for p, n, s in zip(paths, names, stems, strict=True)]
-
-
-def sorted_like_masks(canvases: Sequence[Canvas]) -> list[Canvas]:
-    """Canvases with names that sort like those of their masks: none is the beginning of another.
-
-    anomalib pairs sorted images with sorted masks. `1.png` comes before `10.png`, but `1_mask.png` after
-    `10_mask.png`; so `1` gets a hash of its path.
-    """
-    ordered = sorted(canvas.stem for canvas in canvases)
-    beginnings = {stem for stem, following in pairwise(ordered) if following.startswith(stem)}
-    return [
-        canvas._replace(stem=f"{canvas.stem}-{hashlib.sha256(canvas.name.encode()).hexdigest()[:8]}")
-        if canvas.stem in beginnings
-        else canvas
-        for canvas in canvases
-    ]
-
-
-def check_names(jobs: Iterable[tuple[Canvas, str]], format_name: Format) -> None:
-    """Raise `UserError` if two images would be written to one file, ignoring case.
-
-    In a flat format these are class `a` in `b_c.png` and class `a_b` in `c.png`.
-    """
-    taken: dict[str, tuple[Canvas, str]] = {}
-    for canvas, label in jobs:
-        image = LAYOUTS[format_name].image(label, canvas.stem, "")
-        other = taken.setdefault(image.lower(), (canvas, label))
-        if other != (canvas, label):
-            raise UserError(
-                f"{label!r} in {canvas.path} and {other[1]!r} in {other[0].path} would both be called {image}:"
-                " rename one of the images or classes"
-            )
 
 
 def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
