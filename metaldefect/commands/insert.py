@@ -272,9 +272,7 @@ def count_unmasked(settings: InsertSettings) -> int:
     """Number of photographs of real defects that have no mask in `defect_masks`."""
     if settings.defects is None or settings.defect_masks is None or settings.method == "procedural":
         return 0
-    found = (
-        unmasked_photographs(settings.defects, label, settings.defect_masks) for label in settings.label
-    )
+    found = (unmasked_photographs(settings.defects, label, settings.defect_masks) for label in settings.label)
     return len(set(chain.from_iterable(found)))
 
 
