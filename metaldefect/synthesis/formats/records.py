@@ -37,7 +37,7 @@ class DefectRecord(Config):
 class ImageRecord(Config):
     """An image of a written dataset.
 
-    `image` and `mask` are paths inside it, `channels` counts those of its file with alpha (1 to 4). `split` is
+    `image` and `mask` are paths inside it. `channels` counts those of its file with alpha, 1 to 4. `split` is
     `train` or `val`.
     """
 
