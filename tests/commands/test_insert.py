@@ -492,7 +492,7 @@ def test_mvtec_output_of_other_files_than_png_is_read_by_anomalib(
 
     (tmp_path / "canvases").mkdir()
     for number in range(12):
-        Image.fromarray(normal(20 + number)).save(tmp_path / f"canvases/{number}.jpg", quality=95)
+        Image.fromarray(normal(20 + number)).save(tmp_path / f"canvases/1{'0' * number}.jpg", quality=95)
     deep = {f"d{number}": normal(40 + number).astype(np.uint16) * 16 for number in range(4)}
     for name, pixels in deep.items():
         tifffile.imwrite(tmp_path / f"canvases/{name}.tif", pixels)
