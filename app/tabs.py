@@ -11,7 +11,7 @@ import numpy as np
 
 from app.familiar import Familiarity
 from app.paint import number_fields, picture, remark_on, verdict_line
-from app.reading import read_photograph, read_settings, told
+from app.reading import read_photograph, read_settings, read_whole_number, told
 from app.results import images_zip, new_folder
 from app.studio import (
     Studio,
@@ -50,8 +50,9 @@ def build_generate_tab(studio: Studio) -> None:
     ) -> tuple[Any, ...]:
         with told():
             settings = read_settings(seed, guidance, temperature, steps)
-            progress(0.1, f"drawing {int(count)} images")
-            images = generate_images(studio, label, int(count), settings)
+            number = read_whole_number(count, "images")
+            progress(0.1, f"drawing {number} images")
+            images = generate_images(studio, label, number, settings)
         archive = images_zip(new_folder(), images, label, settings)
         shown = [(image, f"{label} {number}") for number, image in enumerate(images, 1)]
         return shown, gr.DownloadButton(value=archive, interactive=True)

@@ -67,6 +67,11 @@ def test_inpaint_image_returns_a_png_and_an_exact_mask(client: Client, files: di
     [
         ({"seed": ""}, "seed must be a whole number"),
         ({"seed": "abc"}, "seed must be a whole number"),
+        ({"seed": "9" * 5000}, "seed must be a whole number"),
+        ({"steps": None}, "steps must be a number, not nothing"),
+        ({"guidance": None}, "guidance must be a number, not nothing"),
+        ({"temperature": None}, "temperature must be a number, not nothing"),
+        ({"steps": 2.5}, "steps must be a whole number"),
         ({"label": "dent"}, "unknown class 'dent'"),
         ({"temperature": -1}, "temperature"),
         ({"mask": "nothing"}, "mask is empty"),
@@ -90,8 +95,9 @@ def test_tokens_and_masks_have_endpoints(client: Client, files: dict[str, Any]) 
     assert (len(encoded["tokens"]), encoded["vocabulary"]) == (8, 20)
     decoded = client.predict(tokens=encoded["tokens"], light=files["image"], api_name="/decode_from_tokens")
     assert Image.open(decoded["image"]).size == (64, 64)
-    with pytest.raises(AppError, match="rows of whole numbers"):
-        client.predict(tokens=[["a"]], light=files["image"], api_name="/decode_from_tokens")
+    for wrong in ([["a"]], [[2**70]], None):
+        with pytest.raises(AppError, match="rows of whole numbers"):
+            client.predict(tokens=wrong, light=files["image"], api_name="/decode_from_tokens")
     shown = client.predict(image=files["image"], mask=files["mask"], api_name="/visualize_mask_on_image")
     red, green, _ = np.asarray(Image.open(shown["image"]))[30, 30]
     assert red > green + 50
