@@ -21,6 +21,7 @@ from metaldefect.figures import mask_overlay
 from metaldefect.images import U8, Channels, as_channels, resize
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
+from metaldefect.rerun import repro_command
 from metaldefect.synthesis.inpainting import inpaint, visible_change
 from metaldefect.synthesis.painter import Painter, load_painter
 from pipeline.champion import CHALLENGER, CHAMPION
@@ -77,7 +78,7 @@ class Studio:
     def __post_init__(self) -> None:
         missing = [name for name in NEEDED if not (self.root / name).is_dir()]
         if missing:
-            raise UserError(f"no {', '.join(missing)} here yet: run `make repro` first")
+            raise UserError(f"no {', '.join(missing)} here yet: run `{repro_command(self.root)}` first")
         for other in self.others:
             if not (other / "models/openvino").is_dir():
                 raise UserError(f"{other} holds no models/openvino: name the folder of a finished run")

@@ -14,8 +14,10 @@ from markupsafe import Markup
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
 from metaldefect.metrics.directions import improvement
+from metaldefect.rerun import has_repro_target, repro_command
 from pipeline.main_metrics import METRICS, formatted, main_metric, number
 from pipeline.params import Params
+from pipeline.profiles import OWN
 from pipeline.report import charts, evidence
 from pipeline.report.answer import QUESTION, answer, left_out, weaknesses
 from pipeline.report.facts import Facts, Previous, metric_changes, setting_changes
@@ -201,6 +203,15 @@ def script(name: str) -> Markup:
     return Markup(text.replace("</script", "<\\/script"))
 
 
+def rerun_command(root: Path, profile: str) -> str:
+    """The command that makes a page again in its project's folder."""
+    if not has_repro_target(root):
+        return repro_command(root)
+    if profile == OWN:  # `make repro` would overwrite params.yaml with a profile
+        return ".venv/bin/python -m dvc repro      # with your params.yaml"
+    return f"{repro_command(root)} PROFILE={profile}"
+
+
 def render_report(
     root: Path,
     params: Params,
@@ -237,6 +248,7 @@ def render_report(
         title=params.report.title,
         question=QUESTION,
         facts=facts,
+        again=rerun_command(root, facts.profile),
         previous=previous,
         metric_changes=metric_changes(previous, headline_numbers or {}) if previous else [],
         setting_changes=setting_changes(previous, params) if previous else [],

@@ -194,9 +194,12 @@ def test_a_random_colour_picture_is_unlike_metal_and_metal_is_not(familiarity: F
 
 
 def test_without_models_the_page_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="make repro"):
+    with pytest.raises(UserError, match="`dvc repro`"):  # a project has no Makefile, the repository has one
         Studio(tmp_path)
-    assert "make repro" in str(page_of(tmp_path, []).get_config_file())
+    assert "`dvc repro`" in str(page_of(tmp_path, []).get_config_file())
+    (tmp_path / "Makefile").write_text("repro: $(STAMP)\n")
+    with pytest.raises(UserError, match="`make repro`"):
+        Studio(tmp_path)
 
 
 def test_other_machines_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:

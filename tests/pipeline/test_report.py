@@ -181,6 +181,12 @@ def test_what_is_not_measured_is_said(project: Path, params: Params) -> None:
     assert "Not measured yet: the stage <code>evaluate_efficientad</code> has not run here" in text
 
 
+def test_the_page_says_how_to_make_it_again(project: Path, params: Params) -> None:
+    assert "git checkout 7e62c17f2d\ndvc repro</pre>" in rendered(project, params)
+    (project / "Makefile").write_text("repro:\n")
+    assert "git checkout 7e62c17f2d\nmake repro PROFILE=cpu</pre>" in rendered(project, params)
+
+
 def test_text_from_outside_is_escaped(project: Path, params: Params) -> None:
     write(project, "augment", {"<script>alert(1)</script>": 3})
     text = rendered(project, params)
