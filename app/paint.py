@@ -23,7 +23,7 @@ UNLIKE = (
 
 
 SHOWN = (
-    (("Your mask", "masked"), ("Drawn defect", "drawn"), ("Exact mask", "exact")),
+    (("Original", "original"), ("Drawn defect", "drawn"), ("Your mask", "masked"), ("Exact mask", "exact")),
     (("Tokens being drawn", "tokens"), ("Heat map before", "before"), ("Heat map after", "after")),
 )
 
@@ -117,8 +117,9 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
         ]
         return (
             "\n\n".join([*remark_on(image, familiarity), *words]),
-            visualize_mask_on_image(image, mask),
+            image,
             drawn.image,
+            visualize_mask_on_image(image, mask),
             visualize_mask_on_image(drawn.image, drawn.changed),
             write_animation(folder, drawn.steps),
             before.heat_map,

@@ -98,6 +98,7 @@ def test_a_painted_defect_changes_the_picture_under_the_mask_and_nowhere_else(vi
     masked = visit.picture("masked").astype(int)
     brush = masked[..., 0] > masked[..., 1] + 20
     drawn, original = grey(visit.picture("drawn")), metal(0)
+    assert np.array_equal(grey(visit.picture("original")), original)
     changed = drawn != original
     assert 0 < brush.mean() < 0.5
     assert changed[brush].any()
