@@ -57,7 +57,9 @@ def number_fields(studio: Studio, tab: str) -> list[Any]:
     classes = list(studio.painter.classes)
     return [
         gr.Dropdown(classes, value=classes[-1], label="Defect class"),
-        gr.Textbox("0", label="Seed", info="Each seed draws another defect.", max_lines=1),
+        gr.Textbox(
+            "0", label="Seed", info="Each seed draws another defect.", max_lines=1, elem_id=f"{tab}-seed"
+        ),
         gr.Slider(0.0, 4.0, 2.0, step=0.25, label="Guidance", info="How strongly the class counts."),
         gr.Slider(0.3, 1.5, 0.7, step=0.05, label="Temperature", info="Higher is more varied."),
         gr.Slider(

@@ -66,7 +66,7 @@ def build_generate_tab(studio: Studio) -> None:
             grid = gr.Gallery(
                 label="Drawn images", columns=3, format="png", buttons=["download"], elem_id="grid"
             )
-            download = gr.DownloadButton("All as zip", interactive=False)
+            download = gr.DownloadButton("All as zip", interactive=False, elem_id="get-images")
     button.click(
         generate, [*fields, count], [grid, download], concurrency_id="models", api_visibility="private"
     )
@@ -104,7 +104,7 @@ def build_reconstruct_tab(studio: Studio, familiarity: Familiarity | None) -> No
     with gr.Row():
         kinds = ("Original", "Through the tokens", "Edges of the original", "Edges after")
         images = [picture(label, f"reconstruct-{number}") for number, label in enumerate(kinds)]
-    download = gr.DownloadButton("Tokens (JSON)", interactive=False)
+    download = gr.DownloadButton("Tokens (JSON)", interactive=False, elem_id="get-tokens")
     field.change(
         reconstruct,
         field,
