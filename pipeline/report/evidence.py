@@ -113,7 +113,7 @@ def usefulness_table(metrics: Metrics) -> Table | None:
             continue
         text = estimate.as_percent() if is_share else estimate.as_number()
         table.rows.append([(name, ""), (text, "number strong"), (against.get(key) or meaning, "number")])
-    table.rows += calibration_rows(metrics)
+    table.rows += [*calibration_rows(metrics), *threshold_rows(metrics)]
     return table if table.rows else None
 
 
@@ -147,6 +147,22 @@ def calibration_rows(metrics: Metrics) -> list[list[tuple[str, str]]]:
     name = "Detector's maps mixed by inserted defects (validation AUROC)"
     against = f"equal weights: {formatted(float(equal))}"
     return [[(name, ""), (formatted(float(best)), "number strong"), (against, "number")]]
+
+
+def threshold_rows(metrics: Metrics) -> list[list[tuple[str, str]]]:
+    """What the calibration expects of its threshold, with the interval of the false alarms."""
+    chosen = metrics.mapping("calibrate", "threshold")
+    expected, detected = chosen.get("expected_false_alarm_rate"), chosen.get("inserted_defects_found")
+    rows = []
+    if detected is not None:
+        against = f"of {formatted(chosen['defects'])}"
+        rows.append(("Inserted defects found at the threshold", share(detected), against))
+    if expected is not None:
+        bounds = chosen.get("false_alarm_rate_interval_95") or ()
+        against = f"from {formatted(chosen['normals'])} good validation images"
+        text = Estimate(expected, *bounds).as_percent()
+        rows.append(("False alarms to expect at the threshold", text, against))
+    return [[(name, ""), (text, "number strong"), (against, "number")] for name, text, against in rows]
 
 
 def detector_table(metrics: Metrics) -> Table | None:

@@ -120,6 +120,28 @@ def test_reconstruction_is_better_only_where_the_gain_excludes_zero(tmp_path: Pa
     assert [row[-1][0] for row in table.rows] == ["as good", "better"]
 
 
+def test_the_calibration_shows_the_interval_that_its_metrics_hold(tmp_path: Path) -> None:
+    threshold = {
+        "expected_false_alarm_rate": 0.04,
+        "false_alarm_rate_interval_95": [0.0, 0.15],
+        "inserted_defects_found": 0.74,
+        "normals": 23,
+        "defects": 27,
+    }
+    found = metrics(tmp_path, evaluate_synthesis=SYNTHESIS, calibrate={"threshold": threshold})
+    table = evidence.usefulness_table(found)
+    assert table is not None
+    rows = [[text.replace("\N{NO-BREAK SPACE}", " ") for text, _ in row] for row in table.rows]
+    assert rows[-2:] == [
+        ["Inserted defects found at the threshold", "74 %", "of 27"],
+        ["False alarms to expect at the threshold", "4 % (0 to 15 %)", "from 23 good validation images"],
+    ]
+    del threshold["false_alarm_rate_interval_95"], threshold["inserted_defects_found"]
+    table = evidence.usefulness_table(metrics(tmp_path, calibrate={"threshold": threshold}))
+    assert table is not None
+    assert [row[1][0].replace("\N{NO-BREAK SPACE}", " ") for row in table.rows[-1:]] == ["4 %"]
+
+
 def scored(name: str, label: str, score: float) -> Scored:
     mask = np.zeros((8, 8), bool)
     mask[2:4, 2:4] = label != "good"
