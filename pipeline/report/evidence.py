@@ -22,7 +22,7 @@ RECONSTRUCTION = {
 # (key in evaluate_synthesis, label, what a perfect or unhelpful value is, whether it is a share)
 USEFULNESS = (
     ("cas.accuracy", "Classifier trained on drawn images alone, right on test images", "", True),
-    ("gain_at_10", "Accuracy gained by adding drawn images to ten real ones per class", "0: no help", True),
+    ("gain_at_10", "Accuracy gained by adding drawn images to ten training images per class", "0: no help", True),
     ("class_agreement_independent", "Drawn images taken for their class, independent classifier", "", True),
     ("class_agreement", "The same, by the classifier that also selected them", "", True),
     (
@@ -31,8 +31,8 @@ USEFULNESS = (
         "1: MaskGIT adds no error",
         False,
     ),
-    ("precision", "Drawn images among the real ones (precision)", "1 is best", True),
-    ("recall", "Real images among the drawn ones (recall)", "1 is best", True),
+    ("precision", "Drawn images among the test images (precision)", "1 is best", True),
+    ("recall", "Test images among the drawn ones (recall)", "1 is best", True),
     ("memorisation.fake_below", "Drawn images that copy a training image", "0 is best", True),
     (
         "realism.insertion_realism_auroc",
@@ -127,8 +127,8 @@ def references(metrics: Metrics) -> dict[str, str]:
     for key, reference, name in (
         ("class_agreement_independent", "judge_accuracy_on_real", "test images"),
         ("class_agreement", "class_agreement_reconstruction", "test images through the tokenizer"),
-        ("precision", "manifold.real.precision", "unseen test images"),
-        ("recall", "manifold.real.recall", "unseen test images"),
+        ("precision", "manifold.real.precision", "training images"),
+        ("recall", "manifold.real.recall", "training images"),
     ):
         value = metrics.value("evaluate_synthesis", reference)
         if value is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from benchmarks.readme import LABELS
 from metaldefect.efficientad.evaluation import Scored, pro_table, score_table
 from pipeline.report import charts, evidence
-from pipeline.report.answer import answer, left_out, weaknesses
+from pipeline.report.answer import RULES, answer, left_out, weaknesses
 from pipeline.report.facts import Previous, metric_changes, profile_name
 from pipeline.report.numbers import Estimate, Metrics, share
 from pipeline.report.pictures import class_pictures, webp
@@ -208,3 +210,9 @@ def test_drawn_images_stand_beside_training_images_of_their_class(tmp_path: Path
 def test_pictures_shrink_to_the_page() -> None:
     picture = webp(Image.fromarray(np.zeros((1000, 500), np.uint8)), "a strip", longest=100)
     assert (picture.width, picture.height, picture.text) == (50, 100, "a strip")
+
+
+def test_no_label_calls_images_real_that_may_be_procedural() -> None:
+    labels = [*LABELS.values(), *(name for _, name, *_ in evidence.USEFULNESS)]
+    labels += [text for rule in RULES for text in (rule.weakness, rule.remedy)]
+    assert [label for label in labels if re.search(r"\breal\b", label, re.IGNORECASE)] == []
