@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from scipy import ndimage
 
+from app.studio import Drawing, Mask, Settings, Studio
 from benchmarks.demo import Visitor, load_test
+from metaldefect.images import U8
 from tests.app.conftest import metal
+
+DOCS = Path(__file__).parents[2] / "docs/demo.md"
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,37 @@ def test_every_error_has_its_reason(
     given = {name: files.get(value, value) for name, value in change.items()}
     with pytest.raises(AppError, match=reason):
         inpaint(client, files, **given)
+
+
+def test_a_program_is_told_when_nothing_visible_was_drawn(
+    client: Client, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw_nothing(studio: Studio, image: U8, mask: Mask, label: str, settings: Settings) -> Drawing:
+        return Drawing(image, np.zeros(mask.shape, bool), [])
+
+    monkeypatch.setattr("app.api.draw_defect", draw_nothing)
+    result = inpaint(client, files)
+    assert result["visible"] is False
+    assert result["remarks"][-1] == "Nothing visible was drawn: the mask is empty."
+    assert not np.asarray(Image.open(result["mask"])).any()
+
+
+def test_the_example_of_the_docs_calls_every_endpoint(
+    client: Client, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    called = set(re.findall(r'api_name="(/\w+)"', example))
+    assert called == set(client.view_api(print_info=False, return_format="dict")["named_endpoints"])
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 20:40] = 255
+    Image.fromarray(metal(0)).save(tmp_path / "good.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("http://127.0.0.1:7860", address), str(DOCS), "exec"), names)
+    for file in (names["found"]["image"], names["found"]["mask"], names["decoded"]["image"], names["shown"]["image"]):
+        assert Image.open(file).size == (64, 64)
+    assert len(names["encoded"]["tokens"]) == 8
 
 
 def test_tokens_and_masks_have_endpoints(client: Client, files: dict[str, Any]) -> None:
