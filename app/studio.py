@@ -122,7 +122,7 @@ class Studio:
 
 
 def distinct_names(folders: Sequence[Path], taken: Container[str]) -> dict[str, Path]:
-    """The folders by the shortest end of their path that is neither taken nor another's, as `run` or `b/run`."""
+    """The folders by the shortest end of their path that is neither taken nor shared: `run`, `b/run`."""
     found = {}
     paths = list(dict.fromkeys(folder.resolve() for folder in folders))
     for path in paths:

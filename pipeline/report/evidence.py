@@ -22,7 +22,12 @@ RECONSTRUCTION = {
 # (key in evaluate_synthesis, label, what a perfect or unhelpful value is, whether it is a share)
 USEFULNESS = (
     ("cas.accuracy", "Classifier trained on drawn images alone, right on test images", "", True),
-    ("gain_at_10", "Accuracy gained by adding drawn images to ten training images per class", "0: no help", True),
+    (
+        "gain_at_10",
+        "Accuracy gained by adding drawn images to ten training images per class",
+        "0: no help",
+        True,
+    ),
     ("class_agreement_independent", "Drawn images taken for their class, independent classifier", "", True),
     ("class_agreement", "The same, by the classifier that also selected them", "", True),
     (

@@ -1,4 +1,4 @@
-"""Images of a run as WebP inside the page: drawn beside training images, insertions with their masks, figures."""
+"""Images of a run as WebP inside the page: drawn beside training ones, insertions with masks, figures."""
 
 from __future__ import annotations
 

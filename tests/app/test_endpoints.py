@@ -121,7 +121,8 @@ def test_the_example_of_the_docs_calls_every_endpoint(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(example.replace("http://127.0.0.1:7860", address), str(DOCS), "exec"), names)
-    for file in (names["found"]["image"], names["found"]["mask"], names["decoded"]["image"], names["shown"]["image"]):
+    found, decoded, shown = (names[name] for name in ("found", "decoded", "shown"))
+    for file in (found["image"], found["mask"], decoded["image"], shown["image"]):
         assert Image.open(file).size == (64, 64)
     assert len(names["encoded"]["tokens"]) == 8
 
