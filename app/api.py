@@ -28,6 +28,8 @@ from app.studio import (
 from metaldefect.errors import UserError
 from metaldefect.images import U8
 
+LARGEST_TOKEN = 2**31  # no vocabulary is so large; larger numbers fit no tensor
+
 
 def png(name: str, image: U8 | Mask) -> dict[str, Any]:
     """An image as a PNG file that the client downloads."""
@@ -42,7 +44,8 @@ def parse_tokens(tokens: Any) -> torch.Tensor:
         UserError: it is not a table of whole numbers.
     """
     numbers = np.asarray(tokens, dtype=object)
-    if numbers.ndim != 2 or not all(isinstance(number, int) for number in numbers.ravel()):
+    whole = numbers.ndim == 2 and all(isinstance(number, int) for number in numbers.ravel())
+    if not whole or any(abs(number) > LARGEST_TOKEN for number in numbers.ravel()):
         raise UserError("tokens must be rows of whole numbers, as encode_to_tokens returns them")
     return torch.tensor(numbers.astype(np.int64))
 

@@ -65,7 +65,7 @@ def build(studio: Studio, familiarity: Familiarity | None) -> gr.Blocks:
         with gr.Tab("Inspect"):
             build_inspect_tab(studio, familiarity)
         with gr.Tab("Compare"):
-            build_compare_tab(studio)
+            build_compare_tab(studio, familiarity)
         with gr.Accordion("The models, their data, and how good they are", open=False):
             gr.Markdown(model_card(studio))
         build_endpoints(studio, familiarity)

@@ -23,7 +23,7 @@ UNLIKE = (
 
 
 SHOWN = (
-    (("Your mask", "masked"), ("Drawn defect", "drawn"), ("Exact mask", "exact")),
+    (("Original", "original"), ("Drawn defect", "drawn"), ("Your mask", "masked"), ("Exact mask", "exact")),
     (("Tokens being drawn", "tokens"), ("Heat map before", "before"), ("Heat map after", "after")),
 )
 
@@ -57,7 +57,9 @@ def number_fields(studio: Studio, tab: str) -> list[Any]:
     classes = list(studio.painter.classes)
     return [
         gr.Dropdown(classes, value=classes[-1], label="Defect class"),
-        gr.Textbox("0", label="Seed", info="Each seed draws another defect.", max_lines=1),
+        gr.Textbox(
+            "0", label="Seed", info="Each seed draws another defect.", max_lines=1, elem_id=f"{tab}-seed"
+        ),
         gr.Slider(0.0, 4.0, 2.0, step=0.25, label="Guidance", info="How strongly the class counts."),
         gr.Slider(0.3, 1.5, 0.7, step=0.05, label="Temperature", info="Higher is more varied."),
         gr.Slider(
@@ -117,8 +119,9 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
         ]
         return (
             "\n\n".join([*remark_on(image, familiarity), *words]),
-            visualize_mask_on_image(image, mask),
+            image,
             drawn.image,
+            visualize_mask_on_image(image, mask),
             visualize_mask_on_image(drawn.image, drawn.changed),
             write_animation(folder, drawn.steps),
             before.heat_map,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ LONGEST_SIDE = 1024  # larger photographs are shrunk, so that an answer takes se
 # From this mean difference between colour channels on, in grey levels, an image counts as a colour picture
 COLOURFUL = 12.0
 SEED_LIMIT = 2**63 - 1
+SHOWN_LETTERS = 40  # of a wrong value, in the error about it
 
 
 class Photograph(NamedTuple):
@@ -104,15 +106,49 @@ def painted_mask(drawing: dict[str, Any] | None, image: U8 | None) -> Mask:
     return mask
 
 
-def read_settings(seed: Any, guidance: float, temperature: float, steps: float) -> Settings:
-    """Settings from the page's fields.
+def read_settings(seed: Any, guidance: Any, temperature: Any, steps: Any) -> Settings:
+    """Settings from the page's fields or from a program.
 
     Raises:
-        UserError: the seed is not a whole number from 0 to 2^63 - 1, or another number is out of range.
+        UserError: the seed is not a whole number from 0 to 2^63 - 1, or another number is missing,
+            no number, or out of range.
     """
     text = "" if seed is None else str(seed).strip()
-    if not text.isdecimal() or int(text) > SEED_LIMIT:
-        raise UserError(f"The seed must be a whole number such as 0 or 42, not {text[:40]!r}.")
-    settings = Settings(int(text), float(guidance), float(temperature), int(steps))
+    # Python refuses to convert thousands of digits with an error of its own
+    if not text.isdecimal() or len(text) > len(str(SEED_LIMIT)) or int(text) > SEED_LIMIT:
+        shown = repr(text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}…")
+        raise UserError(
+            f"The seed must be a whole number such as 0 or 42, of at most {SEED_LIMIT}, not {shown}."
+        )
+    settings = Settings(
+        int(text),
+        read_number(guidance, "guidance"),
+        read_number(temperature, "temperature"),
+        read_whole_number(steps, "steps"),
+    )
     settings.sampling()
     return settings
+
+
+def read_number(value: Any, name: str) -> float:
+    """A number from a field; `name` is what the error calls it.
+
+    Raises:
+        UserError: it is missing, no number, or not finite.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        shown = repr(value)[:SHOWN_LETTERS] if isinstance(value, str | float) else type(value).__name__
+        raise UserError(f"{name} must be a number, not {'nothing' if value is None else shown}")
+    return number
+
+
+def read_whole_number(value: Any, name: str) -> int:
+    """`read_number` of a number without decimals; raises UserError for others."""
+    number = read_number(value, name)
+    if not number.is_integer():
+        raise UserError(f"{name} must be a whole number, not {number:g}")
+    return int(number)

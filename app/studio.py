@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metaldefect.deploy.bundle import PRECISIONS, graph_file
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
 from metaldefect.figures import mask_overlay
 from metaldefect.images import U8, Channels, as_channels, resize
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
+from metaldefect.rerun import repro_command
 from metaldefect.synthesis.inpainting import inpaint, visible_change
 from metaldefect.synthesis.painter import Painter, load_painter
+from pipeline.champion import CHALLENGER, CHAMPION
 
 Mask = NDArray[np.bool_]
 
@@ -75,7 +78,7 @@ class Studio:
     def __post_init__(self) -> None:
         missing = [name for name in NEEDED if not (self.root / name).is_dir()]
         if missing:
-            raise UserError(f"no {', '.join(missing)} here yet: run `make repro` first")
+            raise UserError(f"no {', '.join(missing)} here yet: run `{repro_command(self.root)}` first")
         for other in self.others:
             if not (other / "models/openvino").is_dir():
                 raise UserError(f"{other} holds no models/openvino: name the folder of a finished run")
@@ -100,18 +103,36 @@ class Studio:
     @cached_property
     def detectors(self) -> Mapping[str, tuple[Path, str]]:
         """Folder and precision of each detector to compare, by the name that the page shows."""
-        found = {}
-        for name, run in (("this run", self.root), *((path.name or str(path), path) for path in self.others)):
-            folder = run / "models/openvino"
-            for precision in ("fp32", "fp16", "int8"):
-                if (folder / f"detector_{precision}.xml").is_file():
-                    found[f"{name}, {precision.upper()}"] = (folder, precision)
-        return found
+        own = {"this run": self.root / "models/openvino"}
+        # By their links: after a promotion, the page follows
+        links = {link.name: self.root / link for link in (CHAMPION, CHALLENGER)}
+        own |= {name: link for name, link in links.items() if link.is_dir()}
+        others = {name: run / "models/openvino" for name, run in distinct_names(self.others, own).items()}
+        return {
+            f"{name}, {precision.upper()}": (folder, precision)
+            for name, folder in (own | others).items()
+            for precision in PRECISIONS
+            if (folder / graph_file(precision)).is_file()
+        }
 
     def examples(self, limit: int = 6) -> list[Path]:
         """Up to `limit` defect-free images to start from, spread evenly over the detector's test normals."""
         found = sorted((self.root / "data/merged/inspection/test/good").glob("*.png"))
         return found[:: max(1, len(found) // limit)][:limit]
+
+
+def distinct_names(folders: Sequence[Path], taken: Container[str]) -> dict[str, Path]:
+    """The folders by the shortest end of their path that is neither taken nor shared: `run`, `b/run`."""
+    found = {}
+    paths = list(dict.fromkeys(folder.resolve() for folder in folders))
+    for path in paths:
+        for length in range(1, len(path.parts) + 1):
+            end = path.parts[-length:]
+            name = str(Path(*end))
+            if name not in taken and sum(other.parts[-length:] == end for other in paths) == 1:
+                break
+        found[name] = path
+    return found
 
 
 def encode_to_tokens(studio: Studio, image: U8) -> Tensor:

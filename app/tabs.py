@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,7 @@ import numpy as np
 
 from app.familiar import Familiarity
 from app.paint import number_fields, picture, remark_on, verdict_line
-from app.reading import read_photograph, read_settings, told
+from app.reading import read_photograph, read_settings, read_whole_number, told
 from app.results import images_zip, new_folder
 from app.studio import (
     Studio,
@@ -20,7 +21,7 @@ from app.studio import (
     inspect_image,
 )
 from metaldefect.deploy.runtime import Detector, overlay
-from metaldefect.images import U8, as_channels, resize
+from metaldefect.images import U8, resize
 from metaldefect.metrics.reconstruction import edge_iou, edges, ssim
 
 MOST_IMAGES = 9
@@ -49,8 +50,9 @@ def build_generate_tab(studio: Studio) -> None:
     ) -> tuple[Any, ...]:
         with told():
             settings = read_settings(seed, guidance, temperature, steps)
-            progress(0.1, f"drawing {int(count)} images")
-            images = generate_images(studio, label, int(count), settings)
+            number = read_whole_number(count, "images")
+            progress(0.1, f"drawing {number} images")
+            images = generate_images(studio, label, number, settings)
         archive = images_zip(new_folder(), images, label, settings)
         shown = [(image, f"{label} {number}") for number, image in enumerate(images, 1)]
         return shown, gr.DownloadButton(value=archive, interactive=True)
@@ -64,7 +66,7 @@ def build_generate_tab(studio: Studio) -> None:
             grid = gr.Gallery(
                 label="Drawn images", columns=3, format="png", buttons=["download"], elem_id="grid"
             )
-            download = gr.DownloadButton("All as zip", interactive=False)
+            download = gr.DownloadButton("All as zip", interactive=False, elem_id="get-images")
     button.click(
         generate, [*fields, count], [grid, download], concurrency_id="models", api_visibility="private"
     )
@@ -102,7 +104,7 @@ def build_reconstruct_tab(studio: Studio, familiarity: Familiarity | None) -> No
     with gr.Row():
         kinds = ("Original", "Through the tokens", "Edges of the original", "Edges after")
         images = [picture(label, f"reconstruct-{number}") for number, label in enumerate(kinds)]
-    download = gr.DownloadButton("Tokens (JSON)", interactive=False)
+    download = gr.DownloadButton("Tokens (JSON)", interactive=False, elem_id="get-tokens")
     field.change(
         reconstruct,
         field,
@@ -161,35 +163,60 @@ def build_inspect_tab(studio: Studio, familiarity: Familiarity | None) -> None:
     )
 
 
-def build_compare_tab(studio: Studio) -> None:
+def compare_detectors(
+    studio: Studio, familiarity: Familiarity | None, path: str | None, names: Sequence[str]
+) -> tuple[list[str], list[tuple[U8, str]]]:
+    """What each detector says about an image file.
+
+    Args:
+        studio: the models; `names` are keys of its `detectors`.
+        familiarity: with the training images.
+        path: the image.
+        names: of the detectors.
+
+    Returns:
+        The remarks that the tab Inspect makes, each once; and for each detector its heat map
+        `uint8 [H, W, 3]` and its verdict in words.
+
+    Raises:
+        UserError: no image, a file that is none, or a detector that cannot be loaded.
+    """
+    remarks: dict[str, None] = {}  # in order: detectors of grey and of colours change an image differently
+    found = []
+    for name in names:
+        detector = Detector.load(*studio.detectors[name])
+        photograph = read_photograph(path, detector.channels)
+        remarks |= dict.fromkeys([*remark_on(photograph.image, familiarity), *photograph.remarks])
+        inspect_image(detector, photograph.image)  # the first also sets up memory: time the second
+        verdict = inspect_image(detector, photograph.image)
+        line = f"{name}: {verdict_line(verdict, detector.threshold)}, {verdict.milliseconds:.0f} ms"
+        found.append((verdict.heat_map, line))
+    return list(remarks), found
+
+
+def build_compare_tab(studio: Studio, familiarity: Familiarity | None) -> None:
     """Two detectors on one image."""
     names = list(studio.detectors)
 
     def compare(path: str | None, first: str, second: str) -> tuple[Any, ...]:
         with told():
-            colours = read_photograph(path, channels=3).image
-            found = []
-            for name in (first, second):
-                detector = Detector.load(*studio.detectors[name])
-                image = as_channels(colours, detector.channels)
-                inspect_image(detector, image)  # the first inference also sets up memory: time the second
-                verdict = inspect_image(detector, image)
-                line = f"{name}: {verdict_line(verdict, detector.threshold)}, {verdict.milliseconds:.0f} ms"
-                found += [verdict.heat_map, line]
-        return tuple(found)
+            remarks, (one, other) = compare_detectors(studio, familiarity, path, (first, second))
+        return "\n\n".join(remarks), *one, *other
 
     field = upload_field(studio, "compare-file")
+    remarks = gr.Markdown(elem_id="compare-words")
     with gr.Row():
         columns = []
         for number, name in enumerate((names[0], names[-1])):
             with gr.Column(min_width=280):
                 choice = gr.Dropdown(names, value=name, label="Detector")
-                columns.append((choice, picture("Heat map", f"compare-{number}"), gr.Markdown()))
+                heat = picture("Heat map", f"compare-{number}")
+                columns.append((choice, heat, gr.Markdown(elem_id=f"compare-verdict-{number}")))
     (first, heat, words), (second, other_heat, other_words) = columns
     gr.Button("Compare", variant="primary", elem_id="compare").click(
         compare,
         [field, first, second],
-        [heat, words, other_heat, other_words],
+        [remarks, heat, words, other_heat, other_words],
         concurrency_id="models",
         api_visibility="private",
     )

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from metaldefect.errors import UserError
 from metaldefect.metrics.directions import improvement
+from metaldefect.rerun import repro_command
 from pipeline.headline import HEADLINE, WORDS
 from pipeline.main_metrics import formatted
 from pipeline.parent import DATA_TAG
@@ -90,7 +91,7 @@ def find_runs(root: Path, last: int) -> list[Row]:
         if served and not any(row.champion for row in rows):
             rows.append(row_of(client.get_run(served), served))
     if not rows:
-        raise UserError("no finished pipeline run in MLflow yet: `make repro` or `make flow` makes one")
+        raise UserError(f"no finished pipeline run in MLflow yet: `{repro_command(root)}` makes one")
     return sorted(rows, key=lambda row: not row.champion)
 
 

@@ -19,6 +19,7 @@ from pipeline.run import flatten
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
 DEFAULT = "cpu"
+OWN = "own settings"  # the name of all that no profile gives
 SHOWN = 20  # changes printed one by one
 
 
@@ -45,12 +46,12 @@ def composed_text(conf: Path, profile: str) -> str:
 
 
 def profile_name(params: Path, conf: Path) -> str:
-    """The profile that `params` was composed from, or `own settings` where it is none of them."""
+    """The profile that `params` was composed from, or `OWN` where it is none of them."""
     content = yaml.safe_load(params.read_text(encoding="utf-8"))
     for name in profiles(conf):
         if yaml.safe_load(composed_text(conf, name)) == content:
             return name
-    return "own settings"
+    return OWN
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

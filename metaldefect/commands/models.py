@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaldefect.errors import UserError
+from metaldefect.rerun import repro_command
 from metaldefect.synthesis.painter import Painter, load_painter
 
 
@@ -17,7 +18,8 @@ def require_models(tokenizer: Path, maskgit: Path, instead: str) -> Painter:
     for folder, option in ((tokenizer, "--tokenizer"), (maskgit, "--maskgit")):
         if not folder.is_dir():
             raise UserError(
-                f"{folder} does not exist: --method drawn needs trained models. `make repro` trains them,"
+                f"{folder} does not exist: --method drawn needs trained models."
+                f" `{repro_command(Path())}` trains them,"
                 f" or name another folder with {option}. {instead}"
             )
     return load_painter(tokenizer, maskgit)

@@ -1,4 +1,4 @@
-"""Figures of generated images: next to real ones, mixed with them, with their neighbours, while unmasking."""
+"""Figures of generated images: beside training images, mixed with test images, with neighbours, unmasking."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SHEET, COLUMNS = 24, 6  # crops on a mixed sheet, and in one of its rows
 
 
 def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int, count: int = 5) -> Figure:
-    """Real training images and generated ones of each class, in alternating rows."""
+    """Training images and generated ones of each class, in alternating rows."""
     train = split_rows(merged, "train")
     rows, names = [], []
     for label in dict.fromkeys(drawn["label"]):
-        for kind, folder, table in (("real", merged, train), ("drawn", synthetic, drawn)):
+        for kind, folder, table in (("training", merged, train), ("drawn", synthetic, drawn)):
             paths = table.loc[table["label"] == label, "path"].head(count)
             rows.append([read_own(folder / path, size) for path in paths])
             names.append(f"{label}\n{kind}")
@@ -83,7 +83,7 @@ def unmasking(painter: Painter, config: SamplingConfig, seed: int, columns: int 
 def mixed_sheet(
     merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int, seed: int
 ) -> tuple[Figure, Figure]:
-    """Crops of real test images and of drawn ones, mixed and numbered, and the key to them.
+    """Crops of test images and of drawn ones, mixed and numbered, and the key to them.
 
     Both kinds and all classes come equally often, as far as there are images.
 
@@ -96,7 +96,7 @@ def mixed_sheet(
     """
     rng = np.random.default_rng(seed)
     crops: list[tuple[U8, str]] = []
-    for kind, folder, table in (("real", merged, split_rows(merged, "test")), ("drawn", synthetic, drawn)):
+    for kind, folder, table in (("test", merged, split_rows(merged, "test")), ("drawn", synthetic, drawn)):
         own = table[table["label"].isin(drawn["label"])].sample(frac=1.0, random_state=seed)
         # The first image of every class, then the second of every class, and so on
         order = own.groupby("label").cumcount().sort_values(kind="stable").index

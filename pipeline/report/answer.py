@@ -11,7 +11,7 @@ from pipeline.report.numbers import Estimate, Metrics, share
 
 QUESTION = "Can drawn defects replace the ones we have too few of?"
 
-# From this share of the accuracy that real training images give, drawn ones count as an equal or a help
+# From this share of the accuracy that training images give, drawn ones count as an equal or a help
 EQUAL, HELPFUL = 0.9, 0.6
 # A class of drawn images that an independent classifier recognises less often than this is named
 CLASS_LIMIT = 0.5
@@ -127,14 +127,14 @@ RULES = (
         EQUAL,
         "at least",
         "Drawn images teach a classifier less than the training images do.",
-        "Use them beside real images, not instead of them.",
+        "Use them beside the training images, not instead of them.",
     ),
     Rule(
         "evaluate_synthesis",
         "recall",
         0.3,
         "at least",
-        "Drawn images are less varied than real ones: recall, the share of real images that lie among them.",
+        "Drawn images are less varied than test images: recall, the share of these that lie among them.",
         "Raise synthesize.candidates.temperature, or train on more images.",
     ),
     Rule(
@@ -143,7 +143,7 @@ RULES = (
         0.75,
         "at most",
         "Inserted defects can be told from the test set's own (AUROC; 0.5 is perfect).",
-        "metaldefect insert --method transplant moves real defects instead.",
+        "metaldefect insert --method transplant moves your own masked defects instead.",
         unit="number",
     ),
     Rule(

@@ -22,7 +22,12 @@ RECONSTRUCTION = {
 # (key in evaluate_synthesis, label, what a perfect or unhelpful value is, whether it is a share)
 USEFULNESS = (
     ("cas.accuracy", "Classifier trained on drawn images alone, right on test images", "", True),
-    ("gain_at_10", "Accuracy gained by adding drawn images to ten real ones per class", "0: no help", True),
+    (
+        "gain_at_10",
+        "Accuracy gained by adding drawn images to ten training images per class",
+        "0: no help",
+        True,
+    ),
     ("class_agreement_independent", "Drawn images taken for their class, independent classifier", "", True),
     ("class_agreement", "The same, by the classifier that also selected them", "", True),
     (
@@ -31,8 +36,8 @@ USEFULNESS = (
         "1: MaskGIT adds no error",
         False,
     ),
-    ("precision", "Drawn images among the real ones (precision)", "1 is best", True),
-    ("recall", "Real images among the drawn ones (recall)", "1 is best", True),
+    ("precision", "Drawn images among the test images (precision)", "1 is best", True),
+    ("recall", "Test images among the drawn ones (recall)", "1 is best", True),
     ("memorisation.fake_below", "Drawn images that copy a training image", "0 is best", True),
     (
         "realism.insertion_realism_auroc",
@@ -113,7 +118,7 @@ def usefulness_table(metrics: Metrics) -> Table | None:
             continue
         text = estimate.as_percent() if is_share else estimate.as_number()
         table.rows.append([(name, ""), (text, "number strong"), (against.get(key) or meaning, "number")])
-    table.rows += calibration_rows(metrics)
+    table.rows += [*calibration_rows(metrics), *threshold_rows(metrics)]
     return table if table.rows else None
 
 
@@ -127,8 +132,8 @@ def references(metrics: Metrics) -> dict[str, str]:
     for key, reference, name in (
         ("class_agreement_independent", "judge_accuracy_on_real", "test images"),
         ("class_agreement", "class_agreement_reconstruction", "test images through the tokenizer"),
-        ("precision", "manifold.real.precision", "unseen test images"),
-        ("recall", "manifold.real.recall", "unseen test images"),
+        ("precision", "manifold.real.precision", "training images"),
+        ("recall", "manifold.real.recall", "training images"),
     ):
         value = metrics.value("evaluate_synthesis", reference)
         if value is not None:
@@ -147,6 +152,22 @@ def calibration_rows(metrics: Metrics) -> list[list[tuple[str, str]]]:
     name = "Detector's maps mixed by inserted defects (validation AUROC)"
     against = f"equal weights: {formatted(float(equal))}"
     return [[(name, ""), (formatted(float(best)), "number strong"), (against, "number")]]
+
+
+def threshold_rows(metrics: Metrics) -> list[list[tuple[str, str]]]:
+    """What the calibration expects of its threshold, with the interval of the false alarms."""
+    chosen = metrics.mapping("calibrate", "threshold")
+    expected, detected = chosen.get("expected_false_alarm_rate"), chosen.get("inserted_defects_found")
+    rows = []
+    if detected is not None:
+        against = f"of {formatted(chosen['defects'])}"
+        rows.append(("Inserted defects found at the threshold", share(detected), against))
+    if expected is not None:
+        bounds = chosen.get("false_alarm_rate_interval_95") or ()
+        against = f"from {formatted(chosen['normals'])} good validation images"
+        text = Estimate(expected, *bounds).as_percent()
+        rows.append(("False alarms to expect at the threshold", text, against))
+    return [[(name, ""), (text, "number strong"), (against, "number")] for name, text, against in rows]
 
 
 def detector_table(metrics: Metrics) -> Table | None:

@@ -34,16 +34,16 @@ class Figure:
     wide: bool
 
 
-def figures(folder: Path) -> list[Figure]:
-    """All PNG files of a folder, sorted by name.
+def figures(folder: Path, scale: float = 1.0) -> list[Figure]:
+    """All PNG files of a folder, sorted by name and shrunk by `scale`.
 
     Raises:
         UserError: a file is not a readable image.
     """
     found = []
     for path in sorted(folder.glob("*.png")):
-        picture = figure_picture(path, caption(path))
-        wide = picture.width > 900 or picture.width > 1.7 * picture.height
+        picture = figure_picture(path, caption(path), scale)
+        wide = picture.width > 900 * scale or picture.width > 1.7 * picture.height
         found.append(Figure(path.stem, caption(path), picture.source, picture.width, picture.height, wide))
     return found
 

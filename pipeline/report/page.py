@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
 from metaldefect.metrics.directions import improvement
+from metaldefect.rerun import has_repro_target, repro_command
 from pipeline.main_metrics import METRICS, formatted, main_metric, number
 from pipeline.params import Params
+from pipeline.profiles import OWN
 from pipeline.report import charts, evidence
 from pipeline.report.answer import QUESTION, answer, left_out, weaknesses
 from pipeline.report.facts import Facts, Previous, metric_changes, setting_changes
@@ -27,6 +31,8 @@ from pipeline.report.tables import Table, tables
 
 FOLDER = Path(__file__).parent
 PLOTS = Path("plots")
+LARGEST = 10_000_000  # bytes of a page, so that a mail takes it and a phone opens it
+SMALLEST_SCALE = 0.1  # of pictures: smaller ones show nothing
 # Metrics that a stage writes in addition to metrics/<stage>.json.
 MORE_METRICS = {"evaluate_openvino": ("latency",)}
 
@@ -128,8 +134,8 @@ def headline(root: Path, item: Headline) -> dict[str, str]:
     }
 
 
-def section(root: Path, entry: StageEntry, params: dict[str, Any]) -> Section:
-    """The metrics, figures and curves that a stage wrote."""
+def section(root: Path, entry: StageEntry, params: dict[str, Any], scale: float) -> Section:
+    """The metrics, figures and curves that a stage wrote; figures are shrunk by `scale`."""
     found: list[Table] = []
     file = root / METRICS / f"{entry.name}.json"
     measured = file.is_file()
@@ -146,33 +152,33 @@ def section(root: Path, entry: StageEntry, params: dict[str, Any]) -> Section:
         params=yaml.safe_dump({entry.name: own}, sort_keys=False, allow_unicode=True) if own else "",
         measured=measured,
         tables=found,
-        figures=[figure for figure in figures(folder) if (entry.name, figure.name) not in TOLD],
+        figures=[figure for figure in figures(folder, scale) if (entry.name, figure.name) not in TOLD],
         curves=curves(folder),
     )
 
 
-def told_picture(root: Path, figure: tuple[str, str], text: str) -> Picture | None:
-    """A figure that a stage drew, or None if it drew none."""
+def told_picture(root: Path, scale: float, figure: tuple[str, str], text: str) -> Picture | None:
+    """A figure that a stage drew, shrunk by `scale`, or None if it drew none."""
     path = root / PLOTS / figure[0] / f"{figure[1]}.png"
-    return figure_picture(path, text) if path.is_file() else None
+    return figure_picture(path, text, scale) if path.is_file() else None
 
 
-def story(root: Path, facts: Facts) -> dict[str, Any]:
-    """What the page shows before the stages' details: tables, charts and pictures by name."""
+def story(root: Path, facts: Facts, scale: float) -> dict[str, Any]:
+    """What the page shows before the stages' details, by name; pictures are shrunk by `scale`."""
     metrics = Metrics(root)
     real = "procedural" if facts.procedural else "real"
     sets = {"test defects": f"{real} test defects", "generated defects": "drawn defects, inserted"}
     merged, synthetic = root / "data/merged", root / "data/synthetic"
-    pairs = class_pictures(merged, synthetic)
+    told = partial(told_picture, root, scale)
     return {
         "answer": answer(metrics, facts.procedural),
         "data_table": evidence.data_table(metrics),
         "data_chart": charts.data_chart(metrics),
         "reconstruction_table": evidence.reconstruction_table(metrics),
-        "reconstructions": told_picture(root, RECONSTRUCTIONS, "Test images: original, before, after"),
-        "worst": told_picture(root, WORST_RECONSTRUCTIONS, "Worst test images: original, before, after"),
-        "pairs": pairs,
-        "insertions": insertion_pictures(synthetic),
+        "reconstructions": told(RECONSTRUCTIONS, "Test images: original, before, after"),
+        "worst": told(WORST_RECONSTRUCTIONS, "Worst test images: original, before, after"),
+        "pairs": class_pictures(merged, synthetic, scale=scale),
+        "insertions": insertion_pictures(synthetic, scale=scale),
         "usefulness_table": evidence.usefulness_table(metrics),
         "usefulness_charts": [
             item for item in (charts.agreement_chart(metrics), charts.calibration_chart(metrics)) if item
@@ -181,10 +187,8 @@ def story(root: Path, facts: Facts) -> dict[str, Any]:
         "bank_verdict": metrics.mapping("evaluate_efficientad", "memory_bank").get("verdict", ""),
         "type_table": evidence.type_table(metrics),
         "detector_charts": charts.detector_charts(root, metrics, sets),
-        "found": told_picture(root, FOUND, "Good metal, drawn defect, exact mask and heat map of each class"),
-        "heat_maps": told_picture(
-            root, HEAT_MAPS, "Best, median and worst test defect: image, truth, heat map"
-        ),
+        "found": told(FOUND, "Good metal, drawn defect, exact mask and heat map of each class"),
+        "heat_maps": told(HEAT_MAPS, "Best, median and worst test defect: image, truth, heat map"),
         "export_table": evidence.export_table(metrics),
         "latency_chart": charts.latency_chart(metrics),
         "latency_machine": metrics.content("latency").get("machine", ""),
@@ -199,6 +203,44 @@ def script(name: str) -> Markup:
     """A JavaScript file of this folder, as the content of a `script` element."""
     text = (FOLDER / name).read_text(encoding="utf-8")
     return Markup(text.replace("</script", "<\\/script"))
+
+
+def rerun_command(root: Path, profile: str) -> str:
+    """The command that makes a page again in its project's folder."""
+    if not has_repro_target(root):
+        return repro_command(root)
+    if profile == OWN:  # `make repro` would overwrite params.yaml with a profile
+        return ".venv/bin/python -m dvc repro      # with your params.yaml"
+    return f"{repro_command(root)} PROFILE={profile}"
+
+
+def page_template() -> Template:
+    """The page's template."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("page.html.j2")
+
+
+def within(largest: int, page: Callable[[float], str]) -> str:
+    """A page with pictures as large as fit into so many bytes; projects of many classes get smaller ones.
+
+    Args:
+        largest: bytes of the page.
+        page: renders it with pictures shrunk by a factor.
+    """
+    scale = 1.0
+    while True:
+        text = page(scale)
+        size = len(text.encode("utf-8"))
+        if size <= largest or scale <= SMALLEST_SCALE:
+            return text
+        # Bytes grow with a picture's area
+        scale = max(SMALLEST_SCALE, 0.95 * scale * math.sqrt(largest / size))
 
 
 def render_report(
@@ -226,23 +268,22 @@ def render_report(
         raise UserError(f"{definition} does not exist: run from the project's root")
     values = params.model_dump(mode="json")
     entries = stage_entries(yaml.safe_load(definition.read_text(encoding="utf-8")), values)
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html.j2").render(
-        title=params.report.title,
-        question=QUESTION,
-        facts=facts,
-        previous=previous,
-        metric_changes=metric_changes(previous, headline_numbers or {}) if previous else [],
-        setting_changes=setting_changes(previous, params) if previous else [],
-        headlines=[headline(root, item) for item in HEADLINES],
-        graph=draw_graph(entries, {entry.name: main_metric(root, entry.name) for entry in entries}),
-        sections=[section(root, entry, values) for entry in entries if entry.name != "report"],
-        plotly=script("plotly-basic.min.js"),
-        **story(root, facts),
-    )
+    parts = {
+        "title": params.report.title,
+        "question": QUESTION,
+        "facts": facts,
+        "again": rerun_command(root, facts.profile),
+        "previous": previous,
+        "metric_changes": metric_changes(previous, headline_numbers or {}) if previous else [],
+        "setting_changes": setting_changes(previous, params) if previous else [],
+        "headlines": [headline(root, item) for item in HEADLINES],
+        "graph": draw_graph(entries, {entry.name: main_metric(root, entry.name) for entry in entries}),
+        "plotly": script("plotly-basic.min.js"),
+    }
+    stages = [entry for entry in entries if entry.name != "report"]
+
+    def page(scale: float) -> str:
+        sections = [section(root, entry, values, scale) for entry in stages]
+        return page_template().render(sections=sections, **parts, **story(root, facts, scale))
+
+    return within(LARGEST, page)

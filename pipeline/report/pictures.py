@@ -1,4 +1,4 @@
-"""Images of a run as WebP inside the page: drawn beside real ones, insertions with their masks, figures."""
+"""Images of a run as WebP inside the page: drawn beside training ones, insertions with masks, figures."""
 
 from __future__ import annotations
 
@@ -64,31 +64,34 @@ def webp(image: Image.Image, text: str, longest: int = PHOTOGRAPH) -> Picture:
     return Picture(f"data:image/webp;base64,{data}", *small.size, text)
 
 
-def array_picture(image: NDArray[np.uint8], text: str) -> Picture:
-    """`webp` of `uint8 [H, W]` or `[H, W, 3]`."""
-    return webp(Image.fromarray(image), text)
+def array_picture(image: NDArray[np.uint8], text: str, scale: float = 1.0) -> Picture:
+    """`webp` of `uint8 [H, W]` or `[H, W, 3]`, of at most `scale` times the largest size."""
+    return webp(Image.fromarray(image), text, round(scale * PHOTOGRAPH))
 
 
-def figure_picture(path: Path, text: str) -> Picture:
-    """`webp` of a figure's PNG file.
+def figure_picture(path: Path, text: str, scale: float = 1.0) -> Picture:
+    """`webp` of a figure's PNG file, of at most `scale` times the largest size.
 
     Raises:
         UserError: the file is not a readable image.
     """
     try:
         with Image.open(path) as image:
-            return webp(image.convert("RGB"), text, FIGURE)
+            return webp(image.convert("RGB"), text, round(scale * FIGURE))
     except OSError as error:
         raise UserError(f"{path} is not a readable PNG: {error}") from error
 
 
-def class_pictures(merged: Path, synthetic: Path, count: int = PER_CLASS) -> list[ClassPictures]:
+def class_pictures(
+    merged: Path, synthetic: Path, count: int = PER_CLASS, scale: float = 1.0
+) -> list[ClassPictures]:
     """The first training images and the first drawn images of each drawn class.
 
     Args:
         merged: folder of the merged dataset.
         synthetic: folder of the drawn images.
         count: images of each kind per class.
+        scale: of the largest size of a picture, from 0 to 1.
     """
     if not (synthetic / "samples.parquet").is_file():
         return []
@@ -99,13 +102,21 @@ def class_pictures(merged: Path, synthetic: Path, count: int = PER_CLASS) -> lis
         for kind, folder, table in (("training image", merged, train), ("drawn image", synthetic, drawn)):
             paths = table.loc[table["label"] == label, "path"].head(count)
             images: list[U8] = [read_own(folder / path) for path in paths]
-            pictures.append([array_picture(image, f"{label}, {kind}") for image in images])
+            pictures.append([array_picture(image, f"{label}, {kind}", scale) for image in images])
         found.append(ClassPictures(str(label), *pictures))
     return found
 
 
-def insertion_pictures(synthetic: Path, count: int = INSERTIONS_PER_CLASS) -> list[InsertionPictures]:
-    """The first visible insertions of each class: before, with the exact mask in red, after."""
+def insertion_pictures(
+    synthetic: Path, count: int = INSERTIONS_PER_CLASS, scale: float = 1.0
+) -> list[InsertionPictures]:
+    """The first visible insertions of each class: before, with the exact mask in red, after.
+
+    Args:
+        synthetic: folder of the drawn images.
+        count: insertions per class.
+        scale: of the largest size of a picture, from 0 to 1.
+    """
     if not (synthetic / CATEGORY).is_dir():
         return []
     by_class: dict[str, list[InsertionPictures]] = {}
@@ -116,9 +127,9 @@ def insertion_pictures(synthetic: Path, count: int = INSERTIONS_PER_CLASS) -> li
             known.append(
                 InsertionPictures(
                     item.label,
-                    array_picture(item.canvas, f"{item.label}: the good image"),
-                    array_picture(shown, f"{item.label}: the exact mask in red"),
-                    array_picture(item.image, f"{item.label}: the inserted defect"),
+                    array_picture(item.canvas, f"{item.label}: the good image", scale),
+                    array_picture(shown, f"{item.label}: the exact mask in red", scale),
+                    array_picture(item.image, f"{item.label}: the inserted defect", scale),
                 )
             )
     return [picture for pictures in by_class.values() for picture in pictures]

@@ -21,6 +21,7 @@ from app.studio import Studio
 from metaldefect.deploy.bundle import TOLERANCES, graph_file, write_metadata
 from metaldefect.deploy.golden import write_golden_frames
 from metaldefect.deploy.graph import INPUT
+from tests.app.visitor import Visit
 from tests.tiny_models import save_tiny_painter
 
 SIZE = 64
@@ -120,3 +121,13 @@ def browser() -> Iterator[Any]:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Visit]:
+    """A visit during which the browser complained about nothing and asked no other server."""
+    opened = Visit(browser, address)
+    yield opened
+    assert opened.complaints == []
+    assert opened.outside == []
+    opened.context.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from scipy import ndimage
 
+from app.studio import Drawing, Mask, Settings, Studio
 from benchmarks.demo import Visitor, load_test
+from metaldefect.images import U8
 from tests.app.conftest import metal
+
+DOCS = Path(__file__).parents[2] / "docs/demo.md"
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,11 @@ def test_inpaint_image_returns_a_png_and_an_exact_mask(client: Client, files: di
     [
         ({"seed": ""}, "seed must be a whole number"),
         ({"seed": "abc"}, "seed must be a whole number"),
+        ({"seed": "9" * 5000}, "seed must be a whole number"),
+        ({"steps": None}, "steps must be a number, not nothing"),
+        ({"guidance": None}, "guidance must be a number, not nothing"),
+        ({"temperature": None}, "temperature must be a number, not nothing"),
+        ({"steps": 2.5}, "steps must be a whole number"),
         ({"label": "dent"}, "unknown class 'dent'"),
         ({"temperature": -1}, "temperature"),
         ({"mask": "nothing"}, "mask is empty"),
@@ -85,13 +95,46 @@ def test_every_error_has_its_reason(
         inpaint(client, files, **given)
 
 
+def test_a_program_is_told_when_nothing_visible_was_drawn(
+    client: Client, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw_nothing(studio: Studio, image: U8, mask: Mask, label: str, settings: Settings) -> Drawing:
+        return Drawing(image, np.zeros(mask.shape, bool), [])
+
+    monkeypatch.setattr("app.api.draw_defect", draw_nothing)
+    result = inpaint(client, files)
+    assert result["visible"] is False
+    assert result["remarks"][-1] == "Nothing visible was drawn: the mask is empty."
+    assert not np.asarray(Image.open(result["mask"])).any()
+
+
+def test_the_example_of_the_docs_calls_every_endpoint(
+    client: Client, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    called = set(re.findall(r'api_name="(/\w+)"', example))
+    assert called == set(client.view_api(print_info=False, return_format="dict")["named_endpoints"])
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 20:40] = 255
+    Image.fromarray(metal(0)).save(tmp_path / "good.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("http://127.0.0.1:7860", address), str(DOCS), "exec"), names)
+    found, decoded, shown = (names[name] for name in ("found", "decoded", "shown"))
+    for file in (found["image"], found["mask"], decoded["image"], shown["image"]):
+        assert Image.open(file).size == (64, 64)
+    assert len(names["encoded"]["tokens"]) == 8
+
+
 def test_tokens_and_masks_have_endpoints(client: Client, files: dict[str, Any]) -> None:
     encoded = client.predict(image=files["image"], api_name="/encode_to_tokens")
     assert (len(encoded["tokens"]), encoded["vocabulary"]) == (8, 20)
     decoded = client.predict(tokens=encoded["tokens"], light=files["image"], api_name="/decode_from_tokens")
     assert Image.open(decoded["image"]).size == (64, 64)
-    with pytest.raises(AppError, match="rows of whole numbers"):
-        client.predict(tokens=[["a"]], light=files["image"], api_name="/decode_from_tokens")
+    for wrong in ([["a"]], [[2**70]], None):
+        with pytest.raises(AppError, match="rows of whole numbers"):
+            client.predict(tokens=wrong, light=files["image"], api_name="/decode_from_tokens")
     shown = client.predict(image=files["image"], mask=files["mask"], api_name="/visualize_mask_on_image")
     red, green, _ = np.asarray(Image.open(shown["image"]))[30, 30]
     assert red > green + 50

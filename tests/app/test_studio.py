@@ -1,6 +1,7 @@
 """The demo's functions, on small models saved as the pipeline saves them."""
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -139,7 +140,7 @@ def test_a_mask_fits_the_upright_photograph(tmp_path: Path) -> None:
         read_mask_of(tmp_path / "stored.png", tmp_path / "turned.jpg", image)
 
 
-@pytest.mark.parametrize("seed", ["", "abc", "-1", "1.5", None, str(2**63)])
+@pytest.mark.parametrize("seed", ["", "abc", "-1", "1.5", None, str(2**63), "9" * 5000])
 def test_a_seed_that_is_no_whole_number_is_refused_with_its_reason(seed: str | None) -> None:
     with pytest.raises(gr.Error, match="seed must be a whole number"), told():
         read_settings(seed, 2.0, 0.7, 16)
@@ -149,6 +150,23 @@ def test_numbers_out_of_range_are_named() -> None:
     assert read_settings(" 42 ", 2.0, 0.7, 16) == Settings(seed=42)
     with pytest.raises(UserError, match="temperature"):
         read_settings("0", 2.0, 0.0, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"steps": None}, "steps must be a number, not nothing"),
+        ({"steps": "many"}, "steps must be a number, not 'many'"),
+        ({"steps": 2.5}, "steps must be a whole number, not 2.5"),
+        ({"temperature": float("nan")}, "temperature must be a number, not nan"),
+        ({"guidance": 10**400}, "guidance must be a number, not int"),
+        ({"guidance": []}, "guidance must be a number, not list"),
+    ],
+)
+def test_a_missing_or_wrong_number_is_refused_with_its_reason(change: dict[str, Any], reason: str) -> None:
+    numbers = {"guidance": 2.0, "temperature": 0.7, "steps": 16}
+    with pytest.raises(gr.Error, match=reason), told():
+        read_settings("0", **numbers | change)
 
 
 def test_a_text_file_and_a_huge_image_are_refused_and_a_photograph_is_shrunk(tmp_path: Path) -> None:
@@ -176,9 +194,12 @@ def test_a_random_colour_picture_is_unlike_metal_and_metal_is_not(familiarity: F
 
 
 def test_without_models_the_page_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="make repro"):
+    with pytest.raises(UserError, match="`dvc repro`"):  # a project has no Makefile, the repository has one
         Studio(tmp_path)
-    assert "make repro" in str(page_of(tmp_path, []).get_config_file())
+    assert "`dvc repro`" in str(page_of(tmp_path, []).get_config_file())
+    (tmp_path / "Makefile").write_text("repro: $(STAMP)\n")
+    with pytest.raises(UserError, match="`make repro`"):
+        Studio(tmp_path)
 
 
 def test_other_machines_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from metaldefect.errors import UserError
+from metaldefect.images import write_png
 from pipeline.params import Augment, Data, Params, Report
 from pipeline.report.facts import Facts
 from pipeline.report.figures import panels, read_columns, thinned
 from pipeline.report.graph import dependencies, draw_graph, layers, layout, reduced, stage_entries
-from pipeline.report.page import render_report
+from pipeline.report.page import render_report, within
 from pipeline.report.tables import tables
 
 PIPELINE = """\
@@ -181,6 +183,12 @@ def test_what_is_not_measured_is_said(project: Path, params: Params) -> None:
     assert "Not measured yet: the stage <code>evaluate_efficientad</code> has not run here" in text
 
 
+def test_the_page_says_how_to_make_it_again(project: Path, params: Params) -> None:
+    assert "git checkout 7e62c17f2d\ndvc repro</pre>" in rendered(project, params)
+    (project / "Makefile").write_text("repro:\n")
+    assert "git checkout 7e62c17f2d\nmake repro PROFILE=cpu</pre>" in rendered(project, params)
+
+
 def test_text_from_outside_is_escaped(project: Path, params: Params) -> None:
     write(project, "augment", {"<script>alert(1)</script>": 3})
     text = rendered(project, params)
@@ -282,3 +290,44 @@ def test_curves_are_grouped_and_thinned(tmp_path: Path) -> None:
     many = thinned([float(i) for i in range(10_001)], [0.0] * 10_001)
     assert len(many) <= 402
     assert many[-1] == (10_000.0, 0.0)
+
+
+def write_classes(root: Path, classes: int, side: int) -> None:
+    """Merged and drawn images of many classes: noise, which no format makes small."""
+    rng = np.random.default_rng(0)
+    for folder in (root / "data/merged", root / "data/synthetic"):
+        rows = []
+        for number in range(classes):
+            for copy in range(3):
+                path = f"images/{number:02d}/{copy}.png"
+                write_png(folder / path, rng.integers(0, 256, (side, side)).astype(np.uint8))
+                rows.append({"path": path, "label": f"class_{number:02d}", "split": "train"})
+        pd.DataFrame(rows).to_parquet(folder / "samples.parquet")
+
+
+def test_a_page_of_thirty_classes_stays_under_ten_megabytes(project: Path, params: Params) -> None:
+    write_classes(project, 30, 384)
+    text = render_report(project, params, FACTS)
+    assert len(text.encode()) <= 10_000_000
+    found = re.findall(r'<img [^>]*width="(\d+)"[^>]* alt="class_\d\d, (training|drawn) image"', text)
+    assert [kind for _, kind in found].count("drawn") == 90  # smaller, but all of them
+    assert {int(width) for width, _ in found} < set(range(200, 384))
+
+
+def test_pictures_keep_their_size_where_the_page_has_room(project: Path, params: Params) -> None:
+    write_classes(project, 2, 384)
+    widths = re.findall(r'width="(\d+)"[^>]* alt="class_\d\d, drawn image"', rendered(project, params))
+    assert widths == ["384"] * 6
+
+
+def test_a_page_is_shrunk_until_it_fits_and_no_further() -> None:
+    scales = []
+
+    def page(scale: float) -> str:
+        scales.append(scale)
+        return "x" * round(500 + 2000 * scale**2)
+
+    assert 800 <= len(within(1000, page)) <= 1000
+    assert scales[0] == 1.0
+    assert len(scales) <= 5
+    assert len(within(100, page)) == 520  # the text alone is longer: the smallest pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from benchmarks.readme import LABELS
 from metaldefect.efficientad.evaluation import Scored, pro_table, score_table
 from pipeline.report import charts, evidence
-from pipeline.report.answer import answer, left_out, weaknesses
+from pipeline.report.answer import RULES, answer, left_out, weaknesses
 from pipeline.report.facts import Previous, metric_changes, profile_name
 from pipeline.report.numbers import Estimate, Metrics, share
 from pipeline.report.pictures import class_pictures, webp
@@ -120,6 +122,28 @@ def test_reconstruction_is_better_only_where_the_gain_excludes_zero(tmp_path: Pa
     assert [row[-1][0] for row in table.rows] == ["as good", "better"]
 
 
+def test_the_calibration_shows_the_interval_that_its_metrics_hold(tmp_path: Path) -> None:
+    threshold = {
+        "expected_false_alarm_rate": 0.04,
+        "false_alarm_rate_interval_95": [0.0, 0.15],
+        "inserted_defects_found": 0.74,
+        "normals": 23,
+        "defects": 27,
+    }
+    found = metrics(tmp_path, evaluate_synthesis=SYNTHESIS, calibrate={"threshold": threshold})
+    table = evidence.usefulness_table(found)
+    assert table is not None
+    rows = [[text.replace("\N{NO-BREAK SPACE}", " ") for text, _ in row] for row in table.rows]
+    assert rows[-2:] == [
+        ["Inserted defects found at the threshold", "74 %", "of 27"],
+        ["False alarms to expect at the threshold", "4 % (0 to 15 %)", "from 23 good validation images"],
+    ]
+    del threshold["false_alarm_rate_interval_95"], threshold["inserted_defects_found"]
+    table = evidence.usefulness_table(metrics(tmp_path, calibrate={"threshold": threshold}))
+    assert table is not None
+    assert [row[1][0].replace("\N{NO-BREAK SPACE}", " ") for row in table.rows[-1:]] == ["4 %"]
+
+
 def scored(name: str, label: str, score: float) -> Scored:
     mask = np.zeros((8, 8), bool)
     mask[2:4, 2:4] = label != "good"
@@ -186,3 +210,9 @@ def test_drawn_images_stand_beside_training_images_of_their_class(tmp_path: Path
 def test_pictures_shrink_to_the_page() -> None:
     picture = webp(Image.fromarray(np.zeros((1000, 500), np.uint8)), "a strip", longest=100)
     assert (picture.width, picture.height, picture.text) == (50, 100, "a strip")
+
+
+def test_no_label_calls_images_real_that_may_be_procedural() -> None:
+    labels = [*LABELS.values(), *(name for _, name, *_ in evidence.USEFULNESS)]
+    labels += [text for rule in RULES for text in (rule.weakness, rule.remedy)]
+    assert [label for label in labels if re.search(r"\breal\b", label, re.IGNORECASE)] == []

@@ -19,7 +19,7 @@ from metaldefect.synthesis.evaluation import (
     real_border_gradients,
     seam_metrics,
 )
-from metaldefect.synthesis.figures import mixed_sheet
+from metaldefect.synthesis.figures import mixed_sheet, real_and_drawn
 from metaldefect.synthesis.insertion_set import InsertedImage
 
 SIDE = 24
@@ -196,15 +196,29 @@ def test_the_key_names_the_crops_of_the_mixed_sheet_in_its_order(tmp_path: Path)
     crops, answers = [figure.axes for figure in (sheet, key)]
     assert len(crops) == 24
     titles = [axis.get_title() for axis in answers]
-    for kind in ("real", "drawn"):
+    for kind in ("test", "drawn"):
         of_kind = [title for title in titles if f" {kind}: " in title]
         assert len(of_kind) == 12
         assert {label: sum(label in title for title in of_kind) for label in STEP} == dict.fromkeys(STEP, 4)
     for number, (axis, answer) in enumerate(zip(crops, answers, strict=True)):
         image = axis.images[0].get_array()
         assert axis.get_title() == str(number + 1)
-        assert titles[number].startswith(f"{number + 1} {'drawn' if image.mean() > 140 else 'real'}: ")
+        assert titles[number].startswith(f"{number + 1} {'drawn' if image.mean() > 140 else 'test'}: ")
         assert np.array_equal(image, answer.images[0].get_array())
     order = ["drawn" in title for title in titles]
     assert order != sorted(order)
     assert order != sorted(order, reverse=True)
+
+
+def test_drawn_rows_stand_under_the_training_images_of_their_class(tmp_path: Path) -> None:
+    tables = []
+    for folder, level in ((tmp_path / "merged", 50), (tmp_path / "synthetic", 200)):
+        rows = [{"path": f"{label}.png", "label": label, "split": "train"} for label in STEP]
+        for row in rows:
+            write_png(folder / row["path"], np.full((SIDE, SIDE), level, np.uint8))
+        tables.append(pd.DataFrame(rows))
+        tables[-1].to_parquet(folder / "samples.parquet")
+    figure = real_and_drawn(tmp_path / "merged", tmp_path / "synthetic", tables[1], SIDE)
+    shown = [(axis.get_ylabel(), int(axis.images[0].get_array().mean())) for axis in figure.axes]
+    expected = {"training": 50, "drawn": 200}  # not "real": the images may be procedural
+    assert shown == [(f"{label}\n{kind}", level) for label in STEP for kind, level in expected.items()]

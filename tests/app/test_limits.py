@@ -1,0 +1,100 @@
+"""The demo's limits: a password, the size of uploads, the length of the queue."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+
+import gradio as gr
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AuthenticationError
+from gradio_client.utils import QueueError
+
+from app.demo import PASSWORD_VARIABLE, USER, WAITING, build_without_models, serve
+
+LARGEST = 40 * 2**20  # bytes; docs/demo.md says 40 MB
+
+
+@contextmanager
+def served(page: gr.Blocks) -> Iterator[str]:
+    """The address of a page while it is served."""
+    _, url, _ = serve(page, port=None, prevent_thread_lock=True, quiet=True)
+    try:
+        yield url.rstrip("/")
+    finally:
+        page.close()
+
+
+def status_of(request: str | urllib.request.Request) -> int:
+    """The status of the answer to a request."""
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def upload(address: str, size: int) -> int:
+    """The status of the answer to an upload of so many bytes."""
+    head = (
+        '--edge\r\nContent-Disposition: form-data; name="files"; filename="photo.png"\r\n'
+        "Content-Type: image/png\r\n\r\n"
+    )
+    body = head.encode() + bytes(size) + b"\r\n--edge--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+    return status_of(urllib.request.Request(f"{address}/gradio_api/upload", body, kind))
+
+
+def test_a_password_from_the_environment_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_VARIABLE, "steel")
+    with served(build_without_models("none")) as address:
+        for path in ("config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
+            assert status_of(f"{address}/{path}") == 401
+        assert upload(address, 10) == 401
+        with pytest.raises(AuthenticationError):
+            Client(address, verbose=False)
+        for wrong in ((USER, "iron"), ("root", "steel")):
+            with pytest.raises(ValueError, match="Could not login"):
+                Client(address, verbose=False, auth=wrong)
+        assert Client(address, verbose=False, auth=(USER, "steel")).config["title"]
+
+
+def test_without_a_password_this_machine_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    with served(build_without_models("none")) as address:
+        assert status_of(f"{address}/config") == 200
+
+
+def test_uploads_end_at_forty_megabytes(address: str) -> None:
+    assert upload(address, LARGEST) == 200
+    assert upload(address, LARGEST + 1) == 413
+
+
+def test_requests_beyond_the_queue_are_told_to_come_back() -> None:
+    go_on = threading.Event()
+
+    def hold() -> None:
+        go_on.wait(60)
+
+    with gr.Blocks() as page:
+        gr.Button().click(hold, api_name="hold")
+    requests = WAITING + 4
+    with served(page) as address, ThreadPoolExecutor(requests) as pool:
+        client = Client(address, verbose=False)
+        futures = [pool.submit(client.predict, api_name="/hold") for _ in range(requests)]
+        refused = 0
+        try:
+            for future in as_completed(futures, timeout=60):
+                refused += isinstance(future.exception(), QueueError)
+                if refused == 3:  # one is being answered, WAITING wait
+                    go_on.set()
+        finally:
+            go_on.set()
+        kinds = {type(future.exception()) for future in futures}
+    assert kinds == {QueueError, type(None)}
+    assert refused in (3, 4)  # the fourth, if all came before the first was taken from the queue

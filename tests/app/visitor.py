@@ -1,0 +1,126 @@
+"""A person in front of the demo, in a real browser."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+
+SECONDS = 1000
+PATIENCE = 30 * SECONDS
+
+
+class Visit:
+    """One person's tab: its own session, and what the browser complained about."""
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.context = browser.new_context(viewport={"width": 1280, "height": 1500})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.complaints: list[str] = []
+        self.outside: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.note(request.url, address))
+        self.page.goto(address)
+        self.wait_for_editor()
+
+    def wait_for_editor(self) -> None:
+        self.page.wait_for_selector("#editor canvas")
+        self.page.wait_for_timeout(1 * SECONDS)  # the editor paints its picture after its canvas appears
+
+    def note(self, url: str, address: str) -> None:
+        if not url.startswith((address, "data:", "blob:")):
+            self.outside.append(url)
+
+    def paint(self, left: float = 0.4, top: float = 0.4) -> None:
+        """One stroke across a part of the canvas, given in shares of its size."""
+        box = self.page.locator("#editor canvas").first.bounding_box()
+        x, y = box["x"] + left * box["width"], box["y"] + top * box["height"]
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + 0.15 * box["width"], y + 0.1 * box["height"], steps=6)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(0.5 * SECONDS)
+
+    def paint_everything(self, rows: int = 24) -> None:
+        """One stroke to and fro over the whole canvas."""
+        box = self.page.locator("#editor canvas").first.bounding_box()
+        ends = [box["x"] + 1, box["x"] + box["width"] - 1]
+        self.page.mouse.move(ends[0], box["y"] + 1)
+        self.page.mouse.down()
+        for row in range(rows + 1):
+            y = box["y"] + 1 + row * (box["height"] - 2) / rows
+            self.page.mouse.move(ends[row % 2], y)
+            self.page.mouse.move(ends[(row + 1) % 2], y, steps=12)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(0.5 * SECONDS)
+
+    def draw(self, seed: str = "1") -> None:
+        self.page.locator("#paint-steps input[type=number]").fill("2")
+        self.page.get_by_label("Seed").first.fill(seed)
+        self.page.click("#draw")
+
+    def paint_and_draw(self, left: float = 0.4, top: float = 0.4, seed: str = "1") -> None:
+        """Paint and draw until a result appears: a slow machine's editor misses the first stroke."""
+        for _ in range(4):
+            self.paint(left, top)
+            self.draw(seed)
+            self.page.wait_for_selector("#after img, .toast-body.error")
+            if self.page.locator("#after img").count():
+                return
+            self.page.wait_for_selector(".toast-body.error", state="detached")
+        raise AssertionError("the editor took no stroke")
+
+    def open_tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    def source(self, name: str) -> str:
+        """The address of a result's image."""
+        return str(self.page.locator(f"#{name} img").get_attribute("src"))
+
+    def file(self, name: str) -> bytes:
+        """The image file of a result."""
+        return bytes(self.context.request.get(self.source(name)).body())
+
+    def picture(self, name: str) -> np.ndarray:
+        """The pixels of a result."""
+        return pixels(self.file(name))
+
+    def brush(self) -> np.ndarray:
+        """Where the result's mask was painted, `bool [H, W]`."""
+        masked = self.picture("masked").astype(int)
+        return np.asarray(masked[..., 0] > masked[..., 1] + 20)
+
+    def download(self, button: str) -> bytes:
+        """The file that a button downloads."""
+        with self.page.expect_download() as waited:
+            self.page.click(f"#{button}")
+        return Path(waited.value.path()).read_bytes()
+
+    def error(self) -> str:
+        """The text of the error that the page shows."""
+        return str(self.page.locator(".toast-body.error").first.inner_text())
+
+
+def pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)))
+
+
+def grey(picture: np.ndarray) -> np.ndarray:
+    return picture if picture.ndim == 2 else picture[..., 0]
+
+
+def serious_faults(page: Any) -> list[str]:
+    """What axe-core calls serious or critical."""
+    # Gradio labels its empty image fields in a way that axe forbids; screen readers ignore the label
+    found = Axe().run(page, context={"exclude": [[".empty"]]}).response["violations"]
+    return [
+        f"{item['id']}: {node['html'][:120]}"
+        for item in found
+        for node in item["nodes"]
+        if item["impact"] in ("serious", "critical")
+    ]
