@@ -5,16 +5,18 @@ It runs beside Prefect, not in it, and asks its API: a flow cannot report that f
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import Field
 
 from metaldefect.artifacts import read_json, write_json
@@ -28,7 +30,11 @@ TIMEOUT_SECONDS = 10.0
 WORKER_SILENCE = timedelta(seconds=120)
 # A run that waits longer for its start than this has no worker, or a server that does not schedule
 LATE = timedelta(minutes=10)
+# Of flows without the parameter `limit_hours`: the timeout of the slowest of them
+OTHER_LIMIT_HOURS = 1.0
 REMIND = timedelta(days=1)
+
+Deployment = Mapping[str, Any]
 
 
 class WatchdogState(Config):
@@ -57,7 +63,10 @@ def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         OSError: it does not answer, or refuses.
     """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+    request = urllib.request.Request(f"{api}{path}", data, headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
         text = answer.read()
     return json.loads(text) if text else None
@@ -71,12 +80,26 @@ def answers(api: str) -> bool:
         return False
 
 
-def find_trouble(api: str, now: datetime) -> list[str]:
-    """What is wrong now, one sentence each; empty if all is well."""
+def find_trouble(api: str, now: datetime, root: Path | None = None) -> list[str]:
+    """What is wrong now, one sentence each; empty if all is well.
+
+    Args:
+        api: URL of Prefect's API.
+        now: the time.
+        root: the project's folder, whose `prefect.yaml` says what must be deployed; None: nothing must.
+    """
     if not answers(api):
         return [f"the Prefect server at {api} does not answer: type `make deploy`"]
     try:
-        return [*worker_trouble(api, now), *late_runs(api, now), *dead_schedules(api)]
+        known = {each["id"]: each for each in call(api, "/deployments/filter", {})}
+        missing = missing_deployments(known, root) if root is not None else []
+        return [
+            *worker_trouble(api, now),
+            *missing,
+            *late_runs(api, now, known),
+            *blocked_runs(api, now, known),
+            *dead_schedules(api, known),
+        ]
     except (OSError, ValueError) as error:
         return [f"the Prefect server at {api} refuses to answer: {error}"]
 
@@ -95,21 +118,57 @@ def worker_trouble(api: str, now: datetime) -> list[str]:
     return ["no worker runs: nothing that is due will start; type `make deploy`"]
 
 
-def late_runs(api: str, now: datetime) -> list[str]:
-    """Runs that should have started."""
-    due = {"type": {"any_": ["SCHEDULED"]}, "name": {"any_": ["Scheduled", "Late"]}}
-    condition = {"state": due, "expected_start_time": {"before_": (now - LATE).isoformat()}}
-    runs = call(api, "/flow_runs/filter", {"flow_runs": condition, "limit": 20})
-    names = deployment_names(api)
-    late = sorted({names.get(run["deployment_id"], run["name"]) for run in runs})
+def missing_deployments(known: Mapping[str, Deployment], root: Path) -> list[str]:
+    """Whether the server has lost what `prefect.yaml` deploys, as one does whose database was replaced."""
+    path = root / "prefect.yaml"
+    try:
+        content = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
+    except yaml.YAMLError as error:
+        return [f"{path} cannot be read: {' '.join(str(error).split())}"]
+    names = {each["name"] for each in known.values()}
+    missing = [each["name"] for each in content.get("deployments", ()) if each["name"] not in names]
+    return [f"the server has no deployment {', '.join(missing)}: type `make deploy`"] if missing else []
+
+
+def waiting_runs(api: str, states: Sequence[str], before: datetime) -> list[dict[str, Any]]:
+    """Runs in a waiting state of one of these names that should have started before a time."""
+    condition = {
+        "state": {"type": {"any_": ["SCHEDULED"]}, "name": {"any_": states}},
+        "expected_start_time": {"before_": before.isoformat()},
+    }
+    found: list[dict[str, Any]] = call(api, "/flow_runs/filter", {"flow_runs": condition, "limit": 20})
+    return found
+
+
+def late_runs(api: str, now: datetime, known: Mapping[str, Deployment]) -> list[str]:
+    """Runs that should have started and that nobody takes."""
+    runs = waiting_runs(api, ["Scheduled", "Late"], now - LATE)
+    late = sorted({name_of(run, known) for run in runs})
     minutes = LATE.seconds // 60
     return [f"{name} was due more than {minutes} minutes ago and has not started" for name in late]
 
 
-def dead_schedules(api: str) -> list[str]:
+def blocked_runs(api: str, now: datetime, known: Mapping[str, Deployment]) -> list[str]:
+    """Runs that have waited for their deployment's only place for longer than a run may take.
+
+    A place that a dead run keeps would hold up all later ones without a word.
+    """
+    troubles = set()
+    for run in waiting_runs(api, ["AwaitingConcurrencySlot"], now - LATE):
+        parameters = known.get(run["deployment_id"], {}).get("parameters") or {}
+        hours = float(parameters.get("limit_hours", OTHER_LIMIT_HOURS))
+        if now - instant(run["expected_start_time"]) > timedelta(hours=hours):
+            troubles.add(
+                f"{name_of(run, known)} has waited more than {hours:g} h, the longest that a run takes, for"
+                " another run of it to end: cancel that run in Prefect, then restart the worker"
+            )
+    return sorted(troubles)
+
+
+def dead_schedules(api: str, known: Mapping[str, Deployment]) -> list[str]:
     """Deployments with a schedule for which the server plans no run."""
     troubles = []
-    for deployment in call(api, "/deployments/filter", {}):
+    for deployment in known.values():
         active = [schedule for schedule in deployment["schedules"] if schedule["active"]]
         if not active or deployment["paused"]:
             continue
@@ -124,9 +183,9 @@ def dead_schedules(api: str) -> list[str]:
     return troubles
 
 
-def deployment_names(api: str) -> dict[str, str]:
-    """Names of all deployments by id."""
-    return {deployment["id"]: deployment["name"] for deployment in call(api, "/deployments/filter", {})}
+def name_of(run: Mapping[str, Any], known: Mapping[str, Deployment]) -> str:
+    """The name of a run's deployment, or the run's own if it has none."""
+    return str(known.get(run["deployment_id"], run)["name"])
 
 
 def failed_runs(api: str, since: datetime) -> list[tuple[datetime, str]]:
@@ -135,12 +194,15 @@ def failed_runs(api: str, since: datetime) -> list[tuple[datetime, str]]:
         "state": {"type": {"any_": ["FAILED", "CRASHED"]}},
         "end_time": {"after_": since.isoformat()},
     }
-    runs = call(api, "/flow_runs/filter", {"flow_runs": condition, "sort": "END_TIME_DESC", "limit": 20})
-    names = deployment_names(api)
+    try:
+        runs = call(api, "/flow_runs/filter", {"flow_runs": condition, "sort": "END_TIME_DESC", "limit": 20})
+        known = {each["id"]: each for each in call(api, "/deployments/filter", {})}
+    except (OSError, ValueError):  # they are found by the next look
+        return []
     found = []
     for run in reversed(runs):
         message = (run["state"]["message"] or "").strip()
-        name = names.get(run["deployment_id"], run["name"])
+        name = name_of(run, known)
         found.append((instant(run["end_time"]), f"{name} {run['state']['name'].lower()}\n{message}"))
     return found
 
@@ -164,7 +226,7 @@ def watch_once(root: Path, api: str, now: datetime | None = None) -> list[str]:
     now = now or datetime.now(UTC)
     path = root / STATE
     state = WatchdogState.parse(read_json(path), str(path)) if path.is_file() else WatchdogState()
-    troubles = find_trouble(api, now)
+    troubles = find_trouble(api, now, root)
     reported: dict[str, datetime] = {}
     known = recent(state.reported, now)
     for trouble in troubles:
@@ -174,7 +236,7 @@ def watch_once(root: Path, api: str, now: datetime | None = None) -> list[str]:
     for trouble in state.reported.keys() - reported.keys():
         notify("well again", f"no longer true: {trouble}", "info", root)
     until, failures = state.failures_until or now, recent(state.failures, now)
-    for ended, text in failed_runs(api, until) if answers(api) else ():
+    for ended, text in failed_runs(api, until):
         until = max(until, ended)
         if text not in failures:
             title, _, detail = text.partition("\n")

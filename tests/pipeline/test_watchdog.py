@@ -15,7 +15,13 @@ import pytest
 from pipeline.watchdog import find_trouble, watch_once
 
 NOW = datetime(2026, 11, 2, 3, 30, tzinfo=UTC)
-DEPLOYMENT = {"id": "d1", "name": "retrain", "paused": False, "schedules": [{"active": True}]}
+DEPLOYMENT = {
+    "id": "d1",
+    "name": "retrain",
+    "paused": False,
+    "schedules": [{"active": True}],
+    "parameters": {"limit_hours": 24},
+}
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -25,6 +31,9 @@ class FakeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.heartbeat: datetime | None = NOW - timedelta(seconds=20)
         self.late: list[dict[str, Any]] = []
+        self.blocked: list[dict[str, Any]] = []
+        self.authorization: str | None = None
+        self.is_busy = False
         self.failed: list[dict[str, Any]] = []
         self.planned: list[dict[str, Any]] = [{"id": "r1"}]
         self.asked: list[dict[str, Any]] = []
@@ -44,7 +53,8 @@ class FakeServer(ThreadingHTTPServer):
         self.asked.append(body)
         condition = body["flow_runs"]
         if "expected_start_time" in condition:
-            return self.late
+            names = condition["state"]["name"]["any_"]
+            return self.blocked if names == ["AwaitingConcurrencySlot"] else self.late
         return self.failed if "end_time" in condition else self.planned
 
 
@@ -58,6 +68,12 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
     def reply(self, body: dict[str, Any]) -> None:
+        if self.server.is_busy and "end_time" in body.get("flow_runs", {}):
+            self.send_error(503)
+            return
+        if self.headers["Authorization"] != self.server.authorization:
+            self.send_error(401)
+            return
         text = json.dumps(self.server.answer(self.path, body)).encode()
         self.send_response(200)
         self.end_headers()
@@ -69,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
     for name in ("WEBHOOK", "EMAIL"):
         monkeypatch.delenv(f"METALDEFECT_NOTIFY_{name}", raising=False)
     server = FakeServer()
@@ -119,6 +136,39 @@ def test_a_schedule_that_plans_nothing_is_named(server: FakeServer) -> None:
     ]
 
 
+def test_a_server_that_lost_its_deployments_is_not_well(server: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "prefect.yaml"
+    file.write_text("deployments: [{name: retrain}, {name: watch-inbox}, {name: watch-drift}]\n")
+    assert watch_once(tmp_path, server.api, NOW) == [
+        "the server has no deployment watch-inbox, watch-drift: type `make deploy`"
+    ]
+    file.write_text("deployments: [{name: retrain}]\n")
+    assert watch_once(tmp_path, server.api, NOW) == []
+    file.write_text("deployments: [\n")
+    assert watch_once(tmp_path, server.api, NOW)[0].startswith(f"{file} cannot be read: ")
+
+
+def test_a_run_that_waits_for_a_leaked_place_is_named(server: FakeServer) -> None:
+    """A training of 24 h may keep the next one waiting that long, and no longer."""
+    waiting = {"name": "brave-bee", "deployment_id": "d1"}
+    server.blocked = [waiting | {"expected_start_time": (NOW - timedelta(hours=23)).isoformat()}]
+    assert find_trouble(server.api, NOW) == []
+    server.blocked = [waiting | {"expected_start_time": (NOW - timedelta(hours=25)).isoformat()}]
+    assert find_trouble(server.api, NOW) == [
+        "retrain has waited more than 24 h, the longest that a run takes, for another run of it to end:"
+        " cancel that run in Prefect, then restart the worker"
+    ]
+
+
+def test_a_server_with_a_password_is_asked_with_it(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.authorization = "Basic YWRtaW46cGFzcw=="
+    assert find_trouble(server.api, NOW)[0].endswith("does not answer: type `make deploy`")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pass")
+    assert find_trouble(server.api, NOW) == []
+
+
 def test_a_dead_server_is_reported(server: FakeServer, tmp_path: Path) -> None:
     assert watch_once(tmp_path, "http://127.0.0.1:9/api", NOW) == [
         "the Prefect server at http://127.0.0.1:9/api does not answer: type `make deploy`"
@@ -144,3 +194,16 @@ def test_a_failed_run_is_reported_with_its_cause_and_not_every_five_minutes(
         watch_once(tmp_path, server.api, NOW + timedelta(minutes=minute + 1))
     assert notices(tmp_path) == ["error   retrain failed | merge: 1 file cannot be used"]
     assert server.asked[-1]["flow_runs"]["end_time"] == {"after_": "2026-11-02T03:36:00+00:00"}
+
+
+def test_a_server_that_is_busy_does_not_end_the_watchdog(server: FakeServer, tmp_path: Path) -> None:
+    """Prefect answers 503 while its database is locked."""
+    server.is_busy = True
+    assert watch_once(tmp_path, server.api, NOW) == []
+    server.is_busy = False
+    later = NOW + timedelta(minutes=1)
+    ended = (NOW + timedelta(seconds=30)).isoformat()
+    state = {"name": "Failed", "message": "merge: 1 file cannot be used"}
+    server.failed = [{"name": "brave-bee", "deployment_id": "d1", "end_time": ended, "state": state}]
+    watch_once(tmp_path, server.api, later)
+    assert notices(tmp_path) == ["error   retrain failed | merge: 1 file cannot be used"]
