@@ -1,4 +1,4 @@
-"""Clean up after retrainings that were killed: processes, worktrees, branches, Prefect's states.
+"""Clean up after retrainings that were killed: processes, git's locks, worktrees, branches, Prefect's states.
 
 MLflow's runs are ended by `pipeline.dead_runs` when the next parent run starts.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from flows.worktree import FOLDER, remove_worktree
+from pipeline.git_locks import remove_stale_locks
 from pipeline.orphans import FLOW, find_orphans, processes_in, stop_all
 
 
@@ -27,6 +28,7 @@ def clean_up(root: Path, left_over: dict[str, str] | None) -> list[str]:
     left |= {process.pid: process for process in find_orphans(root, FLOW)}
     stopped = stop_all(left.values())
     done = [f"ended {stopped} processes of a killed run"] if stopped else []
+    done += [f"removed {name}" for name in remove_stale_locks(root)]
     for tree in trees:
         remove_worktree(root, tree, branch_of(tree))
         done.append(f"removed {tree.relative_to(root)}")

@@ -18,6 +18,7 @@ from metaldefect.errors import UserError, printable
 from metaldefect.image_files import is_hidden_name
 from metaldefect.ingest.arrivals import Arrival, Refusal, examine_arrivals, sha256
 from metaldefect.inspection.layout import GOOD
+from pipeline.git_locks import remove_stale_locks
 from pipeline.params import Params, load_params
 from pipeline.temporary import TemporaryFailureError, is_temporary
 
@@ -76,6 +77,7 @@ def take_in(root: Path, settle: float = SETTLE_SECONDS) -> Intake:
     # A mask may come after its image, so all wait until the folder is quiet; a camera never is
     if not ages or (young and max(ages.values()) < LONGEST_WAIT_SECONDS):
         return Intake(waiting=len(ages))
+    remove_stale_locks(root)
     params = load_params(root / "params.yaml")
     target = data_folder(root, params)
     arrivals, refusals = examine_arrivals(inbox, {GOOD, *params.data.classes}, target, young)
@@ -175,7 +177,7 @@ def track(root: Path, target: Path, count: int) -> bool:
     """`dvc add` the data and commit its `.dvc` file alone, so that a run elsewhere starts from it.
 
     Returns:
-        Whether anything was new to DVC.
+        Whether anything was new to DVC or git.
 
     Raises:
         TemporaryFailureError: DVC is busy.
@@ -185,18 +187,21 @@ def track(root: Path, target: Path, count: int) -> bool:
     record = root / f"{name}.dvc"
     before = record.read_bytes() if record.is_file() else None
     run(root, [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", name])
-    if record.read_bytes() == before:
-        return False
-    if (root / ".git").exists():
-        ignore = (Path(name).parent / ".gitignore").as_posix()
-        files = [f"{name}.dvc", *([ignore] if (root / ignore).is_file() else [])]
-        run(root, ["git", "add", "--force", "--", *files])
-        known = subprocess.run(["git", "config", "user.email"], cwd=root, capture_output=True).returncode == 0
-        identity = [] if known else ["-c", "user.name=metaldefect", "-c", "user.email=metaldefect@localhost"]
-        message = f"{count} image{'' if count == 1 else 's'} from the inbox"
-        # The hooks of people's own commits have nothing to check in a hash
-        commit = ["commit", "--quiet", "--no-verify", "--message", message, "--only", "--", *files]
-        run(root, ["git", *identity, *commit])
+    is_new = record.read_bytes() != before
+    if not (root / ".git").exists():
+        return is_new
+    ignore = (Path(name).parent / ".gitignore").as_posix()
+    files = [f"{name}.dvc", *([ignore] if (root / ignore).is_file() else [])]
+    run(root, ["git", "add", "--force", "--", *files])
+    # An intake that was interrupted here has given its images to DVC, and their hash to nobody
+    if subprocess.run(["git", "diff", "--cached", "--quiet", "--", *files], cwd=root).returncode == 0:
+        return is_new
+    known = subprocess.run(["git", "config", "user.email"], cwd=root, capture_output=True).returncode == 0
+    identity = [] if known else ["-c", "user.name=metaldefect", "-c", "user.email=metaldefect@localhost"]
+    message = f"{count} image{'' if count == 1 else 's'} from the inbox"
+    # The hooks of people's own commits have nothing to check in a hash
+    commit = ["commit", "--quiet", "--no-verify", "--message", message, "--only", "--", *files]
+    run(root, ["git", *identity, *commit])
     return True
 
 

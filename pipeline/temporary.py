@@ -15,6 +15,8 @@ SIGNS = re.compile(
     r"MemoryError|Cannot allocate memory|out of memory|can't allocate memory|exited with (-9|137)\b"
     r"|Connection (refused|reset|aborted|timed out)|ConnectionError|ConnectTimeout|ReadTimeout"
     r"|Temporary failure in name resolution|Network is unreachable|No route to host"
+    # Git's lock; one that a killed git left is removed after ten minutes, so it is no lock to wait hours for
+    r"|Another git process seems to be running"
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +205,30 @@ def test_dvc_has_the_data_before_the_inbox_loses_them(
     assert (again.added, again.refused[0][1]) == ([], "the same file is in the data already, as good/a.png")
 
 
+def test_a_lock_that_a_killed_git_left_loses_no_image(
+    project: Path, monkeypatch: pytest.MonkeyPatch, make_environment
+) -> None:
+    for name, value in make_environment(project).items():
+        monkeypatch.setenv(name, value)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=project, check=True)
+    picture(project / "inbox/good/a.png", 2)
+    lock = project / ".git/index.lock"
+    lock.touch()
+    with pytest.raises(TemporaryFailureError, match="Another git process seems to be running"):
+        take_in(project, settle=0)
+    assert (project / "inbox/good/a.png").is_file()
+
+    os.utime(lock, (time.time() - 700,) * 2)
+    intake = take_in(project, settle=0)
+
+    assert (intake.added, intake.refused) == (["data/raw/good/a.png"], [])
+    log = subprocess.run(
+        ["git", "log", "--format=%s"], cwd=project, capture_output=True, text=True, check=True
+    )
+    assert log.stdout == "1 image from the inbox\n"
+
+
 @pytest.mark.parametrize(
     ("code", "output", "temporary"),
     [
@@ -216,6 +242,11 @@ def test_dvc_has_the_data_before_the_inbox_loses_them(
             True,
         ),
         (1, "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='s3')", True),
+        (
+            128,
+            "fatal: Unable to create 'index.lock': File exists.\n\nAnother git process seems to be running",
+            True,
+        ),
         (1, "merge: 1 file(s) cannot be used", False),
         (-15, "", False),
         (0, "Connection refused, trying again", False),
