@@ -16,6 +16,7 @@ from pipeline.profiles import CONF, PARAMS, profile_name
 from pipeline.run import flatten
 
 DATA_TAG = "data.md5"
+LOCK_TAG = "dvc.lock_md5"
 DATA_OUT = "data/merged"
 REPORT = Path("reports/index.html")
 LONGEST = 500  # characters of a parameter's value
@@ -46,12 +47,11 @@ def describe_parent(run_id: str) -> None:
 
 def origin() -> dict[str, str]:
     """Where a run's results come from: profile, machine, environment, and hashes of data and lock file."""
-    lock = LOCK.read_bytes() if LOCK.is_file() else b""
     return {
         "profile": profile_name(PARAMS, CONF),
         "machine": cpu_name(),
         DATA_TAG: data_hash(LOCK),
-        "dvc.lock_md5": hashlib.md5(lock).hexdigest(),
+        LOCK_TAG: lock_md5(LOCK),
         **environment_tags(Path()),
     }
 
@@ -60,3 +60,8 @@ def data_hash(lock: Path) -> str:
     """DVC's hash of the merged data, or empty where no lock file knows it."""
     made: dict[str, Any] = locked_stages(lock).get("merge", {})
     return data_hashes(made.get("outs", [])).get(DATA_OUT, "")
+
+
+def lock_md5(lock: Path) -> str:
+    """MD5 of the lock file; of nothing where there is none."""
+    return hashlib.md5(lock.read_bytes() if lock.is_file() else b"").hexdigest()

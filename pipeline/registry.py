@@ -18,8 +18,8 @@ from typing import Any
 from metaldefect.deploy.bundle import bundle_version, read_metadata
 from pipeline.champion import CHALLENGER, current
 from pipeline.lineage import locked_stages
-from pipeline.parent import DATA_TAG, data_hash
-from pipeline.run import connect_tracking
+from pipeline.parent import DATA_TAG, LOCK_TAG, data_hash, lock_md5
+from pipeline.run import connect_tracking, git_commit
 
 DETECTOR = "metaldefect-detector"
 PARTS = {"metaldefect-tokenizer": Path("models/vq"), "metaldefect-maskgit": Path("models/maskgit")}
@@ -92,6 +92,19 @@ def log_detector(bundle: Path, run_id: str, precision: str) -> str:
     return str(logged.model_uri)
 
 
+def origin_tags(tree: Path) -> dict[str, str]:
+    """From a model to code, lock file and data of the pipeline run that made it; without what is unknown."""
+    lock = tree / "dvc.lock"
+    with chdir(tree):
+        commit = git_commit()
+    tags = {
+        "git.commit": "" if commit == "unknown" else commit,
+        LOCK_TAG: lock_md5(lock) if lock.is_file() else "",
+        DATA_TAG: data_hash(lock),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
 def lineage_tags(tree: Path, bundle: Path) -> dict[str, str]:
     """From the bundle to code, lock file and data; what is unknown is left out."""
     lineage = read_metadata(bundle).lineage
@@ -101,9 +114,8 @@ def lineage_tags(tree: Path, bundle: Path) -> dict[str, str]:
         "mlflow.export_run": lineage.mlflow_run,
         "model_sha256": lineage.model_sha256,
         "training_images_sha256": lineage.data_sha256,
-        DATA_TAG: data_hash(tree / "dvc.lock"),
     }
-    return {key: value for key, value in tags.items() if value}
+    return origin_tags(tree) | {key: value for key, value in tags.items() if value}
 
 
 def register_parts(tree: Path, run_id: str) -> dict[str, str]:
@@ -130,7 +142,7 @@ def register_parts(tree: Path, run_id: str) -> dict[str, str]:
             client.create_registered_model(name)
         client.log_artifacts(run_id, str(tree / folder), name)
         source = f"runs:/{run_id}/{name}"
-        made = client.create_model_version(name, source, run_id, tags={"dvc.md5": md5})
+        made = client.create_model_version(name, source, run_id, tags={"dvc.md5": md5} | origin_tags(tree))
         tags[name] = str(made.version)
     return tags
 

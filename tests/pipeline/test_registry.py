@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -63,6 +64,7 @@ def aliases() -> dict[str, str]:
 def test_versions_aliases_and_a_copied_project(
     project: Path, planted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.registry.git_commit", lambda: "c" * 40)
     run = new_run()
     promote(project, planted["half_blind"], {})
     assert register(project, project, planted["half_blind"], run, verdict("PROMOTE")) == "1"
@@ -78,7 +80,11 @@ def test_versions_aliases_and_a_copied_project(
     assert tags["bundle"] == bundle_version(planted["good"])
     assert (tags["verdict"], tags["gate_md5"], tags["previous_champion"]) == ("HOLD", "abc", before)
     assert (tags["data.md5"], tags["metaldefect-tokenizer"]) == ("22.dir", "1")
-    assert client.get_model_version("metaldefect-tokenizer", "1").tags == {"dvc.md5": "11.dir"}
+    lock = hashlib.md5((project / "dvc.lock").read_bytes()).hexdigest()
+    origin = {"git.commit": "c" * 40, "dvc.lock_md5": lock, "data.md5": "22.dir"}
+    assert origin.items() <= tags.items()
+    tokenizer = client.get_model_version("metaldefect-tokenizer", "1").tags
+    assert tokenizer == {"dvc.md5": "11.dir"} | origin
     assert client.get_run(run).data.tags["verdict"] == "PROMOTE"
 
     promote(project, project / "models/challenger", {"reason": "by hand"})
