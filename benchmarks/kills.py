@@ -13,10 +13,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from benchmarks.results import add_results_argument, publish
@@ -54,12 +55,24 @@ def strike(plant: Plant, kind: str, whole: bool, pause: float) -> None:
     stage = wait_for(plant.stage, "a stage runs") if kind == "stage" else None
     time.sleep(pause)
     if stage is not None:
-        above = [each for each in stage.parents() if any("dvc" in word for word in each.cmdline()[:3])]
-        kill(stage if whole else above[0], whole=False)
+        kill(stage if whole else dvc_above(stage), whole=False)
     elif kind == "mlflow":
         kill(plant.helpers["mlflow"], whole=True)
     else:
         kill(Background(plant.root, kind).process(), whole)
+
+
+def dvc_above(stage: psutil.Process) -> psutil.Process:
+    """The DVC that waits for a stage.
+
+    Raises:
+        UserError: the stage has ended.
+    """
+    with suppress(psutil.NoSuchProcess):
+        for each in stage.parents():
+            if any("dvc" in word for word in each.cmdline()[:3]):
+                return each
+    raise UserError("the stage ended before it was killed")
 
 
 def mend(plant: Plant, kind: str) -> None:
@@ -67,6 +80,16 @@ def mend(plant: Plant, kind: str) -> None:
     if kind in ("worker", "server"):
         plant.deploy()
     elif kind == "mlflow":
+        start_mlflow(plant)
+
+
+def start_afresh(plant: Plant) -> None:
+    """End what the last round left running and start everything again."""
+    plant.command("undeploy")
+    plant.deploy()
+    mlflow = plant.helpers.get("mlflow")
+    if mlflow is not None:
+        kill(mlflow, whole=True)
         start_mlflow(plant)
 
 
@@ -81,28 +104,37 @@ def play_round(plant: Plant, kind: str, number: int, share: float, duration: flo
         duration: seconds that a run takes undisturbed.
 
     Returns:
-        The record of the round.
+        The record of the round. A run that does not start or end in time is a fault in it, because it must
+        not cost the other rounds.
     """
     promote(plant.root, plant.detectors / "half_blind", {"reason": "so that there is something to promote"})
     commit_change(plant.root, "good", number)
-    run = plant.start_run()
-    wait_for(lambda: plant.state(run)["type"] == "RUNNING", f"run {run} starts")
     whole = number % 2 == 0
     # A stage that is nearly done might end before it is killed
-    strike(plant, kind, whole, share * (0.8 * STAGE_SECONDS if kind == "stage" else duration))
-    mend(plant, kind)
-    runs, ends = [run], [plant.end_of(run)]
-    if ends[0]["type"] != "COMPLETED":
+    pause = share * (0.8 * STAGE_SECONDS if kind == "stage" else duration)
+    runs: list[str] = []
+    ends: list[dict[str, Any]] = []
+    try:
         runs.append(plant.start_run())
-        ends.append(plant.end_of(runs[-1]))
+        wait_for(lambda: plant.state(runs[0])["type"] == "RUNNING", f"run {runs[0]} starts")
+        strike(plant, kind, whole, pause)
+        mend(plant, kind)
+        ends.append(plant.end_of(runs[0]))
+        if ends[0]["type"] != "COMPLETED":
+            runs.append(plant.start_run())
+            ends.append(plant.end_of(runs[1]))
+        found = faults(plant, runs, bundle_version(plant.detectors / "good"))
+    except UserError as error:
+        found = [f"lost run: {error}"]
+        start_afresh(plant)
     return {
         "kind": kind,
         "whole": whole,
         "share": share,
         "states": [state["name"] for state in ends],
-        "completed": ends[-1]["type"] == "COMPLETED",
+        "completed": bool(ends) and ends[-1]["type"] == "COMPLETED",
         "messages": [state["message"] for state in ends],
-        "faults": faults(plant, runs, bundle_version(plant.detectors / "good")),
+        "faults": found,
     }
 
 
@@ -129,7 +161,9 @@ def summarise(rounds: Sequence[Mapping[str, Any]], client: Client) -> dict[str, 
     for kind in dict.fromkeys(each["kind"] for each in rounds):
         found = [each for each in rounds if each["kind"] == kind]
         figures[f"{kind}_killed"] = len(found)
-        figures[f"{kind}_killed_and_the_run_went_on"] = sum(len(each["states"]) == 1 for each in found)
+        figures[f"{kind}_killed_and_the_run_went_on"] = sum(
+            len(each["states"]) == 1 and each["completed"] for each in found
+        )
         figures[f"{kind}_killed_and_this_or_the_next_run_completed"] = sum(
             each["completed"] for each in found
         )

@@ -167,9 +167,18 @@ class Plant:
         return None
 
     def own_processes(self) -> set[int]:
-        """Ids of all processes that are meant to run."""
-        roots = [Background(self.root, name).process() for name in ("server", "worker", "watchdog")]
-        return {each.pid for top in (*roots, *self.helpers.values()) for each in tree_of(top)}
+        """Ids of all processes that are meant to run while no flow run does.
+
+        Of the worker these are the two that make it, ours and Prefect's: what is below them is a flow run.
+        """
+        found = [each for top in self.helpers.values() for each in tree_of(top)]
+        for name in ("server", "watchdog"):
+            found += tree_of(Background(self.root, name).process())
+        worker = Background(self.root, "worker").process()
+        if worker is not None:
+            with suppress(psutil.NoSuchProcess):
+                found += [worker, *worker.children()]
+        return {each.pid for each in found}
 
     def strangers(self) -> list[str]:
         """Processes in the project's folder that nobody is responsible for."""

@@ -60,7 +60,7 @@ class Background:
         """End what a killed process left in its session, such as the server's child that holds the port."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             session = json.loads(self.record.read_text(encoding="ascii"))["pid"]
-            if not psutil.pid_exists(session):
+            if has_ended(session):
                 stop_all(each for each in processes_in(self.root) if session_of(each) == session)
 
     def start(self, arguments: list[str]) -> bool:
@@ -97,6 +97,14 @@ class Background:
             if other.is_running():
                 other.kill()
         psutil.wait_procs([*left, *everything], 10)
+        return True
+
+
+def has_ended(number: int) -> bool:
+    """Whether a process has ended; one whose parent has not noticed still has its id."""
+    try:
+        return psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
 
 

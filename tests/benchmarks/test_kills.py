@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from benchmarks.kills import summarise
-from benchmarks.toy_plant import Client
+import psutil
+import pytest
+
+from benchmarks import kills
+from benchmarks.kills import dvc_above, play_round, summarise
+from benchmarks.toy_plant import Client, Plant, wait_for
+from metaldefect.errors import UserError
+from pipeline.deployment import Background
+
+# A worker of ours, Prefect's below it, and a flow run below that
+WORKER = """\
+import subprocess, sys
+below = "import subprocess; subprocess.run(['sleep', '300'])"
+subprocess.run([sys.executable, "-c", below])
+"""
 
 
 def played(kind: str, states: list[str], faults: list[str]) -> dict[str, Any]:
@@ -20,17 +35,66 @@ def test_what_is_left_behind_and_what_never_completed_is_counted() -> None:
         played("worker", ["Promoted"], ["orphan: 1 sleep", "orphan: 2 sleep"]),
         played("stage", ["Failed", "Failed"], ["half-promoted: half_blind serves", "lost run: Running"]),
     ]
+    rounds.append(played("stage", ["Failed"], ["lost run: not within 300 s: run r2 ends"]))
     client = Client("http://127.0.0.1:1", Counter({200: 97, 503: 2, 0: 1}))
     assert summarise(rounds, client) == {
         "worker_killed": 2,
         "worker_killed_and_the_run_went_on": 1,
         "worker_killed_and_this_or_the_next_run_completed": 2,
-        "stage_killed": 1,
+        "stage_killed": 2,
         "stage_killed_and_the_run_went_on": 0,
         "stage_killed_and_this_or_the_next_run_completed": 0,
         "orphan_processes": 2,
         "half_promoted_models": 1,
-        "lost_runs": 1,
+        "lost_runs": 2,
         "requests_to_the_service": 100,
         "requests_without_an_answer": 3,
     }
+
+
+def test_a_run_that_never_ends_costs_its_own_round_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StuckPlant(Plant):
+        def start_run(self, *_arguments: object, **_parameters: object) -> str:
+            return "r1"
+
+        def state(self, _run: str) -> dict[str, Any]:
+            return {"type": "RUNNING"}
+
+        def end_of(self, run: str) -> dict[str, Any]:
+            raise UserError(f"not within 300 s: run {run} ends")
+
+    started_afresh: list[Plant] = []
+    for name in ("promote", "commit_change", "strike", "mend"):
+        monkeypatch.setattr(kills, name, lambda *_arguments: None)
+    monkeypatch.setattr(kills, "start_afresh", started_afresh.append)
+    plant = StuckPlant(tmp_path, tmp_path, {}, 1)
+    record = play_round(plant, "server", 2, share=0.5, duration=10)
+    assert (record["completed"], record["states"]) == (False, [])
+    assert record["faults"] == ["lost run: not within 300 s: run r1 ends"]
+    assert started_afresh == [plant]
+
+
+def test_a_stage_that_has_ended_cannot_be_killed() -> None:
+    child = subprocess.Popen(["sleep", "300"])
+    stage = psutil.Process(child.pid)
+    child.kill()
+    child.wait()
+    with pytest.raises(UserError, match="the stage ended before it was killed"):
+        dvc_above(stage)
+
+
+def test_what_is_below_prefects_worker_is_left_over(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(WORKER)
+    plant = Plant(tmp_path, tmp_path, {}, 1)
+    worker = Background(tmp_path, "worker")
+    worker.start(["parent"])
+    try:
+        wait_for(
+            lambda: [each for each in plant.strangers() if "sleep 300" in each], "the flow run starts", 60
+        )
+        (stranger,) = plant.strangers()
+    finally:
+        worker.stop()
+    assert stranger.endswith("sleep 300"), "the two workers above it belong here"
