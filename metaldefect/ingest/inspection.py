@@ -19,12 +19,13 @@ from metaldefect.ingest.adapters import (
     Rejected,
     read_dataset,
 )
-from metaldefect.ingest.fixed_camera import judge_pairs, named_links
+from metaldefect.ingest.fixed_camera import judge_pairs
 from metaldefect.ingest.groups import Fingerprint, Pair, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.reading import check_good, read_image, read_known_mask
 from metaldefect.ingest.samples import unique_names
+from metaldefect.ingest.scenes import named_links
 from metaldefect.ingest.splits import assign_splits, position
 from metaldefect.inspection.layout import CANVAS, GOOD, mask_path, write_levels, write_scenes
 

@@ -20,13 +20,13 @@ from metaldefect.ingest.adapters import Rejected
 from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
-from metaldefect.ingest.fixed_camera import find_scenes
 from metaldefect.ingest.groups import Pair, hash_pixels, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.placing import Placed, place_images, window_notes, write_window_side
 from metaldefect.ingest.reading import read_image, read_known_mask
 from metaldefect.ingest.samples import TABLE_NAME, counts_of, write_image_file, write_table
+from metaldefect.ingest.scenes import find_scenes
 from metaldefect.ingest.shortcut import Tone, grey_statistics, source_shortcut, source_tones
 from metaldefect.ingest.splits import across_splits, sampling_weights
 
