@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,12 +36,23 @@ PAIR_COLUMNS = ["first", "second", "symmetry", "distance", "correlation", "detai
 
 @dataclass(frozen=True)
 class InspectionSpec:
-    """Which dataset the detector uses: an adapter's name, its folder; the rest as in `DatasetSpec`."""
+    """Which dataset the detector uses.
+
+    Attributes:
+        adapter: a name in `ADAPTERS`.
+        root: the dataset's folder.
+        levels: as in `DatasetSpec`.
+        scenes: as in `DatasetSpec`.
+        labels: other names for some of the dataset's labels; `good` means no defect.
+        ignore: labels whose images are skipped.
+    """
 
     adapter: str
     root: Path
     levels: Levels | None = None
     scenes: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ignore: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -158,8 +169,12 @@ def merge_datasets(
             trained_on,
             inspection.levels,
             inspection.scenes,
+            labels=inspection.labels,
+            ignore=inspection.ignore,
+            source=source_of(inspection, datasets),
         )
-        rejected += [file for file in refused if file not in rejected]
+        counted = {file.path for file in rejected}
+        rejected += [file for file in refused if file.path not in counted]
         write_rejected(reports / "rejected.csv", rejected)
         check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
         table, statistics = write_images(placed, folder, options)
@@ -199,6 +214,17 @@ def check_sources(datasets: Sequence[DatasetSpec]) -> None:
     for name, count in Counter(spec.source for spec in datasets).items():
         if count > 1:
             raise UserError(f"{count} datasets are called {name!r}: give each its own `name`")
+
+
+def source_of(inspection: InspectionSpec, datasets: Sequence[DatasetSpec]) -> str | None:
+    """The name of the merged dataset that is the detector's too; None if there is none.
+
+    A file that both refuse has one name, so that it counts once.
+    """
+    for spec in datasets:
+        if (spec.adapter, spec.root.resolve()) == (inspection.adapter, inspection.root.resolve()):
+            return spec.source
+    return None
 
 
 def write_images(
