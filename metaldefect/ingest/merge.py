@@ -23,7 +23,14 @@ from metaldefect.ingest.expectations import ValidationReport, validate_merged, w
 from metaldefect.ingest.groups import Pair, hash_pixels, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.placing import Placed, place_images, window_notes, write_window_side
+from metaldefect.ingest.placing import (
+    Placed,
+    class_notes,
+    photographs_of_several_classes,
+    place_images,
+    window_notes,
+    write_window_side,
+)
 from metaldefect.ingest.reading import read_image, read_known_mask
 from metaldefect.ingest.samples import TABLE_NAME, counts_of, write_image_file, write_table
 from metaldefect.ingest.scenes import find_scenes
@@ -187,12 +194,19 @@ def merge_datasets(
         )
         write(report, reports)
         report.raise_if_failed()
+    mixed = photographs_of_several_classes(examined, pairs)
     summary = summarise(table, counts, report) | {
         "duplicate_pairs": sum(pair.same_photograph for pair in pairs),
         "scene_pairs": len(pairs),
         "dropped_duplicates": len(examined) - len(table[["source", "source_path"]].drop_duplicates()),
+        "groups_of_several_classes": len(mixed),
         "moved_scenes": len(moved),
-        "notes": [*notes, *alike, *window_notes(placed)],
+        "notes": [
+            *notes,
+            *alike,
+            *class_notes(mixed, options.duplicates == "drop"),
+            *window_notes(placed),
+        ],
         "rejected": len(rejected),
         "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
         "boxes_of_another_class": count_foreign_boxes(placed),
@@ -349,7 +363,6 @@ def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: Validat
         },
         "groups": len(sizes),
         "groups_of_several": int((sizes > 1).sum()),
-        "groups_of_several_classes": int((table.groupby("group")["label"].nunique() > 1).sum()),
         "groups_across_splits": across_splits(table, "group"),
         "scenes": table["scene"].nunique(),
         "scenes_across_splits": across_splits(table, "scene"),

@@ -97,6 +97,18 @@ def test_weaknesses_are_the_numbers_beyond_their_limits_and_no_others(tmp_path: 
     assert texts[4].endswith("20, at least 100")
 
 
+@pytest.mark.parametrize(("photographs", "shown"), [(0, []), (2, ["2"])])
+def test_photographs_under_several_classes_are_among_the_facts_on_the_data(
+    tmp_path: Path, photographs: int, shown: list[str]
+) -> None:
+    merged = {"total": 20, "groups_of_several_classes": photographs}
+    table = evidence.data_table(metrics(tmp_path, merge=merged))
+    assert table is not None
+    cells = {row[0][0]: row[1][0] for row in table.rows}
+    name = "photographs that are filed under several classes"
+    assert [text for key, text in cells.items() if key == name] == shown
+
+
 def test_what_was_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
     found = left_out(metrics(tmp_path, evaluate_synthesis=SYNTHESIS), ["evaluate_vq", "evaluate_synthesis"])
     assert found == [("gain at 10", "8 images, 10 are needed")]
