@@ -342,9 +342,9 @@ def check_rejected(rejected: Sequence[Rejected], allowed: int, report: Path) -> 
 
 
 def count_foreign_boxes(placed: Sequence[Placed]) -> int:
-    """Count the boxes whose label differs from their image's."""
-    raws = [place.item.raw for place in placed]
-    return sum(box.label != raw.source_label for raw in raws for box in raw.boxes)
+    """Count the boxes whose class differs from their image's."""
+    items = [place.item for place in placed]
+    return sum(box.label != item.label for item in items for box in item.raw.boxes)
 
 
 def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: ValidationReport) -> dict[str, Any]:
