@@ -20,7 +20,7 @@ from app.studio import (
     inspect_image,
 )
 from metaldefect.deploy.runtime import Detector, overlay
-from metaldefect.images import U8, as_channels, resize
+from metaldefect.images import U8, resize
 from metaldefect.metrics.reconstruction import edge_iou, edges, ssim
 
 MOST_IMAGES = 9
@@ -75,7 +75,7 @@ def build_reconstruct_tab(studio: Studio, familiarity: Familiarity | None) -> No
 
     def reconstruct(path: str | None) -> tuple[Any, ...]:
         with told():
-            photograph = read_photograph(path, studio.channels)
+            photograph = read_photograph(path, studio.channels, studio.levels)
             original = resize(photograph.image, studio.painter.image_size)
             tokens = encode_to_tokens(studio, original)
             again = decode_from_tokens(studio, tokens, original)
@@ -123,7 +123,7 @@ def build_inspect_tab(studio: Studio, familiarity: Familiarity | None) -> None:
 
     def inspect(path: str | None, threshold: float) -> tuple[Any, ...]:
         with told():
-            photograph = read_photograph(path, studio.detector.channels)
+            photograph = read_photograph(path, studio.detector.channels, studio.levels)
             verdict = inspect_image(studio.detector, photograph.image)
         notes = [*remark_on(photograph.image, familiarity), *photograph.remarks]
         notes.append(f"{verdict.milliseconds:.0f} ms for this image, {studio.detector.precision.upper()}")
@@ -167,11 +167,10 @@ def build_compare_tab(studio: Studio) -> None:
 
     def compare(path: str | None, first: str, second: str) -> tuple[Any, ...]:
         with told():
-            colours = read_photograph(path, channels=3).image
             found = []
             for name in (first, second):
                 detector = Detector.load(*studio.detectors[name])
-                image = as_channels(colours, detector.channels)
+                image = read_photograph(path, detector.channels, detector.levels).image
                 inspect_image(detector, image)  # the first inference also sets up memory: time the second
                 verdict = inspect_image(detector, image)
                 line = f"{name}: {verdict_line(verdict, detector.threshold)}, {verdict.milliseconds:.0f} ms"

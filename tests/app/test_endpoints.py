@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmarks.demo import Visitor, load_test
-from tests.app.conftest import metal
+from tests.app.conftest import LEVELS, metal
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
+    deep = np.round(metal(0) * (LEVELS["high"] / 255)).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
     (folder / "text.png").write_text("no image")
     return {path.stem: handle_file(path) for path in folder.iterdir()}
 
@@ -83,6 +85,17 @@ def test_every_error_has_its_reason(
     given = {name: files.get(value, value) for name, value in change.items()}
     with pytest.raises(AppError, match=reason):
         inpaint(client, files, **given)
+
+
+def test_files_with_more_than_8_bits_are_read_as_the_detector_reads_them(
+    client: Client, files: dict[str, Any]
+) -> None:
+    known, deep = (
+        client.predict(image=files[name], api_name="/encode_to_tokens") for name in ("image", "deep")
+    )
+    assert deep == known
+    drawn = [inpaint(client, files, image=files[name])["image"] for name in ("image", "deep")]
+    assert np.array_equal(*(np.asarray(Image.open(path)) for path in drawn))
 
 
 def test_tokens_and_masks_have_endpoints(client: Client, files: dict[str, Any]) -> None:
