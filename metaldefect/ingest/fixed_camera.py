@@ -60,7 +60,7 @@ def judge_pairs(
         crowd = most_frequent(scenes[members])
         if len(members) < FEWEST_IMAGES or crowd <= MOST * len(members):
             continue
-        shared = usual_image([fingerprints[index] for index in members])
+        shared = usual_image([fingerprints[index] for index in members.tolist()])
         alike = more_alike_than_usual(fingerprints, own.get(label, []), shared)
         alone = most_frequent(first_of_each(len(labels), alike)[members]) > MOST * len(members)
         usual[label] = None if alone else shared
