@@ -24,7 +24,6 @@ from metaldefect.deploy.graph import INPUT
 from tests.tiny_models import save_tiny_painter
 
 SIZE = 64
-LEVELS = {"low": 0.0, "high": 4095.0, "clip": False}  # of a camera of 12 bits
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # ImageEditor needs WebGL, which a headless browser has in software only
 FLAGS = [
@@ -62,7 +61,7 @@ def save_bright_spot_detector(folder: Path) -> None:
         "model": "bright spots",
         "padding": True,
         "image_size": SIZE,
-        "input": {"name": INPUT, "type": "u8", "channels": (1,), "levels": LEVELS},
+        "input": {"name": INPUT, "type": "u8", "channels": (1,), "levels": None},
         "outputs": {},
         "map_weights": {},
         "threshold_source": "made up",

@@ -17,7 +17,9 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmarks.demo import Visitor, load_test
-from tests.app.conftest import LEVELS, metal
+from metaldefect.deploy.runtime import Detector
+from metaldefect.image_files import Levels
+from tests.app.conftest import metal
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
-    deep = np.round(metal(0) * (LEVELS["high"] / 255)).astype(np.uint16)
+    deep = np.round(metal(0) * (4095 / 255)).astype(np.uint16)
     Image.fromarray(deep).save(folder / "deep.png")
     (folder / "text.png").write_text("no image")
     return {path.stem: handle_file(path) for path in folder.iterdir()}
@@ -88,8 +90,11 @@ def test_every_error_has_its_reason(
 
 
 def test_files_with_more_than_8_bits_are_read_as_the_detector_reads_them(
-    client: Client, files: dict[str, Any]
+    client: Client, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(AppError, match="more than 8 bits"):
+        client.predict(image=files["deep"], api_name="/encode_to_tokens")
+    monkeypatch.setattr(Detector, "levels", Levels.of_bits(12))
     known, deep = (
         client.predict(image=files[name], api_name="/encode_to_tokens") for name in ("image", "deep")
     )
