@@ -56,6 +56,8 @@ def test_numbers_bring_their_intervals_from_both_places(tmp_path: Path) -> None:
     assert found.estimate("evaluate_synthesis", "class_agreement_independent") == Estimate(0.6, 0.5, 0.7)
     assert found.estimate("evaluate_efficientad", "generated.detection_rate") == Estimate(0.9)
     assert found.estimate("evaluate_vq", "after.ssim") is None
+    unmeasured = metrics(tmp_path, calibrate={"generated": "no insertion is visible"})
+    assert unmeasured.estimate("calibrate", "generated.au_pro") is None
     assert Estimate(0.6, 0.5, 0.7).as_percent().replace("\N{NO-BREAK SPACE}", " ") == "60 % (50 to 70 %)"
     assert [share(value, "") for value in (0.0, 0.004, 0.996, 1.0)] == ["0", "0.4", "99.6", "100"]
 
