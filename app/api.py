@@ -57,7 +57,7 @@ def build_endpoints(studio: Studio, familiarity: Familiarity | None) -> None:
         image: str, mask: str, label: str, seed: str, guidance: float, temperature: float, steps: float
     ) -> dict[str, Any]:
         with told():
-            photograph = read_photograph(image, studio.channels)
+            photograph = read_photograph(image, studio.channels, studio.levels)
             settings = read_settings(seed, guidance, temperature, steps)
             marked = read_mask_of(mask, image, photograph.image)
             drawn = draw_defect(studio, photograph.image, marked, label, settings)
@@ -76,19 +76,19 @@ def build_endpoints(studio: Studio, familiarity: Familiarity | None) -> None:
 
     def encode(image: str) -> dict[str, Any]:
         with told():
-            tokens = encode_to_tokens(studio, read_photograph(image, studio.channels).image)
+            tokens = encode_to_tokens(studio, read_photograph(image, studio.channels, studio.levels).image)
         return {"tokens": tokens.tolist(), "vocabulary": len(studio.painter.vocabulary.codes)}
 
     def decode(tokens: Any, light: str) -> dict[str, Any]:
         with told():
             image = decode_from_tokens(
-                studio, parse_tokens(tokens), read_photograph(light, studio.channels).image
+                studio, parse_tokens(tokens), read_photograph(light, studio.channels, studio.levels).image
             )
         return {"image": png("image", image)}
 
     def visualize(image: str, mask: str) -> dict[str, Any]:
         with told():
-            shown = read_photograph(image, studio.channels).image
+            shown = read_photograph(image, studio.channels, studio.levels).image
             return {"image": png("image", visualize_mask_on_image(shown, read_mask_of(mask, image, shown)))}
 
     with gr.Column(visible=False):

@@ -78,7 +78,7 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
 
     def open_file(path: str | None) -> tuple[dict[str, Any], U8, str]:
         with told():
-            photograph = read_photograph(path, studio.channels)
+            photograph = read_photograph(path, studio.channels, studio.levels)
         remarks = [*photograph.remarks, *remark_on(photograph.image, familiarity)]
         return canvas(photograph.image), photograph.image, "\n\n".join(remarks)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from app.studio import Mask, Settings
 from metaldefect.errors import RejectedFileError, UserError
-from metaldefect.image_files import open_checked, read_mask, read_pixels, upright
+from metaldefect.image_files import Levels, open_checked, read_mask, read_pixels, upright
 from metaldefect.images import U8, Channels, as_channels, resize
 
 LONGEST_SIDE = 1024  # larger photographs are shrunk, so that an answer takes seconds
@@ -39,12 +39,15 @@ def told() -> Iterator[None]:
         raise gr.Error(str(error), title="This does not work") from error
 
 
-def read_photograph(path: str | Path | None, channels: Channels = 1) -> Photograph:
+def read_photograph(
+    path: str | Path | None, channels: Channels = 1, levels: Levels | None = None
+) -> Photograph:
     """Read an uploaded file by the rules of every other door, and shrink it to `LONGEST_SIDE`.
 
     Args:
         path: the file.
         channels: 1 to read it as grey, 3 in colour.
+        levels: how a file with more than 8 bits is read; None refuses it.
 
     Raises:
         UserError: no file, or it is not an image that the rules allow; the message says why.
@@ -53,7 +56,7 @@ def read_photograph(path: str | Path | None, channels: Channels = 1) -> Photogra
         raise UserError("Choose or upload an image first.")
     name = Path(path).name
     try:
-        image = read_pixels(path, colour=True)
+        image = read_pixels(path, colour=True, levels=levels)
     except RejectedFileError as error:
         raise UserError(f"{name}: {error}") from error
     remarks = []

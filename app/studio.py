@@ -18,6 +18,7 @@ from metaldefect.deploy.bundle import PRECISIONS, graph_file
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
 from metaldefect.figures import mask_overlay
+from metaldefect.image_files import Levels
 from metaldefect.images import U8, Channels, as_channels, resize
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
@@ -99,6 +100,11 @@ class Studio:
     @cached_property
     def detector(self) -> Detector:
         return Detector.load(self.root / "models/openvino", "fp16")
+
+    @property
+    def levels(self) -> Levels | None:
+        """How files with more than 8 bits are read: as the detector's training images were."""
+        return self.detector.levels
 
     @cached_property
     def detectors(self) -> Mapping[str, tuple[Path, str]]:

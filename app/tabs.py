@@ -77,7 +77,7 @@ def build_reconstruct_tab(studio: Studio, familiarity: Familiarity | None) -> No
 
     def reconstruct(path: str | None) -> tuple[Any, ...]:
         with told():
-            photograph = read_photograph(path, studio.channels)
+            photograph = read_photograph(path, studio.channels, studio.levels)
             original = resize(photograph.image, studio.painter.image_size)
             tokens = encode_to_tokens(studio, original)
             again = decode_from_tokens(studio, tokens, original)
@@ -125,7 +125,7 @@ def build_inspect_tab(studio: Studio, familiarity: Familiarity | None) -> None:
 
     def inspect(path: str | None, threshold: float) -> tuple[Any, ...]:
         with told():
-            photograph = read_photograph(path, studio.detector.channels)
+            photograph = read_photograph(path, studio.detector.channels, studio.levels)
             verdict = inspect_image(studio.detector, photograph.image)
         notes = [*remark_on(photograph.image, familiarity), *photograph.remarks]
         notes.append(f"{verdict.milliseconds:.0f} ms for this image, {studio.detector.precision.upper()}")
@@ -185,7 +185,7 @@ def compare_detectors(
     found = []
     for name in names:
         detector = Detector.load(*studio.detectors[name])
-        photograph = read_photograph(path, detector.channels)
+        photograph = read_photograph(path, detector.channels, detector.levels)
         remarks |= dict.fromkeys([*remark_on(photograph.image, familiarity), *photograph.remarks])
         inspect_image(detector, photograph.image)  # the first also sets up memory: time the second
         verdict = inspect_image(detector, photograph.image)

@@ -1,14 +1,15 @@
 """`params.yaml` as typed, validated data: one model per section; unknown keys are errors.
 
 A hyper-parameter of the library is declared there; a section inherits it and adds what only its stage has.
-The file is complete: a key may not be left out because the library has a default.
+The file is complete: a key may not be left out because the library has a default. Only settings that are
+`ADDED_LATER` may, so that older projects still run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -37,13 +38,14 @@ from metaldefect.tokenizer.training_config import PerceptualName, VQTrainingSett
 from pipeline.gate.settings import Gate
 
 Fraction = float
+ADDED_LATER = "absent from projects that were made before it"  # marks a setting that may be left out
 
 
 class Data(Config):
     """Raw data, and how every stage sees images: `channels` 1 makes colour grey, 3 keeps it."""
 
     root: Path
-    channels: Channels = 1  # a project made before colour was read does not say
+    channels: Annotated[Channels, ADDED_LATER] = 1
     classes: list[str] = Field(min_length=1)
 
 
@@ -73,6 +75,8 @@ class InspectionParams(Config):
     root: str
     levels: LevelsSetting | None
     scenes: str | None
+    labels: Annotated[dict[str, str], ADDED_LATER] = Field(default={})
+    ignore: Annotated[list[str], ADDED_LATER] = Field(default=[])
 
 
 class Split(Config):
@@ -276,7 +280,7 @@ def left_out(section: type[BaseModel], content: Any, place: tuple[str, ...] = ()
     for name, field in section.model_fields.items():
         here, kind = (*place, name), field.annotation
         if name not in content:
-            if not field.is_required():
+            if not field.is_required() and ADDED_LATER not in field.metadata:
                 yield ".".join(here)
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from left_out(kind, content[name], here)

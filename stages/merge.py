@@ -48,6 +48,8 @@ def main(params: Params, run: StageRun) -> None:
         root / merge.inspection.root,
         Levels.of_setting(merge.inspection.levels),
         merge.inspection.scenes,
+        merge.inspection.labels,
+        merge.inspection.ignore,
     )
     result = merge_datasets(datasets, inspection, OUTPUT, REPORTS, options)
 

@@ -123,6 +123,17 @@ def test_a_key_with_a_default_may_not_be_left_out_of_the_parameters() -> None:
     ]
 
 
+def test_a_project_that_was_made_before_a_setting_runs_without_it() -> None:
+    with open("params.yaml", encoding="utf-8") as stream:
+        content = yaml.safe_load(stream)
+    content["data"].pop("channels", None)
+    for name in ("labels", "ignore"):
+        content["merge"]["inspection"].pop(name, None)
+    params = parse_params(content)
+    assert params.data.channels == 1
+    assert (params.merge.inspection.labels, params.merge.inspection.ignore) == ({}, [])
+
+
 def test_settings_of_a_part_are_taken_from_settings_of_the_whole() -> None:
     section = TrainEfficientAD(steps=7, hard_quantile=0.9, image_size=128)
     assert TrainingConfig.of(section, seed=3) == TrainingConfig(steps=7, hard_quantile=0.9, seed=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,11 @@ def randomised(config: MaskGITConfig, seed: int = 0) -> MaskGIT:
     return model.eval()
 
 
-def save_tiny_painter(tokenizer_folder: Path, maskgit_folder: Path) -> None:
+def save_tiny_painter(tokenizer_folder: Path, maskgit_folder: Path, classes: Sequence[str] = CLASSES) -> None:
     """Write a tokenizer and a MaskGIT that draw noise at 64 px."""
     torch.manual_seed(0)
     tokenizer = VQModel(TINY_TOKENIZER)
     save_tokenizer(tokenizer, tokenizer_folder)
-    maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=2, codebook_size=20, grid=8))
-    save_maskgit(maskgit, maskgit_folder, {"classes": list(CLASSES), "image_size": 64})
+    maskgit = MaskGIT(MaskGITConfig(dim=32, depth=1, heads=2, classes=len(classes), codebook_size=20, grid=8))
+    save_maskgit(maskgit, maskgit_folder, {"classes": list(classes), "image_size": 64})
     Vocabulary.of(np.arange(20), tokenizer.quantize.codebook.detach()).save(maskgit_folder)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from metaldefect.errors import UserError
 from metaldefect.images import U8, to_unit_range
+from metaldefect.ingest.fixed_camera import judge_pairs
 from metaldefect.ingest.groups import fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.natural import Natural
 from metaldefect.training.data import Images, LazyImages
@@ -95,7 +96,8 @@ def chosen(images: Images, numbers: Sequence[int]) -> LazyImages:
 def scenes(images: Images) -> list[int]:
     """The scene of each grey image, found by near-duplicates: the smallest index of its images."""
     prints = [fingerprint(np.asarray(images[number])) for number in range(len(images))]
-    return first_of_each(len(prints), near_duplicate_pairs(prints)).tolist()
+    pairs, _ = judge_pairs(prints, [""] * len(prints), near_duplicate_pairs(prints))
+    return first_of_each(len(prints), pairs).tolist()
 
 
 def resized(images: Tensor, side: int) -> Tensor:

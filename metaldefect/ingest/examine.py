@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metaldefect.errors import RejectedFileError, UserError
@@ -52,7 +52,7 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Examined:
-    """A raw image with its class, hashes and statistics.
+    """A raw image with its class, hashes and statistics; its boxes have the names of classes.
 
     `shape` is the source's (height, width), upright; `levels` are its dataset's. `windows` are cut out of a
     large photograph around its small defects; without any it is used as a whole.
@@ -92,7 +92,8 @@ def examine_dataset(
 
     def examine(raw: RawSample) -> Examined | RejectedFileError:
         try:
-            return examine_image(raw, labels[raw.source_label], files, image_size, levels)
+            named = with_class_names(raw, labels)
+            return examine_image(named, labels[raw.source_label], files, image_size, levels)
         except RejectedFileError as error:
             return error
 
@@ -129,6 +130,12 @@ def examine_image(
         levels=levels,
         windows=windows_around(mask, raw.boxes, shape, image_size),
     )
+
+
+def with_class_names(raw: RawSample, labels: Mapping[str, str]) -> RawSample:
+    """The sample with the classes of its boxes instead of the dataset's labels; those without one stay."""
+    boxes = tuple(replace(box, label=labels.get(box.label, box.label)) for box in raw.boxes)
+    return replace(raw, boxes=boxes)
 
 
 def label_map(samples: Sequence[RawSample], spec: DatasetSpec, classes: Sequence[str]) -> dict[str, str]:

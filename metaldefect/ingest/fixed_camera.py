@@ -1,65 +1,42 @@
 """Near-duplicates on a line with a fixed camera, where all good parts look alike.
 
-There, similarity alone would make one scene of a whole class. So each class is judged by its usual
-similarity: where most of it forms one scene, the class's median image is taken off, and what remains decides
-whether two images show one part. If the class still is one scene, similarity says nothing about it, and each
-file counts as a scene of its own. Where users know better, they name the scenes (see `scene_links`).
+There, similarity alone would make one scene of whole classes. So each class is judged by its usual
+similarity: where most of it lies in one scene, the class's median image is taken off, and what remains
+decides whether two images show one part. If the class still is one scene, similarity says nothing about it,
+and each file counts as a scene of its own.
+
+The camera is the same for all classes, so a pair of two classes is judged by the usual images of both.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metaldefect.errors import UserError
-from metaldefect.ingest.adapters import RawSample
 from metaldefect.ingest.groups import (
-    MIN_DETAIL,
-    SCENE_CORRELATION,
     Fingerprint,
     Pair,
     apply_symmetry,
-    correlation,
-    detail,
+    compare,
     first_of_each,
-    near_duplicate_pairs,
 )
-
-if TYPE_CHECKING:  # importing it takes a second, and `metaldefect check` should not wait for it
-    from metaldefect.ingest.examine import DatasetSpec, Examined
 
 FEWEST_IMAGES = 10  # of a class whose usual similarity can be judged
 MOST = 0.5  # share of a class in one scene from which its images count as alike
 
-
-def find_scenes(
-    datasets: Sequence[DatasetSpec], examined: Sequence[Examined]
-) -> tuple[list[Pair], list[tuple[int, int]], list[str]]:
-    """Near-duplicates, links between images by the users' rules, and notes on classes that look alike."""
-    prints = [item.fingerprint for item in examined]
-    pairs, notes = judge_pairs(prints, [item.label for item in examined], near_duplicate_pairs(prints))
-    links: list[tuple[int, int]] = []
-    for spec in datasets:
-        own = [number for number, item in enumerate(examined) if item.raw.source == spec.source]
-        raws = [examined[number].raw for number in own]
-        named = named_links(spec.scenes, raws, [examined[number].source_path for number in own])
-        if named is None:
-            continue
-        inside = set(own)
-        pairs = [pair for pair in pairs if not (pair.first in inside and pair.second in inside)]
-        links += [(own[one], own[other]) for one, other in named]
-    return pairs, links, notes
+# What the images of a class share, `float64 [S, S]`; None: they cannot be told apart without it either
+Usual = NDArray[np.float64] | None
 
 
 def judge_pairs(
     fingerprints: Sequence[Fingerprint], labels: Sequence[str], pairs: Sequence[Pair]
 ) -> tuple[list[Pair], list[str]]:
-    """Keep the pairs that are more alike than their class usually is.
+    """Keep the pairs that are more alike than their classes usually are.
 
     Args:
         fingerprints: of the images.
@@ -69,124 +46,102 @@ def judge_pairs(
     Returns:
         The pairs to keep, with the similarity that decided, and one note per class that was judged anew.
     """
-    kept, notes = list(pairs), []
     names = np.array(labels, dtype=object)
+    scenes = first_of_each(len(labels), pairs)
+    own: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if labels[pair.first] == labels[pair.second]:
+            own.setdefault(labels[pair.first], []).append(pair)
+    usual: dict[str, Usual] = {}
+    kept: list[Pair] = []
+    notes = []
     for label in sorted(set(labels)):
         members = np.flatnonzero(names == label)
-        crowd = largest_scene(members, kept)
+        crowd = most_frequent(scenes[members])
         if len(members) < FEWEST_IMAGES or crowd <= MOST * len(members):
             continue
-        inside = set(members.tolist())
-        own = [pair for pair in kept if pair.first in inside and pair.second in inside]
-        others = [pair for pair in kept if not (pair.first in inside and pair.second in inside)]
-        judged = more_alike_than_usual(fingerprints, members, own)
-        note = (
-            f"{crowd} of {len(members)} images of {label!r} look alike, as under a fixed camera: they are"
-            " compared without what they share"
-        )
-        if largest_scene(members, judged) > MOST * len(members):
-            judged = []
-            note = (
-                f"{crowd} of {len(members)} images of {label!r} look alike even without what they share: each"
-                " file counts as its own scene; if several files show one part, set `scenes` of the dataset"
-            )
-        kept = sorted([*others, *judged], key=lambda pair: (pair.first, pair.second))
-        notes.append(note)
-    return kept, notes
+        shared = usual_image([fingerprints[index] for index in members.tolist()])
+        alike = more_alike_than_usual(fingerprints, own.get(label, []), shared)
+        alone = most_frequent(first_of_each(len(labels), alike)[members]) > MOST * len(members)
+        usual[label] = None if alone else shared
+        kept += [] if alone else alike
+        notes.append(note_on(label, crowd, len(members), alone))
+    kept += judge_others(fingerprints, labels, pairs, usual)
+    return sorted(kept, key=lambda pair: (pair.first, pair.second)), notes
 
 
-def largest_scene(members: NDArray[np.int64], pairs: Sequence[Pair]) -> int:
-    """The number of a class's images in its largest scene, linked by pairs within the class."""
-    place = {int(index): number for number, index in enumerate(members)}
-    edges = [
-        (place[pair.first], place[pair.second])
-        for pair in pairs
-        if pair.first in place and pair.second in place
-    ]
-    return int(np.bincount(first_of_each(len(members), edges)).max(initial=0)) if len(members) else 0
-
-
-def more_alike_than_usual(
-    fingerprints: Sequence[Fingerprint], members: NDArray[np.int64], pairs: Sequence[Pair]
+def judge_others(
+    fingerprints: Sequence[Fingerprint],
+    labels: Sequence[str],
+    pairs: Sequence[Pair],
+    usual: Mapping[str, Usual],
 ) -> list[Pair]:
-    """The pairs that stay similar when the median image of the class is taken off both images."""
-    usual = np.median(np.stack([fingerprints[index].pixels for index in members]).astype(np.float32), axis=0)
-    usual -= usual.mean()
-    energy = float((usual**2).sum())
+    """The pairs to keep of those that do not lie inside one class of `usual`.
 
-    def rest(pixels: NDArray[np.float16]) -> NDArray[np.float64]:
-        # Fit the share of the usual image first: exposures differ
-        values = pixels.astype(np.float64)
-        return values - (values * usual).sum() / max(energy, 1e-9) * usual
-
-    kept = []
+    An image of another class that looks like images of a class of `usual` comes from the same camera, so its
+    pairs are judged by that class's usual image too.
+    """
+    seen = [{label} & usual.keys() for label in labels]
     for pair in pairs:
-        one = rest(fingerprints[pair.first].pixels)[None]
-        other = rest(apply_symmetry(fingerprints[pair.second].pixels, pair.symmetry))[None]
-        value, fine = float(correlation(one, other)[0]), float(correlation(detail(one), detail(other))[0])
-        if value >= SCENE_CORRELATION and fine >= MIN_DETAIL:
-            kept.append(replace(pair, correlation=value, detail=fine))
+        for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            if labels[one] not in usual and labels[other] in usual:
+                seen[one].add(labels[other])
+    kept = [pair for pair in pairs if not (labels[pair.first] == labels[pair.second] in usual)]
+    for label, shared in usual.items():
+        concerned = [label in seen[pair.first] | seen[pair.second] for pair in kept]
+        judged = [pair for pair, is_concerned in zip(kept, concerned, strict=True) if is_concerned]
+        kept = [pair for pair, is_concerned in zip(kept, concerned, strict=True) if not is_concerned]
+        kept += [] if shared is None else more_alike_than_usual(fingerprints, judged, shared)
     return kept
 
 
-def named_links(
-    rule: str | None, raws: Sequence[RawSample], paths: Sequence[str]
-) -> list[tuple[int, int]] | None:
-    """Links between images that show one part: by the user's rule, else by the dataset's own groups.
-
-    Args:
-        rule: see `scene_links`.
-        raws: the images; one without a group is a scene of its own.
-        paths: path of each image in the dataset.
-
-    Returns:
-        None if nobody names scenes, so that similarity decides.
-    """
-    if rule is not None:
-        return scene_links(rule, paths)
-    if all(raw.scene is None for raw in raws):
-        return None
-    return links_by(
-        [
-            f"path {path}" if raw.scene is None else f"group {raw.scene}"
-            for raw, path in zip(raws, paths, strict=True)
-        ]
+def note_on(label: str, crowd: int, count: int, alone: bool) -> str:
+    """What the user should know about a class that was judged anew."""
+    if alone:
+        return (
+            f"{crowd} of {count} images of {label!r} look alike even without what they share: each"
+            " file counts as its own scene; if several files show one part, set `scenes` of the dataset"
+        )
+    return (
+        f"{crowd} of {count} images of {label!r} look alike, as under a fixed camera: they are"
+        " compared without what they share"
     )
 
 
-def scene_links(rule: str, paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Links between the files of a dataset that show one part, by a rule of the user.
-
-    Args:
-        rule: `file` (each its own scene), `folder`, or a regular expression whose first group, found in the
-            path, names the scene, such as `part(\\d+)`.
-        paths: path of each file in the dataset.
-
-    Raises:
-        UserError: the expression is broken, has no group, or does not fit a path.
-    """
-    if rule == "file":
-        return []
-    if rule == "folder":
-        return links_by([path.rpartition("/")[0] for path in paths])
-    try:
-        pattern = re.compile(rule)
-    except re.error as error:
-        raise UserError(f"scenes: {rule!r} is no regular expression: {error}") from error
-    if not pattern.groups:
-        raise UserError(f"scenes: {rule!r} has no group (...) that names the scene")
-    keys = []
-    for path in paths:
-        match = pattern.search(path)
-        if match is None:
-            raise UserError(f"scenes: {rule!r} is not found in {path}")
-        keys.append(str(match[1]))
-    return links_by(keys)
+def most_frequent(values: NDArray[np.int64]) -> int:
+    """How often the most frequent value occurs."""
+    return max(Counter(values.tolist()).values(), default=0)
 
 
-def links_by(keys: Sequence[str]) -> list[tuple[int, int]]:
-    """A link from each position to the first with the same key."""
-    first: dict[str, int] = {}
-    return [
-        (first[key], number) for number, key in enumerate(keys) if first.setdefault(key, number) != number
-    ]
+def usual_image(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float64]:
+    """The median image of a class without its mean, `float64 [S, S]`."""
+    median = np.median(np.stack([item.pixels for item in fingerprints]).astype(np.float32), axis=0)
+    return (median - median.mean()).astype(np.float64)
+
+
+def without(usual: NDArray[np.float64], pixels: NDArray[np.float16]) -> NDArray[np.float64]:
+    """Take the usual image off `[N, S, S]`, in the share that fits best, because exposures differ."""
+    values = pixels.astype(np.float64)
+    share = (values * usual).sum(axis=(1, 2), keepdims=True) / max(float((usual**2).sum()), 1e-9)
+    return values - share * usual
+
+
+def more_alike_than_usual(
+    fingerprints: Sequence[Fingerprint], pairs: Sequence[Pair], usual: NDArray[np.float64]
+) -> list[Pair]:
+    """The pairs that stay similar when the usual image is taken off both images."""
+
+    def key(pair: Pair) -> tuple[int, int]:
+        return pair.first, pair.symmetry
+
+    kept = []
+    for (first, symmetry), found in groupby(sorted(pairs, key=key), key):
+        candidates = list(found)
+        seconds = np.stack([fingerprints[pair.second].pixels for pair in candidates])
+        one = without(usual, fingerprints[first].pixels[None])[0]
+        alike, values, details = compare(one, without(usual, apply_symmetry(seconds, symmetry)))
+        kept += [
+            replace(candidates[index], correlation=float(value), detail=float(fine))
+            for index, value, fine in zip(alike.tolist(), values, details, strict=True)
+        ]
+    return kept

@@ -138,7 +138,7 @@ def near_duplicate_pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
 
 
 def compare(
-    one: NDArray[np.float16], many: NDArray[np.float16]
+    one: NDArray[np.floating], many: NDArray[np.floating]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Compare `[S, S]` with each of `[N, S, S]`.
 

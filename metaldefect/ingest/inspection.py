@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +19,13 @@ from metaldefect.ingest.adapters import (
     Rejected,
     read_dataset,
 )
-from metaldefect.ingest.fixed_camera import judge_pairs, named_links
+from metaldefect.ingest.fixed_camera import judge_pairs
 from metaldefect.ingest.groups import Fingerprint, Pair, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.reading import check_good, read_image, read_known_mask
 from metaldefect.ingest.samples import unique_names
+from metaldefect.ingest.scenes import named_links
 from metaldefect.ingest.splits import assign_splits, position
 from metaldefect.inspection.layout import CANVAS, GOOD, mask_path, write_levels, write_scenes
 
@@ -85,6 +86,10 @@ def build_inspection(
     trained_on: Set[str] = frozenset(),
     levels: Levels | None = None,
     scene_rule: str | None = None,
+    *,
+    labels: Mapping[str, str] | None = None,
+    ignore: Collection[str] = (),
+    source: str | None = None,
 ) -> tuple[InspectionCounts, list[Rejected]]:
     """Write a dataset in the layout of `metaldefect.inspection.layout`, in its original size and colours.
 
@@ -105,14 +110,18 @@ def build_inspection(
         levels: how images with more than 8 bits are read; None: by their bit depth (see `find_levels`).
             The folder records them, for the detector to read the line's images alike.
         scene_rule: which files show one part (see `scene_links`); None: those that look alike.
+        labels: other names for some of the dataset's labels; `good` means no defect.
+        ignore: labels whose images are left out.
+        source: the dataset's name in messages; None uses the adapter's.
 
     Returns:
         The counts of what was written, and the rejected files.
 
     Raises:
-        UserError: `read_dataset` raises it, or the training normals show only one scene.
+        UserError: `read_dataset` or `rename_labels` raises it, or the training normals show only one scene.
     """
-    samples, files = read_dataset(adapter, root)
+    samples, files = read_dataset(adapter, root, source)
+    samples = rename_labels(samples, labels or {}, ignore, root)
     levels = levels or find_levels([raw.path for raw in samples])
     normal = [raw for raw in samples if raw.is_normal]
     normals = take_fingerprints(normal, files, levels, "read normal images")
@@ -145,6 +154,31 @@ def build_inspection(
         notes=[f"{note.path}: {note.reason}" for note in files.notes],
     )
     return summary, files.rejected
+
+
+def rename_labels(
+    samples: Sequence[RawSample], labels: Mapping[str, str], ignore: Collection[str], root: Path
+) -> list[RawSample]:
+    """The samples that are not ignored, under the names that the user gives their labels.
+
+    Raises:
+        UserError: no image has a label that is renamed.
+    """
+    found = list(dict.fromkeys(raw.source_label for raw in samples))
+    known = ", ".join(map(repr, found))
+    for label in labels:
+        if label not in found:
+            raise UserError(
+                f"{root}: `labels` of the inspection set maps {label!r}, but no image has this label;"
+                f" labels found: {known}"
+            )
+    renamed = []
+    for raw in samples:
+        if raw.source_label in ignore:
+            continue
+        name = labels.get(raw.source_label)
+        renamed.append(raw if name is None else replace(raw, source_label=name, is_normal=name == GOOD))
+    return renamed
 
 
 def write_images(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +20,20 @@ from metaldefect.ingest.adapters import Rejected
 from metaldefect.ingest.adapters.records import Box
 from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
-from metaldefect.ingest.fixed_camera import find_scenes
 from metaldefect.ingest.groups import Pair, hash_pixels, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
 from metaldefect.ingest.parallel import map_threads
-from metaldefect.ingest.placing import Placed, place_images, window_notes, write_window_side
+from metaldefect.ingest.placing import (
+    Placed,
+    class_notes,
+    photographs_of_several_classes,
+    place_images,
+    window_notes,
+    write_window_side,
+)
 from metaldefect.ingest.reading import read_image, read_known_mask
 from metaldefect.ingest.samples import TABLE_NAME, counts_of, write_image_file, write_table
+from metaldefect.ingest.scenes import find_scenes
 from metaldefect.ingest.shortcut import Tone, grey_statistics, source_shortcut, source_tones
 from metaldefect.ingest.splits import across_splits, sampling_weights
 
@@ -36,12 +43,23 @@ PAIR_COLUMNS = ["first", "second", "symmetry", "distance", "correlation", "detai
 
 @dataclass(frozen=True)
 class InspectionSpec:
-    """Which dataset the detector uses: an adapter's name, its folder; the rest as in `DatasetSpec`."""
+    """Which dataset the detector uses.
+
+    Attributes:
+        adapter: a name in `ADAPTERS`.
+        root: the dataset's folder.
+        levels: as in `DatasetSpec`.
+        scenes: as in `DatasetSpec`.
+        labels: other names for some of the dataset's labels; `good` means no defect.
+        ignore: labels whose images are skipped.
+    """
 
     adapter: str
     root: Path
     levels: Levels | None = None
     scenes: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ignore: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -158,8 +176,12 @@ def merge_datasets(
             trained_on,
             inspection.levels,
             inspection.scenes,
+            labels=inspection.labels,
+            ignore=inspection.ignore,
+            source=source_of(inspection, datasets),
         )
-        rejected += [file for file in refused if file not in rejected]
+        counted = {file.path for file in rejected}
+        rejected += [file for file in refused if file.path not in counted]
         write_rejected(reports / "rejected.csv", rejected)
         check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
         table, statistics = write_images(placed, folder, options)
@@ -172,12 +194,19 @@ def merge_datasets(
         )
         write(report, reports)
         report.raise_if_failed()
+    mixed = photographs_of_several_classes(examined, pairs)
     summary = summarise(table, counts, report) | {
         "duplicate_pairs": sum(pair.same_photograph for pair in pairs),
         "scene_pairs": len(pairs),
         "dropped_duplicates": len(examined) - len(table[["source", "source_path"]].drop_duplicates()),
+        "groups_of_several_classes": len(mixed),
         "moved_scenes": len(moved),
-        "notes": [*notes, *alike, *window_notes(placed)],
+        "notes": [
+            *notes,
+            *alike,
+            *class_notes(mixed, options.duplicates == "drop"),
+            *window_notes(placed),
+        ],
         "rejected": len(rejected),
         "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
         "boxes_of_another_class": count_foreign_boxes(placed),
@@ -199,6 +228,17 @@ def check_sources(datasets: Sequence[DatasetSpec]) -> None:
     for name, count in Counter(spec.source for spec in datasets).items():
         if count > 1:
             raise UserError(f"{count} datasets are called {name!r}: give each its own `name`")
+
+
+def source_of(inspection: InspectionSpec, datasets: Sequence[DatasetSpec]) -> str | None:
+    """The name of the merged dataset that is the detector's too; None if there is none.
+
+    A file that both refuse has one name, so that it counts once.
+    """
+    for spec in datasets:
+        if (spec.adapter, spec.root.resolve()) == (inspection.adapter, inspection.root.resolve()):
+            return spec.source
+    return None
 
 
 def write_images(
@@ -302,9 +342,9 @@ def check_rejected(rejected: Sequence[Rejected], allowed: int, report: Path) -> 
 
 
 def count_foreign_boxes(placed: Sequence[Placed]) -> int:
-    """Count the boxes whose label differs from their image's."""
-    raws = [place.item.raw for place in placed]
-    return sum(box.label != raw.source_label for raw in raws for box in raw.boxes)
+    """Count the boxes whose class differs from their image's."""
+    items = [place.item for place in placed]
+    return sum(box.label != item.label for item in items for box in item.raw.boxes)
 
 
 def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: ValidationReport) -> dict[str, Any]:
@@ -323,7 +363,6 @@ def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: Validat
         },
         "groups": len(sizes),
         "groups_of_several": int((sizes > 1).sum()),
-        "groups_of_several_classes": int((table.groupby("group")["label"].nunique() > 1).sum()),
         "groups_across_splits": across_splits(table, "group"),
         "scenes": table["scene"].nunique(),
         "scenes_across_splits": across_splits(table, "scene"),

@@ -27,11 +27,12 @@ from metaldefect.image_files import (
 )
 from metaldefect.images import Channels, as_channels, is_coloured, resize
 from metaldefect.ingest.adapters import DatasetFiles, RawSample, Rejected, read_dataset, recognise
-from metaldefect.ingest.fixed_camera import judge_pairs, named_links
+from metaldefect.ingest.fixed_camera import judge_pairs
 from metaldefect.ingest.groups import Fingerprint, fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.reading import check_good, read_image, read_known_mask, with_usable_boxes
+from metaldefect.ingest.scenes import named_links
 from metaldefect.ingest.thumbnails import thumbnails_of
 
 COMPARED_SIDE = 128

@@ -11,6 +11,7 @@ from metaldefect.artifacts import write_json
 from metaldefect.ingest.examine import Examined
 from metaldefect.ingest.groups import Pair, first_of_each
 from metaldefect.ingest.samples import unique_names
+from metaldefect.ingest.scenes import links_by
 from metaldefect.ingest.splits import assign_splits
 from metaldefect.ingest.windows import WINDOWS, Window
 
@@ -75,6 +76,29 @@ def place_images(
     )
     placed = map(Placed, items, names, groups, scenes, splits, windows)
     return sorted(placed, key=lambda one: one.name), moved
+
+
+def photographs_of_several_classes(
+    examined: Sequence[Examined], pairs: Sequence[Pair]
+) -> list[list[Examined]]:
+    """The images of each photograph that is filed under several classes."""
+    copies = [pair for pair in pairs if pair.same_photograph]
+    equal = links_by([item.source_sha256 for item in examined])
+    images: dict[int, list[Examined]] = {}
+    for item, first in zip(examined, first_of_each(len(examined), [*copies, *equal]).tolist(), strict=True):
+        images.setdefault(first, []).append(item)
+    return [found for found in images.values() if len({item.label for item in found}) > 1]
+
+
+def class_notes(photographs: Sequence[Sequence[Examined]], drop_duplicates: bool) -> list[str]:
+    """What the user should know about photographs that are filed under several classes."""
+    if not photographs:
+        return []
+    one = photographs[0][0]
+    other = next(item for item in photographs[0] if item.label != one.label)
+    files = " and ".join(f"{item.raw.source}/{item.source_path} ({item.label})" for item in (one, other))
+    kept = "; only the first image of each is kept, with its class" if drop_duplicates else ""
+    return [f"photographs that are filed under several classes: {len(photographs)}, such as {files}{kept}"]
 
 
 def names_of(items: Sequence[Examined], numbers: Sequence[int | None]) -> list[str]:

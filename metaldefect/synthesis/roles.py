@@ -15,6 +15,7 @@ from tqdm import tqdm
 from metaldefect.artifacts import atomic_file
 from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError, read_grey
+from metaldefect.ingest.fixed_camera import judge_pairs
 from metaldefect.ingest.groups import fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.splits import position
@@ -100,7 +101,8 @@ def scenes_of(names: Mapping[Path, str]) -> tuple[dict[Path, str], dict[Path, st
             unreadable[path] = str(error)
     if not readable:
         return {}, unreadable
-    first = first_of_each(len(prints), near_duplicate_pairs(prints))
+    pairs, _ = judge_pairs(prints, [""] * len(prints), near_duplicate_pairs(prints))
+    first = first_of_each(len(prints), pairs)
     return {path: names[readable[int(i)]] for path, i in zip(readable, first, strict=True)}, unreadable
 
 

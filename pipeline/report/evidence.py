@@ -62,6 +62,10 @@ def data_table(metrics: Metrics) -> Table | None:
         ("of these with a mask", merged.get("with_mask")),
         ("near-duplicate pairs, kept in one split", merged.get("duplicate_pairs")),
         ("exact duplicates", merged.get("exact_duplicates")),
+        (
+            "photographs that are filed under several classes",
+            merged.get("groups_of_several_classes") or None,
+        ),
         ("scenes that cross a split", merged.get("scenes_across_splits")),
         ("files refused", merged.get("rejected")),
         ("good images that the detector learns from", inspection.get("train")),

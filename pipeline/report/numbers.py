@@ -79,7 +79,8 @@ class Metrics:
         else:
             above, _, name = key.rpartition(".")
             centre = found
-            apart = (lookup(content, above) if above else content) or {}
+            # Where nothing was measured, a text may say why
+            apart = self.mapping(file, above) if above else content
             bounds = (apart.get(INTERVALS) or {}).get(name) or [None, None]
         if not is_number(centre):
             return None

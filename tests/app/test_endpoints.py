@@ -19,6 +19,8 @@ from scipy import ndimage
 
 from app.studio import Drawing, Mask, Settings, Studio
 from benchmarks.demo import Visitor, load_test
+from metaldefect.deploy.runtime import Detector
+from metaldefect.image_files import Levels
 from metaldefect.images import U8
 from tests.app.conftest import metal
 
@@ -44,6 +46,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
+    deep = np.round(metal(0) * (4095 / 255)).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
     (folder / "text.png").write_text("no image")
     return {path.stem: handle_file(path) for path in folder.iterdir()}
 
@@ -125,6 +129,20 @@ def test_the_example_of_the_docs_calls_every_endpoint(
     for file in (found["image"], found["mask"], decoded["image"], shown["image"]):
         assert Image.open(file).size == (64, 64)
     assert len(names["encoded"]["tokens"]) == 8
+
+
+def test_files_with_more_than_8_bits_are_read_as_the_detector_reads_them(
+    client: Client, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AppError, match="more than 8 bits"):
+        client.predict(image=files["deep"], api_name="/encode_to_tokens")
+    monkeypatch.setattr(Detector, "levels", Levels.of_bits(12))
+    known, deep = (
+        client.predict(image=files[name], api_name="/encode_to_tokens") for name in ("image", "deep")
+    )
+    assert deep == known
+    drawn = [inpaint(client, files, image=files[name])["image"] for name in ("image", "deep")]
+    assert np.array_equal(*(np.asarray(Image.open(path)) for path in drawn))
 
 
 def test_tokens_and_masks_have_endpoints(client: Client, files: dict[str, Any]) -> None:

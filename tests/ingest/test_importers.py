@@ -409,3 +409,20 @@ def test_any_coco_file_is_read_or_refused_by_name(three, changes, cut):
     text = json.dumps(content)
     (three / "t.json").write_text(text if cut > 2000 else text[:cut] + '"images" "annotations" "categories"')
     check_result(three, "coco")
+
+
+def test_boxes_of_a_merged_set_have_the_names_of_classes(tmp_path, pictures, inspection_folder):
+    names = [f"{number}.png" for number in range(6)]
+    for name, picture in zip(names, pictures[:6], strict=True):
+        draw(tmp_path / "raw/coco", name, picture)
+    boxes = [{"image_id": number, "category_id": 1, "bbox": [10, 4, 10, 8]} for number in range(6)]
+    (tmp_path / "raw/coco/boxes.json").write_text(coco(list(enumerate(names)), boxes))
+    result = merge_datasets(
+        [DatasetSpec("coco", tmp_path / "raw/coco", {"dent": "pits"})],
+        InspectionSpec("mvtec_ad", inspection_folder),
+        tmp_path / "merged",
+        tmp_path / "reports",
+        MergeOptions(["pits"], 32, 0.2, 0.2, seed=0),
+    )
+    assert {box["label"] for text in result.table["boxes"] for box in json.loads(text)} == {"pits"}
+    assert result.summary["boxes_of_another_class"] == 0

@@ -212,3 +212,34 @@ def test_exposures_of_a_defect_are_one_scene(tiles, tmp_path, texture, save):
 def test_a_dataset_without_normal_images_is_an_error(classes_folder, tmp_path):
     with pytest.raises(UserError, match=r"own holds no normal images"):
         build_inspection("folder", classes_folder, tmp_path / "out", seed=0)
+
+
+def test_folders_with_other_names_for_good_and_folders_to_leave_out(tmp_path, texture, save):
+    root = tmp_path / "plant"
+    for k in range(20):
+        save(root / f"ok/{k}.png", texture(k))
+    for k in range(3):
+        save(root / f"Kratzer/{k}.png", texture(100 + k))
+        save(root / f"unsorted/{k}.png", texture(200 + k))
+    counts, rejected = build_inspection(
+        "folder",
+        root,
+        tmp_path / "out",
+        seed=0,
+        labels={"ok": "good", "Kratzer": "scratch"},
+        ignore=["unsorted"],
+    )
+    assert rejected == []
+    good = counts.test.pop("good")
+    assert counts.train + counts.validation + counts.canvas + good == 20
+    assert counts.test == {"scratch": 3}
+
+
+def test_a_renamed_label_that_no_image_has_is_an_error(inspection_folder, tmp_path):
+    with pytest.raises(UserError, match=r"maps 'ok', but no image has this label; labels found: 'good', 'p"):
+        build_inspection("mvtec_ad", inspection_folder, tmp_path / "out", seed=0, labels={"ok": "good"})
+
+
+def test_what_was_called_good_and_is_renamed_shows_a_defect(inspection_folder, tmp_path):
+    with pytest.raises(UserError, match=r"holds no normal images"):
+        build_inspection("mvtec_ad", inspection_folder, tmp_path / "out", 0, labels={"good": "worn"})

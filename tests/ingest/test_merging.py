@@ -117,6 +117,21 @@ def test_repeats_can_be_dropped(merge):
     assert result.table["source"].unique().tolist() == ["own"]
 
 
+@pytest.mark.parametrize(("duplicates", "images"), [("keep", 19), ("drop", 16)])
+def test_a_photograph_under_two_classes_is_counted_and_named(
+    merge, classes_folder, tmp_path, duplicates, images
+):
+    copy = np.asarray(Image.open(classes_folder / "pits/pits_3.png"))
+    Image.fromarray(copy).save(classes_folder / "scratches/copy.jpg", quality=95)
+    summary = merge(duplicates=duplicates).summary
+    assert (summary["total"], summary["groups_of_several_classes"]) == (images, 1)
+    kept = "; only the first image of each is kept, with its class" if duplicates == "drop" else ""
+    assert summary["notes"] == [
+        "photographs that are filed under several classes: 1, such as own/pits/pits_3.png (pits) and"
+        f" own/scratches/copy.jpg (scratches){kept}"
+    ]
+
+
 def test_the_same_bytes_again_and_with_other_workers(merge, tmp_path, monkeypatch):
     merge("one")
     monkeypatch.setenv("METALDEFECT_WORKERS", "5")
@@ -167,6 +182,20 @@ def test_refused_files_fail_the_merge_with_a_list(merge, classes_folder, tmp_pat
     assert not (tmp_path / "merged").exists()
     result = merge(max_rejected=1)
     assert (result.summary["total"], result.summary["rejected"]) == (18, 1)
+
+
+def test_a_file_that_both_halves_refuse_counts_once(classes_folder, tmp_path, texture, save):
+    for k in range(12):
+        save(classes_folder / f"good/{k}.png", texture(500 + k))
+    (classes_folder / "pits/broken.png").write_text("no image")
+    result = merge_datasets(
+        [DatasetSpec("folder", classes_folder, name="own")],
+        InspectionSpec("folder", classes_folder),
+        tmp_path / "merged",
+        tmp_path / "reports",
+        replace(OPTIONS, max_rejected=1),
+    )
+    assert [file.path for file in result.rejected] == ["own/pits/broken.png"]
 
 
 def test_a_failed_merge_leaves_the_old_out(merge, classes_folder, tmp_path):

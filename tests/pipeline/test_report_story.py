@@ -58,6 +58,8 @@ def test_numbers_bring_their_intervals_from_both_places(tmp_path: Path) -> None:
     assert found.estimate("evaluate_synthesis", "class_agreement_independent") == Estimate(0.6, 0.5, 0.7)
     assert found.estimate("evaluate_efficientad", "generated.detection_rate") == Estimate(0.9)
     assert found.estimate("evaluate_vq", "after.ssim") is None
+    unmeasured = metrics(tmp_path, calibrate={"generated": "no insertion is visible"})
+    assert unmeasured.estimate("calibrate", "generated.au_pro") is None
     assert Estimate(0.6, 0.5, 0.7).as_percent().replace("\N{NO-BREAK SPACE}", " ") == "60 % (50 to 70 %)"
     assert [share(value, "") for value in (0.0, 0.004, 0.996, 1.0)] == ["0", "0.4", "99.6", "100"]
 
@@ -97,6 +99,18 @@ def test_weaknesses_are_the_numbers_beyond_their_limits_and_no_others(tmp_path: 
     assert "10 %, at most 2 %" in texts[2]
     assert "0.7000 (0.6500 to 0.7500), at least 0.8000" in texts[3]
     assert texts[4].endswith("20, at least 100")
+
+
+@pytest.mark.parametrize(("photographs", "shown"), [(0, []), (2, ["2"])])
+def test_photographs_under_several_classes_are_among_the_facts_on_the_data(
+    tmp_path: Path, photographs: int, shown: list[str]
+) -> None:
+    merged = {"total": 20, "groups_of_several_classes": photographs}
+    table = evidence.data_table(metrics(tmp_path, merge=merged))
+    assert table is not None
+    cells = {row[0][0]: row[1][0] for row in table.rows}
+    name = "photographs that are filed under several classes"
+    assert [text for key, text in cells.items() if key == name] == shown
 
 
 def test_what_was_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
