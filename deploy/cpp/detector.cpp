@@ -148,7 +148,7 @@ Detection Detector::predict_tiles(const Image& image, int overlap) {
 void Detector::self_test() {
     std::vector<std::future<Detection>> started;
     for (const auto& item : bundle_.golden)
-        started.push_back(start(read_image(bundle_.folder / "golden" / item.file)));
+        started.push_back(start(read_frame(bundle_.folder / "golden" / item.file)));
     const auto allowed = [this](double expected) {
         return bundle_.absolute_tolerance + bundle_.relative_tolerance * std::abs(expected);
     };

@@ -11,13 +11,18 @@ import numpy as np
 import openvino
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.bundle import PRECISIONS, read_metadata
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import sign
+from metaldefect.errors import RejectedFileError
+from metaldefect.image_files import EXIF_ORIENTATION, read_pixels
 from tests.deploy.bad_inputs import CASES, Case, Line, write_good
 from tests.deploy.keys import key_files
+from tests.ingest.test_hostile_files import HOSTILE
+from tests.slim_detector import noise
 
 SOURCE = Path(__file__).parents[2] / "deploy/cpp"
 HEADERS = ("stb/stb_image.h", "nlohmann/json.hpp", "openssl/evp.h")
@@ -149,6 +154,92 @@ def test_a_small_image_is_named(program: Path, exported: Path, tmp_path: Path) -
     Image.new("L", (15, 40)).save(tmp_path / "small.png")
     done = run(program, exported, tmp_path / "small.png")
     assert (done.returncode, "small.png: 15x40 pixels" in done.stderr) == (1, True), done.stderr
+
+
+def turned(path: Path, orientation: int, order: str) -> Path:
+    """Write noise whose EXIF names an orientation, in little-endian (`<`) or big-endian (`>`) numbers."""
+    exif = Image.Exif()
+    exif.endian = order
+    exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(noise(1)[0][:100]).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_an_image_that_exif_turns_is_refused_and_an_upright_one_is_scored(
+    program: Path, exported: Path, tmp_path: Path, suffix: str, order: str
+) -> None:
+    images = [turned(tmp_path / f"{k}{suffix}", k, order) for k in (1, 2, 6, 8)]
+    done = run(program, exported, "--precision", "fp32", *images)
+    refused = [f"detect: {path}: turned by EXIF: save it upright" for path in images[1:]]
+    assert done.stderr.splitlines() == refused
+    (row,) = rows(done)
+    detector = Detector.load(exported, "fp32", self_test=False)
+    expected = detector.predict(detector.read(images[0]))
+    tolerance = 1e-4 if suffix == ".png" else 0.05 * expected.score  # JPEG decoders differ by a level
+    assert float(row["score"]) == pytest.approx(expected.score, abs=tolerance)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("form", ['tiff:Orientation="6"', "<tiff:Orientation>6</tiff:Orientation>"])
+def test_xmp_turns_where_exif_says_nothing(
+    program: Path, exported: Path, tmp_path: Path, suffix: str, form: str
+) -> None:
+    path, image = tmp_path / f"plate{suffix}", Image.fromarray(noise(1)[0][:100])
+    if suffix == ".png":
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", form)
+        image.save(path, pnginfo=text)
+    else:
+        image.save(path, xmp=form.encode())
+    assert read_pixels(path).shape == (128, 100), "Python turns it"
+    assert f"{path}: turned by EXIF" in run(program, exported, path).stderr
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TGA", "PPM"])
+def test_formats_that_python_refuses_are_refused(
+    program: Path, exported: Path, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "plate.png"
+    Image.fromarray(noise(1)[0]).save(path, format=kind)
+    with pytest.raises(RejectedFileError):
+        read_pixels(path)
+    assert f"{path}: unreadable image" in run(program, exported, path).stderr
+
+
+def test_files_that_python_refuses_are_refused(program: Path, exported: Path, tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in (*HOSTILE, "cut.jpg")}
+    for name, (make, _) in HOSTILE.items():
+        make(paths[name])
+    Image.fromarray(noise(1)[0]).save(paths["cut.jpg"])
+    paths["cut.jpg"].write_bytes(paths["cut.jpg"].read_bytes()[:-2000])
+    with pytest.raises(RejectedFileError, match="truncated"):
+        read_pixels(paths["cut.jpg"])
+    done = run(program, exported, "--precision", "fp32", *paths.values())
+    assert rows(done) == []
+    lines = [line.removeprefix(f"detect: {tmp_path}/") for line in done.stderr.splitlines()]
+    reasons = dict(line.split(": ", 1) for line in lines)
+    assert reasons.keys() == paths.keys()
+    named = {
+        "cmyk.jpg": "4 channels: save it as grey or RGB",
+        "deep_colour.png": "16-bit colour: save it as 16-bit grey or as 8-bit colour",
+        "animated.png": "2 frames: save each as a file of its own",
+        "cut.jpg": "unreadable image: it is cut off",
+    }
+    assert {name: reasons[name] for name in named} == named
+
+
+def test_a_strip_is_refused_beyond_8_to_1(program: Path, exported: Path, tmp_path: Path) -> None:
+    sizes = {"at.png": (320, 40), "wide.png": (321, 40), "high.png": (40, 321)}
+    for name, size in sizes.items():
+        Image.new("L", size, 100).save(tmp_path / name)
+    done = run(program, exported, *(tmp_path / name for name in sizes))
+    assert [row["image"] for row in rows(done)] == [str(tmp_path / "at.png")]
+    assert [line.split(" which ")[0] for line in done.stderr.splitlines()] == [
+        f"detect: {tmp_path}/wide.png: 321x40 is a strip,",
+        f"detect: {tmp_path}/high.png: 40x321 is a strip,",
+    ]
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
