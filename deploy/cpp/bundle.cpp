@@ -131,7 +131,6 @@ Image read_image(const std::filesystem::path& path) {
     return image;
 }
 
-
 Bundle read_bundle(const std::filesystem::path& folder, const std::string& precision,
                    const std::filesystem::path& public_key) {
     const std::string text = contents(folder / "metadata.json");
@@ -159,6 +158,9 @@ Bundle read_bundle(const std::filesystem::path& folder, const std::string& preci
             bundle.golden.push_back({item.at("file"), item.at("scores").at(precision)});
             check_file(folder, metadata, "golden/" + bundle.golden.back().file);
         }
+        if (bundle.golden.empty())
+            throw Error((folder / "metadata.json").string() + " names no golden frames, so nothing can be tested:"
+                        " export again");
         return bundle;
     } catch (const nlohmann::json::exception& error) {
         throw Error((folder / "metadata.json").string() + " is not a bundle's: " + error.what());

@@ -34,6 +34,12 @@ Detector::Detector(const std::filesystem::path& folder, const Options& options)
     } catch (const ov::Exception& error) {
         throw Error(bundle_.graph.string() + " cannot be compiled for " + options.device + ": " + error.what());
     }
+    try {
+        model_.input(bundle_.input);
+        for (const auto* name : {"anomaly_map", "score"}) model_.output(name);
+    } catch (const ov::Exception& error) {
+        throw Error(bundle_.graph.string() + " is not a detector's graph: " + error.what());
+    }
     slots_ = std::vector<Slot>(model_.get_property(ov::optimal_number_of_infer_requests));
     for (std::size_t index = 0; index < slots_.size(); ++index) {
         slots_[index].request = model_.create_infer_request();

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
 from metaldefect.config import Config
@@ -162,6 +162,13 @@ class Metadata(Config):
     lineage: Lineage
     licence: str = LICENCE
     sha256: dict[str, str]
+
+    @model_validator(mode="after")
+    def golden_frames_test_every_precision(self) -> Metadata:
+        for frame in self.golden:
+            if missing := sorted(self.precisions.keys() - frame.scores.keys()):
+                raise ValueError(f"golden frame {frame.file} has no score in {', '.join(missing)}")
+        return self
 
 
 def graph_file(precision: str) -> str:

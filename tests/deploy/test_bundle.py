@@ -108,6 +108,17 @@ def test_metadata_of_other_versions_and_with_other_keys_is_refused(bundle: Path)
         Detector.load(bundle, "int4")
 
 
+def test_metadata_that_cannot_test_a_precision_are_refused(bundle: Path) -> None:
+    content = read_json(bundle / "metadata.json")
+    write_json(bundle / "metadata.json", content | {"golden": []})
+    with pytest.raises(UserError, match=r"metadata\.json is not valid:\n +golden: .*at least 1"):
+        Detector.load(bundle)
+    del content["golden"][2]["scores"]["int8"]
+    write_json(bundle / "metadata.json", content)
+    with pytest.raises(UserError, match=r"is not valid:\n.*golden frame 02\.png has no score in int8"):
+        Detector.load(bundle, "fp32")
+
+
 def test_a_signed_bundle_is_accepted_from_its_owner_only(bundle: Path, tmp_path: Path) -> None:
     private, public = key_files(tmp_path, "plant")
     _, stranger = key_files(tmp_path, "stranger")

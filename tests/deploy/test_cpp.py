@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import openvino
+import openvino.opset13 as ops
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from metaldefect.artifacts import read_json, write_json
-from metaldefect.deploy.bundle import PRECISIONS, read_metadata
+from metaldefect.deploy.bundle import PRECISIONS, hashes, read_metadata
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import sign
 from metaldefect.errors import RejectedFileError
@@ -256,6 +257,17 @@ def test_bad_input_is_refused_with_the_reason_and_the_others_are_scored(
     assert [row["image"] for row in rows(done)] == ([str(good)] if bad.image else [])
 
 
+def test_a_graph_with_other_outputs_is_refused(program: Path, bundle: Path) -> None:
+    frame = ops.parameter([1, -1, -1, -1], np.uint8, name="frame")
+    frame.output(0).get_tensor().set_names({"frame"})
+    openvino.save_model(openvino.Model([ops.result(frame)], [frame], "other"), bundle / "detector_fp32.xml")
+    content = read_json(bundle / "metadata.json")
+    content["sha256"] |= hashes(bundle)
+    write_json(bundle / "metadata.json", content)
+    done = run(program, bundle, "--precision", "fp32")
+    assert (done.returncode, "detector_fp32.xml is not a detector's graph" in done.stderr) == (1, True)
+
+
 def test_a_changed_bundle_is_refused(program: Path, bundle: Path, tmp_path: Path) -> None:
     private, public = key_files(tmp_path, "plant")
     _, stranger = key_files(tmp_path, "stranger")
@@ -267,6 +279,10 @@ def test_a_changed_bundle_is_refused(program: Path, bundle: Path, tmp_path: Path
     content["golden"][0]["scores"]["fp16"] += 0.5
     write_json(bundle / "metadata.json", content)
     assert "fails its self-test: golden/00.png" in run(program, bundle).stderr
+    write_json(bundle / "metadata.json", content | {"golden": []})
+    done = run(program, bundle)
+    assert (done.returncode, "names no golden frames" in done.stderr) == (1, True), done.stderr
+    write_json(bundle / "metadata.json", content)
     shutil.copy(bundle / "detector_fp32.bin", bundle / "detector_fp16.bin")
     done = run(program, bundle)
     assert done.returncode == 1
