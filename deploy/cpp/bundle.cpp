@@ -152,7 +152,8 @@ Bundle read_bundle(const std::filesystem::path& folder, const std::string& preci
                       rule.at("channels").get<std::vector<int>>(), std::nullopt, stated.at("threshold"),
                       tolerance.at("absolute"), tolerance.at("relative"), {}};
         if (metadata.contains("tiles") && !metadata.at("tiles").is_null()) bundle.tiles = metadata.at("tiles");
-        if (const auto& levels = rule.at("levels"); !levels.is_null())
+        // With u8, the levels are those of files that Python alone reads
+        if (const auto& levels = rule.at("levels"); rule.at("type") == "u16")
             bundle.levels = Levels{levels.at("low"), levels.at("high"), levels.at("clip")};
         for (const auto& item : metadata.at("golden")) {
             bundle.golden.push_back({item.at("file"), item.at("scores").at(precision)});

@@ -54,7 +54,7 @@ struct Bundle {
     int width;
     std::optional<int> tiles;  // pixels that tiles share; without it, frames are resized
     std::vector<int> channels;
-    std::optional<Levels> levels;
+    std::optional<Levels> levels;  // of 16-bit frames; without them, frames have 8 bits
     double threshold;
     double absolute_tolerance;
     double relative_tolerance;

@@ -66,7 +66,7 @@ ov::Tensor Detector::frame(const Image& image) const {
                        [&](std::uint16_t level) { return on_levels(level, image.deep, *bundle_.levels); });
         return tensor;
     }
-    if (image.deep) throw Error("16-bit image: this detector was trained on 8-bit images");
+    if (image.deep) throw Error("16-bit image: this detector takes 8-bit images");
     ov::Tensor tensor(ov::element::u8, shape);
     std::copy(image.pixels.begin(), image.pixels.end(), tensor.data<std::uint8_t>());
     return tensor;

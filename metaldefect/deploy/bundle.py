@@ -94,11 +94,13 @@ class FrameRule(Config):
     Attributes:
         name: of the graph's input.
         layout: always NHWC.
-        type: `u8`, or `u16` for a detector that was trained on images with more than 8 bits.
+        type: `u8`, or `u16` for a detector that was trained on images with more than 8 bits, if 16 bits hold
+            its levels.
         channels: how many a frame may have; three are RGB.
         seen: what the detector sees of them. 1: colour becomes grey by Rec. 601; 3: colours are kept, a grey
             frame gives three equal channels.
-        levels: which levels of a `u16` frame become black and white.
+        levels: which levels become black and white: of a `u16` frame, inside the graph; with `u8`, of an image
+            file with more than 8 bits, when it is read.
         resize: how frames become the model's size, inside the graph.
     """
 
@@ -109,6 +111,11 @@ class FrameRule(Config):
     seen: Channels = 1
     levels: Levels | None
     resize: str = "antialiased bilinear, rounded to whole levels after each axis, as Pillow does"
+
+    @property
+    def frame_levels(self) -> Levels | None:
+        """Levels that the graph applies to frames; None: frames have 8 bits."""
+        return self.levels if self.type == "u16" else None
 
 
 class Lineage(Config):

@@ -243,6 +243,20 @@ def test_files_that_python_refuses_are_refused(program: Path, exported: Path, tm
     assert {name: reasons[name] for name in named} == named
 
 
+def test_levels_that_only_files_have_leave_8_bit_images_alone(
+    program: Path, bundle: Path, images: list[Path], tmp_path: Path
+) -> None:
+    before = rows(run(program, bundle, "--precision", "fp32", images[1]))
+    content = read_json(bundle / "metadata.json")
+    content["input"]["levels"] = {"low": 0.0, "high": 100_000.0, "clip": True}
+    write_json(bundle / "metadata.json", content)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((40, 50), 5000, np.uint16)).save(deep)
+    done = run(program, bundle, "--precision", "fp32", images[1], deep)
+    assert rows(done) == before
+    assert done.stderr == f"detect: {deep}: 16-bit image: this detector takes 8-bit images\n"
+
+
 def test_a_strip_is_refused_beyond_8_to_1(program: Path, exported: Path, tmp_path: Path) -> None:
     sizes = {"at.png": (320, 40), "wide.png": (321, 40), "high.png": (40, 321)}
     for name, size in sizes.items():
