@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from benchmarks.agreement import measure
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.bundle import PRECISIONS, hashes, read_metadata
 from metaldefect.deploy.runtime import Detector
@@ -51,7 +52,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("build")
     package = Path(openvino.__file__).parent
     configure = ["cmake", "-S", str(SOURCE), "-B", str(build), "-DCMAKE_BUILD_TYPE=Debug"]
-    for command in ([*configure, f"-DOpenVINO_DIR={package / 'cmake'}"], ["cmake", "--build", str(build)]):
+    make = ["cmake", "--build", str(build), "--target", "detect", "compare_calls"]
+    for command in ([*configure, f"-DOpenVINO_DIR={package / 'cmake'}"], make):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     return build / "detect"
@@ -84,7 +86,6 @@ def test_scores_and_decisions_are_pythons(
     program: Path, exported: Path, images: list[Path], precision: str
 ) -> None:
     golden = [exported / "golden" / item.file for item in read_metadata(exported).golden]
-    images = images if precision == "fp32" else images[::4]
     done = run(program, exported, "--precision", precision, "--throughput", *golden, *images)
     assert done.returncode == 3, done.stderr
     detector = Detector.load(exported, precision)
@@ -97,6 +98,26 @@ def test_scores_and_decisions_are_pythons(
     assert [float(row["score"]) for row in found] == pytest.approx(
         [one.score for one in expected], abs=tolerance
     )
+
+
+def test_a_batch_and_later_answers_are_those_of_single_images(
+    program: Path, exported: Path, images: list[Path]
+) -> None:
+    some = images[::8]
+    done = run(program.with_name("compare_calls"), exported, *some)
+    assert done.returncode == 0, done.stderr
+    detector = Detector.load(exported, "fp32", self_test=False)
+    expected = [detector.predict(np.asarray(Image.open(path))).score for path in some]
+    found = [[float(score) for score in line.split(",")] for line in done.stdout.splitlines()]
+    for scores in zip(*found, strict=True):
+        assert list(scores) == pytest.approx(expected, abs=1e-4)
+    assert len(set(expected)) == len(some), "an image in another's place would be seen"
+
+
+def test_all_runtimes_agree_on_the_golden_frames(program: Path, exported: Path) -> None:
+    figures, _ = measure(exported, program, None)
+    assert figures["cpp_fp32_max_error"] < 1e-4
+    assert {figures[f"cpp_{precision}_changed_decisions"] for precision in PRECISIONS} == {0}
 
 
 @pytest.mark.parametrize("tiles", [(), ("--tiles", "40")])
