@@ -123,7 +123,7 @@ class Lineage(Config):
 
     Attributes:
         model_sha256: of the trained weights.
-        data_sha256: of the list of images that the detector was trained and calibrated with.
+        data_sha256: of the images that the detector was trained and calibrated with.
         git_commit: of the code that exported.
         mlflow_run: id of the run that exported.
     """

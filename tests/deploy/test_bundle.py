@@ -33,7 +33,9 @@ def test_files_are_whole_and_described(exported: Path) -> None:
     assert content["input"]["type"] == "u8"
     assert content["map_weights"] == {"student": 0.75, "autoencoder": 0.25}
     assert content["licence"] == "Apache-2.0"
-    assert set(content["lineage"]) == {"model_sha256", "data_sha256", "git_commit", "mlflow_run"}
+    assert content["lineage"] == {
+        "model_sha256": "model", "data_sha256": "data", "git_commit": "commit", "mlflow_run": "run",
+    }  # fmt: skip
     files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     assert set(content["sha256"]) == files - {"metadata.json"}
     assert {name: sha256_file(exported / name) for name in content["sha256"]} == content["sha256"]
