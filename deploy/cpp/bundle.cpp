@@ -155,6 +155,8 @@ Bundle read_bundle(const std::filesystem::path& folder, const std::string& preci
         // With u8, the levels are those of files that Python alone reads
         if (const auto& levels = rule.at("levels"); rule.at("type") == "u16")
             bundle.levels = Levels{levels.at("low"), levels.at("high"), levels.at("clip")};
+        if (bundle.levels && (bundle.levels->low < 0 || bundle.levels->high > 65535))
+            throw Error((folder / "metadata.json").string() + ": 16-bit frames do not hold its levels: export again");
         for (const auto& item : metadata.at("golden")) {
             bundle.golden.push_back({item.at("file"), item.at("scores").at(precision)});
             check_file(folder, metadata, "golden/" + bundle.golden.back().file);

@@ -20,6 +20,8 @@ GOLDEN = "golden"
 SCHEMA_VERSION = 2
 PRECISIONS = ("fp32", "fp16", "int8")
 LICENCE = "Apache-2.0"
+HIGHEST_LEVEL = 65535  # of a 16-bit frame
+GREY_RANGE = 255.0
 
 
 class Tolerance(Config):
@@ -112,10 +114,27 @@ class FrameRule(Config):
     levels: Levels | None
     resize: str = "antialiased bilinear, rounded to whole levels after each axis, as Pillow does"
 
+    @model_validator(mode="after")
+    def frames_hold_their_levels(self) -> FrameRule:
+        if self.type == "u16" and self.levels is not None:
+            low, high = self.levels.low, self.levels.high
+            if low < 0 or high > HIGHEST_LEVEL:
+                raise ValueError(f"16-bit frames do not hold levels {low:g} to {high:g}: export again")
+        return self
+
     @property
     def frame_levels(self) -> Levels | None:
         """Levels that the graph applies to frames; None: frames have 8 bits."""
         return self.levels if self.type == "u16" else None
+
+
+def fit_frames(levels: Levels) -> bool:
+    """Whether 16-bit frames hold both levels, and all 256 grey levels between them.
+
+    Levels of 32-bit or float images may not fit. The reader of files applies those, so frames have 8 bits.
+    """
+    within = levels.low >= 0 and levels.high <= HIGHEST_LEVEL
+    return within and levels.high - levels.low >= GREY_RANGE
 
 
 class Lineage(Config):

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaldefect.deploy.bundle import FrameRule
+from metaldefect.deploy.bundle import GREY_RANGE, FrameRule
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import MAX_PIXELS, MIN_SIDE, Levels
-
-GREY_RANGE = 255.0
 
 
 def as_frame(image: NDArray[Any], rule: FrameRule) -> NDArray[Any]:

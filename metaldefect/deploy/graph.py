@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from metaldefect.deploy.frames import GREY_RANGE
+from metaldefect.deploy.bundle import fit_frames
 from metaldefect.efficientad.anomaly_map import combine_maps, scale_maps
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.image_files import Levels
@@ -24,7 +24,6 @@ FIXED_POINT = 65536.0
 # Resized levels are rounded to whole ones, as in training. Exact halves are frequent (at a scale of 2, for
 # example), and runtimes sum in different orders: this much above 0.5 makes all of them round halves up.
 HALF = 0.5 + 2.0**-12
-HIGHEST_LEVEL = 65535  # of a 16-bit frame
 
 
 class InspectionGraph(nn.Module):
@@ -93,14 +92,6 @@ class InspectionGraph(nn.Module):
         low, high = self.levels.low, self.levels.high
         levels = ((frame.float() - low) * (255.0 / (high - low))).round().clamp(0.0, 255.0)
         return levels.index_select(3, three)
-
-
-def fit_frames(levels: Levels) -> bool:
-    """Whether 16-bit frames hold both levels, and all 256 grey levels between them.
-
-    Levels of 32-bit or float images may not fit. The reader of files applies those, so frames have 8 bits.
-    """
-    return levels.low >= 0 and levels.high <= HIGHEST_LEVEL and levels.high - levels.low >= GREY_RANGE
 
 
 def resize_levels(levels: Tensor, size: ImageSize) -> Tensor:

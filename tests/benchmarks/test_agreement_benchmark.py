@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agreement import Answers, compare, measure
-from metaldefect.deploy.bundle import PRECISIONS, read_metadata
+from metaldefect.deploy.bundle import PRECISIONS
 
 # They read the golden scores, get the first one wrong by 0.25, and decide the last one otherwise.
 OTHER = """
@@ -80,9 +80,6 @@ def test_the_cpp_programs_and_anomalibs_answers_are_compared(
     for precision in ("fp32", "fp16"):
         assert figures[f"anomalib_{precision}_max_error"] == pytest.approx(0.25, abs=1e-4)
         assert figures[f"anomalib_{precision}_changed_decisions"] == 1
-    golden = [frame.scores for frame in read_metadata(bundle).golden]
-    apart = max(abs(scores["int8"] - scores["fp16"]) for scores in golden)
-    assert figures["anomalib_int8_max_error"] <= 0.25 + apart + 1e-4
     assert (tmp_path / "hints").read_text().split() == ["f32", "default", "default"]
 
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import tifffile
 
-from metaldefect.deploy.bundle import Lineage
+from metaldefect.artifacts import read_json, write_json
+from metaldefect.deploy.bundle import Lineage, fit_frames
 from metaldefect.deploy.export import export_bundle, parity
-from metaldefect.deploy.graph import InspectionGraph, fit_frames
+from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.runtime import Detector
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import EfficientAD
-from metaldefect.errors import RejectedFileError
+from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import Levels
 from tests.slim_detector import SIZE, noise
 
@@ -68,3 +69,11 @@ def test_a_file_scores_what_the_trained_networks_score(
     assert infer(model, image)[0] == pytest.approx(known[0], rel=0.2), "the file shows the frame"
     with pytest.raises(RejectedFileError, match="its levels are applied when a file is read"):
         detector.predict(pixels)
+
+
+def test_an_older_bundle_whose_frames_cannot_hold_its_levels_is_refused(bundle: Path) -> None:
+    content = read_json(bundle / "metadata.json")
+    content["input"] |= {"type": "u16", "levels": {"low": 0.0, "high": 100_000.0, "clip": True}}
+    write_json(bundle / "metadata.json", content)
+    with pytest.raises(UserError, match="16-bit frames do not hold levels 0 to 100000: export again"):
+        Detector.load(bundle, "fp32")
