@@ -1,11 +1,11 @@
 """`python -m benchmarks.edge`: how fast the exported detector is, and against what.
 
-Run it alone on a quiet machine; it takes about seven minutes on two cores. It exports EfficientAD-S at 256 px,
-unpadded and untrained (weights do not change the speed), and measures:
+Run it alone on a quiet machine; it takes about seven minutes on two cores. It exports EfficientAD-S at
+256 px, unpadded and untrained (weights do not change the speed), and measures:
 
 - per precision, hint and number of threads (1, 2 and all): one frame at a time, the model alone (a frame in
-  memory to score and map) and the whole path (PNG file to verdict), at the median, 95 % and 99 %; and, with as
-  many frames at once as the hint wants, images per second;
+  memory to score and map) and the whole path (PNG file to verdict), at the median, 95 % and 99 %; and, with
+  as many frames at once as the hint wants, images per second;
 - cameras with 10 frames/s each that are held (at most 1 % of the frames take longer than 100 ms);
 - cold start from an empty process to the first verdict, self-test included, and its memory;
 - torch in eager FP32, onnxruntime, and anomalib's EfficientAD-S, eager and as anomalib exports it (in this
@@ -277,7 +277,7 @@ def not_measured(figures: Mapping[str, float], accuracy: Path) -> dict[str, str]
     """The figures that are absent because something is not here, and the reason of each."""
     without_anomalib = "anomalib is not installed: name a Python that has it with --anomalib-python"
     if accuracy.is_file():
-        without_accuracy = f"{accuracy} has no such figure: the last run had no good and defective test images"
+        without_accuracy = f"{accuracy} has no such figure: the run had no good and defective test images"
     else:
         without_accuracy = f"{accuracy} does not exist: run `dvc repro evaluate_openvino`"
     reasons = dict.fromkeys(FROM_ANOMALIB, without_anomalib) | dict.fromkeys(FROM_ACCURACY, without_accuracy)

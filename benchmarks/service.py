@@ -4,8 +4,8 @@ Starts `metaldefect serve` with an untrained EfficientAD-S at 128 px (or `--bund
 concurrency 8, and swaps the model ten times meanwhile, back and forth between two bundles. It counts requests
 without a right answer (status 200 and the score that the image always gets) and rows of the log, and compares
 the server's memory in the last quarter of the time with the second quarter. Writes
-`benchmarks/results/service.json`, and exits with 1 if an answer is lost or wrong, a row is missing in the log, or
-memory grew by more than a tenth.
+`benchmarks/results/service.json`, and exits with 1 if an answer is lost or wrong, a row is missing in the
+log, or memory grew by more than a tenth.
 """
 
 from __future__ import annotations
@@ -165,11 +165,12 @@ def failures(figures: Mapping[str, Any]) -> list[str]:
     """What the service did not keep, in words: every request answered right and logged, with flat memory."""
     requests, memory = figures["requests"], figures["memory_mb"]
     growth, limit = figures["memory_growth_mb"], MAX_GROWTH * memory
+    grew = f"memory grew by {growth:.0f} MB to {memory:.0f} MB, at most {limit:.0f} MB are allowed"
     checks = {
         f"{figures['lost']} of {requests} requests lost": figures["lost"] > 0,
         f"{figures['wrong']} of {requests} answers wrong": figures["wrong"] > 0,
         f"{figures['logged']} of {requests} answers logged": figures["logged"] < requests - figures["lost"],
-        f"memory grew by {growth:.0f} MB to {memory:.0f} MB, at most {limit:.0f} MB are allowed": growth > limit,
+        grew: growth > limit,
     }
     return [words for words, failed in checks.items() if failed]
 

@@ -86,7 +86,7 @@ def data_sha256(train: Images, held_out: CalibrationImages) -> str:
 
 
 def code_commit(package: Path = PACKAGE) -> str | None:
-    """The commit of a package's code, with the suffix `-dirty` if its files differ; None where git knows none.
+    """The commit of a package's code, with the suffix `-dirty` if its files differ; None without git.
 
     An installed package may lie inside another project's repository, which does not have its files.
     """

@@ -101,8 +101,8 @@ class FrameRule(Config):
         channels: how many a frame may have; three are RGB.
         seen: what the detector sees of them. 1: colour becomes grey by Rec. 601; 3: colours are kept, a grey
             frame gives three equal channels.
-        levels: which levels become black and white: of a `u16` frame, inside the graph; with `u8`, of an image
-            file with more than 8 bits, when it is read.
+        levels: which levels become black and white: of a `u16` frame, inside the graph; with `u8`, of an
+            image file with more than 8 bits, when it is read.
         resize: how frames become the model's size, inside the graph.
     """
 

@@ -85,7 +85,7 @@ def test_the_cpp_programs_and_anomalibs_answers_are_compared(
 
 def test_a_program_that_fails_is_named_with_its_message(planted: dict[str, Path], tmp_path: Path) -> None:
     bundle = planted["good"].parent / "raw"
-    failing = write_program(tmp_path / "detect", "import sys\nprint('no such bundle', file=sys.stderr)\nsys.exit(1)")
+    failing = write_program(tmp_path / "detect", "import sys\nsys.exit('no such bundle')")
     with pytest.raises(SystemExit, match="detect failed: no such bundle"):
         measure(bundle, failing, None)
     with pytest.raises(SystemExit, match=r"scores\.py failed:\nno such bundle"):

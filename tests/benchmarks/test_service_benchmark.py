@@ -70,13 +70,14 @@ def test_the_command_fails_when_memory_grew(
 ) -> None:
     figures = KEPT | {"memory_growth_mb": growth}
     monkeypatch.setattr(service, "load_test", lambda *_: (figures, {"errors": []}))
-    monkeypatch.setattr(sys, "argv", ["service", "--bundle", str(tmp_path), "--results", str(tmp_path / "r.json")])
+    results = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["service", "--bundle", str(tmp_path), "--results", str(results)])
     if growth:
         with pytest.raises(SystemExit, match=r"^benchmarks\.service: memory grew by 300 MB"):
             service.main()
     else:
         service.main()
-    assert read(tmp_path / "r.json").figures["memory_growth_mb"] == growth
+    assert read(results).figures["memory_growth_mb"] == growth
 
 
 def test_every_request_is_sent_once_and_a_failing_one_is_an_outcome() -> None:
