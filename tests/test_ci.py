@@ -86,7 +86,9 @@ def test_ci_builds_the_cpp_runtime_before_it_tests() -> None:
     assert set(stated[1].split()) <= set(install.split())
 
 
-@pytest.mark.parametrize(("missing", "ci", "skipped"), [(["g++"], "", True), (["g++"], "true", False), ([], "", False)])
+@pytest.mark.parametrize(
+    ("missing", "ci", "skipped"), [(["g++"], "", True), (["g++"], "true", False), ([], "", False)]
+)
 def test_the_cpp_tests_fail_in_ci_where_they_would_be_skipped(
     missing: list[str], ci: str, skipped: bool
 ) -> None:

@@ -19,7 +19,6 @@ from metaldefect.efficientad.torch_model import LAYERS, EfficientAD
 from metaldefect.images import Channels, ImageSize
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
-
 LINEAGE = Lineage(model_sha256="model", data_sha256="data", git_commit="commit", mlflow_run="run")
 
 

@@ -208,7 +208,12 @@ def test_the_hash_of_the_data_changes_with_every_image() -> None:
         return data_sha256(train, CalibrationImages(normals, ["a"] * 3, defects, ["a"] * 3))
 
     same = [noise(3)] * 3
-    found = {digest(*same), digest(other, *same[1:]), digest(same[0], other, same[2]), digest(*same[1:], other)}
+    found = {
+        digest(*same),
+        digest(other, *same[1:]),
+        digest(same[0], other, same[2]),
+        digest(*same[1:], other),
+    }
     assert len(found) == 4
     assert digest(*[noise(3) for _ in range(3)]) in found
 
