@@ -47,7 +47,7 @@ def draw_latencies(axes: Axes, found: Mapping[str, Any]) -> None:
     rows = [(name, words) for name, words in NAMES.items() if name in found]
     for place, (name, words) in enumerate(reversed(rows)):
         own = name in PRECISIONS
-        numbers = found[name]["graph"] if own else found[name]
+        numbers = found[name]["LATENCY"]["graph"] if own else found[name]
         median, slow = numbers["p50_ms"], numbers["p99_ms"]
         execution = found[name].get("execution")
         axes.barh(place, median, color=OURS if own else OTHERS, height=0.7)
@@ -72,7 +72,7 @@ def draw_latencies(axes: Axes, found: Mapping[str, Any]) -> None:
 def draw_limits(axes: Axes, found: Mapping[str, Any], limits: Mapping[str, float]) -> None:
     """GFLOP/s of each precision in front of the matrix product's."""
     for place, name in enumerate(PRECISIONS):
-        rate = limits["gflop"] * 1000 / found[name]["graph"]["p50_ms"]
+        rate = limits["gflop"] * 1000 / found[name]["LATENCY"]["graph"]["p50_ms"]
         axes.bar(
             place, limits[name], color=LIMIT, width=0.7, label="2048³ matrix product" if place == 0 else None
         )

@@ -4,7 +4,8 @@ Starts `metaldefect serve` with an untrained EfficientAD-S at 128 px (or `--bund
 concurrency 8, and swaps the model ten times meanwhile, back and forth between two bundles. It counts requests
 without a right answer (status 200 and the score that the image always gets) and rows of the log, and compares
 the server's memory in the last quarter of the time with the second quarter. Writes
-`benchmarks/results/service.json`.
+`benchmarks/results/service.json`, and exits with 1 if an answer is lost or wrong, a row is missing in the
+log, or memory grew by more than a tenth.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from metaldefect.procedural.images import generate_normal_image
 SIZE = 128
 TIMEOUT = 60
 SAME_SCORE = 1e-4
+MAX_GROWTH = 0.1  # of the memory at the end; allocators keep a few MB that they freed
 
 
 def two_versions(bundle: Path, folder: Path) -> list[Path]:
@@ -144,14 +146,33 @@ def summarise(outcomes: Sequence[Outcome], expected: Sequence[float]) -> dict[st
         or outcome.answer["id"] != f"part-{outcome.number}"
     ]
     milliseconds = [1000 * outcome.seconds for outcome in answered]
+    latencies = {}
+    if answered:
+        latencies = {
+            "versions": len({outcome.answer["model_version"] for outcome in answered}),
+            "p50_ms": statistics.median(milliseconds),
+            "p99_ms": float(np.quantile(milliseconds, 0.99)),
+        }
     return {
         "requests": len(outcomes),
         "lost": len(outcomes) - len(answered),
         "wrong": len(wrong),
-        "versions": len({outcome.answer["model_version"] for outcome in answered}),
-        "p50_ms": statistics.median(milliseconds),
-        "p99_ms": float(np.quantile(milliseconds, 0.99)),
+        **latencies,
     }
+
+
+def failures(figures: Mapping[str, Any]) -> list[str]:
+    """What the service did not keep, in words: every request answered right and logged, with flat memory."""
+    requests, memory = figures["requests"], figures["memory_mb"]
+    growth, limit = figures["memory_growth_mb"], MAX_GROWTH * memory
+    grew = f"memory grew by {growth:.0f} MB to {memory:.0f} MB, at most {limit:.0f} MB are allowed"
+    checks = {
+        f"{figures['lost']} of {requests} requests lost": figures["lost"] > 0,
+        f"{figures['wrong']} of {requests} answers wrong": figures["wrong"] > 0,
+        f"{figures['logged']} of {requests} answers logged": figures["logged"] < requests - figures["lost"],
+        grew: growth > limit,
+    }
+    return [words for words, failed in checks.items() if failed]
 
 
 def main() -> None:
@@ -180,6 +201,8 @@ def main() -> None:
             arguments.precision,
         )  # fmt: skip
     publish(arguments.results, "service", figures, details)
+    if failed := failures(figures):
+        sys.exit(f"benchmarks.service: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

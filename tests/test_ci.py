@@ -15,6 +15,7 @@ from typer.main import get_command
 from pipeline.champion import CHAMPION
 from pipeline.cli import app
 from pipeline.params import load_params
+from tests.deploy.test_cpp import may_skip
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -70,6 +71,28 @@ def test_the_comparison_names_what_a_change_did(
     rows = [re.split(r" *\| *", line) for line in compare(base).splitlines() if "quick.json" in line]
     assert [row[2:6] for row in rows] == [["total", "12345", "12346", "1"]]
     assert git("log", "-1", "--format=%s") == "change"
+
+
+def test_ci_builds_the_cpp_runtime_before_it_tests() -> None:
+    steps = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())["jobs"]["tests"]["steps"]
+    commands = [step.get("run", "") for step in steps]
+    (install,) = (command for command in commands if "apt-get install" in command)
+    assert commands.index(install) < commands.index("make test-fast")
+    stated = re.search(
+        r"Debian packages: (.*)", (ROOT / "deploy/cpp/CMakeLists.txt").read_text(encoding="utf-8")
+    )
+    assert stated is not None
+    assert set(stated[1].split()) == {"cmake", "g++", "libstb-dev", "nlohmann-json3-dev", "libssl-dev"}
+    assert set(stated[1].split()) <= set(install.split())
+
+
+@pytest.mark.parametrize(
+    ("missing", "ci", "skipped"), [(["g++"], "", True), (["g++"], "true", False), ([], "", False)]
+)
+def test_the_cpp_tests_fail_in_ci_where_they_would_be_skipped(
+    missing: list[str], ci: str, skipped: bool
+) -> None:
+    assert may_skip(missing, {"CI": ci}) is skipped
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda path: path.name)

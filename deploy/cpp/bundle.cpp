@@ -3,14 +3,23 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "header.hpp"
+
 #define STB_IMAGE_IMPLEMENTATION
 #define STBI_FAILURE_USERMSG
+#define STBI_NO_STDIO
+// Python refuses what else stb knows, and so would a detector that moves from one to the other
+#define STBI_ONLY_PNG
+#define STBI_ONLY_JPEG
+#define STBI_ONLY_BMP
 #include <stb/stb_image.h>
 
 namespace metaldefect {
@@ -19,6 +28,7 @@ namespace {
 constexpr int schema_version = 2;
 constexpr long max_pixels = 50'000'000;
 constexpr int min_side = 16;
+constexpr int max_aspect = 8;
 
 std::string contents(const std::filesystem::path& path) {
     std::ifstream stream(path, std::ios::binary);
@@ -72,30 +82,52 @@ std::pair<int, int> sides(const nlohmann::json& size) {
 
 }  // namespace
 
-Image read_image(const std::filesystem::path& path) {
+Image read_frame(const std::filesystem::path& path) {
     const std::string name = path.string();
+    if (!std::filesystem::is_regular_file(path)) throw Error(name + " does not exist");
+    const std::string bytes = contents(path);
+    if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max()))
+        throw Error(name + ": more than 2 GB: scale it down");
+    const auto* data = reinterpret_cast<const stbi_uc*>(bytes.data());
+    const int length = static_cast<int>(bytes.size());
     Image image;
     int channels = 0;
-    if (!std::filesystem::is_regular_file(path)) throw Error(name + " does not exist");
-    if (stbi_info(name.c_str(), &image.width, &image.height, &channels) == 0)
-        throw Error(name + ": unreadable image: " + stbi_failure_reason());
+    if (stbi_info_from_memory(data, length, &image.width, &image.height, &channels) == 0)
+        throw Error(name + ": unreadable image: " + stbi_failure_reason() + "; PNG, JPEG and BMP are read");
     const long count = static_cast<long>(image.width) * image.height;
     if (count > max_pixels || std::min(image.width, image.height) < min_side)
         throw Error(name + ": " + std::to_string(image.width) + "x" + std::to_string(image.height) +
                     " pixels: at least 16 per side and at most 50,000,000 in all are needed");
+    const Header header = read_header(bytes);
+    if (header.orientation >= 2 && header.orientation <= 8)
+        throw Error(name + ": turned by EXIF: save it upright");
+    if (header.frames > 1)
+        throw Error(name + ": " + std::to_string(header.frames) + " frames: save each as a file of its own");
+    if (!header.whole) throw Error(name + ": unreadable image: it is cut off");
+    if (header.components == 4) channels = 4;  // CMYK, of which stb makes RGB in its own way
+    image.deep = stbi_is_16_bit_from_memory(data, length) != 0;
     if (channels != 1 && channels != 3)
         throw Error(name + ": " + std::to_string(channels) + " channels: save it as grey or RGB");
+    if (image.deep && channels == 3)
+        throw Error(name + ": 16-bit colour: save it as 16-bit grey or as 8-bit colour");
     image.channels = channels;
-    image.deep = stbi_is_16_bit(name.c_str()) != 0;
-    const auto keep = [&](auto* data) {
-        if (data == nullptr) throw Error(name + ": unreadable image: " + stbi_failure_reason());
-        image.pixels.assign(data, data + count * channels);
-        stbi_image_free(data);
+    const auto keep = [&](auto* pixels) {
+        if (pixels == nullptr) throw Error(name + ": unreadable image: " + stbi_failure_reason());
+        image.pixels.assign(pixels, pixels + count * channels);
+        stbi_image_free(pixels);
     };
     if (image.deep)
-        keep(stbi_load_16(name.c_str(), &image.width, &image.height, &channels, 0));
+        keep(stbi_load_16_from_memory(data, length, &image.width, &image.height, &channels, 0));
     else
-        keep(stbi_load(name.c_str(), &image.width, &image.height, &channels, 0));
+        keep(stbi_load_from_memory(data, length, &image.width, &image.height, &channels, 0));
+    return image;
+}
+
+Image read_image(const std::filesystem::path& path) {
+    Image image = read_frame(path);
+    if (std::max(image.width, image.height) > max_aspect * std::min(image.width, image.height))
+        throw Error(path.string() + ": " + std::to_string(image.width) + "x" + std::to_string(image.height) +
+                    " is a strip, which resizing would squash: cut it into tiles at most 8 times as long as wide");
     return image;
 }
 
@@ -120,12 +152,18 @@ Bundle read_bundle(const std::filesystem::path& folder, const std::string& preci
                       rule.at("channels").get<std::vector<int>>(), std::nullopt, stated.at("threshold"),
                       tolerance.at("absolute"), tolerance.at("relative"), {}};
         if (metadata.contains("tiles") && !metadata.at("tiles").is_null()) bundle.tiles = metadata.at("tiles");
-        if (const auto& levels = rule.at("levels"); !levels.is_null())
+        // With u8, the levels are those of files that Python alone reads
+        if (const auto& levels = rule.at("levels"); rule.at("type") == "u16")
             bundle.levels = Levels{levels.at("low"), levels.at("high"), levels.at("clip")};
+        if (bundle.levels && (bundle.levels->low < 0 || bundle.levels->high > 65535))
+            throw Error((folder / "metadata.json").string() + ": 16-bit frames do not hold its levels: export again");
         for (const auto& item : metadata.at("golden")) {
             bundle.golden.push_back({item.at("file"), item.at("scores").at(precision)});
             check_file(folder, metadata, "golden/" + bundle.golden.back().file);
         }
+        if (bundle.golden.empty())
+            throw Error((folder / "metadata.json").string() + " names no golden frames, so nothing can be tested:"
+                        " export again");
         return bundle;
     } catch (const nlohmann::json::exception& error) {
         throw Error((folder / "metadata.json").string() + " is not a bundle's: " + error.what());

@@ -25,8 +25,12 @@ struct Image {
     std::vector<std::uint16_t> pixels;
 };
 
-// Reads PNG, JPEG and BMP, 8 bits or 16-bit grey.
+// Reads PNG, JPEG and BMP, 8 bits or 16-bit grey. Like Python's reader it refuses strips longer than 8:1. Unlike
+// Python's it refuses what EXIF turns, and every alpha channel. Throws Error.
 Image read_image(const std::filesystem::path& path);
+
+// As read_image, of any shape: the golden frames of a detector for strips are strips too.
+Image read_frame(const std::filesystem::path& path);
 
 // Which levels of a 16-bit frame become black and white.
 struct Levels {
@@ -50,7 +54,7 @@ struct Bundle {
     int width;
     std::optional<int> tiles;  // pixels that tiles share; without it, frames are resized
     std::vector<int> channels;
-    std::optional<Levels> levels;
+    std::optional<Levels> levels;  // of 16-bit frames; without them, frames have 8 bits
     double threshold;
     double absolute_tolerance;
     double relative_tolerance;

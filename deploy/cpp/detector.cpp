@@ -34,6 +34,12 @@ Detector::Detector(const std::filesystem::path& folder, const Options& options)
     } catch (const ov::Exception& error) {
         throw Error(bundle_.graph.string() + " cannot be compiled for " + options.device + ": " + error.what());
     }
+    try {
+        model_.input(bundle_.input);
+        for (const auto* name : {"anomaly_map", "score"}) model_.output(name);
+    } catch (const ov::Exception& error) {
+        throw Error(bundle_.graph.string() + " is not a detector's graph: " + error.what());
+    }
     slots_ = std::vector<Slot>(model_.get_property(ov::optimal_number_of_infer_requests));
     for (std::size_t index = 0; index < slots_.size(); ++index) {
         slots_[index].request = model_.create_infer_request();
@@ -60,7 +66,7 @@ ov::Tensor Detector::frame(const Image& image) const {
                        [&](std::uint16_t level) { return on_levels(level, image.deep, *bundle_.levels); });
         return tensor;
     }
-    if (image.deep) throw Error("16-bit image: this detector was trained on 8-bit images");
+    if (image.deep) throw Error("16-bit image: this detector takes 8-bit images");
     ov::Tensor tensor(ov::element::u8, shape);
     std::copy(image.pixels.begin(), image.pixels.end(), tensor.data<std::uint8_t>());
     return tensor;
@@ -148,7 +154,7 @@ Detection Detector::predict_tiles(const Image& image, int overlap) {
 void Detector::self_test() {
     std::vector<std::future<Detection>> started;
     for (const auto& item : bundle_.golden)
-        started.push_back(start(read_image(bundle_.folder / "golden" / item.file)));
+        started.push_back(start(read_frame(bundle_.folder / "golden" / item.file)));
     const auto allowed = [this](double expected) {
         return bundle_.absolute_tolerance + bundle_.relative_tolerance * std::abs(expected);
     };

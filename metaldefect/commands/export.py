@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,8 +25,10 @@ from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.images import U8
 from metaldefect.inspection.provider import InspectionImages
 from metaldefect.training.data import Images
+from metaldefect.training.resume import content_digest
 
 EXPORTED = "openvino"
+PACKAGE = Path(__file__).parents[1]
 RANGE_IMAGES = 64  # set the ranges of INT8
 
 
@@ -60,7 +64,11 @@ def export_beside(
         with_painted_anomalies(ranges, seed),
         images.normals,
         known.normals if config.tiles is None else [infer(model, image)[0] for image in images.normals],
-        Lineage(model_sha256=sha256_file(folder / WEIGHTS)),
+        Lineage(
+            model_sha256=sha256_file(folder / WEIGHTS),
+            data_sha256=data_sha256(normal, images),
+            git_commit=code_commit(),
+        ),
         max_auroc_drop=math.inf,  # accuracy control takes minutes that the caller has not planned
     )
     add_reference(bundle, (item.image for item in unseen))
@@ -70,6 +78,29 @@ def export_beside(
         found = scores_of(detector, images.normals), scores_of(detector, images.defects)
         scores[precision] = images.whole_scores(*found)
     write_scores(folder, scores)
+
+
+def data_sha256(train: Images, held_out: CalibrationImages) -> str:
+    """SHA-256 of the pixels that a detector was trained and calibrated with."""
+    return content_digest({"train": train, "normals": held_out.normals, "defects": held_out.defects})
+
+
+def code_commit(package: Path = PACKAGE) -> str | None:
+    """The commit of a package's code, with the suffix `-dirty` if its files differ; None without git.
+
+    An installed package may lie inside another project's repository, which does not have its files.
+    """
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True)
+
+    if shutil.which("git") is None or git("ls-files", "--error-unmatch", "--", ".").returncode:
+        return None
+    head = git("rev-parse", "--verify", "--quiet", "HEAD")
+    if head.returncode:
+        return None
+    dirty = git("diff", "--quiet", "HEAD", "--", ".").returncode != 0
+    return head.stdout.strip() + ("-dirty" if dirty else "")
 
 
 def scores_of(detector: Detector, images: U8) -> list[float]:

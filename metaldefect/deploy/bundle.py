@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
 from metaldefect.config import Config
@@ -20,6 +20,8 @@ GOLDEN = "golden"
 SCHEMA_VERSION = 2
 PRECISIONS = ("fp32", "fp16", "int8")
 LICENCE = "Apache-2.0"
+HIGHEST_LEVEL = 65535  # of a 16-bit frame
+GREY_RANGE = 255.0
 
 
 class Tolerance(Config):
@@ -94,11 +96,13 @@ class FrameRule(Config):
     Attributes:
         name: of the graph's input.
         layout: always NHWC.
-        type: `u8`, or `u16` for a detector that was trained on images with more than 8 bits.
+        type: `u8`, or `u16` for a detector that was trained on images with more than 8 bits, if 16 bits hold
+            its levels.
         channels: how many a frame may have; three are RGB.
         seen: what the detector sees of them. 1: colour becomes grey by Rec. 601; 3: colours are kept, a grey
             frame gives three equal channels.
-        levels: which levels of a `u16` frame become black and white.
+        levels: which levels become black and white: of a `u16` frame, inside the graph; with `u8`, of an
+            image file with more than 8 bits, when it is read.
         resize: how frames become the model's size, inside the graph.
     """
 
@@ -110,13 +114,35 @@ class FrameRule(Config):
     levels: Levels | None
     resize: str = "antialiased bilinear, rounded to whole levels after each axis, as Pillow does"
 
+    @model_validator(mode="after")
+    def frames_hold_their_levels(self) -> FrameRule:
+        if self.type == "u16" and self.levels is not None:
+            low, high = self.levels.low, self.levels.high
+            if low < 0 or high > HIGHEST_LEVEL:
+                raise ValueError(f"16-bit frames do not hold levels {low:g} to {high:g}: export again")
+        return self
+
+    @property
+    def frame_levels(self) -> Levels | None:
+        """Levels that the graph applies to frames; None: frames have 8 bits."""
+        return self.levels if self.type == "u16" else None
+
+
+def fit_frames(levels: Levels) -> bool:
+    """Whether 16-bit frames hold both levels, and all 256 grey levels between them.
+
+    Levels of 32-bit or float images may not fit. The reader of files applies those, so frames have 8 bits.
+    """
+    within = levels.low >= 0 and levels.high <= HIGHEST_LEVEL
+    return within and levels.high - levels.low >= GREY_RANGE
+
 
 class Lineage(Config):
     """Where a bundle comes from; what is unknown is None.
 
     Attributes:
         model_sha256: of the trained weights.
-        data_sha256: of the list of images that the detector was trained and calibrated with.
+        data_sha256: of the images that the detector was trained and calibrated with.
         git_commit: of the code that exported.
         mlflow_run: id of the run that exported.
     """
@@ -162,6 +188,13 @@ class Metadata(Config):
     lineage: Lineage
     licence: str = LICENCE
     sha256: dict[str, str]
+
+    @model_validator(mode="after")
+    def golden_frames_test_every_precision(self) -> Metadata:
+        for frame in self.golden:
+            if missing := sorted(self.precisions.keys() - frame.scores.keys()):
+                raise ValueError(f"golden frame {frame.file} has no score in {', '.join(missing)}")
+        return self
 
 
 def graph_file(precision: str) -> str:

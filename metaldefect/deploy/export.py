@@ -234,7 +234,7 @@ def frame_rule(graph: InspectionGraph) -> FrameRule:
         type="u8" if graph.levels is None else "u16",
         channels=FRAME_CHANNELS,
         seen=graph.channels,
-        levels=graph.levels,
+        levels=graph.file_levels,
     )
 
 

@@ -55,7 +55,7 @@ def write_for_anomalib(folder: Path, precision: str, output: Path) -> Path:
     check_files(folder, metadata, precision_files(metadata, precision))
     stated = metadata.precisions[precision]
     model = core().read_model(folder / stated.graph)
-    adapted = with_outputs(with_input(model, metadata.input.levels), stated)
+    adapted = with_outputs(with_input(model, metadata.input.frame_levels), stated)
     with atomic_directory(output) as temporary:
         openvino.save_model(adapted, temporary / "model.xml", compress_to_fp16=False)
     return output / "model.xml"

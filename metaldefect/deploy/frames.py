@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metaldefect.deploy.bundle import FrameRule
+from metaldefect.deploy.bundle import GREY_RANGE, FrameRule
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import MAX_PIXELS, MIN_SIDE, Levels
-
-GREY_RANGE = 255.0
 
 
 def as_frame(image: NDArray[Any], rule: FrameRule) -> NDArray[Any]:
@@ -21,7 +19,7 @@ def as_frame(image: NDArray[Any], rule: FrameRule) -> NDArray[Any]:
     the same levels of them again.
 
     Args:
-        image: `uint8 [H, W]`, `[H, W, 1]` or RGB `[H, W, 3]`; for a detector with levels also `uint16`.
+        image: `uint8 [H, W]`, `[H, W, 1]` or RGB `[H, W, 3]`; for a detector of 16-bit frames also `uint16`.
         rule: the detector's.
 
     Raises:
@@ -40,14 +38,20 @@ def as_frame(image: NDArray[Any], rule: FrameRule) -> NDArray[Any]:
             f"{width}x{height} pixels: at least {MIN_SIDE} per side and at most {MAX_PIXELS:,} in all are"
             " needed"
         )
-    if rule.levels is not None:
-        frame = on_levels(frame, rule.levels)
+    if rule.frame_levels is not None:
+        frame = on_levels(frame, rule.frame_levels)
     if frame.dtype != np.dtype(f"uint{rule.type[1:]}"):
-        raise RejectedFileError(
-            f"pixels of type {frame.dtype}: this detector takes uint8"
-            + (" or uint16" if rule.levels else "; it was trained on 8-bit images")
-        )
+        raise RejectedFileError(f"pixels of type {frame.dtype}: this detector takes {taken_types(rule)}")
     return np.ascontiguousarray(frame)
+
+
+def taken_types(rule: FrameRule) -> str:
+    """What types of pixels a detector takes, in words."""
+    if rule.type == "u16":
+        return "uint8 or uint16"
+    if rule.levels is not None:
+        return "uint8; its levels are applied when a file is read"
+    return "uint8; it was trained on 8-bit images"
 
 
 def on_levels(frame: NDArray[Any], levels: Levels) -> NDArray[Any]:

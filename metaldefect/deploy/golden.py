@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from metaldefect.deploy.bundle import GOLDEN, Metadata
-from metaldefect.deploy.frames import GREY_RANGE, as_frame
+from metaldefect.deploy.bundle import GOLDEN, GREY_RANGE, Metadata
+from metaldefect.deploy.frames import as_frame
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
 from metaldefect.images import ImageSize, height_and_width

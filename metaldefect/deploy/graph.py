@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from metaldefect.deploy.bundle import fit_frames
 from metaldefect.efficientad.anomaly_map import combine_maps, scale_maps
 from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
 from metaldefect.image_files import Levels
@@ -33,7 +34,8 @@ class InspectionGraph(nn.Module):
     Args:
         model: the trained detector; the graph holds a CPU copy with the teacher's constants folded.
         size: side of the square, or height and width, that frames are resized to, px.
-        levels: how 16-bit frames get 8 bits; None: frames have 8 bits.
+        levels: how images with more than 8 bits are read; None: there are none. The graph takes 16-bit frames
+            and applies the levels itself if `fit_frames` says so, else frames have 8 bits.
         channels: 1 makes colour grey; 3 keeps colours and repeats grey.
     """
 
@@ -42,7 +44,8 @@ class InspectionGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.model = fold_teacher_constants(model).eval()
-        self.size, self.levels, self.channels = size, levels, channels
+        self.size, self.channels, self.file_levels = size, channels, levels
+        self.levels = levels if levels is not None and fit_frames(levels) else None
         self.register_buffer("mean", 255.0 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", 255.0 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.register_buffer("grey_weights", torch.tensor([RED, GREEN, BLUE]))
@@ -53,7 +56,7 @@ class InspectionGraph(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the frames: `uint16` with `levels`, else `uint8`."""
+        """Type of the frames: `uint16` with levels that fit them, else `uint8`."""
         return torch.uint8 if self.levels is None else torch.uint16
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.agreement import Answers, compare, measure
+from metaldefect.deploy.bundle import PRECISIONS
+
+# They read the golden scores, get the first one wrong by 0.25, and decide the last one otherwise.
+OTHER = """
+import json, sys
+from pathlib import Path
+
+def answers(bundle, precision, files):
+    content = json.loads((Path(bundle) / "metadata.json").read_text())
+    scores = {frame["file"]: frame["scores"][precision] for frame in content["golden"]}
+    threshold = content["precisions"][precision]["threshold"]
+    found = [[scores[Path(file).name], scores[Path(file).name] > threshold] for file in files]
+    found[0][0] += 0.25
+    found[-1][1] = not found[-1][1]
+    return found
+
+"""
+CPP = """
+bundle, option, precision, *files = sys.argv[1:]
+assert option == "--precision", sys.argv
+print("image,score,threshold,is_anomalous")
+for file, (score, bad) in zip(files, answers(bundle, precision, files)):
+    print(f"{file},{score:.9g},0,{bad}")
+sys.exit(3)
+"""
+ANOMALIB = """
+program, graph, hint, *files = sys.argv[1:]
+assert Path(program).name == "scores.py" and Path(graph).is_file(), sys.argv
+with (Path(__file__).parent / "hints").open("a") as hints:
+    hints.write(hint + "\\n")
+precision = "fp32" if hint == "f32" else "fp16"
+print("a warning of somebody else's")
+print(json.dumps(answers(BUNDLE, precision, files)))
+"""
+
+
+def write_program(path: Path, text: str) -> Path:
+    """An executable Python program."""
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o755)
+    return path
 
 
 def test_differences_and_changed_decisions() -> None:
@@ -23,3 +65,28 @@ def test_model_api_agrees_on_a_bundle(planted: dict[str, Path]) -> None:
     assert figures["model_api_fp32_max_error"] < 1e-4
     assert {name: value for name, value in figures.items() if "changed" in name and value} == {}
     assert len(details["scores"]["int8"]) == 8
+
+
+def test_the_cpp_programs_and_anomalibs_answers_are_compared(
+    planted: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle = planted["good"].parent / "raw"
+    cpp = write_program(tmp_path / "detect", OTHER + CPP)
+    python = write_program(tmp_path / "python", OTHER + f"BUNDLE = {str(bundle)!r}\n" + ANOMALIB)
+    figures, _ = measure(bundle, cpp, str(python))
+    for precision in PRECISIONS:
+        assert figures[f"cpp_{precision}_max_error"] == pytest.approx(0.25, abs=1e-4)
+        assert figures[f"cpp_{precision}_changed_decisions"] == 1
+    for precision in ("fp32", "fp16"):
+        assert figures[f"anomalib_{precision}_max_error"] == pytest.approx(0.25, abs=1e-4)
+        assert figures[f"anomalib_{precision}_changed_decisions"] == 1
+    assert (tmp_path / "hints").read_text().split() == ["f32", "default", "default"]
+
+
+def test_a_program_that_fails_is_named_with_its_message(planted: dict[str, Path], tmp_path: Path) -> None:
+    bundle = planted["good"].parent / "raw"
+    failing = write_program(tmp_path / "detect", "import sys\nsys.exit('no such bundle')")
+    with pytest.raises(SystemExit, match="detect failed: no such bundle"):
+        measure(bundle, failing, None)
+    with pytest.raises(SystemExit, match=r"scores\.py failed:\nno such bundle"):
+        measure(bundle, None, str(failing))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks import service
 from benchmarks.load import Outcome, memory_figures, send_all
-from benchmarks.service import load_test, summarise
+from benchmarks.results import read
+from benchmarks.service import failures, load_test, summarise
 
 
 def test_no_request_is_lost_while_the_model_is_swapped_twice(
@@ -21,6 +24,8 @@ def test_no_request_is_lost_while_the_model_is_swapped_twice(
     }  # fmt: skip
     assert figures["logged"] == 200, "SIGTERM writes the log"
     assert len(details["memory_mb"]) > 2
+    grown = memory_figures(details["memory_mb"])["memory_growth_mb"]
+    assert figures["memory_growth_mb"] == pytest.approx(grown, abs=0.2), "samples are rounded"
 
 
 def test_lost_and_wrong_answers_are_counted() -> None:
@@ -36,6 +41,43 @@ def test_lost_and_wrong_answers_are_counted() -> None:
     figures = summarise(outcomes, [0.5, 0.7])
     assert (figures["requests"], figures["lost"], figures["wrong"]) == (4, 1, 2)
     assert figures["p50_ms"] == pytest.approx(20)
+    assert summarise(outcomes[3:], [0.5, 0.7]) == {"requests": 1, "lost": 1, "wrong": 0}
+
+
+KEPT = {
+    "requests": 100, "lost": 0, "wrong": 0, "logged": 100, "memory_mb": 400.0, "memory_growth_mb": 39.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, []),
+        ({"memory_growth_mb": -80.0}, []),
+        ({"lost": 1, "logged": 99}, ["1 of 100 requests lost"]),
+        ({"wrong": 2}, ["2 of 100 answers wrong"]),
+        ({"logged": 99}, ["99 of 100 answers logged"]),
+        ({"memory_growth_mb": 41.0}, ["memory grew by 41 MB to 400 MB, at most 40 MB are allowed"]),
+    ],
+)
+def test_what_the_service_did_not_keep_is_said(change: dict[str, float], words: list[str]) -> None:
+    assert failures(KEPT | change) == words
+
+
+@pytest.mark.parametrize("growth", [0.0, 300.0])
+def test_the_command_fails_when_memory_grew(
+    growth: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = KEPT | {"memory_growth_mb": growth}
+    monkeypatch.setattr(service, "load_test", lambda *_: (figures, {"errors": []}))
+    results = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["service", "--bundle", str(tmp_path), "--results", str(results)])
+    if growth:
+        with pytest.raises(SystemExit, match=r"^benchmarks\.service: memory grew by 300 MB"):
+            service.main()
+    else:
+        service.main()
+    assert read(results).figures["memory_growth_mb"] == growth
 
 
 def test_every_request_is_sent_once_and_a_failing_one_is_an_outcome() -> None:

@@ -19,6 +19,8 @@ from metaldefect.efficientad.torch_model import LAYERS, EfficientAD
 from metaldefect.images import Channels, ImageSize
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
+LINEAGE = Lineage(model_sha256="model", data_sha256="data", git_commit="commit", mlflow_run="run")
+
 
 @pytest.fixture(scope="module")
 def slim() -> Iterator[None]:
@@ -58,7 +60,7 @@ def export_slim(folder: Path, frames: np.ndarray, size: ImageSize, channels: Cha
         known = [infer(model, frame)[0] for frame in frames[:3]]
         config = DetectorConfig("S", True, size, sorted(known)[1], 0.5, "made up", channels=channels)
         graph = InspectionGraph(model, size, channels=channels)
-        export_bundle(graph, config, folder, frames, frames[:3], known, Lineage(), 8)
+        export_bundle(graph, config, folder, frames, frames[:3], known, LINEAGE, 8)
 
 
 @pytest.fixture

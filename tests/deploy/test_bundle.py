@@ -33,7 +33,9 @@ def test_files_are_whole_and_described(exported: Path) -> None:
     assert content["input"]["type"] == "u8"
     assert content["map_weights"] == {"student": 0.75, "autoencoder": 0.25}
     assert content["licence"] == "Apache-2.0"
-    assert set(content["lineage"]) == {"model_sha256", "data_sha256", "git_commit", "mlflow_run"}
+    assert content["lineage"] == {
+        "model_sha256": "model", "data_sha256": "data", "git_commit": "commit", "mlflow_run": "run",
+    }  # fmt: skip
     files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     assert set(content["sha256"]) == files - {"metadata.json"}
     assert {name: sha256_file(exported / name) for name in content["sha256"]} == content["sha256"]
@@ -106,6 +108,17 @@ def test_metadata_of_other_versions_and_with_other_keys_is_refused(bundle: Path)
     with pytest.raises(UserError, match="precision 'int4': expected one of fp32, fp16, int8"):
         write_json(bundle / "metadata.json", content)
         Detector.load(bundle, "int4")
+
+
+def test_metadata_that_cannot_test_a_precision_are_refused(bundle: Path) -> None:
+    content = read_json(bundle / "metadata.json")
+    write_json(bundle / "metadata.json", content | {"golden": []})
+    with pytest.raises(UserError, match=r"metadata\.json is not valid:\n +golden: .*at least 1"):
+        Detector.load(bundle)
+    del content["golden"][2]["scores"]["int8"]
+    write_json(bundle / "metadata.json", content)
+    with pytest.raises(UserError, match=r"is not valid:\n.*golden frame 02\.png has no score in int8"):
+        Detector.load(bundle, "fp32")
 
 
 def test_a_signed_bundle_is_accepted_from_its_owner_only(bundle: Path, tmp_path: Path) -> None:

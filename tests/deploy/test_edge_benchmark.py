@@ -22,9 +22,16 @@ from tests.slim_detector import SIZE, noise
 def row(p50: float, p99: float, rate: float) -> dict[str, Any]:
     return {
         "execution": "f32",
-        "graph": {"p50_ms": p50, "p99_ms": p99},
-        "whole_path": {"p50_ms": p50 + 1},
-        "images_per_s": rate,
+        "LATENCY": {
+            "graph": {"p50_ms": p50, "p99_ms": p99},
+            "whole_path": {"p50_ms": p50 + 1},
+            "images_per_s": rate - 1,
+        },
+        "THROUGHPUT": {
+            "graph": {"p50_ms": p50 + 2, "p99_ms": p99 + 2},
+            "whole_path": {"p50_ms": p50 + 3},
+            "images_per_s": rate,
+        },
         "streams_at_10_fps": 2,
     }
 
@@ -51,6 +58,7 @@ def test_figures_of_known_measurements() -> None:
     assert figures["matmul_share_fp16"] == pytest.approx(0.5)
     assert figures["streams_at_10_fps"] == 2
     assert figures["int8_whole_path_p50_ms"] == 51
+    assert figures["int8_images_per_s"] == 25
 
 
 def test_accuracy_comes_from_the_last_run(tmp_path: Path) -> None:
@@ -66,14 +74,34 @@ def test_accuracy_comes_from_the_last_run(tmp_path: Path) -> None:
     }
 
 
+def test_what_is_not_measured_is_named_with_the_reason(tmp_path: Path) -> None:
+    without = edge.not_measured({}, tmp_path / "none.json")
+    assert without.keys() == {*edge.FROM_ANOMALIB, *edge.FROM_ACCURACY}
+    assert "--anomalib-python" in without["int8_over_anomalib_ir"]
+    assert without["parity_max_error"].endswith("none.json does not exist: run `dvc repro evaluate_openvino`")
+    write_json(tmp_path / "found.json", {"parity": {"max_abs_error": 2e-6}, "int8": {"changed_decisions": 0}})
+    figures = dict.fromkeys(edge.FROM_ANOMALIB, 1.0) | edge.accuracy_figures(tmp_path / "found.json")
+    (left,) = edge.not_measured(figures, tmp_path / "found.json").items()
+    assert left[0] == "auroc_drop_int8"
+    assert "no good and defective test images" in left[1]
+
+
+@pytest.mark.parametrize(("most", "counts"), [(1, [1]), (2, [1, 2]), (16, [1, 2, 16])])
+def test_one_two_and_all_threads_are_measured(most: int, counts: list[int]) -> None:
+    assert edge.thread_counts(most) == counts
+
+
 def test_every_runtime_is_measured(model: EfficientAD, exported: Path, tmp_path: Path) -> None:
     frames, file = list(noise(2)), tmp_path / "frame.png"
     write_png(file, frames[0])
     found = edge.measure_precision(exported, "fp32", 1, frames, [file], 0.01)
-    assert 0 < found["graph"]["p50_ms"] <= found["graph"]["p99_ms"]
-    assert found["graph"]["frames"] >= edge.FEWEST
-    assert found["whole_path"]["p50_ms"] > 0
-    assert found["images_per_s"] > 0
+    assert found["execution"] == "f32"
+    for hint in edge.HINTS:
+        for path in ("graph", "whole_path"):
+            numbers = found[hint][path]
+            assert 0 < numbers["p50_ms"] <= numbers["p95_ms"] <= numbers["p99_ms"]
+            assert numbers["frames"] >= edge.FEWEST
+        assert found[hint]["images_per_s"] > 0
     others = edge.measure_others(exported, InspectionGraph(model, SIZE), frames, 1, 0.01)
     assert {"torch_eager_fp32", "onnxruntime_fp32"} == others.keys()
 

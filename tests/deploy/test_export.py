@@ -1,4 +1,6 @@
 import copy
+import hashlib
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from metaldefect.commands.export import export_beside
+from metaldefect.commands.export import code_commit, data_sha256, export_beside
 from metaldefect.deploy.accuracy import against_fp32, precision_accuracy
-from metaldefect.deploy.bundle import ONNX, PRECISIONS, graph_file, read_metadata
+from metaldefect.deploy.bundle import ONNX, PRECISIONS, Lineage, graph_file, read_metadata
 from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.compiled import CompiledGraph
 from metaldefect.deploy.export import export_onnx, export_openvino, parity, set_thresholds
@@ -185,12 +187,57 @@ def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     assert [one.score for one in detector.stream([large])] == [detector.predict(large).score]
     assert detector.predict(large).score != pytest.approx(detector.detect(large)[0], abs=1e-3)
     assert (tmp_path / "openvino" / ONNX).is_file()
+    assert detector.metadata.lineage == Lineage(
+        model_sha256=hashlib.sha256(b"weights").hexdigest(),
+        data_sha256=data_sha256(colours, images),
+        git_commit=code_commit(),
+    )
     for precision in PRECISIONS:  # drift is watched for a detector that `metaldefect train` wrote, too
         rows = read_reference(tmp_path / "openvino", precision)
         grey = [np.asarray(Image.fromarray(image).convert("L")) for image in cameras]
         assert rows["grey_std"].tolist() == pytest.approx([image.std() for image in grey], rel=1e-6)
     whole = [detector.predict(image).score for image in cameras]
     assert read_reference(tmp_path / "openvino", "fp32")["score"].tolist() == pytest.approx(whole, abs=1e-5)
+
+
+def test_the_hash_of_the_data_changes_with_every_image() -> None:
+    other = noise(3)
+    other[2, 5, 7] ^= 1
+
+    def digest(train: np.ndarray, normals: np.ndarray, defects: np.ndarray) -> str:
+        return data_sha256(train, CalibrationImages(normals, ["a"] * 3, defects, ["a"] * 3))
+
+    same = [noise(3)] * 3
+    found = {
+        digest(*same),
+        digest(other, *same[1:]),
+        digest(same[0], other, same[2]),
+        digest(*same[1:], other),
+    }
+    assert len(found) == 4
+    assert digest(*[noise(3) for _ in range(3)]) in found
+
+
+def test_the_commit_is_that_of_the_code(tmp_path: Path) -> None:
+    package, installed = tmp_path / "package", tmp_path / "installed"
+    for folder in (package, installed):
+        folder.mkdir()
+        (folder / "module.py").write_text("one = 1\n")
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@localhost", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert code_commit(package) is None, "no repository"
+    git("init", "--quiet")
+    git("add", "package/module.py")
+    assert code_commit(package) is None, "nothing committed"
+    git("commit", "--quiet", "--message", "one")
+    head = git("rev-parse", "HEAD")
+    assert code_commit(package) == head
+    assert code_commit(installed) is None, "this repository has no such files"
+    (package / "module.py").write_text("one = 2\n")
+    assert code_commit(package) == f"{head}-dirty"
 
 
 def test_int8_does_not_cut_off_what_few_calibration_images_show(exported: Path, tmp_path: Path) -> None:

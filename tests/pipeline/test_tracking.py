@@ -152,7 +152,7 @@ def bundle_of(run_id: str | None, folder: Path) -> Path:
         "map_weights": {},
         "threshold_source": "",
         "precisions": {"fp32": precision},
-        "golden": [{"file": "00.png", "scores": {}}],
+        "golden": [{"file": "00.png", "scores": {"fp32": 0.1}}],
         "lineage": {"git_commit": "be2d409", "mlflow_run": run_id},
         "sha256": {},
     }
