@@ -58,7 +58,7 @@ def inputs_md5(tree: Path) -> str:
 
 
 def remember_verdict(root: Path, date: str, inputs: str, verdict: dict[str, Any]) -> None:
-    """Write down a verdict once everything that follows from it is done."""
+    """Write down a verdict once it is carried out."""
     versions = {name: verdict[name] and verdict[name]["version"] for name in ("challenger", "champion")}
     judged = Judged(
         date=date,

@@ -9,18 +9,19 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from prefect import flow, get_client, get_run_logger, runtime, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture
 from prefect.states import Cancelled, Completed, State
 
 from flows.graph import Node, read_graph, stable_lock_order
 from flows.limits import LIMIT_HOURS, TimeLimit
 from flows.processes import ChildProcesses, StoppedError
 from flows.retries import patiently
+from flows.server import is_cancelled, wait_for_server
 from flows.summary import StageResult, as_text, cause, table
 from flows.tracking import ParentRun, parent_run
 from metaldefect.errors import UserError
@@ -75,11 +76,12 @@ def pipeline(
         try:
             futures = submit(nodes, set(force), folder, children, parent, results)
             end = wait(list(futures.values()), limit)
-            running = [node.name for node in nodes if futures[node.name].state.is_running()]
+            running = running_stages(nodes, results)
         finally:
             # Prefect raises its termination signal here, as Python does Ctrl-C.
             children.stop()
-        rows = report(folder, nodes, futures, results)
+        wait_for_server(limit)
+        rows = report(folder, nodes, results)
         if end == "late":
             raise limit.error(", ".join(running) or "the last stage")
         if end == "cancelled":
@@ -96,12 +98,12 @@ def submit(
     children: ChildProcesses,
     parent: ParentRun | None,
     results: dict[str, StageResult],
-) -> dict[str, PrefectFuture[Any]]:
+) -> dict[str, PrefectConcurrentFuture[Any]]:
     """Submit all stages to the task runner, each waiting for its upstream."""
-    futures: dict[str, PrefectFuture[Any]] = {}
+    futures: dict[str, PrefectConcurrentFuture[Any]] = {}
     for node in nodes:
         named = run_node.with_options(name=node.name, task_run_name=node.name)
-        futures[node.name] = named.submit(
+        future = named.submit(
             node,
             node.name in force,
             root,
@@ -111,6 +113,7 @@ def submit(
             return_state=False,
             wait_for=[futures[name] for name in node.upstream],
         )
+        futures[node.name] = cast("PrefectConcurrentFuture[Any]", future)  # of the thread pool
     return futures
 
 
@@ -193,33 +196,29 @@ def state_from_output(stage: str, line: str) -> str | None:
     return None
 
 
-def wait(futures: Sequence[PrefectFuture[Any]], limit: TimeLimit) -> Literal["ended", "cancelled", "late"]:
+def wait(
+    futures: Sequence[PrefectConcurrentFuture[Any]], limit: TimeLimit
+) -> Literal["ended", "cancelled", "late"]:
     """Wait until all tasks have ended, the flow run is cancelled, or its time is over; return which.
 
-    Polls the run's state: cancelling in the UI sends no signal to a flow that was started by hand.
+    Polls the run's state: cancelling in the UI sends no signal to a flow that was started by hand. Whether a
+    task has ended is known here; `future.state` would ask the server, which may be away.
     """
     ids = {runtime.flow_run.id, runtime.flow_run.root_flow_run_id}
-    with get_client(sync_client=True) as client:
-        for future in futures:
-            while not future.state.is_final():
-                future.wait(timeout=POLL_SECONDS)
-                if future.state.is_pending() and future.state.name == "NotReady":
-                    break  # its upstream failed, so it will never start
-                if limit.left < 0:
-                    return "late"
-                if any(is_cancelled(client, run_id) for run_id in ids):
-                    return "cancelled"
+    for future in futures:
+        while not future.wrapped_future.done():
+            future.wait(timeout=POLL_SECONDS)
+            if limit.left < 0:
+                return "late"
+            if is_cancelled(ids):
+                return "cancelled"
     return "ended"
 
 
-def is_cancelled(client: Any, run_id: Any) -> bool:
-    """Whether somebody has cancelled a flow run; a server that does not answer ends no training."""
-    try:
-        state = client.read_flow_run(run_id).state
-    except Exception as error:
-        get_run_logger().warning("Prefect's server does not answer: %s", error)
-        return False
-    return bool(state and (state.is_cancelling() or state.is_cancelled()))
+def running_stages(nodes: Sequence[Node], results: Mapping[str, StageResult]) -> list[str]:
+    """The stages that have started and not ended: all that comes before them is done."""
+    done = {name for name, result in results.items() if result.state not in ("Failed", "Cancelled")}
+    return [node.name for node in nodes if node.name not in results and done.issuperset(node.upstream)]
 
 
 def failure_message(nodes: Sequence[Node], results: Mapping[str, StageResult]) -> str:
@@ -229,12 +228,7 @@ def failure_message(nodes: Sequence[Node], results: Mapping[str, StageResult]) -
     return "\n".join(lines + ([f"not run: {', '.join(never_ran)}"] if never_ran else []))
 
 
-def report(
-    root: Path,
-    nodes: Sequence[Node],
-    futures: Mapping[str, PrefectFuture[Any]],
-    results: Mapping[str, StageResult],
-) -> list[dict[str, str]]:
+def report(root: Path, nodes: Sequence[Node], results: Mapping[str, StageResult]) -> list[dict[str, str]]:
     """Publish the table of what each stage did, in the UI and in the log; return its rows."""
     rows = table(root, [results.get(node.name, StageResult(node.name, "Skipped")) for node in nodes])
     create_table_artifact(key="pipeline", table=rows, description="What each stage did, and its main metric")

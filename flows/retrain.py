@@ -31,6 +31,8 @@ from flows.leftovers import clean_up
 from flows.limits import LIMIT_HOURS, TimeLimit, TimeLimitError
 from flows.processes import ChildProcesses, StoppedError
 from flows.repro import child_environment, pipeline
+from flows.retries import patiently
+from flows.server import wait_for_server
 from flows.summary import cause
 from flows.tracking import ParentRun, parent_run
 from flows.worktree import add_worktree, commit, remove_worktree, uncommitted, worktree_path
@@ -133,9 +135,11 @@ def train_and_decide(run: Retraining, profile: str | None, flow_run_id: str) -> 
         record(run, verdict, parent)
         commit_branch(run, verdict)
         act(run, verdict)
+        # From here on the verdict is carried out: whatever fails below, it is remembered and reported
+        remember_verdict(run.root, run.date, inputs, verdict)
+        announce(run, verdict)
         push(run.tree)
-    remember_verdict(run.root, run.date, inputs, verdict)
-    announce(run, verdict)
+    wait_for_server(run.limit)
     message = f"{verdict['verdict']}: {verdict['reason']}"
     return Completed(name=STATES[verdict["verdict"]], message=message)
 
@@ -154,6 +158,7 @@ def train(run: Retraining, parent: ParentRun) -> None:
         StageFailedError: a stage failed.
         TimeLimitError: the time is over.
     """
+    wait_for_server(run.limit)
     hours = run.limit.left / 3600
     try:
         pipeline(root=str(run.tree), parent_run_id=parent.run_id, limit_hours=hours)
@@ -179,10 +184,16 @@ def compare(run: Retraining, parent: ParentRun) -> dict[str, Any]:
         tail.append(line)
 
     children = ChildProcesses()
+
+    def attempt() -> tuple[int, str]:
+        tail.clear()
+        code = children.run(command, run.tree, child_environment(parent), on_line)
+        return code, "\n".join(tail)
+
     timer = Timer(max(run.limit.left, 0), children.stop)
     timer.start()
     try:
-        code = children.run(command, run.tree, child_environment(parent), on_line)
+        code = patiently(attempt, lambda: children.stopped, get_run_logger().warning)
     except StoppedError as error:
         raise run.limit.error("the comparison") from error
     finally:
@@ -193,18 +204,19 @@ def compare(run: Retraining, parent: ParentRun) -> dict[str, Any]:
     if code != 0:
         raise UserError(f"no verdict: {cause('metaldefect', list(tail))}")
     verdict: dict[str, Any] = read_json(run.reports / "verdict.json")
-    show(run.reports)
+    show(run)
     return verdict
 
 
-def show(reports: Path) -> None:
+def show(run: Retraining) -> None:
     """Publish the verdict as Prefect artifacts: the table, and the picture."""
+    wait_for_server(run.limit)
     create_markdown_artifact(
         key="verdict",
-        markdown=(reports / "verdict.md").read_text(encoding="utf-8"),
+        markdown=(run.reports / "verdict.md").read_text(encoding="utf-8"),
         description="Challenger against champion, on the holdout",
     )
-    picture = base64.b64encode((reports / "verdict.png").read_bytes()).decode("ascii")
+    picture = base64.b64encode((run.reports / "verdict.png").read_bytes()).decode("ascii")
     create_image_artifact(
         key="verdict-picture",
         image_url=f"data:image/png;base64,{picture}",

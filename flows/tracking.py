@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from prefect import get_run_logger
 
 from pipeline.dead_runs import TAG, close_dead_runs, process_tag
 from pipeline.parent import describe_parent
@@ -37,6 +39,8 @@ class ParentRun:
 def parent_run(kind: str, flow_run_id: str, folder: Path, within: str | None = None) -> Iterator[ParentRun]:
     """Open the parent run in the current folder's store; it ends as FINISHED, FAILED or KILLED.
 
+    If it cannot be described or ended, that is a warning: the next run ends it.
+
     Args:
         kind: what runs: `pipeline` or `retrain`.
         flow_run_id: of Prefect.
@@ -60,16 +64,30 @@ def parent_run(kind: str, flow_run_id: str, folder: Path, within: str | None = N
     try:
         yield parent
         status = "FINISHED"
-        if parent.used and (folder / PARAMS).is_file():
-            with chdir(folder):
-                describe_parent(run_id)
     except Exception:
         status = "FAILED"
         raise
     finally:
-        client.set_terminated(run_id, status)
+        # What the run was for is done or has failed already: MLflow's answer changes neither
+        if status == "FINISHED" and parent.used and (folder / PARAMS).is_file():
+            warn_of_failure("the run's description in MLflow is incomplete", lambda: describe(run_id, folder))
+        warn_of_failure("MLflow's run still says Running", lambda: client.set_terminated(run_id, status))
         if status == "FINISHED" and not parent.used:
-            client.delete_run(run_id)
+            warn_of_failure("MLflow keeps an empty run", lambda: client.delete_run(run_id))
+
+
+def describe(run_id: str, folder: Path) -> None:
+    """Log metrics and settings of the project in a folder to its run."""
+    with chdir(folder):
+        describe_parent(run_id)
+
+
+def warn_of_failure(consequence: str, action: Callable[[], object]) -> None:
+    """Do something that may fail, such as a request to a server; a failure is a warning."""
+    try:
+        action()
+    except Exception as error:
+        get_run_logger().warning("%s: %s", consequence, error)
 
 
 def stage_environment(run_id: str, flow_run_id: str) -> dict[str, str]:

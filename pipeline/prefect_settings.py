@@ -21,7 +21,7 @@ DEFAULTS = {
     # In memory, a server that is killed forgets who holds a deployment's only place: a run that goes on loses
     # it and is ended, or the place stays taken for good
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # Pauses of 2, 4, 8 ... 256 s: a training outlives a server that is away for minutes
+    # Pauses of 2, 4, 8 ... 256 s after a request that fails; flows.server waits for a server without them
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # The default of 20 s is too short for a first start on a busy two-core machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -14,8 +16,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.toy_project import write_project
+from flows import retrain as flow
+from flows import retries
 from flows.lease import LEASE, lease
 from flows.leftovers import clean_up
+from flows.limits import TimeLimit
+from flows.processes import ChildProcesses
+from flows.retrain import Retraining, compare
+from flows.tracking import ParentRun
 from flows.worktree import FOLDER, add_worktree, commit, git, link_data, remove_worktree, uncommitted
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
@@ -32,7 +40,13 @@ from prefect.client.orchestration import get_client
 from prefect.states import Running
 from flows.lease import LEASE
 from flows.retrain import retrain
-from flows.repro import pipeline
+import flows.tracking
+
+described = flows.tracking.describe_parent
+
+def unreachable(run_id):
+    raise ConnectionError("MLflow is away")
+
 
 with get_client(sync_client=True) as client:
     dead = client.create_flow_run(retrain, state=Running())
@@ -48,6 +62,7 @@ for which in sys.argv[2:]:
     elif which != "again":
         (root / "which.txt").write_text(which)
         git(root, "commit", "--quiet", "--all", "--message", which)
+    flows.tracking.describe_parent = unreachable if which == "half_blind" else described
     state = retrain(root=str(root), return_state=True, **options)
     link = root / "models/champion"
     serves = link.resolve().name if link.exists() else None
@@ -84,6 +99,11 @@ def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
     first, again, failed, rejected, nothing_new, late = (json.loads(line[5:]) for line in lines)
 
     assert first[1:3] == ["Promoted", "PROMOTE: the first detector: it reaches every floor"]
+    # MLflow fails once the champion has changed: the run is no failure, and people are told
+    assert "the run's description in MLflow is incomplete: MLflow is away" in done.stdout
+    notices = (project / "logs/notices.log").read_text()
+    assert "info    retraining: PROMOTE | the first detector: it reaches every floor | " in notices
+    assert "warning retraining: REJECT | " in notices
     assert again[1] == "Unchanged"
     assert again[2].endswith(f": champion {first[3]} is up to date")
     assert again[3] == first[3]
@@ -105,6 +125,26 @@ def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
 
     check_traces(project, done.stdout)
     check_second_clone(project, tmp_path / "clone", with_database)
+
+
+def test_a_gate_that_was_killed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stage is: the usual killer is the kernel that is short of memory."""
+    reports, codes = tmp_path / "reports", iter([-9, 0])
+
+    class Children(ChildProcesses):
+        def run(self, *_arguments: object) -> int:
+            code = next(codes)
+            if code == 0:
+                reports.mkdir()
+                (reports / "verdict.json").write_text('{"verdict": "HOLD"}')
+            return code
+
+    monkeypatch.setattr(flow, "ChildProcesses", Children)
+    monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(flow, "show", lambda _run: None)
+    monkeypatch.setattr(retries, "DELAYS", [0])
+    run = Retraining(tmp_path, tmp_path, "retrain/now", reports, TimeLimit.start("retrain", 1))
+    assert compare.fn(run, ParentRun({})) == {"verdict": "HOLD"}
 
 
 def dvc(folder: Path, environment: dict[str, str], *arguments: str) -> str:
@@ -192,10 +232,14 @@ def test_what_a_killed_run_left_is_removed(project: Path, alive: Callable[[int],
     (project / "mlruns/kept.txt").write_text("kept")
     orphan = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 300 & wait"], cwd=trees[0])
     time.sleep(0.3)
+    lock = project / ".git/index.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - 700,) * 2)
     clean_up_quickly(project)
     orphan.wait(timeout=10)
     assert not alive(orphan.pid)
     assert not any(tree.exists() for tree in trees)
+    assert not lock.exists()
     assert git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)") == kept
     assert (project / "mlruns/kept.txt").is_file()  # the worktree only linked to it
     assert git(project, "worktree", "list").count("\n") == 0
