@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.kills import play_round
+from benchmarks.kills import play_round, strike
 from benchmarks.toy_plant import (
     Plant,
     asking,
     faults,
     free_port,
+    registry_faults,
+    start_mlflow,
     start_service,
     wait_for,
 )
@@ -30,7 +34,7 @@ from benchmarks.toy_project import commit_change, write_detectors, write_project
 from flows.worktree import git
 from metaldefect.deploy.bundle import bundle_version
 from metaldefect.deploy.feedback import Feedback, FeedbackLog
-from pipeline.champion import current
+from pipeline.champion import current, promote
 from pipeline.deployment import Background
 from pipeline.watchdog import find_trouble
 from tests.drifting_line import Line
@@ -40,11 +44,14 @@ DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 PIPELINE, RETRAIN = "pipeline/pipeline", "retrain/retrain"
 WATCH = """\
 import sys
+import shutil
 from flows.collect_labels import collect_labels
 from flows.watch_drift import watch_drift
 from flows.watch_inbox import watch_inbox
 root = {root!r}
-states = [
+states = [watch_inbox(root=root, settle=0, return_state=True)]
+shutil.copytree(root + "/later", root + "/inbox", dirs_exist_ok=True)
+states += [
     watch_inbox(root=root, settle=0, return_state=True),
     watch_drift(root=root, min_rows=40, return_state=True),
     collect_labels(root=root, return_state=True),
@@ -149,6 +156,7 @@ def test_ten_images_in_the_inbox_lead_to_a_verdict_and_a_version(plant: Plant) -
     assert (end["name"], run["created_by"]["type"]) == ("Promoted", "AUTOMATION"), end["message"]
     artifacts = {each["key"]: each for each in plant.ask("/artifacts/filter", {})}
     assert artifacts["verdict"]["data"].startswith("# PROMOTE: the first champion")
+    assert "info    retraining: PROMOTE | the first detector" in (plant.root / "logs/notices.log").read_text()
     version = bundle_version(plant.detectors / "good")
     assert faults(plant, [run["id"]], version) == []  # among them: MLflow's champion is this version
     branch = git(plant.root, "branch", "--list", "retrain/*", "--format=%(refname:short)")
@@ -191,11 +199,12 @@ def test_inbox_and_drift_start_a_training_and_are_reported(plant: Plant, tmp_pat
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
-    for name in ("inbox/good/a.png", "inbox/dent/cut.png"):
+    for name in ("later/good/a.png", "later/dent/cut.png", "inbox/dent/cut.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 250, (40, 40), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:300])
+        if path.stem == "cut":
+            path.write_bytes(path.read_bytes()[:300])
     before = {run["id"] for run in runs_of(plant)}
 
     Line(tmp_path).runs(60, brighter=15)
@@ -208,6 +217,7 @@ def test_inbox_and_drift_start_a_training_and_are_reported(plant: Plant, tmp_pat
 
     said = [line.partition(", p =")[0] for line in done.stdout.splitlines()]
     assert [line for line in said if line.startswith(("STATE", "TORCH"))] == [
+        "STATE Refused | 0 images added, 1 refused, 0 still arriving",
         "STATE Added | 1 images added, 1 refused, 0 still arriving",
         "STATE Drift | drift in brightness: 60 images against 80 of the reference",
         "STATE Measured | 1 verdicts, 1 of them unlike the model's",
@@ -232,6 +242,12 @@ def test_inbox_and_drift_start_a_training_and_are_reported(plant: Plant, tmp_pat
         end = plant.end_of(run["id"])
         # What they would train with has had its verdict: they say so instead of training again
         assert (end["name"], end["message"][:28]) == ("Unchanged", "no new data, settings or cod")
+    ours = [
+        event
+        for event in plant.ask("/events/filter", {"filter": {"event": {"name": ["data.new"]}}})["events"]
+        if event["resource"]["prefect.resource.name"] == tmp_path.name
+    ]
+    assert len(ours) == 1, "an inbox of bad images alone starts no retraining"
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +258,7 @@ def service(plant: Plant) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "kind"), [(10, "stage"), (11, "worker")])
+@pytest.mark.parametrize(("number", "kind"), [(10, "stage"), (11, "worker"), (12, "server"), (13, "server")])
 def test_after_a_sigkill_this_or_the_next_run_completes_and_nothing_is_left(
     plant: Plant, service: str, number: int, kind: str
 ) -> None:
@@ -252,6 +268,27 @@ def test_after_a_sigkill_this_or_the_next_run_completes_and_nothing_is_left(
     assert record["completed"], record
     assert record["faults"] == []
     assert set(client.answers) == {200}
+
+
+@pytest.mark.slow
+def test_a_retraining_outlives_a_killed_mlflow_server(plant: Plant) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    tracked = replace(plant, environment=clients(plant) | {"MLFLOW_TRACKING_URI": address})
+    start_mlflow(tracked)
+    commit_change(plant.root, "good", 20)
+    promote(plant.root, plant.detectors / "half_blind", {})
+    command = [sys.executable, "-m", "flows.run", "--retrain", "--root", str(plant.root)]
+    flow = subprocess.Popen(command, env=tracked.environment, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_for(plant.stage, "the stage runs")
+        strike(tracked, "mlflow", whole=True, pause=0)
+        time.sleep(2)
+        start_mlflow(tracked)
+        output, _ = flow.communicate(timeout=240)
+    finally:
+        flow.kill()
+    assert output.splitlines()[-1].startswith("Promoted: PROMOTE: better"), output
+    assert registry_faults(tracked, bundle_version(plant.detectors / "good")) == []
 
 
 def test_cancelling_a_run_on_the_server_ends_the_stage(
