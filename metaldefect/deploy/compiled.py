@@ -71,7 +71,8 @@ class CompiledGraph:
         compute: where and how it runs.
 
     Raises:
-        UserError: the device does not exist, or OpenVINO cannot read or compile the graph.
+        UserError: the device does not exist, OpenVINO cannot read or compile the graph, or the graph is no
+            detector's.
     """
 
     def __init__(self, path: Path, precision: str, compute: Compute | None = None) -> None:
@@ -86,6 +87,9 @@ class CompiledGraph:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"{path} cannot be compiled for {compute.device}: {reason}") from error
+        known = {name for port in (*self.model.inputs, *self.model.outputs) for name in port.names}
+        if missing := {INPUT, *OUTPUTS[:2]} - known:
+            raise UserError(f"{path} is no detector's graph: it lacks {', '.join(sorted(missing))}")
         count = int(self.model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(count):

@@ -12,7 +12,7 @@ import openvino
 import pytest
 
 from metaldefect.artifacts import read_json, write_json
-from metaldefect.deploy.compiled import Compute
+from metaldefect.deploy.compiled import CompiledGraph, Compute
 from metaldefect.deploy.live import SHADOW_BACKLOG, LiveDetector
 from metaldefect.deploy.runtime import Detection, Detector
 from metaldefect.errors import RejectedFileError, UserError
@@ -203,6 +203,14 @@ def test_an_inference_that_fails_without_a_callback_is_an_error(
     monkeypatch.setattr(openvino.AsyncInferQueue, "start_async", lambda *_words, **_named: None)
     with pytest.raises(RuntimeError, match="an inference of OpenVINO failed"):
         list(detector.stream([np.zeros((64, 64), np.uint8)]))
+
+
+def test_a_graph_of_another_network_is_refused(tmp_path: Path) -> None:
+    ops = openvino.opset13
+    frame = ops.parameter([1, -1, -1, -1], np.uint8, name="frame")
+    openvino.save_model(openvino.Model([ops.result(ops.relu(frame))], [frame]), tmp_path / "other.xml")
+    with pytest.raises(UserError, match=r"other\.xml is no detector's graph: it lacks .*score"):
+        CompiledGraph(tmp_path / "other.xml", "fp32")
 
 
 def test_hint_threads_and_cache_reach_openvino(exported: Path, tmp_path: Path) -> None:
