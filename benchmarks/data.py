@@ -1,17 +1,20 @@
 """Measure the data layer: its speed, its memory, and how well it groups near-duplicates.
 
 `python -m benchmarks.data [--raw FOLDER]` writes `benchmarks/results/data.json` and prints it last. FOLDER
-holds the real `NEU-DET`, `SD-saliency-900` and `X-SDD`; without it, the benchmark measures procedural images
-in the same layouts.
+holds the real `NEU-DET`, `SD-saliency-900` and `X-SDD`, and `Magnetic-tile-defect` if it should be checked
+too; without it, the benchmark measures procedural images in the same layouts.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import combinations
@@ -42,6 +45,13 @@ REPEATS = {"patches_105": "patches_101"}
 GROWTH = 4
 LOADED_SIZE = 256
 DETECTOR_SIZE, DETECTOR_IMAGES = 128, 100
+# Folder of a dataset -> what the figures call it
+CHECKED = {
+    "NEU-DET": "neu_det",
+    "SD-saliency-900": "sd_saliency_900",
+    "X-SDD": "x_sdd",
+    "Magnetic-tile-defect": "magnetic_tile",
+}
 SAMPLE = SampleCounts(neu_det=120, sd_saliency_900=90, x_sdd=40, normal=20, defective=2)
 
 
@@ -97,7 +107,21 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
             for times, peak in zip((1, 4), both, strict=True)
         },
         **grouping(merged),
+        **{f"check_s_per_1000_images_{name}": seconds for name, seconds in check_speeds(raw or sample)},
     }
+
+
+def check_speeds(root: Path) -> Iterator[tuple[str, float]]:
+    """How long `metaldefect check` takes for each dataset, from typing it to its answer."""
+    for folder, name in CHECKED.items():
+        if not (root / folder).is_dir():
+            continue
+        command = [sys.executable, "-m", "pipeline.cli", "check", str(root / folder)]
+        start = time.perf_counter()
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        seconds = time.perf_counter() - start
+        (images,) = re.findall(r"^images +(\d+)$", said, re.MULTILINE)
+        yield name, round(1000 * seconds / int(images), 2)
 
 
 def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
