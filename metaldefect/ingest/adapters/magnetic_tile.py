@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.errors import UserError
 from metaldefect.image_files import suffix_is_jpeg
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.masks import MaskNames, is_mask_name
@@ -45,12 +45,7 @@ def read_class(files: DatasetFiles, folder: Path) -> Iterator[RawSample]:
     paths = [path for path in found if path in images]
     masks = [("", path) for path in found if path not in images]
     names = MaskNames(files, [("", path) for path in paths], masks)
-    for path in paths:
-        try:
-            mask = names.find(path)
-        except RejectedFileError as error:
-            files.reject(path, str(error))
-            continue
+    for path, mask in names.paired(paths):
         yield RawSample(
             path=path,
             source=files.source,

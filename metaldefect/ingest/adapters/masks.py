@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from metaldefect.errors import RejectedFileError
@@ -89,3 +89,13 @@ class MaskNames:
             names = ", ".join(self._files.relative(path) for path in found)
             raise RejectedFileError(f"{len(found)} files are named as its mask: {names}; keep one")
         return found[0] if found else None
+
+    def paired(self, images: Iterable[Path]) -> Iterator[tuple[Path, Path | None]]:
+        """Each image with its mask, or None; rejects images for which two files are named as the mask."""
+        for image in images:
+            try:
+                mask = self.find(image)
+            except RejectedFileError as error:
+                self._files.reject(image, str(error))
+            else:
+                yield image, mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.errors import UserError
 from metaldefect.ingest.adapters.files import DatasetFiles
 from metaldefect.ingest.adapters.masks import MaskNames
 from metaldefect.ingest.adapters.neu_det import SHORT_NAMES
@@ -33,12 +33,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
         for mask in files.images(inner)
     ]
     names = MaskNames(files, [("", path) for path in paths], drawn)
-    for path in paths:
-        try:
-            mask = names.find(path)
-        except RejectedFileError as error:
-            files.reject(path, str(error))
-            continue
+    for path, mask in names.paired(paths):
         prefix = path.stem.split("_")[0]
         yield RawSample(
             path=path,
