@@ -16,7 +16,7 @@ from metaldefect.ingest.examine import DatasetSpec
 from metaldefect.ingest.fixed_camera import judge_pairs
 from metaldefect.ingest.groups import fingerprint, first_of_each, near_duplicate_pairs
 from metaldefect.ingest.inspection import build_inspection
-from metaldefect.ingest.merge import InspectionSpec, MergeOptions, merge_datasets
+from metaldefect.ingest.merge import InspectionSpec, MergeOptions, MergeResult, merge_datasets
 from metaldefect.ingest.scenes import scene_links
 from metaldefect.synthesis.roles import assign_roles
 
@@ -139,15 +139,20 @@ def write_line(root: Path, save) -> None:
     save(root / "dent/020.png", as_jpeg(spoilt(105, "dent")))
 
 
+def merge_line(folder: Path, classes: list[str]) -> MergeResult:
+    """Merge the line's images, some of which serve the detector too."""
+    return merge_datasets(
+        [DatasetSpec("folder", folder / "plant")],
+        InspectionSpec("folder", folder / "plant"),
+        folder / "merged",
+        folder / "reports",
+        MergeOptions(classes, image_size=64, validation=0.2, test=0.2, seed=0),
+    )
+
+
 def test_defects_of_a_line_with_a_fixed_camera_are_merged(tmp_path, save) -> None:
     write_line(tmp_path / "plant", save)
-    result = merge_datasets(
-        [DatasetSpec("folder", tmp_path / "plant")],
-        InspectionSpec("folder", tmp_path / "plant"),
-        tmp_path / "merged",
-        tmp_path / "reports",
-        MergeOptions(["dent", "scratch"], image_size=64, validation=0.2, test=0.2, seed=0),
-    )
+    result = merge_line(tmp_path, ["dent", "scratch"])
     assert result.summary["per_class"] == {"dent": 21, "scratch": 20}
     assert result.summary["scenes"] == 40
     assert [note.partition(" look")[0] for note in result.summary["notes"]] == [
@@ -158,13 +163,7 @@ def test_defects_of_a_line_with_a_fixed_camera_are_merged(tmp_path, save) -> Non
 
 def test_defects_and_good_parts_in_one_class_list_are_merged(tmp_path, save) -> None:
     write_line(tmp_path / "plant", save)
-    result = merge_datasets(
-        [DatasetSpec("folder", tmp_path / "plant")],
-        InspectionSpec("folder", tmp_path / "plant"),
-        tmp_path / "merged",
-        tmp_path / "reports",
-        MergeOptions(["dent", "good", "scratch"], image_size=64, validation=0.2, test=0.2, seed=0),
-    )
+    result = merge_line(tmp_path, ["dent", "good", "scratch"])
     assert result.summary["scenes"] == 60
 
 

@@ -174,14 +174,20 @@ def test_images_that_a_stage_would_delete_are_left_in_the_inbox(project: Path) -
     assert (project / "inbox/good/a.png").is_file()
 
 
-def test_dvc_has_the_data_before_the_inbox_loses_them(
-    project: Path, monkeypatch: pytest.MonkeyPatch, make_environment
-) -> None:
+@pytest.fixture
+def repository(project: Path, monkeypatch: pytest.MonkeyPatch, make_environment) -> Path:
+    """The project under git and DVC."""
     for name, value in make_environment(project).items():
         monkeypatch.setenv(name, value)
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=project, check=True)
-    picture(project / "inbox/good/a.png", 2)
+    return project
+
+
+def test_dvc_has_the_data_before_the_inbox_loses_them(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(repository / "inbox/good/a.png", 2)
     real = module.track
 
     def killed(_root: Path, _target: Path, _count: int) -> bool:
@@ -189,42 +195,42 @@ def test_dvc_has_the_data_before_the_inbox_loses_them(
 
     monkeypatch.setattr(module, "track", killed)
     with pytest.raises(TemporaryFailureError):
-        take_in(project, settle=0)
-    assert (project / "inbox/good/a.png").is_file()
+        take_in(repository, settle=0)
+    assert (repository / "inbox/good/a.png").is_file()
 
     monkeypatch.setattr(module, "track", real)
-    assert take_in(project, settle=0).added == ["data/raw/good/a.png"]
+    assert take_in(repository, settle=0).added == ["data/raw/good/a.png"]
 
-    assert yaml.safe_load((project / "data/raw.dvc").read_text())["outs"][0]["nfiles"] == 2
+    assert yaml.safe_load((repository / "data/raw.dvc").read_text())["outs"][0]["nfiles"] == 2
     log = subprocess.run(
-        ["git", "log", "--format=%s", "--name-only"], cwd=project, capture_output=True, text=True, check=True
+        ["git", "log", "--format=%s", "--name-only"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert log.stdout.split("\n\n") == ["1 image from the inbox", "data/.gitignore\ndata/raw.dvc\n"]
-    picture(project / "inbox/good/a.png", 2)
-    again = take_in(project, settle=0)
+    picture(repository / "inbox/good/a.png", 2)
+    again = take_in(repository, settle=0)
     assert (again.added, again.refused[0][1]) == ([], "the same file is in the data already, as good/a.png")
 
 
 def test_a_lock_that_a_killed_git_left_loses_no_image(
-    project: Path, monkeypatch: pytest.MonkeyPatch, make_environment
+    repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in make_environment(project).items():
-        monkeypatch.setenv(name, value)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=project, check=True)
-    picture(project / "inbox/good/a.png", 2)
-    lock = project / ".git/index.lock"
+    picture(repository / "inbox/good/a.png", 2)
+    lock = repository / ".git/index.lock"
     lock.touch()
     with pytest.raises(TemporaryFailureError, match="Another git process seems to be running"):
-        take_in(project, settle=0)
-    assert (project / "inbox/good/a.png").is_file()
+        take_in(repository, settle=0)
+    assert (repository / "inbox/good/a.png").is_file()
 
     os.utime(lock, (time.time() - 700,) * 2)
-    intake = take_in(project, settle=0)
+    intake = take_in(repository, settle=0)
 
     assert (intake.added, intake.refused) == (["data/raw/good/a.png"], [])
     log = subprocess.run(
-        ["git", "log", "--format=%s"], cwd=project, capture_output=True, text=True, check=True
+        ["git", "log", "--format=%s"], cwd=repository, capture_output=True, text=True, check=True
     )
     assert log.stdout == "1 image from the inbox\n"
 
