@@ -260,10 +260,12 @@ def test_any_file_is_read_right_or_refused_by_name(
         assert np.array_equal(grey, np.asarray(image))
     if mode in ("I;16", "I", "F"):
         assert levels is not None
-        pixels = np.asarray(image).astype(float)
+        pixels = np.asarray(image)
+        if suffix == ".png" and mode == "I":  # PNG has no 32 bits: Pillow writes 16
+            pixels = np.clip(pixels, 0, 65535)
         assert levels.clip or pixels.max() <= levels.high
         assert levels.clip or mode != "F"
-        assert sorted(grey.ravel()) == sorted(levels.apply(np.asarray(image)).ravel())
+        assert sorted(grey.ravel()) == sorted(levels.apply(pixels).ravel())
 
 
 def draw(mode: str, rng: np.random.Generator, shape: tuple[int, int]) -> Image.Image:

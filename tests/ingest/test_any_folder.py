@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -104,6 +104,13 @@ def visible_images(folder: Path) -> Iterator[Path]:
             yield path
 
 
+@example(
+    [
+        (["good"], "a", ".png", "grey"),
+        (["good"], "a_mask", ".png", "mask"),
+        (["masks", "good"], "a", ".png", "mask"),
+    ]
+)
 @given(st.lists(ENTRY, min_size=1, max_size=12))
 @settings(max_examples=120, deadline=None)
 def test_every_image_of_any_folder_is_read_refused_or_counted(entries):

@@ -82,10 +82,12 @@ class MaskNames:
         """The mask of an image, None if it has none.
 
         Raises:
-            RejectedFileError: two files are named as its mask.
+            RejectedFileError: two files are named as its mask; both are rejected too.
         """
         found = self._of.get(image, [])
         if len(found) > 1:
+            for mask in found:
+                self._files.reject(mask, f"one of {len(found)} masks of {image.name}; keep one")
             names = ", ".join(self._files.relative(path) for path in found)
             raise RejectedFileError(f"{len(found)} files are named as its mask: {names}; keep one")
         return found[0] if found else None
