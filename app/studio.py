@@ -20,6 +20,7 @@ from metaldefect.errors import UserError
 from metaldefect.figures import mask_overlay
 from metaldefect.image_files import Levels
 from metaldefect.images import U8, Channels, as_channels, resize
+from metaldefect.ingest.levels import levels_of_model
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.rerun import repro_command
@@ -103,8 +104,8 @@ class Studio:
 
     @property
     def levels(self) -> Levels | None:
-        """How files with more than 8 bits are read: as the detector's training images were."""
-        return self.detector.levels
+        """How files with more than 8 bits are read: as the training images of detector or tokenizer were."""
+        return self.detector.levels or levels_of_model(self.root / "models/vq")
 
     @cached_property
     def detectors(self) -> Mapping[str, tuple[Path, str]]:

@@ -169,7 +169,8 @@ def check(
     page: Annotated[Path | None, option("Also write an HTML page with thumbnails to this file.")] = None,
 ) -> None:
     """Say what the tool sees in a folder: layout, classes, sizes, depths, masks, duplicates, refusals."""
-    from metaldefect.commands.check import describe, levels_setting, write_page
+    from metaldefect.commands.check import describe, write_page
+    from metaldefect.image_files import levels_setting
     from metaldefect.ingest.overview import look_at
 
     seen = look_at(folder, adapter, None if levels is None else levels_setting(levels))

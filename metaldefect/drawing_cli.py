@@ -11,6 +11,7 @@ import typer
 from metaldefect.cli import checked, defaults, option
 from metaldefect.commands.insert_settings import DrawSettings, InsertSettings
 from metaldefect.errors import UserError
+from metaldefect.image_files import levels_setting
 from metaldefect.synthesis.config import Format, Method
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ def insert(
     mask: Annotated[Path | None, option("Where to insert: one mask for all images.")] = None,
     at: Annotated[str | None, option("Where to insert: x,y of the defect's centre, px.")] = None,
     size: Annotated[int | None, option("Longer side of the defect, px.")] = None,
+    levels: Annotated[
+        str | None,
+        option("Images with more than 8 bits: their depth, such as 12, or black,white. Default: found."),
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How to write images and masks.")] = INSERTING[
         "format"
     ],
@@ -122,6 +127,8 @@ def insert(
     values["format"] = values.pop("format_")
     if at is not None:
         values["at"] = point(at)
+    if levels is not None:
+        values["levels"] = levels_setting(levels)
     settings = checked(InsertSettings, **values)
     from metaldefect.commands.insert import insert as run
 

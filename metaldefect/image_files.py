@@ -130,6 +130,23 @@ class Levels:
         return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
+def levels_setting(text: str) -> LevelsSetting:
+    """The setting that a command line gives as `12` (a bit depth) or `0,1` (black and white).
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        if "," not in text:
+            return int(text)
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(
+            f"--levels {printable(text)}: give a bit depth, such as 12, or black and white, such as 0,1"
+        ) from error
+    return low, high
+
+
 def is_hidden_name(name: str) -> bool:
     """Whether a file manager or a notebook left an entry of this name: `._x.png`, `Thumbs.db`, ..."""
     return name.startswith(".") or name.lower() in DESKTOP_ENTRIES

@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.images import grey_stack
+from metaldefect.ingest.levels import LEVELS
 from metaldefect.ingest.loading import training_rows
 from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
@@ -68,7 +69,12 @@ def main(params: Params, run: StageRun) -> None:
         "images_seen": training.steps * training.batch_size,
     }
     with atomic_directory(OUTPUT) as directory:
-        about = {"image_size": size, "batch_size": training.batch_size, **metrics}
+        about = {
+            "image_size": size,
+            "batch_size": training.batch_size,
+            "levels": read_json(AUGMENTED / LEVELS),
+            **metrics,
+        }
         save_tokenizer(model, directory, about)
         for detail in detail_of(model, images, rows["label"].iloc[order]):
             detail.save(directory)

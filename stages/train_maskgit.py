@@ -54,9 +54,11 @@ def main(params: Params, run: StageRun) -> None:
         "train_images": len(train.tokens),
         "images_seen": own + images_seen_before(section.base),
     }
+    card = read_json(TOKENIZER / CONFIG)
     about = {
         "classes": classes,
-        "image_size": int(read_json(TOKENIZER / CONFIG)["image_size"]),
+        "image_size": int(card["image_size"]),
+        "levels": card["levels"],
         "images_seen": metrics["images_seen"],
         "batch_size": section.training.batch_size,
         CODEBOOK: codebook_digest(tokenizer),

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
-# The same cases in every run, so that a change fails by its own fault; `--hypothesis-profile=search` draws new
-# ones
+# The same cases in every run, so that a change fails by its own fault; `--hypothesis-profile=search` draws
+# new ones
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")

@@ -19,7 +19,7 @@ from metaldefect.synthesis.formats.layouts import LAYOUTS
 class Canvas(NamedTuple):
     """A normal image.
 
-    `name` is its path inside the folder of images, `stem` its unique file name, `depth` the bit depth of all
+    `name` is its path inside the folder of images, `stem` its unique file name, `depth` the levels of all
     canvases with more than 8 bits.
     """
 
@@ -29,15 +29,19 @@ class Canvas(NamedTuple):
     depth: Levels | None
 
 
-def find_canvases(images: Path) -> list[Canvas]:
+def find_canvases(images: Path, levels: Levels | None = None) -> list[Canvas]:
     """The normal images, sorted by name.
+
+    Args:
+        images: a folder, or one image.
+        levels: of images with more than 8 bits; None: those of their bit depth (see `find_levels`).
 
     Raises:
         UserError: there are none.
     """
     if images.is_file():
         (stem,) = unique_names([images.stem], [images.name])
-        return [Canvas(images, images.name, stem, find_levels([images]))]
+        return [Canvas(images, images.name, stem, levels or find_levels([images]))]
     paths = sorted(
         path
         for path in images.rglob("*")
@@ -50,7 +54,7 @@ def find_canvases(images: Path) -> list[Canvas]:
     names = [path.relative_to(images) for path in paths]
     plain = ["_".join(name.with_suffix("").parts) for name in names]
     stems = unique_names(plain, [name.as_posix() for name in names])
-    depth = find_levels(paths)
+    depth = levels or find_levels(paths)
     return [Canvas(p, n.as_posix(), s, depth) for p, n, s in zip(paths, names, stems, strict=True)]
 
 

@@ -15,8 +15,8 @@ from jinja2 import Environment
 from PIL import Image
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.errors import UserError, printable
-from metaldefect.image_files import U8, LevelsSetting
+from metaldefect.errors import printable
+from metaldefect.image_files import U8
 from metaldefect.ingest.overview import Overview
 from metaldefect.inspection.layout import GOOD
 
@@ -160,23 +160,6 @@ def levels_to_state(seen: Overview) -> list[float] | None:
         return None
     low, high = (float(f"{level:g}") for level in seen.unread)
     return [low, high] if low < high else None
-
-
-def levels_setting(text: str) -> LevelsSetting:
-    """The setting that a command line gives as `12` (a bit depth) or `0,1` (black and white).
-
-    Raises:
-        UserError: it is neither.
-    """
-    try:
-        if "," not in text:
-            return int(text)
-        low, high = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(
-            f"--levels {printable(text)}: give a bit depth, such as 12, or black and white, such as 0,1"
-        ) from error
-    return low, high
 
 
 def quoted(path: Path) -> str:

@@ -27,6 +27,7 @@ from metaldefect.errors import UserError
 from metaldefect.hardware import one_thread_per_call
 from metaldefect.image_files import IMAGE_SUFFIXES, Levels
 from metaldefect.images import UnreadableImageError, write_png
+from metaldefect.ingest.levels import levels_of_model
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import Format, TransplantConfig
@@ -87,7 +88,7 @@ def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
     if settings.defects is not None and settings.method != "procedural":
         for label in settings.label:
             files = find_masked_images(settings.defects, label, settings.defect_masks, settings.adapter)
-            libraries[label] = DefectLibrary(files)
+            libraries[label] = DefectLibrary(files, Levels.of_setting(settings.levels))
         inputs["defects"] = " ".join(library.digest() for library in libraries.values())
     for places in (settings.mask, settings.masks):
         if places is not None and places.exists():
@@ -106,6 +107,12 @@ def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
     return MaskGITPainter(painter, SamplingConfig.of(settings), masks, settings.attempts), inputs
 
 
+def stated_levels(settings: InsertSettings) -> Levels | None:
+    """How canvases with more than 8 bits are read, as far as the settings or the models that draw say."""
+    stated = Levels.of_setting(settings.levels)
+    return levels_of_model(settings.tokenizer) if stated is None and settings.method == "drawn" else stated
+
+
 def insert(settings: InsertSettings) -> Summary:
     """Insert defects into images, write them in the format asked for, with a manifest.
 
@@ -116,10 +123,10 @@ def insert(settings: InsertSettings) -> Summary:
         UserError: see `find_canvases`, `make_proposer`, `find_spot` and `Output`.
     """
     settings = settings.absolute()
-    canvases = find_canvases(settings.images)
+    canvases = find_canvases(settings.images, stated_levels(settings))
     proposer, inputs = make_proposer(settings)
     if (depth := canvases[0].depth) is not None:
-        inputs["white"] = f"{depth.high:.0f}"
+        inputs["levels"] = f"{depth.low:g} to {depth.high:g}"
     output = Output(settings.output, settings, inputs)
     roles = assign_roles({canvas.path: canvas.name for canvas in canvases}, settings.format, settings.seed)
     chosen = [canvas for canvas in canvases if roles.gets_defects(canvas.path)]
@@ -160,6 +167,7 @@ def write_one(
         "label": label,
         "canvas": str(canvas.path),
         "canvas_sha256": sha256_file(canvas.path),
+        "black": photograph.black,
         "white": photograph.white,
     }
     record = None
@@ -303,7 +311,7 @@ def remake(row: Mapping[str, Any]) -> Photograph:
         raise UserError(f"{path} has changed since {row['image']} was made from it")
     name = path.name if path == settings.images else path.relative_to(settings.images).as_posix()
     # Not the bit depth of today's folder: one brighter image would change all results
-    canvas = Canvas(path, name, path.stem, Levels(0.0, float(row["white"]), clip=False))
+    canvas = Canvas(path, name, path.stem, Levels(float(row["black"]), float(row["white"]), clip=True))
     proposer, inputs = make_proposer(settings)
     for name, digest in inputs.items():
         if row[f"{name}_sha256"] != digest:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from metaldefect.image_files import LevelsSetting
 from metaldefect.maskgit.sampling_config import DrawingSettings
 from metaldefect.synthesis.config import BlendSettings, Format, Method, TransplantConfig
 
@@ -59,6 +60,9 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
         mask: one mask for all images, likewise.
         at: x, y of the defect's centre in pixels.
         size: longer side of the defect in pixels.
+        levels: how images and defects with more than 8 bits are read: a bit depth, or the levels that are
+            black and white. None: drawn defects by that of the models' training images; others, and those
+            of models that saw only 8 bits, by the bit depth that holds all images.
         attempts: tries for a defect that cannot be seen or finds no room.
         format: how the result is written.
         seed: of everything random; another one retrains nothing.
@@ -76,6 +80,7 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
     mask: Path | None = None
     at: tuple[NonNegativeInt, NonNegativeInt] | None = None
     size: PositiveInt | None = None
+    levels: LevelsSetting | None = None
     attempts: PositiveInt = 5
     format: Format = "coco"
     seed: NonNegativeInt = 0

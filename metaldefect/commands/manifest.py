@@ -37,7 +37,8 @@ COLUMNS = {
     "seed": pa.int64(),
     "canvas": pa.string(),  # absolute path of the normal image
     "canvas_sha256": pa.string(),
-    "white": pa.int32(),  # level of the canvas that counts as white, from the bit depth of all canvases
+    "black": pa.float64(),  # level of the canvas that counts as black, and as white: those of all canvases
+    "white": pa.float64(),
     "source": pa.string(),  # the real defect: path of its photograph, number in it
     "visible": pa.bool_(),  # null where nothing was compared: whole images have no original
     "note": pa.string(),  # why a defect was not written

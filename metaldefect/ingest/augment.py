@@ -15,6 +15,7 @@ from metaldefect.artifacts import replace_directory
 from metaldefect.errors import UserError
 from metaldefect.images import U8, Channels, as_channels, read_grey, read_image
 from metaldefect.ingest.groups import SYMMETRIES, apply_symmetry, hash_pixels, perceptual_hash
+from metaldefect.ingest.levels import read_dataset_levels, write_dataset_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.samples import TABLE_NAME, read_table, write_image_file, write_table
 
@@ -35,7 +36,8 @@ def augment(
     """Write all eight symmetries of every training image, with their masks.
 
     Writes `images/<label>/<stem>_<k>.png`, `masks/<label>/<stem>_<k>.png` if known, and `samples.parquet`
-    with the column `symmetry` (k, see `apply_symmetry`). The same inputs give the same bytes.
+    with the column `symmetry` (k, see `apply_symmetry`), and copies `levels.json`. The same inputs
+    give the same bytes.
 
     Args:
         merged: folder of the merged dataset.
@@ -65,6 +67,7 @@ def augment(
     rows = [row for found in map_threads(augment_one, samples, "augment") for row in found]
     augmented = pd.DataFrame(rows)
     write_table(partial / TABLE_NAME, augmented)
+    write_dataset_levels(partial, read_dataset_levels(merged))
     replace_directory(partial, output)
     return augmented
 

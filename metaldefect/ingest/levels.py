@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
+from metaldefect.artifacts import read_json, write_json
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import (
     BIT_DEPTHS,
@@ -17,6 +19,41 @@ from metaldefect.image_files import (
     read_original,
 )
 from metaldefect.ingest.parallel import map_threads
+
+LEVELS = "levels.json"  # beside a sample table, and the key of a model's `config.json`
+
+
+def write_dataset_levels(folder: Path, levels: Mapping[str, Levels]) -> None:
+    """Record how each dataset with more than 8 bits per pixel was read, by the dataset's name."""
+    write_json(folder / LEVELS, {name: asdict(one) for name, one in sorted(levels.items())})
+
+
+def read_dataset_levels(folder: Path) -> dict[str, Levels]:
+    """Read what `write_dataset_levels` recorded; empty for a folder without a record."""
+    return parse_levels(read_json(folder / LEVELS)) if (folder / LEVELS).is_file() else {}
+
+
+def levels_of_model(folder: Path) -> Levels | None:
+    """How a model's training images with more than 8 bits were read.
+
+    Args:
+        folder: of a tokenizer or MaskGIT, with its `config.json`.
+
+    Returns:
+        None if it saw only 8 bits, or datasets that were read in several ways.
+    """
+    card = folder / "config.json"
+    content = read_json(card).get("levels", {}) if card.is_file() else {}
+    found = set(parse_levels(content).values())
+    return found.pop() if len(found) == 1 else None
+
+
+def parse_levels(content: Mapping[str, Mapping[str, float]]) -> dict[str, Levels]:
+    """Levels by dataset from their JSON form."""
+    return {
+        name: Levels(float(one["low"]), float(one["high"]), bool(one["clip"]))
+        for name, one in content.items()
+    }
 
 
 def find_levels(paths: Sequence[Path]) -> Levels | None:

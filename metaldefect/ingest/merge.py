@@ -22,6 +22,7 @@ from metaldefect.ingest.examine import DatasetSpec, Examined, examine_dataset
 from metaldefect.ingest.expectations import ValidationReport, validate_merged, write
 from metaldefect.ingest.groups import Pair, hash_pixels, perceptual_hash
 from metaldefect.ingest.inspection import InspectionCounts, build_inspection
+from metaldefect.ingest.levels import write_dataset_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.placing import (
     Placed,
@@ -126,9 +127,10 @@ def merge_datasets(
     """Write the merged dataset to `output`, atomically.
 
     Writes `images/<label>/<source>_<stem>.png` (8-bit grey or RGB, square), `masks/<label>/` ({0, 255}, if
-    known), `samples.parquet`, `rejected.csv`, `near_duplicates.csv`, and the detector's images in MVTec AD
-    layout under `inspection/`. The same inputs give the same bytes. Large photographs with small defects give
-    one image per defect (see `ingest.windows`), and the usual side of these windows in `windows.json`.
+    known), `samples.parquet`, `rejected.csv`, `near_duplicates.csv`, `levels.json`, and
+    the detector's images in MVTec AD layout under `inspection/`. The same inputs give the same bytes. Large
+    photographs with small defects give one image per defect (see `ingest.windows`), and the usual side of
+    these windows in `windows.json`.
 
     Args:
         datasets: the datasets to merge; their order decides which image of a near-duplicate group is first.
@@ -189,6 +191,9 @@ def merge_datasets(
         write_rejected(folder / "rejected.csv", rejected)
         write_pairs(folder / NEAR_DUPLICATES, pairs, examined, table)
         write_window_side(folder, placed)
+        write_dataset_levels(
+            folder, {item.raw.source: item.levels for item in examined if item.levels is not None}
+        )
         report = validate_merged(
             table, folder, options.classes, options.image_size, options.expected_counts, options.channels
         )

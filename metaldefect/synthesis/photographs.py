@@ -33,10 +33,12 @@ class Photograph:
             alpha).
         white: the value that counts as white: 255 for 8 bits; for 16 bits that of the dataset's bit depth,
             because cameras write 12 bits into 16.
+        black: the value that counts as black. A dataset whose levels are clipped has values beyond the two.
     """
 
     pixels: Pixels
-    white: int
+    white: float
+    black: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,7 +64,10 @@ class Photograph:
         """Levels in [0, 255] inside a window, `float32 [h, w, colours]`."""
         cut = self.pixels[window]
         cut = cut[..., None] if cut.ndim == 2 else cut[..., : self.colours]
-        return cut.astype(np.float32) * np.float32(255.0 / self.white)
+        grey = (cut.astype(np.float32) - np.float32(self.black)) * np.float32(
+            255.0 / (self.white - self.black)
+        )
+        return grey.clip(0.0, 255.0)
 
     def changed_by(self, window: Window, change: Levels) -> Photograph:
         """A copy with `change` added inside a window; a pixel whose change is 0 keeps its exact value.
@@ -73,9 +78,10 @@ class Photograph:
         """
         pixels = self.pixels.copy()
         inside = pixels[window][..., None] if pixels.ndim == 2 else pixels[window][..., : self.colours]
-        added = inside + change * np.float32(self.white / 255.0)
+        added = inside + change * np.float32((self.white - self.black) / 255.0)
         # Beyond white lies no level of the camera: a reader would take the image for one of more bits
-        inside[...] = np.clip(np.rint(added), 0, self.white).astype(pixels.dtype)
+        low, high = np.minimum(inside, self.black), np.maximum(inside, self.white)
+        inside[...] = np.rint(np.clip(added, low, high)).astype(pixels.dtype)
         return replace(self, pixels=pixels)
 
 
@@ -84,12 +90,12 @@ def grey_of(levels: Levels) -> Levels:
     return levels[..., 0] if levels.shape[2] == 1 else levels @ LUMA
 
 
-def as_photograph(pixels: Pixels, white: int | None = None) -> Photograph:
+def as_photograph(pixels: Pixels, depth: FileLevels | None = None) -> Photograph:
     """Wrap an array; None: white is that of the smallest depth in `BIT_DEPTHS` that holds every pixel.
 
     Raises:
         ValueError: neither `uint8` nor `uint16`, or not `[H, W]` or `[H, W, 2 to 4]`.
-        RejectedFileError: a pixel is brighter than `white`.
+        RejectedFileError: a pixel is beyond levels that do not clip.
     """
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (2, 3, 4)):
         raise ValueError(f"expected [H, W] or [H, W, 2 to 4], got {pixels.shape}")
@@ -98,14 +104,14 @@ def as_photograph(pixels: Pixels, white: int | None = None) -> Photograph:
     if pixels.dtype != np.uint16:
         raise ValueError(f"expected uint8 or uint16, got {pixels.dtype}")
     brightest = int(colours_of(pixels).max())
-    if white is None:
+    if depth is None:
         return Photograph(pixels, 2 ** next(bits for bits in BIT_DEPTHS if brightest < 2**bits) - 1)
-    if brightest > white:
+    if brightest > depth.high and not depth.clip:
         raise RejectedFileError(
-            f"levels up to {brightest}, beyond the range 0 to {white} of this dataset: the images come from"
-            " different settings of the camera"
+            f"levels up to {brightest}, beyond the range 0 to {depth.high:g} of this dataset: the images come"
+            " from different settings of the camera"
         )
-    return Photograph(pixels, white)
+    return Photograph(pixels, depth.high, depth.low)
 
 
 def read_photograph(path: Path | str, depth: FileLevels | None = None) -> Photograph:
@@ -113,8 +119,8 @@ def read_photograph(path: Path | str, depth: FileLevels | None = None) -> Photog
 
     Args:
         path: the image file.
-        depth: levels of its dataset (see `find_levels`), whose upper end is white; None: found from this
-            image alone, which is right where it is only shown or moved unchanged.
+        depth: levels of its dataset (see `find_levels`), of which the ends are black and white; None: found
+            from this image alone, which is right where it is only shown or moved unchanged.
 
     Raises:
         UnreadableImageError: the rules refuse the file, or it has more than 16 bits per pixel.
@@ -123,7 +129,7 @@ def read_photograph(path: Path | str, depth: FileLevels | None = None) -> Photog
         pixels = read_original(path)
         if pixels.dtype not in (np.uint8, np.uint16):
             raise RejectedFileError(f"{pixels.dtype} pixels: save it with 8 or 16 bits, grey or RGB")
-        return as_photograph(cast(Pixels, pixels), None if depth is None else int(depth.high))
+        return as_photograph(cast(Pixels, pixels), depth)
     except RejectedFileError as error:
         raise UnreadableImageError(f"{printable(str(path))}: {error}") from error
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from metaldefect.artifacts import sha256_file
 from metaldefect.errors import RejectedFileError, UserError, printable
-from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
+from metaldefect.image_files import IMAGE_SUFFIXES, Levels, is_hidden_name
 from metaldefect.image_files import read_mask as read_mask_file
 from metaldefect.ingest.adapters import RunLengths, read_dataset
 from metaldefect.ingest.adapters.files import draw_runs
@@ -139,11 +139,12 @@ class DefectLibrary:
 
     Args:
         files: masked photographs of the class.
+        levels: how those with more than 8 bits are read; None: by their bit depth (see `find_levels`).
     """
 
-    def __init__(self, files: Sequence[MaskedImage]) -> None:
+    def __init__(self, files: Sequence[MaskedImage], levels: Levels | None = None) -> None:
         self.files = tuple(files)
-        self.depth = find_levels([file.image for file in self.files])
+        self.depth = levels or find_levels([file.image for file in self.files])
         self.defects_of = lru_cache(maxsize=KEPT)(self._cut)
 
     def _cut(self, index: int) -> list[Defect]:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from metaldefect.commands.check import describe, levels_setting, write_page
+from metaldefect.commands.check import describe, write_page
 from metaldefect.errors import UserError
+from metaldefect.image_files import levels_setting
 from metaldefect.ingest.adapters import recognise
 from metaldefect.ingest.examine import DatasetSpec, examine_dataset
 from metaldefect.ingest.overview import look_at

@@ -20,12 +20,14 @@ from PIL import Image
 from scipy import ndimage
 
 from metaldefect.api import remake_drawing, remake_insertion
-from metaldefect.artifacts import sha256_file
+from metaldefect.artifacts import sha256_file, write_json
 from metaldefect.commands import draw as drawing
 from metaldefect.commands import insert as inserting
+from metaldefect.commands.insert import stated_levels
 from metaldefect.commands.insert_settings import DrawSettings, InsertSettings
 from metaldefect.errors import UserError
-from metaldefect.images import write_png
+from metaldefect.image_files import Levels
+from metaldefect.images import read_grey, write_png
 from metaldefect.ingest.inspection import build_inspection
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 from metaldefect.synthesis.photographs import read_photograph
@@ -279,7 +281,7 @@ def test_an_image_is_made_again_elsewhere_and_beside_brighter_images(
     assert inserting.insert(chosen).images == 1
     made = read_photograph(tmp_path / "out/images/blot_deep.png").pixels
     tifffile.imwrite(canvases / "bright.tif", np.full(SIZE, 60000, np.uint16))
-    with pytest.raises(UserError, match=r"other settings \(white\)"):
+    with pytest.raises(UserError, match=r"other settings \(levels\)"):
         inserting.insert(chosen)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -291,6 +293,55 @@ def test_an_image_is_made_again_elsewhere_and_beside_brighter_images(
     (canvases / "deep.tif").unlink()
     with pytest.raises(UserError, match=r"deep\.tif does not exist: images/blot_deep\.png was made from it"):
         remake_insertion(row)
+
+
+def test_stated_levels_hold_for_canvases_and_defects(
+    settings: Callable[..., InsertSettings], tmp_path: Path
+) -> None:
+    """A camera that uses the levels from 1000 to 3000 of 16 bits, and a few dead pixels beyond."""
+    rng = np.random.default_rng(0)
+    folders = [tmp_path / name for name in ("canvases", "blots", "masks")]
+    for folder in folders:
+        folder.mkdir()
+
+    def deep(image: np.ndarray) -> np.ndarray:
+        pixels = np.rint(1000 + image * (2000 / 255)).astype(np.uint16)
+        pixels[0, 0], pixels[0, 1] = 0, 60_000
+        return pixels
+
+    tifffile.imwrite(folders[0] / "a.tif", deep(normal(2)))
+    for seed in range(4):
+        image, mask = generate_anomalous_image("contamination", rng, 160)
+        tifffile.imwrite(folders[1] / f"{seed}.tif", deep(image))
+        write_png(folders[2] / f"{seed}.png", mask.astype(np.uint8) * 255)
+    given = {"images": folders[0], "defects": folders[1], "defect_masks": folders[2]}
+    chosen = settings(**given, levels=(1000.0, 3000.0))
+    assert inserting.insert(chosen).images == 1
+    (row,) = pd.read_parquet(chosen.output / "manifest.parquet").to_dict("records")
+    assert (row["black"], row["white"]) == (1000, 3000)
+    made = read_photograph(chosen.output / row["image"]).pixels
+    before = read_photograph(Path(row["canvas"])).pixels
+    assert made[0, :2].tolist() == [0, 60_000]
+    mask = read_grey(chosen.output / row["mask"]) > 0
+    # Read by the bit depth of 60,000, the same defects would be hardly visible
+    assert np.abs(made.astype(int) - before)[mask].mean() > 0.05 * 2000
+    assert np.array_equal(remake_insertion(row).pixels, made)
+
+
+def test_drawn_defects_take_the_levels_of_the_models(tmp_path: Path) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    (tmp_path / "photos").mkdir()
+    tifffile.imwrite(tmp_path / "photos/a.tif", normal(2).astype(np.uint16) * 8)
+    models = {"tokenizer": tmp_path / "vq", "maskgit": tmp_path / "maskgit", "steps": 2}
+    given = {"images": tmp_path / "photos", "label": ("patches",), "output": tmp_path / "out", **models}
+    assert stated_levels(InsertSettings(**given)) is None
+    card = json.loads((tmp_path / "vq/config.json").read_text())
+    twelve = {"low": 0.0, "high": 4095.0, "clip": False}
+    write_json(tmp_path / "vq/config.json", card | {"levels": {"line": twelve}})
+    assert stated_levels(InsertSettings(**given)) == Levels.of_bits(12)
+    assert stated_levels(InsertSettings(**given, levels=14)) == Levels.of_bits(14)
+    write_json(tmp_path / "vq/config.json", card | {"levels": {"a": twelve, "b": twelve | {"high": 1023.0}}})
+    assert stated_levels(InsertSettings(**given)) is None
 
 
 def test_a_drawn_image_is_made_again_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

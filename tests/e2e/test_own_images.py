@@ -44,6 +44,9 @@ def test_defects_of_which_half_have_masks(tmp_path: Path) -> None:
     assert detector["image_auroc"] > 0.8
     assert detector["defective_without_mask"] > 0
     bundle = json.loads((tmp_path / "models/openvino/metadata.json").read_text())
+    for model in ("vq", "maskgit"):
+        card = json.loads((tmp_path / f"models/{model}/config.json").read_text())
+        assert card["levels"]["folder"]["high"] == 65535
     assert bundle["input"]["levels"] == {"low": 0.0, "high": 65535.0, "clip": False}
     assert (tmp_path / "reports/index.html").is_file()
     keeps_the_last_good_run(project)

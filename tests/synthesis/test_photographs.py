@@ -78,6 +78,16 @@ def test_a_bright_change_ends_at_white_so_that_a_reader_finds_the_same_bit_depth
     assert as_photograph(after.pixels).white == 4095
 
 
+def test_between_stated_levels_a_change_is_scaled_and_what_lies_beyond_keeps_its_value() -> None:
+    pixels = np.array([[100, 1000, 2000, 3000, 3900]], np.uint16)
+    metal = as_photograph(pixels, Levels(1000.0, 3000.0, clip=True))
+    everywhere = (slice(None), slice(None))
+    assert metal.levels(everywhere)[0, :, 0].tolist() == [0, 0, 127.5, 255, 255]
+    change = np.array([0, -51, -51, 51, 0], np.float32)[None, :, None]
+    after = metal.changed_by(everywhere, change).pixels
+    assert after.tolist() == [[100, 1000, 1600, 3000, 3900]]
+
+
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     image = Image.fromarray(KINDS["colour"])
     exif = image.getexif()
