@@ -1,6 +1,6 @@
 """`python -m benchmarks.edge`: how fast the exported detector is, and against what.
 
-Run it alone on a quiet machine; it takes about seven minutes on two cores. It exports EfficientAD-S at
+Run it alone on a quiet machine; it takes about eleven minutes on two cores. It exports EfficientAD-S at
 256 px, unpadded and untrained (weights do not change the speed), and measures:
 
 - per precision, hint and number of threads (1, 2 and all): one frame at a time, the model alone (a frame in

@@ -33,7 +33,11 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "efficientad_synthetic": ("metaldefect/efficientad", "metaldefect/procedural"),
     "demo": ("app", "metaldefect/deploy", "metaldefect/maskgit", "metaldefect/tokenizer"),
     "drift": ("metaldefect/metrics/drift.py",),
-    "edge": ("metaldefect/deploy", "metaldefect/efficientad/torch_model.py"),
+    "edge": (
+        "metaldefect/deploy/compiled.py", "metaldefect/deploy/export.py", "metaldefect/deploy/frames.py",
+        "metaldefect/deploy/graph.py", "metaldefect/deploy/quantisation.py", "metaldefect/deploy/runtime.py",
+        "metaldefect/efficientad/torch_model.py",
+    ),
     "generation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis"),
     "grain": ("metaldefect/synthesis/grain.py", "metaldefect/metrics"),
     "insert": ("metaldefect/commands/insert.py", "metaldefect/maskgit", "metaldefect/synthesis"),
@@ -44,6 +48,9 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "kernels": ("metaldefect/kernels", "metaldefect/efficientad"),
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),
+    "precisions": (
+        "metaldefect/deploy/export.py", "metaldefect/deploy/quantisation.py", "metaldefect/efficientad",
+    ),
     "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
     "service": ("metaldefect/deploy", "metaldefect/commands/serve.py"),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),

@@ -80,6 +80,12 @@ def serve(
         Path | None, option("Another exported detector that scores the same images without a say.")
     ] = None,
     log: Annotated[Path | None, option("Folder for Parquet files of all scores.")] = None,
+    keep_frames: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Keep so many of the latest images beside the log, for operators' verdicts on them."
+        ),
+    ] = 0,
     follow: Annotated[
         bool, typer.Option("--follow", help="Swap in another detector as soon as it appears in the folder.")
     ] = False,
@@ -93,7 +99,7 @@ def serve(
     from metaldefect.deploy.compiled import Compute
 
     compute = Compute("THROUGHPUT", device=device, cache=cache)
-    run_service(model, precision, host, port, compute, public_key, challenger, log, follow)
+    run_service(model, precision, host, port, compute, public_key, challenger, log, follow, keep_frames)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,8 @@ from metaldefect.errors import UserError, printable
 from metaldefect.inspection.layout import GOOD
 
 FEEDBACK = "feedback.jsonl"
-COLUMNS = ["id", "defective", "note"]
+COLUMNS = ["id", "defective", "label", "note", "path"]
+LABEL = r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]*)?$"  # it names a folder
 WORDS = {
     GOOD: False, "ok": False, "normal": False, "0": False, "false": False,
     "defect": True, "defective": True, "bad": True, "nok": True, "1": True, "true": True,
@@ -29,11 +31,13 @@ class Feedback(Config):
     Attributes:
         id: that `/predict` answered, or was given.
         defective: whether the part shows a defect.
+        label: the class of the defect, if known, by which its photograph can join the training.
         note: anything the operator wants to say.
     """
 
     id: str = Field(min_length=1, max_length=200)
     defective: bool
+    label: str = Field(default="", max_length=100, pattern=LABEL)
     note: str = Field(default="", max_length=2000)
 
 
@@ -52,13 +56,14 @@ class FeedbackLog:
 
 
 def read_feedback(log: Path, table: Path | None = None) -> pd.DataFrame:
-    """Verdicts of a service's log folder and of a table: columns id, defective, note; one row per id.
+    """Verdicts of a service's log folder and of a table: columns `COLUMNS`; one row per id.
 
     A later verdict on the same image replaces an earlier one, and the table replaces the log.
 
     Args:
         log: folder of the service's log; it may hold no verdicts.
-        table: CSV file with the columns id and verdict (good or defect), and note if known.
+        table: CSV file with the columns id and verdict (good or defect), and where known label (class of the
+            defect), path (of the photograph; relative ones start at the table's folder), and note.
 
     Raises:
         UserError: the table cannot be read.
@@ -70,11 +75,11 @@ def read_feedback(log: Path, table: Path | None = None) -> pd.DataFrame:
     if table is not None:
         rows += read_table(table)
     found = pd.DataFrame(rows, columns=COLUMNS)
-    return found.drop_duplicates("id", keep="last", ignore_index=True)
+    return found.fillna("").drop_duplicates("id", keep="last", ignore_index=True)
 
 
 def read_table(path: Path) -> list[dict[str, object]]:
-    """Rows of a CSV file with the columns id and verdict."""
+    """Rows of a CSV file with the columns id and verdict, and label, path and note where it has them."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -89,6 +94,12 @@ def read_table(path: Path) -> list[dict[str, object]]:
         word = (row[names["verdict"]] or "").strip().lower()
         if word not in WORDS:
             raise UserError(f"{path}, line {number}: verdict {printable(word)!r}, expected good or defect")
-        note = row.get(names["note"]) if "note" in names else ""
-        rows.append({"id": (row[names["id"]] or "").strip(), "defective": WORDS[word], "note": note or ""})
+        more: dict[str, str] = {
+            name: (row[names[name]] or "").strip() for name in ("label", "path", "note") if name in names
+        }
+        if not re.match(LABEL, more.get("label", "")):
+            raise UserError(f"{path}, line {number}: {printable(more['label'])!r} is no name of a class")
+        if more.get("path"):
+            more["path"] = str(path.parent / more["path"])
+        rows.append({"id": (row[names["id"]] or "").strip(), "defective": WORDS[word], **more})
     return rows

@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from metaldefect.config import Config
 from metaldefect.deploy.answers import Batch, BatchVerdict, Problem, Status, Thanks, Verdict
 from metaldefect.deploy.feedback import Feedback, FeedbackLog
+from metaldefect.deploy.frame_store import FrameStore
 from metaldefect.deploy.live import LiveDetector, Named
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detection, Detector, overlay
@@ -74,9 +75,13 @@ class Service:
     """The work behind the routes; independent of HTTP but for the status codes of its refusals."""
 
     def __init__(
-        self, live: LiveDetector, settings: ServiceSettings, log: PredictionLog | None = None
+        self,
+        live: LiveDetector,
+        settings: ServiceSettings,
+        log: PredictionLog | None = None,
+        frames: FrameStore | None = None,
     ) -> None:
-        self.live, self.settings, self.log = live, settings, log
+        self.live, self.settings, self.log, self.frames = live, settings, log, frames
         self.feedback = FeedbackLog(log.folder) if log else None
         self.metrics = Metrics()
         self.metrics.use(live.current.version)
@@ -163,7 +168,7 @@ class Service:
             raise self.refusal(422, str(error)) from error
         seconds = time.perf_counter() - started
         self.metrics.latency.observe(seconds)
-        self.record(named, detection, detector)
+        self.record(named, body, detection, detector)
         return Verdict(
             **answer_to(named, detector),
             score=detection.score,
@@ -177,21 +182,23 @@ class Service:
         started = time.perf_counter()
         detector = self.live.current
         verdicts = [BatchVerdict(id=id_of(file)) for file in files]
-        scored: deque[int] = deque()  # numbers of the images that are being scored
+        scored: deque[tuple[int, bytes]] = deque()  # numbers and files of the images that are being scored
 
         def images() -> Iterator[Named]:
             for number, file in enumerate(files):
+                body = file.file.read()
                 try:
-                    image = self.decode(file.file.read(), detector)
+                    image = self.decode(body, detector)
                 except HTTPException as refusal:
                     verdicts[number].refused = str(refusal.detail)
                 else:
-                    scored.append(number)
+                    scored.append((number, body))
                     yield Named(verdicts[number].id, image)
 
         for named, detection in self.live.stream(images(), detector):
-            self.record(named, detection, detector)
-            verdict = verdicts[scored.popleft()]
+            number, body = scored.popleft()
+            self.record(named, body, detection, detector)
+            verdict = verdicts[number]
             verdict.score, verdict.threshold = detection.score, detector.threshold
             verdict.is_anomalous = detection.is_anomalous
         milliseconds = 1000 * (time.perf_counter() - started)
@@ -202,9 +209,11 @@ class Service:
             verdicts=verdicts,
         )
 
-    def record(self, named: Named, detection: Detection, detector: Detector) -> None:
-        """Count and log a verdict."""
+    def record(self, named: Named, body: bytes, detection: Detection, detector: Detector) -> None:
+        """Count and log a verdict, and keep the image's file where the service was told to."""
         self.metrics.decide(detection)
+        if self.frames is not None:
+            self.frames.add(named.id, body)
         if self.log is not None:
             self.log.add(named.image, detection, answer_to(named, detector))
 

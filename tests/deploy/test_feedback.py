@@ -18,7 +18,11 @@ def test_verdicts_of_a_table_replace_earlier_ones(tmp_path: Path) -> None:
     table = tmp_path / "shift.csv"
     table.write_text("\ufeffID;Verdict;Note\na;good;seen twice\nc;NOK;\n", encoding="utf-8")
     found = read_feedback(tmp_path, table)
-    assert found.values.tolist() == [["b", True, "x"], ["a", False, "seen twice"], ["c", True, ""]]
+    assert found[["id", "defective", "note"]].values.tolist() == [
+        ["b", True, "x"],
+        ["a", False, "seen twice"],
+        ["c", True, ""],
+    ]
     assert read_feedback(tmp_path / "nowhere").empty
 
 

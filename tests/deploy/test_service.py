@@ -23,9 +23,11 @@ from PIL import Image
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.commands.serve import make_service
 from metaldefect.deploy.feedback import read_feedback
+from metaldefect.deploy.frame_store import kept_frame
 from metaldefect.deploy.prediction_log import PredictionLog, read_log
 from metaldefect.deploy.runtime import Detection, Detector
 from metaldefect.deploy.service import Service, ServiceSettings, create_app
+from metaldefect.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LIMITS = ServiceSettings(
@@ -312,6 +314,29 @@ def test_a_verdict_has_an_id_by_which_operators_answer(client: TestClient, servi
         ["part 17.png", True, "Riß"],
         [other["id"], False, ""],
     ]
+
+
+def test_the_latest_images_are_kept_as_they_arrived(exported: Path, tmp_path: Path) -> None:
+    """Images that are refused are not kept; a service that starts again counts those of the last one."""
+    dark, bright = png(IMAGE // 8), png(IMAGE // 2 + 100)
+    with TestClient(create_app(make_service(exported, "fp32", log=tmp_path, keep_frames=3))) as client:
+        client.post("/predict", params={"id": "line/1: part \N{MIDDLE DOT}"}, content=png(IMAGE))
+        client.post("/predict", params={"id": "broken"}, content=b"no image")
+        client.post("/predict/batch", files=form(dark, b"no image", bright))
+    kept = {name: kept_frame(tmp_path, name) for name in ("part-0.png", "part-1.png", "part-2.png")}
+    assert kept["part-1.png"] is None
+    assert kept_frame(tmp_path, "line/1: part \N{MIDDLE DOT}").read_bytes() == png(IMAGE)
+    assert (kept["part-0.png"].read_bytes(), kept["part-2.png"].read_bytes()) == (dark, bright)
+    with TestClient(create_app(make_service(exported, "fp32", log=tmp_path, keep_frames=3))) as client:
+        client.post("/predict", params={"id": "part-0.png"}, content=dark)
+        client.post("/predict", params={"id": "next"}, content=bright)
+    assert kept_frame(tmp_path, "line/1: part \N{MIDDLE DOT}") is None
+    assert len(list((tmp_path / "frames").iterdir())) == 3
+
+
+def test_images_are_kept_beside_a_log_only(exported: Path) -> None:
+    with pytest.raises(UserError, match="--log"):
+        make_service(exported, "fp32", keep_frames=3)
 
 
 def test_a_service_without_a_log_takes_no_feedback(exported: Path) -> None:

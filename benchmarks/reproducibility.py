@@ -1,0 +1,140 @@
+"""`python -m benchmarks.reproducibility`: how equal two runs of the pipeline are that share no cache.
+
+Runs a profile three times in a fresh clone of the committed code, each time every stage anew: twice as it is,
+and once on one thread with the instructions of a CPU from 2008, as another machine would compute it. Compares
+the outputs' hashes and every number of the metrics, except latencies. A number differs by more than the noise
+of the data only where its difference is larger than its own 95 % interval is wide. Writes
+`benchmarks/results/reproducibility.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.pipeline import FIGURES, collect, make_clone
+from benchmarks.results import Figure, Interval, add_results_argument, publish
+from metaldefect.artifacts import read_json
+from metaldefect.errors import exit_on_user_error
+
+# Differ from run to run by their nature: times, dates, and the machine's speed
+TIMED = ("metrics/latency.json", "plots/evaluate_openvino", "reports/index.html", "metrics/headline.json")
+OTHER_MACHINE = {
+    "METALDEFECT_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_CBWR": "COMPATIBLE",
+}
+
+
+def run(root: Path, profile: str, more: Mapping[str, str]) -> None:
+    """Run every stage anew.
+
+    Raises:
+        SystemExit: a stage failed.
+    """
+    environment = os.environ | {"PYTHONPATH": str(root), "DVC_NO_ANALYTICS": "1"} | dict(more)
+    for command in (
+        [sys.executable, "-m", "pipeline.profiles", profile],
+        [sys.executable, "-m", "dvc", "repro", "--force", "--no-run-cache"],
+    ):
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+def outputs(root: Path) -> dict[str, str]:
+    """The hash of every output that no clock shapes."""
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    found = (out for stage in lock["stages"].values() for out in stage.get("outs", ()))
+    return {out["path"]: out["md5"] for out in found if out["path"] not in TIMED}
+
+
+def numbers(content: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a JSON value, by its dotted key."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from numbers(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from numbers(value, f"{key}.{index}")
+    elif isinstance(content, int | float) and not isinstance(content, bool):
+        yield key, float(content)
+
+
+def metrics(root: Path) -> dict[str, float]:
+    """Every number of the metrics that no clock shapes."""
+    paths = (path for path in sorted((root / "metrics").glob("*.json")))
+    timed = {Path(path).stem for path in TIMED}
+    return {
+        f"{path.stem}.{key}": n
+        for path in paths
+        if path.stem not in timed
+        for key, n in numbers(read_json(path))
+    }
+
+
+def compare(root: Path, profile: str) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """Run three times and compare."""
+    run(root, profile, {})
+    first, hashes, main = metrics(root), outputs(root), collect(root).figures
+    run(root, profile, {})
+    again = outputs(root)
+    unequal = sorted(path for path, digest in hashes.items() if again.get(path) != digest)
+    repeated = metrics(root)
+    run(root, profile, OTHER_MACHINE)
+    other = collect(root).figures
+    differences: dict[str, Figure] = {}
+    beyond = []
+    for name, figure in main.items():
+        if FIGURES[name][0] == "latency" or name not in other:
+            continue
+        before, after = value_of(figure), value_of(other[name])
+        differences[f"{name}_difference"] = abs(after - before)
+        if isinstance(figure, Interval) and abs(after - before) > figure.high - figure.low:
+            beyond.append(name)
+    figures: dict[str, Figure] = {
+        "outputs": len(hashes),
+        "outputs_unequal_on_one_machine": len(unequal),
+        "numbers": len(first),
+        "numbers_unequal_on_one_machine": sum(repeated.get(key) != value for key, value in first.items()),
+        "figures_beyond_their_interval_elsewhere": len(beyond),
+        **differences,
+    }
+    return figures, {"profile": profile, "unequal": unequal, "beyond": beyond, "elsewhere": OTHER_MACHINE}
+
+
+def value_of(figure: Figure) -> float:
+    """A figure without its interval."""
+    return figure.value if isinstance(figure, Interval) else float(figure)
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reproducibility",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--profile", default="tiny", help="default: %(default)s")
+    add_results_argument(parser, "reproducibility")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="metaldefect-") as name:
+        root = Path(name) / "clone"
+        make_clone(root)
+        figures, details = compare(root, arguments.profile)
+    publish(arguments.results, "reproducibility", figures, details)
+
+
+if __name__ == "__main__":
+    with exit_on_user_error("benchmarks.reproducibility"):
+        main()

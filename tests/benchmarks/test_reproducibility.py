@@ -1,0 +1,52 @@
+"""What `python -m benchmarks.reproducibility` compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import reproducibility
+from benchmarks.results import Interval
+
+
+def write_run(root: Path, ssim: float, auroc: float, digest: str) -> None:
+    """A finished run: metrics of two stages, latencies, and a lock with two outputs and the report."""
+    (root / "metrics").mkdir(parents=True, exist_ok=True)
+    mean = {"mean": ssim, "low": ssim - 0.01, "high": ssim + 0.01}
+    found = {
+        "evaluate_vq": {"after": {"ssim": mean}, "images": [1, 2], "base": "shipped", "kept": True},
+        "evaluate_efficientad": {"image_auroc": auroc, "interval_95": {"image_auroc": [0.8, 1.0]}},
+        "latency": {"fp32": {"p50_ms": ssim}},
+    }
+    for name, content in found.items():
+        (root / f"metrics/{name}.json").write_text(json.dumps(content))
+    outs = {"models/vq": digest, "data/merged": "same", "reports/index.html": digest}
+    stages = {"one": {"outs": [{"path": path, "md5": md5} for path, md5 in outs.items()]}}
+    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+
+
+def test_runs_are_compared_by_bytes_here_and_by_intervals_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = iter([(0.70, 0.95, "a"), (0.70, 0.96, "b"), (0.75, 0.90, "c")])
+    environments = []
+
+    def run(root: Path, _profile: str, more: dict[str, str]) -> None:
+        environments.append(dict(more))
+        write_run(root, *next(runs))
+
+    monkeypatch.setattr(reproducibility, "run", run)
+    figures, details = reproducibility.compare(tmp_path, "tiny")
+
+    assert [bool(more) for more in environments] == [False, False, True]
+    assert (figures["outputs"], figures["outputs_unequal_on_one_machine"]) == (2, 1)
+    assert details["unequal"] == ["models/vq"]
+    assert figures["numbers"] == 8  # no latency, word or truth value
+    assert figures["numbers_unequal_on_one_machine"] == 1
+    assert figures["ssim_difference"] == pytest.approx(0.05)
+    assert figures["image_auroc_difference"] == pytest.approx(0.05)
+    assert details["beyond"] == ["ssim"]
+    assert not any(isinstance(figure, Interval) for figure in figures.values())
