@@ -20,11 +20,12 @@ from app.studio import (
     Mask,
     Studio,
     decode_from_tokens,
-    draw_defect,
     encode_to_tokens,
+    exact_mask,
     inspect_image,
     visualize_mask_on_image,
 )
+from app.studio import inpaint_image as draw
 from metaldefect.errors import UserError
 from metaldefect.images import U8
 
@@ -60,13 +61,14 @@ def build_endpoints(studio: Studio, familiarity: Familiarity | None) -> None:
             photograph = read_photograph(image, studio.channels, studio.levels)
             settings = read_settings(seed, guidance, temperature, steps)
             marked = read_mask_of(mask, image, photograph.image)
-            drawn = draw_defect(studio, photograph.image, marked, label, settings)
-            found = inspect_image(studio.detector, drawn.image).detection
-        visible = bool(drawn.changed.any())
+            result = draw(studio, photograph.image, marked, label, settings)
+            changed = exact_mask(studio, photograph.image, result)
+            found = inspect_image(studio.detector, result).detection
+        visible = bool(changed.any())
         remarks = [*photograph.remarks, *remark_on(photograph.image, familiarity)]
         return {
-            "image": png("image", drawn.image),
-            "mask": png("mask", drawn.changed),
+            "image": png("image", result),
+            "mask": png("mask", changed),
             "visible": visible,
             "score": round(found.score, 6),
             "threshold": round(studio.detector.threshold, 6),

@@ -34,6 +34,8 @@ USER = "metaldefect"
 LARGEST_UPLOAD = "40mb"
 WAITING = 32  # requests in the queue; further ones are told to come back
 SESSIONS = 100
+# Each thread that has drawn once keeps memory of its own
+THREADS = 8
 # Gradio's own grey and orange give text too little contrast
 STYLE = """
 .gradio-container { --body-text-color-subdued: #4b5563; --block-info-text-color: #4b5563; }
@@ -106,6 +108,7 @@ def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = 7860, **m
         show_error=True,
         max_file_size=LARGEST_UPLOAD,
         state_session_capacity=SESSIONS,
+        max_threads=THREADS,
         footer_links=["api"],
         ssr_mode=False,
         css=STYLE,

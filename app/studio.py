@@ -201,8 +201,12 @@ def draw_defect(studio: Studio, image: U8, mask: Mask, label: str, settings: Set
     """`inpaint_image`, with the exact mask of what changed and the steps of drawing."""
     history: list[Tensor] = []
     result = inpaint_image(studio, image, mask, label, settings, history)
-    before = as_channels(image, studio.channels)
-    return Drawing(result, visible_change(before, result), unmasking_frames(studio, image, history))
+    return Drawing(result, exact_mask(studio, image, result), unmasking_frames(studio, image, history))
+
+
+def exact_mask(studio: Studio, image: U8, result: U8) -> Mask:
+    """Where `inpaint_image` visibly changed an image, `bool [H, W]`."""
+    return visible_change(as_channels(image, studio.channels), result)
 
 
 def unmasking_frames(studio: Studio, image: U8, history: list[Tensor]) -> list[U8]:

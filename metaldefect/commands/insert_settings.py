@@ -51,6 +51,7 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
         label: classes; each image is written once per class.
         output: folder to write to.
         method: `drawn` by the models, `transplant` of real defects, or `procedural` paint.
+        steps: passes of MaskGIT; fewer than for whole images, because fewer tokens are unknown.
         per_image: defects per image.
         defects: folder with real defects; transplants need it, drawn ones take their shapes from it.
         defect_masks: folder of their masks, with the same names.
@@ -72,6 +73,7 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
     label: tuple[str, ...] = Field(min_length=1)
     output: Path
     method: Method = "drawn"
+    steps: PositiveInt = 6
     per_image: PositiveInt = 1
     defects: Path | None = None
     defect_masks: Path | None = None

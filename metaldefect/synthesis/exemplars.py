@@ -46,6 +46,9 @@ LAST_CHOICE = 1e9  # cost of a piece that the image already has, above any dista
 TOLERANCE = 0.1  # pieces this much worse than the best are as good: chance decides
 
 
+Region = tuple[slice, slice]  # rows and columns
+
+
 class Guide(NamedTuple):
     """What pieces are compared by, `float32 [N, S / POOL, S / POOL]`; of colours, levels `[N, 3, ...]`."""
 
@@ -179,7 +182,13 @@ class Exemplars:
         return self.libraries[name]
 
     def detailed(
-        self, name: str, decoded: Floats, fields: Tensor, codes: Tensor, generators: Sequence[torch.Generator]
+        self,
+        name: str,
+        decoded: Floats,
+        fields: Tensor,
+        codes: Tensor,
+        generators: Sequence[torch.Generator],
+        region: Region | None = None,
     ) -> Floats:
         """Images of a class with detail, in levels; the shape is that of `decoded`.
 
@@ -189,10 +198,11 @@ class Exemplars:
             fields: the light on them, `float [N, 3, field, field]`.
             codes: the tokenizer's codes of the images, `int64 [N, h, w]`.
             generators: source of each image's randomness.
+            region: rows and columns that need detail; outside, an image may stay as it is. None: all.
         """
         light = light_levels(fields, decoded.shape[1], channels_of(decoded))
         flat = torch.from_numpy(decoded) - light
-        return (quilt(self.library(name), flat, codes, generators) + light).numpy()
+        return (quilt(self.library(name), flat, codes, generators, region) + light).numpy()
 
     def save(self, directory: Path) -> None:
         """Write `exemplars.safetensors`."""
@@ -220,7 +230,13 @@ class Exemplars:
         return cls(parts, codebook)
 
 
-def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def quilt(
+    library: Library,
+    decoded: Tensor,
+    codes: Tensor,
+    generators: Sequence[torch.Generator],
+    region: Region | None = None,
+) -> Tensor:
     """Lay images of one class from the exemplars most like them.
 
     Args:
@@ -229,6 +245,7 @@ def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence
             `[N, size, size, 3]`.
         codes: the tokenizer's codes of the images, `int64 [N, h, w]`.
         generators: source of each image's randomness.
+        region: rows and columns to lay; blocks that miss it stay as decoded. None: all.
 
     Returns:
         Levels without the plane of the light, of the shape of `decoded`.
@@ -239,10 +256,11 @@ def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence
     pieces = library.pieces[alike].flatten(1, 2)  # [N, pieces, D]
     used, every = torch.zeros(pieces.shape[:2]), torch.arange(len(pieces))
     size, of_one = decoded.shape[1], library.pieces.shape[1]
-    quilted = torch.zeros_like(decoded)
+    rows, columns = region or (slice(0, size), slice(0, size))
+    quilted = decoded.clone()
     laid = torch.zeros(size, size, dtype=torch.bool)
-    for top in starts(size):
-        for left in starts(size):
+    for top in blocks_over(rows, size):
+        for left in blocks_over(columns, size):
             window = (slice(top, top + BLOCK), slice(left, left + BLOCK))
             wanted = descriptors(guide_of(decoded[:, *window]), BLOCK)[:, 0]
             # Not by a matrix product: its rounding depends on the batch, and chance then takes other pieces
@@ -261,6 +279,11 @@ def quilt(library: Library, decoded: Tensor, codes: Tensor, generators: Sequence
 def starts(size: int) -> list[int]:
     """First pixels of the blocks along one side; the last block ends at the border."""
     return [*range(0, size - BLOCK, BLOCK - OVERLAP), size - BLOCK]
+
+
+def blocks_over(span: slice, size: int) -> list[int]:
+    """First pixels of the blocks along one side that touch a span."""
+    return [start for start in starts(size) if start < span.stop and start + BLOCK > span.start]
 
 
 def choose(

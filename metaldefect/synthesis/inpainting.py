@@ -13,6 +13,7 @@ from scipy import ndimage
 from metaldefect.errors import UserError
 from metaldefect.images import U8, resize, to_u8
 from metaldefect.maskgit.sampling_config import SamplingConfig
+from metaldefect.synthesis.exemplars import Region
 from metaldefect.synthesis.painter import Painter
 
 Mask = NDArray[np.bool_]
@@ -173,7 +174,8 @@ class Prepared(NamedTuple):
 
     `hidden` holds their tokens, `int64 [N, grid, grid]`, with the mask id in the cells to draw; `field` their
     light; `unchanged` what to compare the drawn images with: the images through the tokenizer, or as they are
-    where drawn images get the detail of exemplars.
+    where drawn images get the detail of exemplars. `regions` holds the rows and columns, in pixels of the
+    painter, outside which nothing of what is drawn is used.
     """
 
     images: Sequence[U8]
@@ -181,6 +183,7 @@ class Prepared(NamedTuple):
     hidden: torch.Tensor
     field: torch.Tensor
     unchanged: U8
+    regions: Sequence[Region]
 
 
 def prepare(painter: Painter, images: Sequence[U8], masks: Sequence[Mask], feather_pixels: float) -> Prepared:
@@ -197,7 +200,10 @@ def prepare(painter: Painter, images: Sequence[U8], masks: Sequence[Mask], feath
     hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
     field = painter.field_of(small)
     unchanged = small if painter.exemplars is not None else painter.decode(tokens, field)
-    return Prepared(images, masks, hidden, field, unchanged)
+    reach = max(RING, round(feather_pixels)) + 1
+    used = [resize_mask(ndimage.binary_dilation(mask, iterations=reach), size) for mask in masks]
+    regions = [ndimage.find_objects(mask.astype(np.uint8))[0] for mask in used]
+    return Prepared(images, masks, hidden, field, unchanged, regions)
 
 
 def draw_into(
@@ -216,7 +222,9 @@ def draw_into(
     if painter.exemplars is None:
         drawn = painter.decode(tokens, prepared.field)
     else:
-        drawn = painter.detailed(painter.exemplars, tokens, numbers, prepared.field, generators)
+        drawn = painter.detailed(
+            painter.exemplars, tokens, numbers, prepared.field, generators, prepared.regions
+        )
     found = []
     for image, mask, d, u in zip(prepared.images, prepared.masks, drawn, prepared.unchanged, strict=True):
         shape = (image.shape[0], image.shape[1])

@@ -24,7 +24,7 @@ from metaldefect.maskgit.sampler import sample
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.random_numbers import image_generator
-from metaldefect.synthesis.exemplars import Exemplars
+from metaldefect.synthesis.exemplars import Exemplars, Region
 from metaldefect.synthesis.grain import Grain, add_grain
 from metaldefect.tokenizer.checkpoints import load_tokenizer
 from metaldefect.tokenizer.fields import load_fields, plane_of
@@ -197,9 +197,20 @@ class Painter:
         labels: Tensor,
         fields: Tensor,
         generators: Sequence[torch.Generator],
+        regions: Sequence[Region] | None = None,
     ) -> U8:
-        """Decode tokens `int64 [N, grid, grid]` of these classes, with detail from exemplars."""
+        """Decode tokens `int64 [N, grid, grid]` of these classes, with detail from exemplars.
+
+        `regions` says for each image where detail is needed; elsewhere it may lack.
+        """
         levels, codes = self.decode_levels(tokens, fields), self.vocabulary.codes[tokens]
+        if regions is not None:  # one by one: an image must not depend on what is drawn beside it
+            for k, region in enumerate(regions):
+                one, name = slice(k, k + 1), self.classes[int(labels[k])]
+                levels[one] = exemplars.detailed(
+                    name, levels[one], fields[one], codes[one], generators[one], region
+                )
+            return to_u8(levels)
         for label in labels.unique().tolist():
             own = np.flatnonzero((labels == label).numpy())
             levels[own] = exemplars.detailed(

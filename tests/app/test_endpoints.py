@@ -17,7 +17,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from scipy import ndimage
 
-from app.studio import Drawing, Mask, Settings, Studio
+from app.studio import Mask, Settings, Studio
 from benchmarks.demo import Visitor, load_test
 from metaldefect.deploy.runtime import Detector
 from metaldefect.image_files import Levels
@@ -102,10 +102,10 @@ def test_every_error_has_its_reason(
 def test_a_program_is_told_when_nothing_visible_was_drawn(
     client: Client, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw_nothing(studio: Studio, image: U8, mask: Mask, label: str, settings: Settings) -> Drawing:
-        return Drawing(image, np.zeros(mask.shape, bool), [])
+    def draw_nothing(studio: Studio, image: U8, mask: Mask, label: str, settings: Settings) -> U8:
+        return image
 
-    monkeypatch.setattr("app.api.draw_defect", draw_nothing)
+    monkeypatch.setattr("app.api.draw", draw_nothing)
     result = inpaint(client, files)
     assert result["visible"] is False
     assert result["remarks"][-1] == "Nothing visible was drawn: the mask is empty."

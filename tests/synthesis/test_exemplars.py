@@ -43,11 +43,17 @@ def exemplars_of(images: np.ndarray, codes: np.ndarray | None = None, fields: in
     return Exemplars.of(images, blurred(images), light, codes, ["pits"] * len(images), 4)
 
 
-def lay(exemplars: Exemplars, decoded: np.ndarray, codes: np.ndarray | None = None, seed: int = 0):
+def lay(
+    exemplars: Exemplars,
+    decoded: np.ndarray,
+    codes: np.ndarray | None = None,
+    seed: int = 0,
+    region: tuple[slice, slice] | None = None,
+):
     codes = np.zeros((len(decoded), 6, 6), np.int64) if codes is None else codes
     generators = [image_generator(seed, number) for number in range(len(decoded))]
     return exemplars.detailed(
-        "pits", decoded, torch.zeros(len(decoded), 3, 0, 0), torch.from_numpy(codes), generators
+        "pits", decoded, torch.zeros(len(decoded), 3, 0, 0), torch.from_numpy(codes), generators, region
     )
 
 
@@ -59,6 +65,18 @@ def pitted(seed: int, count: int = 3) -> np.ndarray:
         for top, left in rng.integers(0, SIZE - 6, (25, 2)):
             image[top : top + 6, left : left + 6] -= 80
     return images.clip(0, 255).astype(np.uint8)
+
+
+def test_only_the_blocks_over_a_region_are_laid() -> None:
+    images = pitted(0)
+    soft = blurred(images[:1])
+    laid = lay(exemplars_of(images), soft, region=(slice(70, 90), slice(60, 100)))
+    # Blocks start at 0, 32 and 64: only those from 32 on touch the region
+    assert np.abs(laid - images[0])[0, 32:, 32:].mean() < 3.0
+    assert np.array_equal(laid[0, :32], soft[0, :32])
+    assert np.array_equal(laid[0, :, :32], soft[0, :, :32])
+    everywhere = lay(exemplars_of(images), soft, region=(slice(0, SIZE), slice(0, SIZE)))
+    assert np.array_equal(everywhere, lay(exemplars_of(images), soft))
 
 
 def test_an_exemplar_comes_back_from_its_own_blurred_image() -> None:
