@@ -84,9 +84,38 @@ LABELS = {
     "matmul_share_fp32": "FP32: rate over that of a 2048³ matrix product",
     "matmul_share_fp16": "FP16: the same",
     "matmul_share_int8": "INT8: the same (above 1 where the CPU has no INT8 units: its product is slow)",
-    "cold_start_s": "from an empty process to the first verdict, self-test included, INT8 (s)",
-    "cold_start_cached_s": "the same with cached graphs (s)",
+    "cold_start_s": "cold start (s)",
+    "cold_start_cached_s": "cold start with cached graphs (s)",
+    "inpainting_s": "one inpainting, median (s)",
+    "grid_of_nine_s": "nine whole images (s)",
+    "requests": "requests",
+    "concurrency": "of these at once",
+    "swaps": "swaps of the model meanwhile",
+    "lost": "requests lost",
+    "wrong": "wrong answers",
+    "p50_s": "time to an answer under this load, median (s)",
     "memory_mb": "memory (MiB)",
+    "memory_growth_mb": "memory in the last quarter of the time over that in the second (MiB)",
+    **{
+        f"{method}_{figure}": f"{method}: {words}"
+        for method in ("transplant", "procedural", "drawn")
+        for figure, words in (
+            ("images_per_s", "images per second"),
+            ("defects", "defects in as many images"),
+            ("changed_beyond_feather", "pixels that changed beyond the feather"),
+            ("equal_again", "the same bytes with the same seed (1: yes)"),
+        )
+    },
+    **{
+        f"alarms_without_drift_reference_{images}": f"batches without drift that raise an alarm, reference of"
+        f" {images} images"
+        for images in (25, 100, 400)
+    },
+    **{
+        f"alarms_brightness_shifted_by_{share}_percent_of_its_spread": "batches that raise an alarm,"
+        f" brightness shifted by {share} % of its spread"
+        for share in (25, 50, 100)
+    },
     "parity_max_error": "largest difference between FP32's and torch's scores",
     "auroc_drop_int8": "image AUROC that INT8 loses against FP32",
     "auroc_drop_int8_worst_type": "the same for the kind of defect that loses most",
