@@ -9,6 +9,7 @@ Each precision has its own threshold, as on the line. Writes `benchmarks/results
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.results import Figure, add_results_argument, publish
 from metaldefect.commands.settings import load_settings
 from metaldefect.commands.sources import prepared_folder
 from metaldefect.commands.train import run_training
-from metaldefect.deploy.accuracy import against_fp32, precision_accuracy
+from metaldefect.deploy.accuracy import against_fp32, beyond_limits, precision_accuracy
 from metaldefect.deploy.bundle import PRECISIONS
 from metaldefect.deploy.runtime import Detector
 from metaldefect.efficientad.evaluation import Scored, score_images
@@ -80,6 +81,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures, details = measure(arguments.root, arguments.minutes, Path(folder))
     publish(arguments.results, "precisions", figures, details)
+    if breaches := beyond_limits(details):
+        sys.exit("; ".join(breaches))
 
 
 if __name__ == "__main__":

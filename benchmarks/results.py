@@ -27,7 +27,11 @@ PIPELINE = ("metaldefect", "stages", "conf")
 # What each benchmark measures: a result is stale if one of these has changed since its commit.
 MEASURES: dict[str, tuple[str, ...]] = {
     "ablation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "conf"),
-    "agreement": ("metaldefect/deploy", "deploy/cpp"),
+    "agreement": (
+        "deploy/cpp", "metaldefect/deploy/bundle.py", "metaldefect/deploy/compiled.py",
+        "metaldefect/deploy/export.py", "metaldefect/deploy/for_anomalib.py", "metaldefect/deploy/frames.py",
+        "metaldefect/deploy/golden.py", "metaldefect/deploy/graph.py", "metaldefect/deploy/runtime.py",
+    ),
     "data": ("metaldefect/ingest", "metaldefect/procedural"),
     "efficientad_speed": ("metaldefect/efficientad", "metaldefect/kernels", "metaldefect/hardware.py"),
     "efficientad_synthetic": ("metaldefect/efficientad", "metaldefect/procedural"),

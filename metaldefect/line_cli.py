@@ -62,7 +62,7 @@ def detect(
     else:
         assert synthetic is not None
         frames = synthetic_frames(synthetic, detector.image_size, seed)
-    scored, unreadable = run_detection(detector, frames, output)
+    scored, unreadable = run_detection(detector, frames, output, append=watch)
     print(f"{scored} images scored: {output / 'scores.csv'}")
     if unreadable:
         listed = "\n".join(f"  {reason}" for _, reason in unreadable)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metaldefect.artifacts import atomic_directory, write_json
-from metaldefect.deploy.accuracy import against_fp32, precision_accuracy
+from metaldefect.deploy.accuracy import against_fp32, beyond_limits, precision_accuracy
 from metaldefect.deploy.bundle import PRECISIONS
 from metaldefect.deploy.export import parity
 from metaldefect.deploy.figures import accuracy_figure
@@ -69,7 +69,10 @@ def main(params: Params, run: StageRun) -> None:
         }
         latency[precision] = measure_latency(detector, frames, section.latency_frames)
     sizes = {path.name: path.stat().st_size for path in sorted(EXPORT.iterdir()) if path.suffix in SIZED}
-    metrics = {"parity": errors, **rounded(accuracy), "bytes": sizes}
+    breaches = beyond_limits(accuracy)
+    for breach in breaches:
+        print(f"note: {breach}: use another precision on the line")
+    metrics = {"parity": errors, **rounded(accuracy), "beyond_limits": breaches, "bytes": sizes}
     write_json(METRICS, metrics)
     write_json(LATENCY, latency)
     figure = accuracy_figure(accuracy, sizes)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.deploy.bundle import METADATA
+from metaldefect.deploy.compiled import NoScoreError
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.evaluation import infer
@@ -241,7 +242,9 @@ def synthetic_frames(count: int, size: ImageSize, seed: int) -> list[Frame]:
     return [Frame(f"{index:04d}_{kind}.png", partial(draw, kind, index)) for kind, index in chosen]
 
 
-def run_detection(model: Model, frames: Iterable[Frame], output: Path) -> tuple[int, list[tuple[str, str]]]:
+def run_detection(
+    model: Model, frames: Iterable[Frame], output: Path, append: bool = False
+) -> tuple[int, list[tuple[str, str]]]:
     """Write `scores.csv` and `scores.jsonl` (UTF-8) row by row, and one heat-map overlay per image.
 
     A frame that cannot be read gets a row with the reason, and costs the others nothing. Names that are not
@@ -251,19 +254,22 @@ def run_detection(model: Model, frames: Iterable[Frame], output: Path) -> tuple[
         model: the detector.
         frames: the images.
         output: folder to write to; heat maps keep the images' relative paths, as PNG.
+        append: keep the rows that are there, as a watch that starts again has to.
 
     Returns:
         The number of scored images, and (name, reason) of each unreadable one. Ctrl-C ends the run early.
     """
     scored, unreadable = 0, []
+    mode = "a" if append else "w"
     output.mkdir(parents=True, exist_ok=True)
     with (
-        (output / SCORES).open("w", newline="", encoding="utf-8") as table,
-        (output / JSON_LINES).open("w", encoding="utf-8") as lines,
+        (output / SCORES).open(mode, newline="", encoding="utf-8") as table,
+        (output / JSON_LINES).open(mode, encoding="utf-8") as lines,
         suppress(KeyboardInterrupt),
     ):
         writer = csv.DictWriter(table, COLUMNS)
-        writer.writeheader()
+        if not table.tell():
+            writer.writeheader()
         for frame in tqdm(frames, desc="detect", unit="image"):
             row: dict[str, Any] = {
                 "image": printable(frame.name),
@@ -271,11 +277,11 @@ def run_detection(model: Model, frames: Iterable[Frame], output: Path) -> tuple[
             }
             try:
                 image = frame.load()
-            except UnreadableImageError as error:
+                row |= score_frame(model, frame.name, image, output)
+            except (UnreadableImageError, NoScoreError) as error:
                 unreadable.append((row["image"], str(error)))
                 row["refused"] = str(error)
             else:
-                row |= score_frame(model, frame.name, image, output)
                 scored += 1
             writer.writerow(row)
             lines.write(json.dumps(row) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,19 @@ def precision_accuracy(scored: Sequence[Scored], threshold: float) -> dict[str, 
         for kind in kinds
     }
     return result
+
+
+# Image AUROC that a precision may lose against FP32
+MAX_DROP = {"fp16": 0.002, "int8": 0.005}
+
+
+def beyond_limits(accuracy: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """In words, what each precision loses beyond `MAX_DROP`; `accuracy` holds `against_fp32` by precision."""
+    return [
+        f"{precision} loses {100 * drop:.2f} points of image AUROC, more than {100 * limit:.1f}"
+        for precision, limit in MAX_DROP.items()
+        if (drop := accuracy.get(precision, {}).get("auroc_drop", 0.0)) > limit
+    ]
 
 
 def against_fp32(

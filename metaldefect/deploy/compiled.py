@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import queue
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -129,6 +130,10 @@ class CompiledGraph:
             jobs.wait_all()
 
 
+class NoScoreError(RuntimeError):
+    """A graph computed no number, as half precision does where a value overflows."""
+
+
 def wait_for_result(jobs: Any, future: Future[Scored]) -> Scored:
     """Wait for a frame's result; OpenVINO calls no callback after an inference that failed.
 
@@ -153,6 +158,12 @@ def deliver(request: Any, future: Future[Scored]) -> None:
 
 
 def result_of(request: Any) -> Scored:
-    """Copy score and map out of a request, whose memory the next frame reuses."""
+    """Copy score and map out of a request, whose memory the next frame reuses.
+
+    Raises:
+        NoScoreError: the score is no number. It would pass for a good part, being above no threshold.
+    """
     anomaly_map, score = (request.get_tensor(name).data for name in OUTPUTS[:2])
+    if not math.isfinite(score[0]):
+        raise NoScoreError(f"the graph gave {score[0]} as score: try another precision or device")
     return float(score[0]), np.array(anomaly_map[0, 0])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 from pydantic import Field
@@ -17,7 +20,7 @@ from metaldefect.errors import UserError, printable
 from metaldefect.inspection.layout import GOOD
 
 FEEDBACK = "feedback.jsonl"
-COLUMNS = ["id", "defective", "label", "note", "path"]
+COLUMNS = ["id", "time", "defective", "label", "note", "path"]
 LABEL = r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]*)?$"  # it names a folder
 WORDS = {
     GOOD: False, "ok": False, "normal": False, "0": False, "false": False,
@@ -50,15 +53,27 @@ class FeedbackLog:
 
     def add(self, feedback: Feedback) -> None:
         """Append one verdict; it is on disk when this returns."""
-        row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **feedback.model_dump()}
-        with self._lock, self.path.open("a", encoding="ascii") as stream:
-            stream.write(json.dumps(row) + "\n")
+        row = {"time": datetime.now(UTC).isoformat(), **feedback.model_dump()}
+        with self._lock, self.path.open("ab+") as stream:
+            # After a power cut the last line may be torn, and must not swallow this one
+            if stream.tell() and ends_otherwise(stream):
+                stream.write(b"\n")
+            stream.write(json.dumps(row).encode("ascii") + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def ends_otherwise(stream: BinaryIO) -> bool:
+    """Whether a file that is not empty ends with something else than a line break."""
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) != b"\n"
 
 
 def read_feedback(log: Path, table: Path | None = None) -> pd.DataFrame:
     """Verdicts of a service's log folder and of a table: columns `COLUMNS`; one row per id.
 
-    A later verdict on the same image replaces an earlier one, and the table replaces the log.
+    A later verdict on the same image replaces an earlier one, and the table replaces the log. `time` is when
+    the service took a verdict; empty for those of the table. Lines that a power cut tore are left out.
 
     Args:
         log: folder of the service's log; it may hold no verdicts.
@@ -68,10 +83,13 @@ def read_feedback(log: Path, table: Path | None = None) -> pd.DataFrame:
     Raises:
         UserError: the table cannot be read.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     path = log / FEEDBACK
     if path.is_file():
-        rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines() if line]
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):  # not JSON, or not text
+                row = json.loads(line)
+                rows += [row] if isinstance(row, dict) and "id" in row else []
     if table is not None:
         rows += read_table(table)
     found = pd.DataFrame(rows, columns=COLUMNS)

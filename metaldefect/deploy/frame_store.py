@@ -9,6 +9,7 @@ from pathlib import Path
 
 FRAMES = "frames"  # folder in that of the log
 NAME_LENGTH = 32
+MOST_BYTES = 5_000_000_000
 # How files of the kinds that the service reads begin
 SUFFIXES = {
     b"\x89PNG": ".png",
@@ -25,15 +26,17 @@ class FrameStore:
     Args:
         folder: what earlier services left there counts too.
         most: number of files to keep.
+        most_bytes: that they may take together; the newest file stays, whatever it takes.
     """
 
-    def __init__(self, folder: Path, most: int) -> None:
-        self.folder, self.most = folder, most
+    def __init__(self, folder: Path, most: int, most_bytes: int = MOST_BYTES) -> None:
+        self.folder, self.most, self.most_bytes = folder, most, most_bytes
         folder.mkdir(parents=True, exist_ok=True)
-        ages = sorted(
-            (path.stat().st_mtime, path) for path in folder.iterdir() if path.suffix in SUFFIXES.values()
-        )
-        self._kept = OrderedDict.fromkeys(path for _, path in ages)
+        for half in folder.glob(".*"):  # a service that was killed left it
+            half.unlink(missing_ok=True)
+        found = {path: path.stat() for path in folder.iterdir() if path.suffix in SUFFIXES.values()}
+        ordered = sorted(found, key=lambda path: found[path].st_mtime)
+        self._kept: OrderedDict[Path, int] = OrderedDict((path, found[path].st_size) for path in ordered)
         self._lock = threading.Lock()
 
     def add(self, name: str, content: bytes) -> None:
@@ -42,10 +45,15 @@ class FrameStore:
         temporary = self.folder / f".{path.name}-{threading.get_ident()}"
         temporary.write_bytes(content)
         temporary.replace(path)
+        old = []
         with self._lock:
-            self._kept[path] = None
+            self._kept[path] = len(content)
             self._kept.move_to_end(path)
-            old = [self._kept.popitem(last=False)[0] for _ in range(len(self._kept) - self.most)]
+            total = sum(self._kept.values())
+            while len(self._kept) > 1 and (len(self._kept) > self.most or total > self.most_bytes):
+                gone, size = self._kept.popitem(last=False)
+                total -= size
+                old.append(gone)
         for path in old:
             path.unlink(missing_ok=True)
 

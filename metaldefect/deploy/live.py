@@ -52,8 +52,9 @@ class LiveDetector:
             detector: `current`, asked before the frame was read, so that the same detector's rules read it.
             id: by which a challenger's report names it.
         """
-        detection = (detector or self.current).predict(image)
-        self._offer(Named(id, image), detection)
+        detector = detector or self.current
+        detection = detector.predict(image)
+        self._offer(Named(id, image), detection, detector)
         return detection
 
     def stream(self, images: Iterable[Named], detector: Detector) -> Iterator[tuple[Named, Detection]]:
@@ -72,22 +73,26 @@ class LiveDetector:
 
         for detection in detector.stream(pixels()):
             named = taken.popleft()
-            self._offer(named, detection)
+            self._offer(named, detection, detector)
             yield named, detection
 
-    def _offer(self, named: Named, detection: Detection) -> None:
+    def _offer(self, named: Named, detection: Detection, detector: Detector) -> None:
         if self._shadow is not None:
-            self._shadow.offer(named, detection)
+            self._shadow.offer(named, detection, detector)
 
     def reload(self) -> None:
         """Load the bundle again and use it from the next frame on; the old one stays for `rollback`.
+
+        The same bundle again, as after a request that was sent twice, leaves the one to go back to.
 
         Raises:
             UserError: the new bundle is refused; the old one stays in use.
         """
         with self._swapping:
             new = self._warm()
-            self.previous, self.current = self.current, new
+            if new.version != self.current.version:
+                self.previous = self.current
+            self.current = new
 
     def rollback(self) -> None:
         """Use the previous detector again.
@@ -120,6 +125,14 @@ class LiveDetector:
         return detector
 
 
+def reads_alike(reader: Detector, other: Detector) -> bool:
+    """Whether a frame that one detector has read is what the other would have read from the same file.
+
+    A grey detector makes grey of colours itself; colours do not come back from grey.
+    """
+    return reader.levels == other.levels and (reader.channels == other.channels or other.channels == 1)
+
+
 class Shadow:
     """Scores frames with a challenger in a thread of its own; while it is behind, frames pass it by."""
 
@@ -128,9 +141,9 @@ class Shadow:
         self._places = threading.Semaphore(SHADOW_BACKLOG)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
-    def offer(self, named: Named, detection: Detection) -> None:
-        """Queue a frame, unless the challenger is behind."""
-        if self._places.acquire(blocking=False):
+    def offer(self, named: Named, detection: Detection, detector: Detector) -> None:
+        """Queue a frame that `detector` has read, unless the challenger is behind or reads otherwise."""
+        if reads_alike(detector, self.challenger) and self._places.acquire(blocking=False):
             self._worker.submit(self._score, named, detection)
         else:
             self.report(named, detection, None)

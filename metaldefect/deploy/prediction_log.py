@@ -41,6 +41,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+KEPT_FILES = 10  # files' worth of rows that wait in memory while the disk takes none
+
 
 class PredictionLog:
     """Appends rows and writes them to numbered Parquet files; the oldest files are deleted.
@@ -67,11 +69,13 @@ class PredictionLog:
         self._lock = threading.Lock()
         self._filling: list[dict[str, Any]] = []  # the newest file's rows
         self._path: Path | None = None  # of the newest file, once it is on disk
-        self._written, self._last = 0, clock()
+        self._written, self._last, self._fails = 0, clock(), False
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, image: U8, detection: Detection, answer: Mapping[str, Any]) -> None:
         """Log one verdict about an image `uint8 [H, W]` or `[H, W, 3]`.
+
+        Raises OSError if the disk takes no file; the rows then wait for the next attempt.
 
         Args:
             image: the frame.
@@ -86,7 +90,8 @@ class PredictionLog:
         }
         with self._lock:
             self._filling.append(row)
-            if len(self._filling) >= self.rows or self.clock() - self._last >= self.seconds:
+            full = len(self._filling) >= self.rows and not self._fails
+            if full or self.clock() - self._last >= self.seconds:
                 self._write()
 
     def flush(self) -> None:
@@ -96,6 +101,9 @@ class PredictionLog:
                 self._write()
 
     def _write(self) -> None:
+        # Until the disk takes files again, one attempt per interval, and memory for a few files
+        self._last, self._fails = self.clock(), True
+        del self._filling[: -KEPT_FILES * self.rows]
         path = self._path or self._new_path()
         with atomic_file(path) as temporary:
             pq.write_table(pa.Table.from_pylist(self._filling, SCHEMA), temporary)
@@ -103,7 +111,7 @@ class PredictionLog:
             self._filling, self._path, self._written = [], None, 0
         else:
             self._path, self._written = path, len(self._filling)
-        self._last = self.clock()
+        self._fails = False
         for old in sorted(self.folder.glob("scores-*.parquet"))[: -self.files]:
             old.unlink(missing_ok=True)
 

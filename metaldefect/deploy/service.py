@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import sys
 import tempfile
 import threading
 import time
@@ -25,9 +26,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from metaldefect.config import Config
 from metaldefect.deploy.answers import Batch, BatchVerdict, Problem, Status, Thanks, Verdict
+from metaldefect.deploy.compiled import NoScoreError
 from metaldefect.deploy.feedback import Feedback, FeedbackLog
 from metaldefect.deploy.frame_store import FrameStore
-from metaldefect.deploy.live import LiveDetector, Named
+from metaldefect.deploy.live import LiveDetector, Named, reads_alike
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.deploy.service_metrics import Metrics
@@ -86,6 +88,7 @@ class Service:
         self.metrics = Metrics()
         self.metrics.use(live.current.version)
         self.challenger: Challenger | None = None
+        self._disk_fails = False
         self._working = 0
         self._lock = threading.Lock()
 
@@ -212,13 +215,28 @@ class Service:
     def record(self, named: Named, body: bytes, detection: Detection, detector: Detector) -> None:
         """Count and log a verdict, and keep the image's file where the service was told to."""
         self.metrics.decide(detection)
-        if self.frames is not None:
-            self.frames.add(named.id, body)
-        if self.log is not None:
-            self.log.add(named.image, detection, answer_to(named, detector))
+        try:
+            if self.log is not None:
+                self.log.add(named.image, detection, answer_to(named, detector))
+            if self.frames is not None:
+                self.frames.add(named.id, body)
+        except OSError as error:  # a full disk must not stop the line
+            self.metrics.unlogged.inc()
+            if not self._disk_fails:
+                print(f"the log of scores cannot be written: {error}", file=sys.stderr, flush=True)
+            self._disk_fails = True
+        else:
+            self._disk_fails = False
 
     def challenge(self, detector: Detector) -> None:
         """Let a challenger score the same images without a say; its scores are logged beside the others."""
+        if not reads_alike(self.live.current, detector):
+            print(
+                "the challenger reads images otherwise than the model in use (channels or levels), so it is"
+                " not shown any while that serves",
+                file=sys.stderr,
+                flush=True,
+            )
         log = PredictionLog(self.log.folder / CHALLENGER) if self.log else None
         self.challenger = Challenger(detector, log)
         self.live.shadow(detector, self.compare)
@@ -326,6 +344,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (413, "Too large"),
         (422, "Not a usable image"),
         (429, "Too many at once"),
+        (500, "No score: the graph's numbers overflowed"),
     )
 }
 
@@ -345,6 +364,11 @@ def create_app(service: Service) -> FastAPI:
         """Say what is wrong, without repeating values that JSON cannot hold, such as NaN."""
         reasons = [{key: found[key] for key in ("type", "loc", "msg")} for found in error.errors()]
         return JSONResponse({"detail": reasons}, 422)
+
+    @app.exception_handler(NoScoreError)
+    async def admit(_request: Request, error: NoScoreError) -> JSONResponse:
+        """An image without a score has no verdict, least of all a good one."""
+        return JSONResponse({"detail": str(error)}, 500)
 
     @app.post("/predict", responses=REFUSALS, openapi_extra=BINARY)
     async def predict(

@@ -26,6 +26,7 @@ class Metrics:
         self.refused = Counter("metaldefect_refused", "Refused images and requests", ["status"], **keep)
         self.swaps = Counter("metaldefect_swaps", "Reloads and rollbacks", **keep)
         self.shadow = Counter("metaldefect_shadow", "Frames shown to a challenger", ["decisions"], **keep)
+        self.unlogged = Counter("metaldefect_unlogged", "Verdicts whose row or image was not kept", **keep)
         self.model = Gauge("metaldefect_model_info", "The model in use", ["version"], **keep)
 
     def use(self, version: str) -> None:

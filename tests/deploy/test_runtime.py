@@ -180,6 +180,8 @@ def test_frames_that_the_challenger_does_not_score_are_reported(exported: Path, 
     go_on, others = threading.Event(), []
 
     class Refusing:
+        levels, channels = None, 1
+
         def predict(self, _image: object) -> Detection:
             if slow:
                 go_on.wait(60)

@@ -44,7 +44,7 @@ def test_verdicts_of_service_and_table_become_metrics_and_hard_cases(log: Path, 
     table = tmp_path / "shift.csv"
     table.write_text("id,verdict,note\np5,good,oil\np1,defect,crack\nlost,good,\n")
 
-    report = collect(tmp_path, log, table)
+    report = collect(tmp_path, log, table, CLASSES)
 
     confirmed, missed = report.metrics["v1"].confirmed, report.metrics["v1"].missed
     assert (confirmed.count, confirmed.of, missed.count, missed.of) == (3, 4, 1, 2)
@@ -62,6 +62,14 @@ def test_verdicts_of_service_and_table_become_metrics_and_hard_cases(log: Path, 
     assert "| v1 | 3 of 4 (75 %, 19 to 99 %) | 1 of 2 (50 %, 1 to 99 %) |" in table_of(report)
 
 
+CLASSES = ("dent", "scratch")
+
+
+def photographs(root: Path) -> dict[str, bytes]:
+    """What lies in the inbox, by folder."""
+    return {path.parent.name: path.read_bytes() for path in (root / "inbox").rglob("*.*") if path.is_file()}
+
+
 def test_photographs_of_hard_cases_go_to_the_inbox_once(log: Path, tmp_path: Path) -> None:
     """One that the service kept, one that the table names, one without a class, and one that is gone."""
     kept = FrameStore(log / FRAMES, most=10)
@@ -76,23 +84,78 @@ def test_photographs_of_hard_cases_go_to_the_inbox_once(log: Path, tmp_path: Pat
     table = tmp_path / "shift.csv"
     table.write_text("id;verdict;path\np8;good;p8.jpg\n")
 
-    report = collect(tmp_path, log, table)
+    report = collect(tmp_path, log, table, CLASSES)
 
-    assert (report.sent, report.unnamed) == (2, 1)
+    assert (report.sending.sent, report.sending.unnamed) == (2, ["p2"])
     assert "2 photographs of hard cases sent to the inbox" in str(report)
-    assert "1 missed defects have no label" in str(report)
-    found = {path.parent.name: path for path in (tmp_path / "inbox").rglob("*") if path.is_file()}
-    assert found.keys() == {"dent", "good"}
-    assert found["dent"].read_bytes() == b"\x89PNG p1"
-    assert found["good"].read_bytes() == b"jpeg of p8"
-    assert found["good"].suffix == ".jpg"
+    assert "1 missed defects wait for a label: p2" in str(report)
+    assert photographs(tmp_path) == {"dent": b"\x89PNG p1", "good": b"jpeg of p8"}
+    assert next((tmp_path / "inbox/good").iterdir()).name.startswith("live-p8-")
 
-    for path in found.values():
+    for path in (tmp_path / "inbox").rglob("*.*"):
         path.unlink()
     said.add(Feedback(id="p2", defective=True, label="scratch"))
-    assert collect(tmp_path, log, table).sent == 1
-    (path,) = (path for path in (tmp_path / "inbox").rglob("*") if path.is_file())
-    assert path.parent.name == "scratch"
+    assert collect(tmp_path, log, table, CLASSES).sending.sent == 1
+    assert photographs(tmp_path) == {"scratch": b"\x89PNG p2"}
+
+
+def test_a_verdict_speaks_of_the_part_that_was_scored_before_it(log: Path, tmp_path: Path) -> None:
+    """A camera that starts again at the same names must not get the last shift's verdicts."""
+    said = FeedbackLog(log)
+    said.add(Feedback(id="p9", defective=False))
+    rows = pq.read_table(log / "scores-1.parquet").to_pylist()
+    again = {**rows[9], "time": datetime.now(UTC) + timedelta(hours=8), "score": 0.95}
+    pq.write_table(pa.Table.from_pylist([again], SCHEMA), log / "scores-2.parquet")
+    FrameStore(log / FRAMES, most=10).add("p9", b"\x89PNG of the next shift")
+    report = collect(tmp_path, log, None, CLASSES)
+    (case,) = report.hard_cases.to_dict("records")
+    assert (case["id"], round(case["score"], 3)) == ("p9", 0.9)
+    assert report.hard_cases["photograph"].tolist() == [""]
+    assert report.sending.sent == 0
+
+
+@pytest.mark.parametrize("label", ["good", "masks", "crak"])
+def test_a_defect_is_sent_under_a_class_of_the_project_only(label: str, log: Path, tmp_path: Path) -> None:
+    FrameStore(log / FRAMES, most=10).add("p1", b"\x89PNG p1")
+    said = FeedbackLog(log)
+    said.add(Feedback(id="p1", defective=True, label=label))
+    report = collect(tmp_path, log, None, CLASSES)
+    assert report.sending.unknown == [f"{label} of p1"]
+    assert f"1 labels are no class of params.yaml: {label} of p1" in str(report)
+    assert photographs(tmp_path) == {}
+    said.add(Feedback(id="p1", defective=True, label="dent"))
+    assert collect(tmp_path, log, None, CLASSES).sending.sent == 1
+
+
+def test_a_verdict_that_is_corrected_later_names_the_file_to_move(log: Path, tmp_path: Path) -> None:
+    FrameStore(log / FRAMES, most=10).add("p1", b"\x89PNG p1")
+    said = FeedbackLog(log)
+    said.add(Feedback(id="p1", defective=True, label="dent"))
+    assert collect(tmp_path, log, None, CLASSES).sending.corrected == []
+    said.add(Feedback(id="p1", defective=False))
+    (line,) = collect(tmp_path, log, None, CLASSES).sending.corrected
+    assert line.startswith("dent/live-p1-")
+    assert line.endswith("from dent to good")
+
+
+def test_photographs_wait_for_a_table_in_the_inbox(log: Path, tmp_path: Path) -> None:
+    """Beside a table the inbox takes only what the table names."""
+    FrameStore(log / FRAMES, most=10).add("p1", b"\x89PNG p1")
+    FeedbackLog(log).add(Feedback(id="p1", defective=True, label="dent"))
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox/new.csv").write_text("path,label\na.png,dent\n")
+    assert collect(tmp_path, log, None, CLASSES).sending.waits
+    (tmp_path / "inbox/new.csv").unlink()
+    assert collect(tmp_path, log, None, CLASSES).sending.sent == 1
+
+
+def test_a_torn_verdict_costs_itself_alone(log: Path, tmp_path: Path) -> None:
+    said = FeedbackLog(log)
+    said.add(Feedback(id="p1", defective=True))
+    with said.path.open("ab") as stream:
+        stream.write(b'{"id": "p3", "defec\0\0\xff')
+    said.add(Feedback(id="p9", defective=True))
+    assert collect(tmp_path, log, None, CLASSES).verdicts == 2
 
 
 @pytest.mark.parametrize("label", ["../outside", "a/b", "a\\b", ".hidden", "a\x00b"])
