@@ -22,11 +22,13 @@ from flows.lease import LEASE, lease
 from flows.leftovers import clean_up
 from flows.limits import TimeLimit
 from flows.processes import ChildProcesses
-from flows.retrain import Retraining, compare
+from flows.retrain import Retraining, act, compare, push, restore
 from flows.tracking import ParentRun
 from flows.worktree import FOLDER, add_worktree, commit, git, link_data, remove_worktree, uncommitted
 from metaldefect.artifacts import read_json
+from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
+from pipeline.champion import BUNDLES, CHALLENGER, CHAMPION, current, promote, rollback
 
 STEPS = """\
 import json, os, sys
@@ -145,6 +147,90 @@ def test_a_gate_that_was_killed_is_tried_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(retries, "DELAYS", [0])
     run = Retraining(tmp_path, tmp_path, "retrain/now", reports, TimeLimit.start("retrain", 1))
     assert compare.fn(run, ParentRun({})) == {"verdict": "HOLD"}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Retraining:
+    """A retraining whose time is over, outside a flow; MLflow is not asked."""
+    monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(flow, "follow", lambda _root: None)
+    limit = TimeLimit.start("retrain", 0)
+    return Retraining(tmp_path, tmp_path / "tree", "retrain/now", tmp_path / "reports", limit)
+
+
+def write_bundle(folder: Path, content: str) -> str:
+    """The version of a made-up bundle."""
+    folder.mkdir(parents=True)
+    (folder / "metadata.json").write_text(json.dumps({"content": content}))
+    return bundle_version(folder)
+
+
+@pytest.mark.parametrize("change", ["rolled back", "nothing serves any more"])
+def test_a_champion_that_was_not_compared_is_not_replaced(run: Retraining, change: str) -> None:
+    older, compared = (write_bundle(run.root / name, name) for name in ("older", "compared"))
+    challenger = write_bundle(run.tree / "models/openvino", "challenger")
+    for name in ("older", "compared"):
+        promote(run.root, run.root / name, {})
+    verdict = {
+        "verdict": "PROMOTE",
+        "reason": "made up",
+        "champion": {"version": compared},
+        "challenger": {"version": challenger},
+    }
+    if change == "rolled back":
+        rollback(run.root)
+    else:
+        (run.root / CHAMPION).unlink()
+    before = current(run.root)
+    with pytest.raises(
+        UserError,
+        match=f"another detector serves since the comparison .{compared} then, .*: run retrain again",
+    ):
+        act.fn(run, verdict)
+    assert current(run.root) == before
+    assert current(run.root, CHALLENGER) == run.root / BUNDLES / challenger
+
+    verdict["champion"] = {"version": older} if change == "rolled back" else None
+    act.fn(run, verdict)
+    assert current(run.root) == run.root / BUNDLES / challenger
+    act.fn(run, verdict)  # it serves already: somebody promoted it by hand
+
+
+FAKE_DVC = """\
+import sys, time
+if sys.argv[1] == "config":
+    print("core.remote=store\\nremote.store.url=s3://nowhere")
+elif {hangs}:
+    time.sleep(300)
+else:
+    sys.exit("ERROR: no route to host")
+"""
+
+
+@pytest.mark.parametrize(
+    ("hangs", "said"),
+    [(True, "did not end within 2 s"), (False, "failed: ERROR: no route to host")],
+)
+def test_a_remote_that_hangs_or_fails_ends_within_the_limit_and_says_what_to_type(
+    run: Retraining,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hangs: bool,
+    said: str,
+) -> None:
+    (run.tree / "dvc").mkdir(parents=True)
+    (run.tree / "dvc/__init__.py").touch()
+    (run.tree / "dvc/__main__.py").write_text(FAKE_DVC.format(hangs=hangs))
+    monkeypatch.setattr(flow, "child_environment", lambda _parent: {"PYTHONPATH": str(run.tree)})
+    monkeypatch.setattr(flow, "LEAST_SECONDS", 2.0)
+    start = time.monotonic()
+    restore.fn(run)
+    push.fn(run)
+    assert time.monotonic() - start < 60
+    assert [record.getMessage() for record in caplog.records] == [
+        f"dvc checkout {said}: stages whose outs are missing run again",
+        f"dvc push {said}; type it again later: `dvc push --run-cache --all-branches`",
+    ]
 
 
 def dvc(folder: Path, environment: dict[str, str], *arguments: str) -> str:
