@@ -24,7 +24,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed, State
 
-from flows.judged import inputs_md5, remember_verdict, why_not_again
+from flows.judged import (
+    Judged,
+    carried_out_untold,
+    forget_pending,
+    inputs_md5,
+    judge,
+    note_pending,
+    remember_verdict,
+    why_not_again,
+)
 from flows.lease import lease
 from flows.leftovers import clean_up
 from flows.limits import LIMIT_HOURS, TimeLimit, TimeLimitError
@@ -101,6 +110,7 @@ def retrain(root: str = ".", profile: str | None = None, limit_hours: float = LI
     with lease(folder) as held:
         for line in clean_up(folder, held.left_over):
             get_run_logger().warning("left by a killed run: %s", line)
+        tell_untold(folder)
         branch = f"retrain/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
         held.note(pid=str(os.getpid()), flow_run_id=flow_run_id, branch=branch)
         try:
@@ -135,10 +145,11 @@ def train_and_decide(run: Retraining, profile: str | None, flow_run_id: str) -> 
         # Whatever serves is in the registry and on a branch, also if this is killed at any line
         record(run, verdict, parent)
         commit_branch(run, verdict)
+        judged = judge(run.date, inputs, verdict)
+        note_pending(run.root, judged)
         act(run, verdict)
-        # From here on the verdict is carried out: whatever fails below, it is remembered and reported
-        remember_verdict(run.root, run.date, inputs, verdict)
-        announce(run, verdict)
+        # From here on the verdict is carried out: the next run remembers and tells it if this one is killed
+        remember_and_tell(run.root, judged)
         push(run)
     wait_for_server(run.limit)
     message = f"{verdict['verdict']}: {verdict['reason']}"
@@ -339,17 +350,33 @@ def push(run: Retraining) -> None:
         get_run_logger().error("dvc push %s; type it again later: `%s`", failure, later)
 
 
-def announce(run: Retraining, verdict: dict[str, Any]) -> None:
-    """Report the verdict to people, and emit it as an event for automations."""
-    level: Level = "info" if verdict["verdict"] != "REJECT" else "warning"
-    notify(f"retraining: {verdict['verdict']}", f"{verdict['reason']}\n{run.reports}", level, run.root)
+def tell_untold(root: Path) -> None:
+    """Remember and tell the verdict of a run that was killed just after it was carried out."""
+    if (judged := carried_out_untold(root)) is not None:
+        get_run_logger().warning("told now, its run was killed: %s of %s", judged.verdict, judged.date)
+        remember_and_tell(root, judged)
+    forget_pending(root)
+
+
+def remember_and_tell(root: Path, judged: Judged) -> None:
+    """Remember a verdict that is carried out, and tell it; one that fails is told by the next run."""
+    remember_verdict(root, judged)
+    announce(root, judged)
+    forget_pending(root)
+
+
+def announce(root: Path, judged: Judged) -> None:
+    """Report a verdict to people, and emit it as an event for automations."""
+    level: Level = "info" if judged.verdict != "REJECT" else "warning"
+    reports = root / REPORTS / judged.date
+    notify(f"retraining: {judged.verdict}", f"{judged.reason}\n{reports}", level, root)
     emit_event(
         event=EVENT,
-        resource={"prefect.resource.id": "metaldefect.detector", "prefect.resource.name": run.root.name},
+        resource={"prefect.resource.id": "metaldefect.detector", "prefect.resource.name": root.name},
         payload={
-            "verdict": verdict["verdict"],
-            "reason": verdict["reason"],
-            "branch": run.branch,
-            "report": str(run.reports),
+            "verdict": judged.verdict,
+            "reason": judged.reason,
+            "branch": judged.branch,
+            "report": str(reports),
         },
     )
