@@ -80,7 +80,7 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 
 ui: $(STAMP) ## MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200 (Ctrl-C ends both)
-	@echo "MLflow $$($(BIN)/python -m pipeline.mlflow_view)"
+	@$(BIN)/python -m pipeline.mlflow_view
 	@echo "Prefect http://127.0.0.1:4200"
 	@trap 'kill 0' INT TERM EXIT; \
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000 & \

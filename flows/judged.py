@@ -10,17 +10,18 @@ from typing import Any
 from flows.worktree import raw_dependencies
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.config import Config
-from pipeline.champion import current
+from pipeline.champion import CHALLENGER, CHAMPION, current, history
 from pipeline.code_version import code_digests
 from pipeline.gate.holdout import HOLDOUT, card_path
 from pipeline.run import content_hash
 
 LAST = Path("reports/retrain/last.json")
+PENDING = Path("reports/retrain/pending.json")
 DONE = {"PROMOTE": "promoted, and replaced since", "HOLD": "held", "REJECT": "rejected"}
 
 
 class Judged(Config):
-    """A verdict that was carried out.
+    """A verdict, and what it was about.
 
     Attributes:
         date: names the retraining.
@@ -40,6 +41,11 @@ class Judged(Config):
     verdict: str
     reason: str
 
+    @property
+    def branch(self) -> str:
+        """Of the retraining."""
+        return f"retrain/{self.date}"
+
 
 def inputs_md5(tree: Path) -> str:
     """MD5 over all that a pipeline run reads: graph, settings, code, and data that no stage makes.
@@ -57,10 +63,16 @@ def inputs_md5(tree: Path) -> str:
     return digest.hexdigest()
 
 
-def remember_verdict(root: Path, date: str, inputs: str, verdict: dict[str, Any]) -> None:
-    """Write down a verdict once it is carried out."""
+def judge(date: str, inputs: str, verdict: dict[str, Any]) -> Judged:
+    """A verdict with what it was about.
+
+    Args:
+        date: names the retraining.
+        inputs: `inputs_md5` of what it trained with.
+        verdict: content of the gate's `verdict.json`.
+    """
     versions = {name: verdict[name] and verdict[name]["version"] for name in ("challenger", "champion")}
-    judged = Judged(
+    return Judged(
         date=date,
         inputs=inputs,
         holdout=verdict["holdout"]["sha256"],
@@ -68,6 +80,35 @@ def remember_verdict(root: Path, date: str, inputs: str, verdict: dict[str, Any]
         reason=verdict["reason"],
         **versions,
     )
+
+
+def note_pending(root: Path, judged: Judged) -> None:
+    """Write down a verdict before it is carried out: a run that is killed then cannot tell it."""
+    write_json(root / PENDING, judged.model_dump(mode="json"))
+
+
+def forget_pending(root: Path) -> None:
+    """The verdict is told."""
+    (root / PENDING).unlink(missing_ok=True)
+
+
+def carried_out_untold(root: Path) -> Judged | None:
+    """The verdict that a killed run carried out and did not tell, if there is one."""
+    path = root / PENDING
+    if not path.is_file():
+        return None
+    judged = Judged.parse(read_json(path), str(path))
+    if judged.verdict == "REJECT":  # nothing had to be done
+        return judged
+    link = CHAMPION if judged.verdict == "PROMOTE" else CHALLENGER
+    there = current(root, link)
+    promoted = {entry.get("branch") for entry in history(root)}  # also if it was rolled back since
+    is_done = there is not None and there.name == judged.challenger
+    return judged if is_done or judged.branch in promoted else None
+
+
+def remember_verdict(root: Path, judged: Judged) -> None:
+    """Write down a verdict once it is carried out."""
     write_json(root / LAST, judged.model_dump(mode="json"))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-import subprocess
 import sys
 from collections import deque
 from contextlib import chdir
@@ -25,7 +24,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed, State
 
-from flows.judged import inputs_md5, remember_verdict, why_not_again
+from flows.judged import (
+    Judged,
+    carried_out_untold,
+    forget_pending,
+    inputs_md5,
+    judge,
+    note_pending,
+    remember_verdict,
+    why_not_again,
+)
 from flows.lease import lease
 from flows.leftovers import clean_up
 from flows.limits import LIMIT_HOURS, TimeLimit, TimeLimitError
@@ -49,6 +57,8 @@ REPORTS = Path("reports/retrain")
 EVENT = "retrain.verdict"
 STATES = {"PROMOTE": "Promoted", "HOLD": "Held", "REJECT": "Rejected"}
 TAIL_LINES = 20
+# Moving files at the end of a run gets at least this long
+LEAST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ def retrain(root: str = ".", profile: str | None = None, limit_hours: float = LI
     with lease(folder) as held:
         for line in clean_up(folder, held.left_over):
             get_run_logger().warning("left by a killed run: %s", line)
+        tell_untold(folder)
         branch = f"retrain/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
         held.note(pid=str(os.getpid()), flow_run_id=flow_run_id, branch=branch)
         try:
@@ -118,7 +129,7 @@ def train_and_decide(run: Retraining, profile: str | None, flow_run_id: str) -> 
         from pipeline.profiles import write_params
 
         write_params(run.tree, profile)
-    restore(run.tree)
+    restore(run)
     inputs = inputs_md5(run.tree)
     if said := why_not_again(run.root, inputs):
         return Completed(name="Unchanged", message=said)
@@ -134,21 +145,52 @@ def train_and_decide(run: Retraining, profile: str | None, flow_run_id: str) -> 
         # Whatever serves is in the registry and on a branch, also if this is killed at any line
         record(run, verdict, parent)
         commit_branch(run, verdict)
+        judged = judge(run.date, inputs, verdict)
+        note_pending(run.root, judged)
         act(run, verdict)
-        # From here on the verdict is carried out: whatever fails below, it is remembered and reported
-        remember_verdict(run.root, run.date, inputs, verdict)
-        announce(run, verdict)
-        push(run.tree)
+        # From here on the verdict is carried out: the next run remembers and tells it if this one is killed
+        remember_and_tell(run.root, judged)
+        push(run)
     wait_for_server(run.limit)
     message = f"{verdict['verdict']}: {verdict['reason']}"
     return Completed(name=STATES[verdict["verdict"]], message=message)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def restore(tree: Path) -> None:
+def restore(run: Retraining) -> None:
     """Fill the worktree with the outs that the DVC cache holds; a stage whose outs it lacks will run."""
-    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--allow-missing"]
-    subprocess.run(command, cwd=tree, env=child_environment(None), stdin=subprocess.DEVNULL)
+    _, failure = call_dvc(run, "checkout", "--quiet", "--allow-missing")
+    if failure is not None:
+        get_run_logger().warning("dvc checkout %s: stages whose outs are missing run again", failure)
+
+
+def call_dvc(run: Retraining, *arguments: str) -> tuple[list[str], str | None]:
+    """Run a command of DVC in the worktree, for as long as the run may take.
+
+    A remote that never answers would otherwise keep the lease, and with it every later retraining.
+
+    Args:
+        run: the retraining; near its limit, the command gets `LEAST_SECONDS`.
+        arguments: of `dvc`.
+
+    Returns:
+        (lines that it printed, why it failed in a few words or None).
+    """
+    children = ChildProcesses()
+    said: list[str] = []
+    seconds = max(run.limit.left, LEAST_SECONDS)
+    timer = Timer(seconds, children.stop)
+    timer.start()
+    try:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        code = children.run(command, run.tree, child_environment(None), said.append)
+        is_late = children.stopped
+    finally:
+        timer.cancel()
+        children.stop()
+    if is_late:
+        return said, f"did not end within {seconds:.0f} s"
+    return said, None if code == 0 else f"failed: {said[-1] if said else f'exit code {code}'}"
 
 
 def train(run: Retraining, parent: ParentRun) -> None:
@@ -226,13 +268,37 @@ def show(run: Retraining) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def act(run: Retraining, verdict: dict[str, Any]) -> None:
-    """Promote, hold, or leave everything as it is; then let the registry's aliases follow."""
+    """Promote, hold, or leave everything as it is; then let the registry's aliases follow.
+
+    Raises:
+        UserError: the challenger would replace a detector that it was not compared with; it is on hold.
+    """
     bundle = run.tree / BUNDLE
+    if verdict["verdict"] == "PROMOTE" and (change := change_since(run.root, verdict)) is not None:
+        hold(run.root, bundle)
+        follow(run.root)
+        raise UserError(
+            f"another detector serves since the comparison ({change}): run retrain again. Until then the"
+            " challenger is on hold in models/challenger"
+        )
     if verdict["verdict"] == "PROMOTE":
         promote(run.root, bundle, {"verdict": "PROMOTE", "reason": verdict["reason"], "branch": run.branch})
     elif verdict["verdict"] == "HOLD":
         hold(run.root, bundle)
     follow(run.root)
+
+
+def change_since(root: Path, verdict: dict[str, Any]) -> str | None:
+    """What served and what serves, if that is neither the compared champion nor the challenger; else None.
+
+    Somebody may roll back or promote by hand while the gate measures.
+    """
+    champion = current(root)
+    serves = champion.name if champion is not None else None
+    compared, challenger = (verdict[name] and verdict[name]["version"] for name in ("champion", "challenger"))
+    if serves in (compared, challenger):
+        return None
+    return f"{compared or 'none'} then, {serves or 'none'} now"
 
 
 def follow(root: Path) -> None:
@@ -272,34 +338,45 @@ def commit_branch(run: Retraining, verdict: dict[str, Any]) -> str | None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def push(tree: Path) -> None:
+def push(run: Retraining) -> None:
     """Push outs and run cache, if a DVC remote is set; a remote that does not answer is no failure."""
-    environment = child_environment(None)
-    dvc = [sys.executable, "-m", "dvc"]
-    listed = subprocess.run(
-        [*dvc, "remote", "list"], cwd=tree, env=environment, capture_output=True, text=True
-    )
-    if not listed.stdout.strip():
+    settings, failure = call_dvc(run, "config", "--list")
+    if failure is None and not any(line.startswith("remote.") for line in settings):
         return
-    done = subprocess.run(
-        [*dvc, "push", "--run-cache"], cwd=tree, env=environment, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        get_run_logger().error("dvc push failed, type it again later: %s", " ".join(last))
+    if failure is None:
+        _, failure = call_dvc(run, "push", "--run-cache")
+    if failure is not None:
+        later = "dvc push --run-cache --all-branches"  # the outs are those of the run's branch
+        get_run_logger().error("dvc push %s; type it again later: `%s`", failure, later)
 
 
-def announce(run: Retraining, verdict: dict[str, Any]) -> None:
-    """Report the verdict to people, and emit it as an event for automations."""
-    level: Level = "info" if verdict["verdict"] != "REJECT" else "warning"
-    notify(f"retraining: {verdict['verdict']}", f"{verdict['reason']}\n{run.reports}", level, run.root)
+def tell_untold(root: Path) -> None:
+    """Remember and tell the verdict of a run that was killed just after it was carried out."""
+    if (judged := carried_out_untold(root)) is not None:
+        get_run_logger().warning("told now, its run was killed: %s of %s", judged.verdict, judged.date)
+        remember_and_tell(root, judged)
+    forget_pending(root)
+
+
+def remember_and_tell(root: Path, judged: Judged) -> None:
+    """Remember a verdict that is carried out, and tell it; one that fails is told by the next run."""
+    remember_verdict(root, judged)
+    announce(root, judged)
+    forget_pending(root)
+
+
+def announce(root: Path, judged: Judged) -> None:
+    """Report a verdict to people, and emit it as an event for automations."""
+    level: Level = "info" if judged.verdict != "REJECT" else "warning"
+    reports = root / REPORTS / judged.date
+    notify(f"retraining: {judged.verdict}", f"{judged.reason}\n{reports}", level, root)
     emit_event(
         event=EVENT,
-        resource={"prefect.resource.id": "metaldefect.detector", "prefect.resource.name": run.root.name},
+        resource={"prefect.resource.id": "metaldefect.detector", "prefect.resource.name": root.name},
         payload={
-            "verdict": verdict["verdict"],
-            "reason": verdict["reason"],
-            "branch": run.branch,
-            "report": str(run.reports),
+            "verdict": judged.verdict,
+            "reason": judged.reason,
+            "branch": judged.branch,
+            "report": str(reports),
         },
     )

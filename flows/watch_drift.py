@@ -13,7 +13,7 @@ from prefect.events import emit_event
 from prefect.states import Completed, State
 
 from metaldefect.metrics.drift import DriftSettings, permutations_for
-from pipeline.drift_watch import PICTURE, REPORTS, look, table
+from pipeline.drift_watch import PICTURE, REPORTS, forget_untold, look, read_state, table
 from pipeline.notify import notify
 
 EVENT = "drift.detected"
@@ -51,8 +51,10 @@ def watch_drift(
         false_alarm_rate=false_alarm_rate,
         permutations=max(DriftSettings().permutations, permutations_for(false_alarm_rate)),
     )
+    tell(folder)  # the alarm of a run that was killed before it could tell
     found = look(folder, folder / bundle, folder / log, settings, timedelta(hours=cooldown_hours))
     get_run_logger().info("%s: %s", found.outcome, found.text)
+    tell(folder)
     if found.result is not None:
         text = f"{found.text}\n\n{table(found.result.statistics)}"
         create_markdown_artifact(key="drift", markdown=text, description="The live model's log, by numbers")
@@ -62,11 +64,18 @@ def watch_drift(
             image_url=f"data:image/png;base64,{picture}",
             description="Reference and log; what raised the alarm has a red frame",
         )
-    if found.outcome == "Drift":
-        notify("drift", found.text, "warning", folder)
-        emit_event(
-            event=EVENT,
-            resource={"prefect.resource.id": "metaldefect.detector", "prefect.resource.name": folder.name},
-            payload={"text": found.text},
-        )
     return Completed(name=found.outcome, message=found.text)
+
+
+def tell(folder: Path) -> None:
+    """Report an alarm that nobody has been told of, if there is one."""
+    text = read_state(folder).untold
+    if text is None:
+        return
+    notify("drift", text, "warning", folder)
+    emit_event(
+        event=EVENT,
+        resource={"prefect.resource.id": "metaldefect.detector", "prefect.resource.name": folder.name},
+        payload={"text": text},
+    )
+    forget_untold(folder)

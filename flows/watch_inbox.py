@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from prefect.events import emit_event
 from prefect.states import Completed, State
 
 from flows.retries import PATIENT
-from pipeline.inbox import SETTLE_SECONDS, Intake, take_in
+from pipeline.inbox import SETTLE_SECONDS, Intake, forget_untold, take_in, untold
 from pipeline.notify import notify
 
 EVENT = "data.new"
@@ -31,11 +32,20 @@ def watch_inbox(root: str = ".", settle: float = SETTLE_SECONDS) -> State[Any]:
         A completed state named Added, Refused, Waiting or Empty, with what happened.
     """
     folder = Path(root).resolve()
-    intake = empty_inbox(folder, settle)
+    waiting = empty_inbox(folder, settle).waiting
+    # With what a look did whose run was killed before it could tell
+    intake = replace(untold(folder), waiting=waiting)
     get_run_logger().info("%s", intake)
+    tell(folder, intake)
     if intake.refused:
         rows = [{"file": name, "reason": reason} for name, reason in intake.refused]
         create_table_artifact(key="refused", table=rows, description="What went to quarantine, and why")
+    return Completed(name=state_name(intake), message=str(intake).splitlines()[0])
+
+
+def tell(folder: Path, intake: Intake) -> None:
+    """Report what was refused, and start a retraining if images were added."""
+    if intake.refused:
         notify(f"{len(intake.refused)} files from the inbox were refused", str(intake), "warning", folder)
     if intake.added:
         emit_event(
@@ -43,7 +53,7 @@ def watch_inbox(root: str = ".", settle: float = SETTLE_SECONDS) -> State[Any]:
             resource={"prefect.resource.id": "metaldefect.data", "prefect.resource.name": folder.name},
             payload={"images": len(intake.added), "first": list(intake.added[:10])},
         )
-    return Completed(name=state_name(intake), message=str(intake).splitlines()[0])
+    forget_untold(folder)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, **PATIENT)

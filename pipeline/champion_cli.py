@@ -39,7 +39,7 @@ def gate(
     Promotes nothing. The section `gate` of params.yaml holds the limits. Every verdict exits with 0.
     """
     from pipeline.champion import CHAMPION
-    from pipeline.gate.holdout import HOLDOUT, freeze
+    from pipeline.gate.holdout import HOLDOUT, ensure
     from pipeline.gate.run import run_gate
     from pipeline.params import load_params
 
@@ -47,8 +47,7 @@ def gate(
     settings = load_params(root / params)
     if holdout is None:
         holdout = root / HOLDOUT
-        if not holdout.exists():
-            card = freeze(root / training, holdout)
+        if (card := ensure(root / training, holdout)) is not None:
             print(f"{holdout} holds the test images from now on: {card['images']}")
     content = run_gate(
         root / challenger,

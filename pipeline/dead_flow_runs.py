@@ -18,6 +18,8 @@ from pipeline.watchdog import call, instant
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # A worker takes seconds between taking a run and starting its process
 STARTING = timedelta(seconds=60)
+# The system knows when a process started to within the error of its clock
+CLOCK_ERROR = timedelta(seconds=5)
 
 
 def close_dead_flow_runs(root: Path, api: str, now: datetime | None = None) -> list[str]:
@@ -72,12 +74,20 @@ def unfinished(api: str, condition: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def has_process(run: dict[str, Any]) -> bool:
-    """Whether the process that a worker started for a run still runs."""
+    """Whether the process that a worker started for a run still runs.
+
+    After a reboot another of Prefect's processes may have its id, but it is younger than the run's state.
+    """
     number = run["infrastructure_pid"] or ""
+    # Only the state Pending comes before the process
+    margin = STARTING if run["state"]["type"] == "PENDING" else CLOCK_ERROR
+    latest = instant(run["state"]["timestamp"]) + margin
     try:
         process = psutil.Process(int(number))
-        return process.status() != psutil.STATUS_ZOMBIE and any(
-            "prefect" in word for word in process.cmdline()
+        return (
+            process.status() != psutil.STATUS_ZOMBIE
+            and process.create_time() <= latest.timestamp()
+            and any("prefect" in word for word in process.cmdline())
         )
     except (ValueError, psutil.Error):
         return False

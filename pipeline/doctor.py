@@ -178,6 +178,22 @@ def check_prefect_server(url: str | None) -> Finding:
         return Finding("FAIL", "Prefect server", f"PREFECT_API_URL={url} does not answer ({error}); {mend}")
 
 
+def check_watchdog(root: Path) -> Iterator[Finding]:
+    """Check that a watchdog that was started here still runs: nothing else reports that it ended."""
+    from pipeline.deployment import Background  # imports much that a broken environment may lack
+
+    watchdog = Background(root, "watchdog")
+    if not watchdog.record.is_file():
+        return
+    if (process := watchdog.process()) is not None:
+        yield Finding("ok", "watchdog", f"process {process.pid}")
+    else:
+        text = (
+            f"it has ended, so nothing reports what stands still: type `metaldefect deploy`; {watchdog.log}"
+        )
+        yield Finding("FAIL", "watchdog", f"{text} may say why")
+
+
 def check_mlflow(root: Path) -> Iterator[Finding]:
     """Check that MLflow's store exists and that the installed MLflow can read its version."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
@@ -319,6 +335,7 @@ CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     check_versioning,
     check_ports,
     check_prefect,
+    check_watchdog,
     check_mlflow,
     check_machine,
     check_weights,

@@ -41,10 +41,12 @@ class WatchState(Config):
     Attributes:
         seen_until: time of the last row that was compared.
         alarm_at: time of the last alarm.
+        untold: text of the last alarm while nobody has been told.
     """
 
     seen_until: datetime | None = None
     alarm_at: datetime | None = None
+    untold: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def look(
 ) -> Look:
     """Compare the rows since the last look with the reference, and remember what was decided.
 
+    An alarm stays in the state's `untold` until `forget_untold`: a run that is killed cannot report it.
+
     Every row is compared once: batches that overlap would raise the rate of false alarms.
 
     Args:
@@ -88,7 +92,7 @@ def look(
     now = now or datetime.now(UTC)
     folder = root / REPORTS
     path = folder / STATE
-    state = WatchState.parse(read_json(path), str(path)) if path.is_file() else WatchState()
+    state = read_state(root)
     if not (bundle / METADATA).is_file():
         return Look("Waiting", f"no model serves yet: {bundle} does not exist")
     if state.alarm_at is not None and now < state.alarm_at + cooldown:
@@ -106,9 +110,26 @@ def look(
     folder.mkdir(parents=True, exist_ok=True)
     save_figure(drift_figure(reference, batch, result, found.text), folder / PICTURE)
     write_json(folder / RESULT, as_dict(found, rows, precision, settings))
-    new = state.replace(seen_until=last, alarm_at=now if result.drifted else state.alarm_at)
+    new = state.replace(seen_until=last)
+    if result.drifted:
+        new = new.replace(alarm_at=now, untold=found.text)
     write_json(path, new.model_dump(mode="json"))
     return found
+
+
+def read_state(root: Path) -> WatchState:
+    """What earlier looks have decided.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = root / REPORTS / STATE
+    return WatchState.parse(read_json(path), str(path)) if path.is_file() else WatchState()
+
+
+def forget_untold(root: Path) -> None:
+    """People and automations know of the last alarm."""
+    write_json(root / REPORTS / STATE, read_state(root).replace(untold=None).model_dump(mode="json"))
 
 
 def new_rows(log: pd.DataFrame, version: str, since: datetime | None) -> pd.DataFrame:

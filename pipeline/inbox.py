@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from metaldefect.artifacts import atomic_file
+from metaldefect.artifacts import atomic_file, read_json, write_json
 from metaldefect.errors import UserError, printable
 from metaldefect.image_files import is_hidden_name
 from metaldefect.ingest.arrivals import Arrival, Refusal, examine_arrivals, sha256
@@ -24,6 +24,7 @@ from pipeline.temporary import TemporaryFailureError, is_temporary
 
 INBOX = Path("inbox")
 QUARANTINE = Path("quarantine")
+UNTOLD = Path(".dvc/tmp/data.new.json")
 # A file that was written to a moment ago may still be on its way
 SETTLE_SECONDS = 20.0
 LONGEST_WAIT_SECONDS = 600.0
@@ -60,7 +61,8 @@ class Intake:
 def take_in(root: Path, settle: float = SETTLE_SECONDS) -> Intake:
     """Move the inbox's images into the project's data or to quarantine, then `dvc add` and commit the data.
 
-    An interrupted intake is finished by the next one: images leave the inbox only once DVC has them.
+    An interrupted intake is finished by the next one: images leave the inbox only once DVC has them. What it
+    did is written down first, for `untold`: a run that is killed cannot report it.
 
     Args:
         root: the project's folder.
@@ -85,18 +87,61 @@ def take_in(root: Path, settle: float = SETTLE_SECONDS) -> Intake:
     placed = {refusal.path: target / refusal.path.relative_to(inbox) for refusal in refusals}
     placed = {path: there for path, there in placed.items() if is_placed(path, there)}
     added = [place(arrival, target) for arrival in arrivals]
-    if (added or placed) and track(root, target, len(added) + len(placed)):
+    earlier = untold(root)
+    note_untold(root, earlier, [named(root, path) for path in added])
+    if added or placed:
+        if not track(root, target, len(added) + len(placed)):  # the interrupted intake came as far as git
+            placed = {path: there for path, there in placed.items() if named(root, there) in earlier.added}
         added += placed.values()
         done = [refusal for refusal in refusals if refusal.path in placed]
         refusals = [refusal for refusal in refusals if refusal.path not in placed]
         remove(*(each.path for each in arrivals), *(each.mask for each in arrivals))
         remove(*(each.path for each in done), *(each.mask for each in done))
-    refused = [quarantine(root, inbox, refusal) for refusal in refusals]
-    left = [path for path in ages if path.is_file() and path not in young and path.suffix.lower() != TABLE]
-    refused += [quarantine(root, inbox, Refusal(path, UNNAMED)) for path in left]
+    going = {refusal.path for refusal in refusals} | {refusal.mask for refusal in refusals}
+    left = [path for path in ages if path.is_file() and path not in young | going]
+    refusals = [
+        *refusals,
+        *(Refusal(path, UNNAMED) for path in left if path.suffix.lower() != TABLE),
+    ]
+    names = [named(root, path) for path in added]
+    reasons = [(printable(named(inbox, refusal.path)), printable(refusal.reason)) for refusal in refusals]
+    note_untold(root, earlier, names, reasons)
+    for refusal in refusals:
+        quarantine(root, inbox, refusal)
     if all(path.suffix.lower() == TABLE for path in visible_files(inbox)):
         remove(*visible_files(inbox))  # their images are in the data now
-    return Intake([path.relative_to(root).as_posix() for path in added], refused, len(young))
+    return Intake(names, reasons, len(young))
+
+
+def named(root: Path, path: Path) -> str:
+    """A path below a folder, with slashes."""
+    return path.relative_to(root).as_posix()
+
+
+def untold(root: Path) -> Intake:
+    """What the looks since the last `forget_untold` did."""
+    path = root / UNTOLD
+    if not path.is_file():
+        return Intake()
+    content = read_json(path)
+    return Intake(content["added"], [(name, reason) for name, reason in content["refused"]])
+
+
+def note_untold(
+    root: Path, earlier: Intake, added: Sequence[str], refused: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Write down what a look does, beside what nobody has been told of before."""
+    if added or refused:
+        content = {
+            "added": list(dict.fromkeys([*earlier.added, *added])),
+            "refused": list(dict.fromkeys([*earlier.refused, *refused])),
+        }
+        write_json(root / UNTOLD, content)
+
+
+def forget_untold(root: Path) -> None:
+    """People and automations know."""
+    (root / UNTOLD).unlink(missing_ok=True)
 
 
 def age(path: Path) -> float:
@@ -215,7 +260,7 @@ def run(root: Path, command: list[str]) -> None:
     raise TemporaryFailureError(text) if is_temporary(done.returncode, output) else UserError(text)
 
 
-def quarantine(root: Path, inbox: Path, refusal: Refusal) -> tuple[str, str]:
+def quarantine(root: Path, inbox: Path, refusal: Refusal) -> None:
     """Move a file and its mask to today's quarantine, with the reason in a text file beside it."""
     name = refusal.path.relative_to(inbox)
     folder = root / QUARANTINE / datetime.now(UTC).strftime("%Y-%m-%d")
@@ -231,7 +276,6 @@ def quarantine(root: Path, inbox: Path, refusal: Refusal) -> tuple[str, str]:
         mask.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(refusal.mask, mask)
     target.with_name(target.name + REASON).write_text(f"{refusal.reason}\n", encoding="utf-8")
-    return printable(name.as_posix()), printable(refusal.reason)
 
 
 def remove(*paths: Path | None) -> None:

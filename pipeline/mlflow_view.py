@@ -1,20 +1,27 @@
-"""`python -m pipeline.mlflow_view`: the link to MLflow's list of pipeline runs with the headline columns.
+"""`python -m pipeline.mlflow_view`: links to MLflow's pages about the pipeline runs.
 
-MLflow opens in its GenAI mode with an empty page, and its list of runs shows no metric. A view stored with
-the experiment, as the page's own Share button makes it, has the columns, the order and the filter.
+- The list of runs with the headline columns. MLflow opens in its GenAI mode with an empty page, and its list
+  of runs shows no metric. A view stored with the experiment, as the page's own Share button makes it, has the
+  columns, the order and the filter.
+- What serves beside the last runs, on MLflow's page that compares runs.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from urllib.parse import quote
 
+from metaldefect.errors import UserError
+from pipeline.compare import find_runs
 from pipeline.headline import WORDS
 from pipeline.run import EXPERIMENT, connect_tracking
 
 KEY = "headline"
 SERVER = "http://127.0.0.1:5000"
 TAGS = ("verdict", "profile", "git.commit", "data.md5")
+COMPARED = 4  # MLflow's page gives each run a column; more do not fit on a screen
 PARENTS = "tags.profile != ''"  # only the parents of stages have this tag
 
 
@@ -41,5 +48,35 @@ def store_view() -> str:
     return f"/#/experiments/{experiment.experiment_id}/runs?{query}"
 
 
+def comparison(root: Path, last: int = COMPARED) -> str | None:
+    """The link to the page that compares the champion's run with the last ones, after the server's address.
+
+    Args:
+        root: the project's folder.
+        last: how many of the last finished runs to compare.
+
+    Returns:
+        None if there are no two runs yet.
+    """
+    try:
+        runs = [row.run_id for row in find_runs(root, last)]
+    except UserError:
+        return None
+    if len(runs) < 2:
+        return None
+    import mlflow
+
+    experiment = mlflow.MlflowClient().get_run(runs[0]).info.experiment_id
+    return f"/#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+
+
+def links(root: Path, server: str = SERVER) -> list[str]:
+    """One line per page: what it shows, and its address."""
+    lines = [f"MLflow, all runs: {server}{store_view()}"]
+    if (compared := comparison(root)) is not None:
+        lines.append(f"MLflow, what serves and the last runs: {server}{compared}")
+    return lines
+
+
 if __name__ == "__main__":
-    print(f"{sys.argv[1] if len(sys.argv) > 1 else SERVER}{store_view()}")
+    print("\n".join(links(Path(), *sys.argv[1:2])))

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.message import EmailMessage
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -99,7 +100,7 @@ def notify(title: str, text: str = "", level: Level = "info", root: Path | str =
     for channel, send in (("webhook", send_webhook), ("e-mail", send_email)):
         try:
             send(settings, title, text, level)
-        except (OSError, smtplib.SMTPException, ValueError) as error:
+        except (OSError, HTTPException, smtplib.SMTPException, ValueError) as error:
             failures.append(f"{channel}: {error}")
             append(log, "error", f"not sent by {channel}", f"{title}: {error}")
     return failures

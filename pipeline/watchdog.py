@@ -9,10 +9,12 @@ import base64
 import json
 import os
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +62,18 @@ def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     """The answer of Prefect's API: a GET, or a POST with a JSON body.
 
     Raises:
-        OSError: it does not answer, or refuses.
+        OSError: it does not answer, refuses, or ends in the middle of its answer.
     """
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
     request = urllib.request.Request(f"{api}{path}", data, headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-        text = answer.read()
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            text = answer.read()
+    except HTTPException as error:  # of a server that was killed meanwhile; it is no OSError
+        raise OSError(f"its answer is broken: {error!r}") from error
     return json.loads(text) if text else None
 
 
@@ -254,7 +259,10 @@ def recent(reported: Mapping[str, datetime], now: datetime) -> dict[str, datetim
 
 
 def watch(root: Path, api: str, seconds: float) -> None:
-    """Look every so many seconds, the first time after one such pause, for ever."""
+    """Look every so many seconds, the first time after one such pause, for ever; a look may fail."""
     while True:
         time.sleep(seconds)
-        watch_once(root, api)
+        try:
+            watch_once(root, api)
+        except Exception:  # nobody would notice that the watchdog is gone
+            traceback.print_exc()

@@ -119,9 +119,21 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "metaldefect-" in line] == []
 
 
-def test_the_service_follows_the_champion_in_the_precision_that_the_gate_compares() -> None:
-    text = (ROOT / "deploy/systemd/metaldefect-service.service").read_text()
-    words = re.search(r"^ExecStart=(.*)$", text, re.MULTILINE)[1].split()  # type: ignore[index]
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("deploy/systemd/metaldefect-service.service", r"^ExecStart=.*/(metaldefect serve .*)$"),
+        ("pipeline/project/README.md.j2", r"^(metaldefect serve .*)$"),
+    ],
+)
+def test_the_service_follows_the_champion_in_the_precision_that_the_gate_compares(
+    file: str, command: str
+) -> None:
+    (line,) = re.findall(command, (ROOT / file).read_text(), re.MULTILINE)
+    words = line.split()
+    known = get_command(app).commands["serve"].params  # type: ignore[attr-defined]
+    assert {word for word in words if word.startswith("--")} <= {name for one in known for name in one.opts}
+    assert {"--log", "--keep-frames"} <= set(words)
     assert "--follow" in words  # else a promoted detector waits for a restart
     assert words[words.index("--model") + 1] == str(CHAMPION)
     precision = load_params(ROOT / "params.yaml").gate.precision

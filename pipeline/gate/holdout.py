@@ -42,24 +42,63 @@ def freeze(source: Path, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the test split does not hold both good and defective images.
     """
-    provider = RealDatasetProvider(source)
-    labels = Counter(provider.test().labels)
+    with atomic_directory(folder) as new:
+        card = copy_test_split(source, new)
+        # A kill from here on leaves no card, so `ensure` finishes the work; an old card would contradict
+        card_path(folder).unlink(missing_ok=True)
+    write_json(card_path(folder), card)
+    return card
+
+
+def ensure(source: Path, folder: Path) -> dict[str, Any] | None:
+    """Make the holdout unless it is there; never replace the images that its card names.
+
+    Args:
+        source: a prepared dataset, such as `data/merged/inspection`.
+        folder: the holdout's folder.
+
+    Returns:
+        The card if the folder was made, else None.
+
+    Raises:
+        UserError: the card names other images than the test split of `source`, or that split does not hold
+            both good and defective images.
+    """
+    if not card_path(folder).is_file():
+        return freeze(source, folder)
+    if folder.is_dir():
+        return None
+    card: dict[str, Any] = read_json(card_path(folder))
+    with atomic_directory(folder) as new:
+        if copy_test_split(source, new)["sha256"] != card["sha256"]:
+            raise UserError(
+                f"{folder} is missing, and today's test split is another than {card_path(folder).name} names:"
+                " copy the folder from a backup or another machine. To compare on today's test images from"
+                " now on, type `metaldefect holdout`"
+            )
+    return card
+
+
+def copy_test_split(source: Path, new: Path) -> dict[str, Any]:
+    """Copy the test split of a prepared dataset into an empty folder; returns the card of the copy.
+
+    Raises:
+        UserError: the test split does not hold both good and defective images.
+    """
+    labels = Counter(RealDatasetProvider(source).test().labels)
     if len(labels) < 2 or "good" not in labels:
         raise UserError(
             f"{source} has {dict(labels) or 'no'} test images: comparing detectors takes good and defective"
             " ones. Add some and run the pipeline again"
         )
-    with atomic_directory(folder) as new:
-        for part in ("test", "ground_truth"):
-            if (source / part).is_dir():
-                shutil.copytree(source / part, new / part)
-        shutil.copy2(source / LEVELS, new / LEVELS)
-        scenes = read_scenes(source)
-        write_scenes(new, {path: scene for path, scene in scenes.items() if path.startswith(TEST)})
-        files = content_of(new)
-    card = {"images": dict(sorted(labels.items())), "sha256": digest(files), "files": files}
-    write_json(card_path(folder), card)
-    return card
+    for part in ("test", "ground_truth"):
+        if (source / part).is_dir():
+            shutil.copytree(source / part, new / part)
+    shutil.copy2(source / LEVELS, new / LEVELS)
+    scenes = read_scenes(source)
+    write_scenes(new, {path: scene for path, scene in scenes.items() if path.startswith(TEST)})
+    files = content_of(new)
+    return {"images": dict(sorted(labels.items())), "sha256": digest(files), "files": files}
 
 
 def content_of(folder: Path) -> dict[str, str]:

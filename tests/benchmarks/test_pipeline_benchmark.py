@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pipeline import FIGURES, PICTURES, collect, copy_pictures, run_profile, workspace
+from benchmarks.pipeline import (
+    FIGURES,
+    PICTURES,
+    collect,
+    copy_pictures,
+    run_profile,
+    time_noop_flow,
+    workspace,
+)
 from benchmarks.results import Interval
 from metaldefect.errors import UserError
 
@@ -121,6 +129,31 @@ def test_a_failed_run_is_an_error_and_gives_no_result(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("repro:\n\tfalse\n")
     with pytest.raises(SystemExit, match="repro PROFILE=tiny failed"):
         run_profile(tmp_path, "tiny")
+
+
+STUB = """\
+import os, sys, time
+from pathlib import Path
+
+def prepare(root):
+    time.sleep(5)
+    (Path(root) / "database").touch()
+
+if __name__ == "__main__":
+    assert Path("database").exists(), "made before"
+    time.sleep(1)
+    sys.exit(Path("broken").exists())
+"""
+
+
+def test_a_flow_with_nothing_to_do_is_timed_without_its_first_preparations(tmp_path: Path) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows/__init__.py").touch()
+    (tmp_path / "flows/run.py").write_text(STUB)
+    assert 1 <= time_noop_flow(tmp_path) < 5
+    (tmp_path / "broken").touch()
+    with pytest.raises(SystemExit, match=r"-m flows\.run failed with status 1"):
+        time_noop_flow(tmp_path)
 
 
 def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> None:

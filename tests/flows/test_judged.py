@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.judged import inputs_md5, remember_verdict, why_not_again
+from flows.judged import carried_out_untold, inputs_md5, judge, note_pending, remember_verdict, why_not_again
 from metaldefect.artifacts import write_json
-from pipeline.champion import BUNDLES, CHAMPION, point
+from pipeline.champion import BUNDLES, CHALLENGER, CHAMPION, point, remember
 
 HOLDOUT = "data/holdout.json"
+DATE = "2026-01-01-030000"
 
 
 def verdict(name: str, challenger: str | None = "new") -> dict[str, Any]:
@@ -51,13 +52,13 @@ def serve(root: Path, version: str) -> None:
 )
 def test_nothing_new_is_said_in_one_sentence(project: Path, name: str, serves: str, said: str) -> None:
     assert why_not_again(project, "inputs") is None
-    remember_verdict(project, "2026-01-01-030000", "inputs", verdict(name))
+    remember_verdict(project, judge(DATE, "inputs", verdict(name)))
     serve(project, serves)
-    assert why_not_again(project, "inputs") == f"no new data, settings or code since 2026-01-01-030000{said}"
+    assert why_not_again(project, "inputs") == f"no new data, settings or code since {DATE}{said}"
 
 
 def test_new_inputs_another_holdout_or_another_champion_are_judged(project: Path) -> None:
-    remember_verdict(project, "2026-01-01-030000", "inputs", verdict("REJECT", None))
+    remember_verdict(project, judge(DATE, "inputs", verdict("REJECT", None)))
     assert why_not_again(project, "inputs") is not None
     assert why_not_again(project, "others") is None
     serve(project, "a worse one")
@@ -65,6 +66,26 @@ def test_new_inputs_another_holdout_or_another_champion_are_judged(project: Path
     serve(project, "old")
     write_json(project / HOLDOUT, {"sha256": "other images"})
     assert why_not_again(project, "inputs") is None
+
+
+def test_a_verdict_is_untold_only_if_it_was_carried_out(project: Path) -> None:
+    assert carried_out_untold(project) is None
+    for name in ("PROMOTE", "HOLD"):
+        judged = judge(DATE, "inputs", verdict(name))
+        note_pending(project, judged)
+        assert carried_out_untold(project) is None, "killed before: the next run judges again"
+        link = CHAMPION if name == "PROMOTE" else CHALLENGER
+        (project / BUNDLES / "new").mkdir(parents=True, exist_ok=True)
+        point(project, link, project / BUNDLES / "new")
+        assert carried_out_untold(project) == judged
+        serve(project, "old")
+    judged = judge(DATE, "inputs", verdict("PROMOTE"))
+    note_pending(project, judged)
+    assert carried_out_untold(project) is None
+    remember(project, {"version": "new", "branch": f"retrain/{DATE}"})  # and rolled back since
+    assert carried_out_untold(project) == judged
+    note_pending(project, judge(DATE, "inputs", verdict("REJECT", None)))
+    assert carried_out_untold(project) is not None
 
 
 def test_inputs_are_settings_graph_code_and_raw_data_alone(tmp_path: Path) -> None:

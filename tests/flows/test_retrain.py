@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,18 @@ import pytest
 from benchmarks.toy_project import write_project
 from flows import retrain as flow
 from flows import retries
+from flows.judged import LAST, judge, note_pending
 from flows.lease import LEASE, lease
 from flows.leftovers import clean_up
 from flows.limits import TimeLimit
 from flows.processes import ChildProcesses
-from flows.retrain import Retraining, compare
+from flows.retrain import Retraining, act, compare, push, restore, tell_untold, train_and_decide
 from flows.tracking import ParentRun
 from flows.worktree import FOLDER, add_worktree, commit, git, link_data, remove_worktree, uncommitted
 from metaldefect.artifacts import read_json
+from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
+from pipeline.champion import BUNDLES, CHALLENGER, CHAMPION, current, promote, rollback
 
 STEPS = """\
 import json, os, sys
@@ -83,6 +87,8 @@ def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
     tmp_path: Path, with_database: dict[str, str], planted: dict[str, Path]
 ) -> None:
     project = write_project(tmp_path / "project", planted["good"].parent, with_database, seconds=0)
+    untold = {"verdict": "REJECT", "reason": "of a run that was killed", "challenger": None, "champion": None}
+    note_pending(project, judge("2026-01-01-030000", "other inputs", {**untold, "holdout": {"sha256": "a"}}))
     dvc(project, with_database, "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
     git(project, "commit", "--quiet", "--all", "--message", "a remote")
     steps = ["half_blind", "again", "no_detector", "worse", "again", "too slow"]
@@ -103,7 +109,8 @@ def test_a_retraining_promotes_rejects_and_leaves_what_serves_alone(
     assert "the run's description in MLflow is incomplete: MLflow is away" in done.stdout
     notices = (project / "logs/notices.log").read_text()
     assert "info    retraining: PROMOTE | the first detector: it reaches every floor | " in notices
-    assert "warning retraining: REJECT | " in notices
+    assert notices.count("warning retraining: REJECT | ") == 2
+    assert notices.count("warning retraining: REJECT | of a run that was killed | ") == 1
     assert again[1] == "Unchanged"
     assert again[2].endswith(f": champion {first[3]} is up to date")
     assert again[3] == first[3]
@@ -145,6 +152,127 @@ def test_a_gate_that_was_killed_is_tried_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(retries, "DELAYS", [0])
     run = Retraining(tmp_path, tmp_path, "retrain/now", reports, TimeLimit.start("retrain", 1))
     assert compare.fn(run, ParentRun({})) == {"verdict": "HOLD"}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Retraining:
+    """A retraining whose time is over, outside a flow; MLflow is not asked."""
+    monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(flow, "follow", lambda _root: None)
+    limit = TimeLimit.start("retrain", 0)
+    return Retraining(tmp_path, tmp_path / "tree", "retrain/now", tmp_path / "reports", limit)
+
+
+def write_bundle(folder: Path, content: str) -> str:
+    """The version of a made-up bundle."""
+    folder.mkdir(parents=True)
+    (folder / "metadata.json").write_text(json.dumps({"content": content}))
+    return bundle_version(folder)
+
+
+@pytest.mark.parametrize("change", ["rolled back", "nothing serves any more"])
+def test_a_champion_that_was_not_compared_is_not_replaced(run: Retraining, change: str) -> None:
+    older, compared = (write_bundle(run.root / name, name) for name in ("older", "compared"))
+    challenger = write_bundle(run.tree / "models/openvino", "challenger")
+    for name in ("older", "compared"):
+        promote(run.root, run.root / name, {})
+    verdict = {
+        "verdict": "PROMOTE",
+        "reason": "made up",
+        "champion": {"version": compared},
+        "challenger": {"version": challenger},
+    }
+    if change == "rolled back":
+        rollback(run.root)
+    else:
+        (run.root / CHAMPION).unlink()
+    before = current(run.root)
+    with pytest.raises(
+        UserError,
+        match=f"another detector serves since the comparison .{compared} then, .*: run retrain again",
+    ):
+        act.fn(run, verdict)
+    assert current(run.root) == before
+    assert current(run.root, CHALLENGER) == run.root / BUNDLES / challenger
+
+    verdict["champion"] = {"version": older} if change == "rolled back" else None
+    act.fn(run, verdict)
+    assert current(run.root) == run.root / BUNDLES / challenger
+    act.fn(run, verdict)  # it serves already: somebody promoted it by hand
+
+
+def test_a_verdict_whose_run_died_before_it_was_told_is_told_by_the_next(
+    run: Retraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = {
+        "verdict": "REJECT",
+        "reason": "made up",
+        "champion": None,
+        "challenger": None,
+        "holdout": {"sha256": "images"},
+    }
+    events: list[str] = []
+
+    def dies(**_event: object) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def no_parent(*_arguments: object) -> Iterator[ParentRun]:
+        yield ParentRun({})
+
+    for name in ("restore", "train", "record", "commit_branch", "wait_for_server"):
+        monkeypatch.setattr(flow, name, lambda *_arguments: None)
+    monkeypatch.setattr(flow, "parent_run", no_parent)
+    monkeypatch.setattr(flow, "inputs_md5", lambda _tree: "inputs")
+    monkeypatch.setattr(flow, "compare", lambda *_arguments: verdict)
+    monkeypatch.setattr(flow, "act", act.fn)
+    monkeypatch.setattr(flow, "emit_event", dies)
+    write_bundle(run.tree / "models/openvino", "challenger")
+    with pytest.raises(KeyboardInterrupt):
+        train_and_decide(run, None, "flow run")
+
+    monkeypatch.setattr(flow, "emit_event", lambda **event: events.append(event["payload"]["branch"]))
+    for _ in range(2):
+        tell_untold(run.root)
+    assert events == ["retrain/now"]
+    assert read_json(run.root / LAST)["reason"] == "made up"
+
+
+FAKE_DVC = """\
+import sys, time
+if sys.argv[1] == "config":
+    print("core.remote=store\\nremote.store.url=s3://nowhere")
+elif {hangs}:
+    time.sleep(300)
+else:
+    sys.exit("ERROR: no route to host")
+"""
+
+
+@pytest.mark.parametrize(
+    ("hangs", "said"),
+    [(True, "did not end within 2 s"), (False, "failed: ERROR: no route to host")],
+)
+def test_a_remote_that_hangs_or_fails_ends_within_the_limit_and_says_what_to_type(
+    run: Retraining,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hangs: bool,
+    said: str,
+) -> None:
+    (run.tree / "dvc").mkdir(parents=True)
+    (run.tree / "dvc/__init__.py").touch()
+    (run.tree / "dvc/__main__.py").write_text(FAKE_DVC.format(hangs=hangs))
+    monkeypatch.setattr(flow, "child_environment", lambda _parent: {"PYTHONPATH": str(run.tree)})
+    monkeypatch.setattr(flow, "LEAST_SECONDS", 2.0)
+    start = time.monotonic()
+    restore.fn(run)
+    push.fn(run)
+    assert time.monotonic() - start < 60
+    assert [record.getMessage() for record in caplog.records] == [
+        f"dvc checkout {said}: stages whose outs are missing run again",
+        f"dvc push {said}; type it again later: `dvc push --run-cache --all-branches`",
+    ]
 
 
 def dvc(folder: Path, environment: dict[str, str], *arguments: str) -> str:

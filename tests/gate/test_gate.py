@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.bundle import METADATA
 from metaldefect.errors import UserError
+from pipeline.champion_cli import app
 from pipeline.gate.figure import refusal_figure
-from pipeline.gate.holdout import accept, card_path, freeze, leaks
+from pipeline.gate.holdout import accept, card_path, content_of, ensure, freeze, leaks, read_holdout
 from pipeline.gate.measure import measure
 from pipeline.gate.run import run_gate
 from pipeline.gate.settings import Gate
@@ -194,6 +196,65 @@ def test_a_holdout_that_changed_gives_no_verdict(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_lost_holdout_is_made_again_only_from_the_same_images(
+    planted: dict[str, Path], tmp_path: Path
+) -> None:
+    inspection = tmp_path / "inspection"
+    shutil.copytree(planted["inspection"], inspection)
+    folder = tmp_path / "holdout"
+    card = ensure(inspection, folder)
+    locked = card_path(folder).read_bytes()
+    assert ensure(inspection, folder) is None
+    shutil.rmtree(folder)
+    assert ensure(inspection, folder) == card
+    assert content_of(folder) == read_json(card_path(folder))["files"]
+
+    shutil.rmtree(folder)
+    image = next((inspection / "test/good").iterdir())
+    Image.new("L", (8, 8)).save(image)
+    with pytest.raises(UserError, match=r"holdout is missing, .* copy the folder from a backup"):
+        ensure(inspection, folder)
+    assert not folder.exists()
+    assert card_path(folder).read_bytes() == locked
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_freeze_that_was_killed_before_its_card_is_finished_by_the_next_gate(
+    planted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+) -> None:
+    inspection = tmp_path / "inspection"
+    shutil.copytree(planted["inspection"], inspection)
+    folder = tmp_path / "holdout"
+    if existed:
+        freeze(inspection, folder)
+        Image.new("L", (8, 8)).save(next((inspection / "test/good").iterdir()))
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.gate.holdout.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            freeze(inspection, folder)
+    assert folder.is_dir()
+    ensure(inspection, folder)
+    images, _ = read_holdout(folder)
+    assert len(images) == len(list((inspection / "test").rglob("*.png")))
+
+
+def test_the_gate_does_not_lock_other_images_in_silence(planted: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(planted["inspection"], tmp_path / "inspection")
+    folder = tmp_path / "data/holdout"
+    freeze(planted["inspection"], folder)
+    shutil.rmtree(folder)
+    Image.new("L", (8, 8)).save(next((tmp_path / "inspection/test/good").iterdir()))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = ["gate", "--root", str(tmp_path), "--training", "inspection"]
+    done = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
+    assert isinstance(done.exception, UserError)
+    assert "today's test split is another" in str(done.exception)
+
+
 def test_a_challenger_that_learnt_from_the_holdout_is_rejected(
     judge: Any, planted: dict[str, Path], holdout: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import socket
 import sqlite3
@@ -12,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 from metaldefect.errors import UserError
 from metaldefect.tokenizer.perceptual import provide_backbone
 from pipeline import doctor
+from pipeline.deployment import Background
 
 
 def lines(findings: object) -> list[str]:
@@ -178,6 +181,19 @@ def test_a_prefect_server_that_answers_is_ok(monkeypatch: pytest.MonkeyPatch, tm
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
         (finding,) = lines(doctor.check_prefect(tmp_path))
     assert finding.startswith("ok   Prefect server: ")
+
+
+def test_a_watchdog_that_has_ended_fails_until_it_runs_again(tmp_path: Path) -> None:
+    assert lines(doctor.check_watchdog(tmp_path)) == []
+    watchdog = Background(tmp_path, "watchdog")
+    watchdog.record.parent.mkdir()
+    own = psutil.Process()
+    watchdog.record.write_text(json.dumps({"pid": own.pid, "started": own.create_time() - 3600}))
+    (finding,) = lines(doctor.check_watchdog(tmp_path))
+    assert finding.startswith("FAIL watchdog: it has ended")
+    assert "type `metaldefect deploy`" in finding
+    watchdog.record.write_text(json.dumps({"pid": own.pid, "started": own.create_time()}))
+    assert lines(doctor.check_watchdog(tmp_path)) == [f"ok   watchdog: process {own.pid}"]
 
 
 def test_command_exits_with_1_on_a_failure_and_never_imports_torch(

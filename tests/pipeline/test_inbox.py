@@ -15,7 +15,7 @@ from PIL import Image
 
 from metaldefect.errors import UserError
 from pipeline import inbox as module
-from pipeline.inbox import take_in
+from pipeline.inbox import forget_untold, take_in, untold
 from pipeline.temporary import TemporaryFailureError, is_temporary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,9 +210,32 @@ def test_dvc_has_the_data_before_the_inbox_loses_them(
         check=True,
     )
     assert log.stdout.split("\n\n") == ["1 image from the inbox", "data/.gitignore\ndata/raw.dvc\n"]
+    forget_untold(repository)
     picture(repository / "inbox/good/a.png", 2)
     again = take_in(repository, settle=0)
     assert (again.added, again.refused[0][1]) == ([], "the same file is in the data already, as good/a.png")
+
+
+def test_an_intake_that_was_killed_after_its_commit_is_finished_and_told(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(repository / "inbox/good/a.png", 2)
+    real = module.track
+
+    def killed(root: Path, target: Path, count: int) -> bool:
+        real(root, target, count)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "track", killed)
+        with pytest.raises(KeyboardInterrupt):
+            take_in(repository, settle=0)
+    assert untold(repository).added == ["data/raw/good/a.png"]
+    picture(repository / "inbox/loose.png", 3)
+    intake = take_in(repository, settle=0)
+    assert intake.added == ["data/raw/good/a.png"]
+    assert [name for name, _ in intake.refused] == ["loose.png"]
+    assert untold(repository) == intake
 
 
 def test_a_lock_that_a_killed_git_left_loses_no_image(

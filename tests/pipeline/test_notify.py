@@ -46,6 +46,14 @@ class Hook(BaseHTTPRequestHandler):
         pass
 
 
+class BrokenHook(socketserver.StreamRequestHandler):
+    """A proxy that speaks no HTTP."""
+
+    def handle(self) -> None:
+        self.connection.recv(65536)
+        self.wfile.write(b"nonsense\r\n\r\n")
+
+
 class Mailbox(socketserver.StreamRequestHandler):
     """As much of RFC 5321 as one mail needs."""
 
@@ -81,6 +89,15 @@ def test_a_webhook_receives_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert notify("PROMOTE", "0.98 over 0.95", root=tmp_path) == []
     (content,) = Hook.received
     assert (content["text"], content["level"]) == ("PROMOTE\n0.98 over 0.95", "info")
+
+
+def test_a_webhook_that_answers_nonsense_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(socketserver.TCPServer(("127.0.0.1", 0), BrokenHook)) as port:
+        monkeypatch.setenv("METALDEFECT_NOTIFY_WEBHOOK", f"http://127.0.0.1:{port}/hook")
+        (failure,) = notify("PROMOTE", "0.98 over 0.95", root=tmp_path)
+    assert failure.startswith("webhook: nonsense")
 
 
 def test_an_e_mail_has_recipients_and_a_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

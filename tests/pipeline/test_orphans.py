@@ -31,7 +31,7 @@ time.sleep(300)
 """
 PLANT = Path("/plant")
 LOCAL = "http://127.0.0.1:4200/api"
-NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def start_owner(
@@ -113,7 +113,7 @@ class Prefect:
 
 
 def run(
-    name: str, state: str, pid: int | None, parent: str | None = None, age: float = 600
+    name: str, state: str, pid: int | None, parent: str | None = None, at: datetime = LONG_AGO
 ) -> dict[str, Any]:
     return {
         "id": name,
@@ -123,7 +123,7 @@ def run(
         "state": {
             "type": state,
             "name": state.title(),
-            "timestamp": (NOW - timedelta(seconds=age)).isoformat(),
+            "timestamp": at.isoformat(),
         },
     }
 
@@ -133,31 +133,38 @@ def test_runs_without_a_process_are_crashed_or_wait_again(monkeypatch: pytest.Mo
     other = subprocess.Popen(["sleep", "60"])  # the id was given to another program
     ended = subprocess.Popen(["true"])
     ended.wait()
+    started = datetime.fromtimestamp(psutil.Process(living.pid).create_time(), UTC)
     api = Prefect(
         [
-            run("living", "RUNNING", living.pid),
+            run("living", "RUNNING", living.pid, at=started),
+            run("starting", "PENDING", living.pid, at=started - timedelta(seconds=50)),
+            run("of before the reboot", "RUNNING", living.pid, at=started - timedelta(seconds=10)),
+            run("taken before the reboot", "PENDING", living.pid, at=started - timedelta(seconds=70)),
             run("killed", "RUNNING", ended.pid),
             run("its pipeline", "RUNNING", None, parent="killed"),
-            run("replaced", "CANCELLING", other.pid),
+            run("replaced", "CANCELLING", other.pid, at=started + timedelta(seconds=5)),
             run("never started", "PENDING", None),
-            run("about to start", "PENDING", None, age=5),
+            run("about to start", "PENDING", None, at=started - timedelta(seconds=50)),
         ]
     )
     monkeypatch.setattr(dead_flow_runs, "call", api.call)
     try:
-        said = close_dead_flow_runs(PLANT, LOCAL, NOW)
+        said = close_dead_flow_runs(PLANT, LOCAL, started + timedelta(seconds=1))
     finally:
         for process in (living, other):
             process.kill()
             process.wait()
     assert api.told == {
+        "of before the reboot": ("Crashed", True),
+        "taken before the reboot": ("Scheduled", True),
         "killed": ("Crashed", True),
         "its pipeline": ("Crashed", True),
         "replaced": ("Crashed", True),
         "never started": ("Scheduled", True),
     }
-    assert said[0] == "killed is Crashed, no longer Running"
-    assert close_dead_flow_runs(PLANT, "http://prefect.plant.example/api", NOW) == [], (
+    assert said[0] == "of before the reboot is Crashed, no longer Running"
+    assert said[2] == "killed is Crashed, no longer Running"
+    assert close_dead_flow_runs(PLANT, "http://prefect.plant.example/api", started) == [], (
         "process ids of another machine"
     )
 

@@ -98,6 +98,10 @@ def test_versions_aliases_and_a_copied_project(
     monkeypatch.chdir(copied)
     connect_tracking()
     loaded = mlflow.pyfunc.load_model(f"models:/{DETECTOR}@champion")
+    signature = loaded.metadata.signature
+    (frames,) = signature.inputs.to_dict()
+    assert frames["tensor-spec"] == {"dtype": "uint8", "shape": (-1, -1, -1)}
+    assert signature.outputs.input_dict().keys() == {"score", "is_anomalous"}
     expected = Detector.load(planted["half_blind"], "fp32").predict_batch(list(FRAMES))
     found = loaded.predict(FRAMES)
     np.testing.assert_allclose(found["score"], [item.score for item in expected], atol=1e-5)

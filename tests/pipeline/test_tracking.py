@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ def test_a_stage_logs_its_data_as_datasets_and_where_they_come_from(project: Pat
 
 
 def test_the_parent_carries_what_runs_are_compared_by(project: Path, params: Params) -> None:
+    Path("reports").mkdir()
+    Path("reports/index.html").write_text("the report")
     with tracked("merge", params) as run:
         pass
     describe_parent(run.parent_id)
@@ -102,7 +105,23 @@ def test_the_parent_carries_what_runs_are_compared_by(project: Path, params: Par
     assert listing == sorted(listing)
     assert found.data.tags["environment.md5"] == hashlib.md5("\n".join(listing).encode()).hexdigest()
     names = {item.path for item in mlflow.MlflowClient().list_artifacts(run.parent_id)}
-    assert names == {"dvc.lock", "params.yaml", "environment.txt"}
+    assert names == {"dvc.lock", "params.yaml", "environment.txt", "index.html"}
+    assert mlflow.artifacts.load_text(f"runs:/{run.parent_id}/index.html") == "the report"
+
+
+def test_a_stage_logs_what_it_needs_of_the_machine(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with tracked("merge", params) as run:
+        until = time.monotonic() + 60
+        while not (found := system_metrics(run.run_id)) and time.monotonic() < until:
+            time.sleep(0.2)
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= found
+
+
+def system_metrics(run_id: str) -> set[str]:
+    return {name for name in mlflow.MlflowClient().get_run(run_id).data.metrics if name.startswith("system/")}
 
 
 def test_the_store_is_where_the_environment_says(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.watchdog import find_trouble, watch_once
+from pipeline.watchdog import call, find_trouble, watch, watch_once
 
 NOW = datetime(2026, 11, 2, 3, 30, tzinfo=UTC)
 DEPLOYMENT = {
@@ -34,6 +34,7 @@ class FakeServer(ThreadingHTTPServer):
         self.blocked: list[dict[str, Any]] = []
         self.authorization: str | None = None
         self.is_busy = False
+        self.is_killed = False
         self.failed: list[dict[str, Any]] = []
         self.planned: list[dict[str, Any]] = [{"id": "r1"}]
         self.asked: list[dict[str, Any]] = []
@@ -68,6 +69,12 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
     def reply(self, body: dict[str, Any]) -> None:
+        if self.server.is_killed and self.path != "/api/health":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"[{}")
+            return
         if self.server.is_busy and "end_time" in body.get("flow_runs", {}):
             self.send_error(503)
             return
@@ -194,6 +201,28 @@ def test_a_failed_run_is_reported_with_its_cause_and_not_every_five_minutes(
         watch_once(tmp_path, server.api, NOW + timedelta(minutes=minute + 1))
     assert notices(tmp_path) == ["error   retrain failed | merge: 1 file cannot be used"]
     assert server.asked[-1]["flow_runs"]["end_time"] == {"after_": "2026-11-02T03:36:00+00:00"}
+
+
+def test_a_server_that_is_killed_in_mid_answer_is_reported(server: FakeServer, tmp_path: Path) -> None:
+    server.is_killed = True
+    (trouble,) = watch_once(tmp_path, server.api, NOW)
+    assert trouble.startswith(f"the Prefect server at {server.api} refuses to answer: its answer is broken: ")
+    with pytest.raises(OSError, match="IncompleteRead"):
+        call(server.api, "/deployments/filter", {})
+
+
+def test_a_look_that_fails_is_followed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter([ZeroDivisionError("a surprise"), KeyboardInterrupt()])
+
+    def fails(*_arguments: object) -> None:
+        raise next(looks)
+
+    monkeypatch.setattr("pipeline.watchdog.watch_once", fails)
+    with pytest.raises(KeyboardInterrupt):
+        watch(tmp_path, "http://127.0.0.1:9/api", 0)
+    assert "ZeroDivisionError: a surprise" in capsys.readouterr().err
 
 
 def test_a_server_that_is_busy_does_not_end_the_watchdog(server: FakeServer, tmp_path: Path) -> None:
