@@ -460,6 +460,7 @@ def test_what_is_wrong_is_named(
     write_png(tmp_path / "empty.png", np.zeros(SIZE, np.uint8))
     write_png(tmp_path / "small.png", np.zeros((9, 9), np.uint8))
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "link").symlink_to(photos / "line 2")
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"method": "drawn"}, r"models/vq does not exist: .*`make repro` trains them.*--method transplant"),
         ({"images": tmp_path / "nothing"}, "holds no image"),
@@ -482,6 +483,13 @@ def test_what_is_wrong_is_named(
         ({"output": photos / "out"}, "lies inside --images"),
         ({"masks": tmp_path}, "lies inside --masks"),
         ({"defects": None}, "transplant needs defects"),
+        ({"defects": photos / "line 2"}, "--defects .*line 2 lies inside --images .*every file counts"),
+        ({"defects": photos}, "--defects .* lies inside --images"),
+        ({"defect_masks": tmp_path / "link"}, "--defect-masks .*link lies inside --images"),
+        ({"masks": photos / "line 2"}, "--masks .*line 2 lies inside --images"),
+        ({"label": ("blot", "Good")}, "--label Good: 'good' names images without a defect"),
+        ({"label": ("..",)}, r"--label '\.\.' is no class of defects"),
+        ({"label": (".",)}, r"--label '\.' is no class of defects"),
     ):
         with pytest.raises(ValueError, match=message):
             settings(**given)
