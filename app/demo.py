@@ -22,6 +22,7 @@ import gradio as gr
 from app.api import build_endpoints
 from app.card import model_card
 from app.familiar import Familiarity, run_familiarity
+from app.local_files import LocalPage
 from app.paint import build_paint_tab
 from app.results import KEPT_SECONDS
 from app.studio import Studio
@@ -56,7 +57,7 @@ INTRODUCTION = (
 
 def build(studio: Studio, familiarity: Familiarity | None) -> gr.Blocks:
     """Build the page of a finished run."""
-    with gr.Blocks(title=TITLE, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+    with LocalPage(title=TITLE, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Tab("Paint a defect"):
             build_paint_tab(studio, familiarity)
