@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from app.demo import build_without_models, page_of, serve
 from app.familiar import Familiarity
+from app.paint import offered_files
 from app.reading import painted_mask, read_mask_of, read_photograph, read_settings, told
 from app.studio import (
     Settings,
@@ -62,6 +63,21 @@ def test_every_step_of_drawing_becomes_a_frame_with_fewer_unknown_tokens(studio:
     grey = [int((frame == 128).reshape(8, 8, 8, 8).all(axis=(1, 3)).sum()) for frame in drawn.steps]
     assert grey[0] > grey[-1] == 0
     assert drawn.changed.shape == (64, 64)
+
+
+def test_a_drawing_that_nobody_could_see_is_not_offered_as_a_defect(studio: Studio, tmp_path: Path) -> None:
+    drawn = draw_defect(studio, metal(0), MASK, "patches", FAST)._replace(changed=MASK)
+    buttons = offered_files(tmp_path, metal(0), drawn, "patches", FAST)
+    assert [Path(button.value["path"]).name for button in buttons] == [
+        "image.png",
+        "mask.png",
+        "mvtec_patches.zip",
+    ]
+    assert all(button.interactive for button in buttons)
+    invisible = drawn._replace(image=metal(0), changed=np.zeros_like(drawn.changed))
+    buttons = offered_files(tmp_path / "none", metal(0), invisible, "patches", FAST)
+    assert [(button.value, button.interactive) for button in buttons] == [(None, False)] * 3
+    assert not (tmp_path / "none").exists()
 
 
 def test_generated_images_depend_on_their_seed(studio: Studio) -> None:
