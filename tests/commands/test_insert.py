@@ -263,6 +263,8 @@ def test_every_image_can_be_made_again_from_its_row(
     for row in rows.to_dict("records"):
         again = inserting.remake(row).pixels
         assert np.array_equal(again, read_photograph(chosen.output / row["image"]).pixels)
+    with pytest.raises(UserError, match=r"\.png was made by metaldefect 0\.0\.1, and this is \d"):
+        inserting.remake(row | {"version": "0.0.1"})
     if method == "drawn":
         (tmp_path / "maskgit/config.json").write_text((tmp_path / "maskgit/config.json").read_text() + " ")
         with pytest.raises(UserError, match="the maskgit changed since"):
@@ -643,6 +645,8 @@ def test_whole_images_are_drawn_by_the_models(tmp_path: Path) -> None:
             assert image.size == (64, 64)
             assert np.array_equal(drawing.remake(row), np.asarray(image))
         assert len(row["maskgit_sha256"]) == 64
+    with pytest.raises(UserError, match=r"00001\.png was made by metaldefect 0\.0\.1, and this is \d"):
+        drawing.remake(row | {"version": "0.0.1"})
     with pytest.raises(UserError, match=r"vq does not exist: .*--method procedural needs no model"):
         drawing.draw(DrawSettings(label=("patches",), output=tmp_path / "o", tokenizer=tmp_path / "no/vq"))
     unknown = DrawSettings(label=("moth",), output=tmp_path / "o", method="procedural")
