@@ -452,7 +452,7 @@ def test_photographs_without_a_mask_are_counted(
     with pytest.raises(SystemExit) as stop:
         main(["insert", "--label", "blot", *both])
     assert stop.value.code == 0
-    assert "1 photographs of defects have no mask and were not used" in capsys.readouterr().out
+    assert "left out 1 photograph of defects without a mask\n" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_named(
@@ -605,14 +605,15 @@ def test_a_normal_image_that_cannot_be_copied_is_named(
 
 
 def test_an_image_that_cannot_be_read_is_named_after_all_others_are_done(
-    photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_png(tmp_path / "mixed/a.png", normal(3))
     (tmp_path / "mixed/b.png").write_text("no image")
     paths = ["--images", str(tmp_path / "mixed"), "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
         main(["insert", "--label", "scratch", "--method", "procedural", *paths])
-    assert "1 images could not be read and were left out" in str(stop.value.code)
+    assert capsys.readouterr().out.startswith("1 image with 1 defect: ")
+    assert "left out 1 image that cannot be read:\n" in str(stop.value.code)
     assert "b.png: unreadable image" in str(stop.value.code)
     assert len(files_of(tmp_path / "out")) == 2
 
