@@ -25,7 +25,7 @@ from app.familiar import Familiarity, run_familiarity
 from app.local_files import LocalPage
 from app.paint import build_paint_tab
 from app.results import KEPT_SECONDS
-from app.studio import Studio
+from app.studio import Studio, check_finished
 from app.tabs import build_compare_tab, build_generate_tab, build_inspect_tab, build_reconstruct_tab
 from metaldefect.errors import UserError
 
@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
     try:
+        check_finished(args.compare)  # here, because page_of serves a page whatever is missing
         serve(page_of(args.root, args.compare), args.host, args.port)
     except UserError as error:
         sys.exit(f"demo: {error}")
