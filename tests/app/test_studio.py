@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from app.demo import build_without_models, page_of, serve
+from app.demo import build, build_without_models, main, page_of, serve
 from app.familiar import Familiarity
 from app.paint import offered_files
 from app.reading import painted_mask, read_mask_of, read_photograph, read_settings, told
@@ -216,6 +216,33 @@ def test_without_models_the_page_says_what_to_run(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("repro: $(STAMP)\n")
     with pytest.raises(UserError, match="`make repro`"):
         Studio(tmp_path)
+
+
+def test_a_wrong_folder_to_compare_with_ends_the_program(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_page(*_: Any) -> None:
+        raise AssertionError("a page was served")
+
+    monkeypatch.setattr("app.demo.serve", no_page)
+    given = ["--root", str(demo_root), "--compare", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["app.demo", *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    reason = f"{tmp_path} holds no models/openvino: name the folder of a finished run"
+    assert stop.value.code == f"demo: {reason}"
+    with pytest.raises(UserError, match="holds no models/openvino"):
+        Studio(demo_root, (tmp_path,))
+
+
+def test_a_file_that_is_removed_from_its_field_takes_its_results_along(
+    studio: Studio, familiarity: Familiarity | None
+) -> None:
+    functions = {block.fn.__name__: block.fn for block in build(studio, familiarity).fns.values() if block.fn}
+    *shown, download = functions["reconstruct"](None)
+    assert shown == ["", None, None, None, None]
+    assert (download.value, download.interactive) == (None, False)
+    assert functions["inspect"](None, 0.5) == (None, "", None, "")
 
 
 def test_other_machines_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
