@@ -25,6 +25,7 @@ from app.studio import (
     inspect_image,
     visualize_mask_on_image,
 )
+from benchmarks.demo import page_seconds
 from metaldefect.errors import UserError
 from tests.app.conftest import metal
 from tests.coloured import plates, save_coloured_painter
@@ -78,6 +79,13 @@ def test_a_drawing_that_nobody_could_see_is_not_offered_as_a_defect(studio: Stud
     buttons = offered_files(tmp_path / "none", metal(0), invisible, "patches", FAST)
     assert [(button.value, button.interactive) for button in buttons] == [(None, False)] * 3
     assert not (tmp_path / "none").exists()
+
+
+def test_the_benchmark_does_what_a_person_at_the_page_waits_for(demo_root: Path, tmp_path: Path) -> None:
+    image = demo_root / "data/merged/inspection/test/good/000.png"
+    assert page_seconds(demo_root, tmp_path, image, MASK, "patches", draws=1) > 0
+    files = {path.name for path in (tmp_path / "page1").iterdir()}
+    assert files == {"image.png", "mask.png", "unmasking.gif", "mvtec_patches.zip"}
 
 
 def test_generated_images_depend_on_their_seed(studio: Studio) -> None:
