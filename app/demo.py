@@ -22,9 +22,10 @@ import gradio as gr
 from app.api import build_endpoints
 from app.card import model_card
 from app.familiar import Familiarity, run_familiarity
+from app.local_files import LocalPage
 from app.paint import build_paint_tab
 from app.results import KEPT_SECONDS
-from app.studio import Studio
+from app.studio import Studio, check_finished
 from app.tabs import build_compare_tab, build_generate_tab, build_inspect_tab, build_reconstruct_tab
 from metaldefect.errors import UserError
 
@@ -56,7 +57,7 @@ INTRODUCTION = (
 
 def build(studio: Studio, familiarity: Familiarity | None) -> gr.Blocks:
     """Build the page of a finished run."""
-    with gr.Blocks(title=TITLE, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+    with LocalPage(title=TITLE, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Tab("Paint a defect"):
             build_paint_tab(studio, familiarity)
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
     try:
+        check_finished(args.compare)  # here, because page_of serves a page whatever is missing
         serve(page_of(args.root, args.compare), args.host, args.port)
     except UserError as error:
         sys.exit(f"demo: {error}")

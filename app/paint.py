@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,12 +10,20 @@ import gradio as gr
 from app.familiar import Familiarity
 from app.reading import painted_mask, read_photograph, read_settings, told
 from app.results import mvtec_zip, new_folder, write_animation, write_image
-from app.studio import Studio, Verdict, draw_defect, inspect_image, visualize_mask_on_image
+from app.studio import (
+    Drawing,
+    Settings,
+    Studio,
+    Verdict,
+    draw_defect,
+    inspect_image,
+    visualize_mask_on_image,
+)
 from metaldefect.images import U8, as_channels, read_image
 
 NOTHING_VISIBLE = (
     "**Nothing visible was drawn.** Another seed, a larger mask, or more guidance usually helps; the exact "
-    "mask is empty, and the detector has nothing to find."
+    "mask is empty, the detector has nothing to find, and there is nothing to download."
 )
 UNLIKE = (
     "**This image is unlike anything that the models were trained on**, so neither the drawing nor the "
@@ -73,6 +82,21 @@ def remark_on(image: U8, familiarity: Familiarity | None) -> list[str]:
     return [UNLIKE] if familiarity is not None and familiarity.is_unlike(image) else []
 
 
+def offered_files(folder: Path, image: U8, drawn: Drawing, label: str, settings: Settings) -> list[Any]:
+    """The buttons that download image, exact mask and zip; all empty if nothing visible was drawn.
+
+    Without a visible change the image would be a good one with an empty mask, filed as a defect.
+    """
+    if not drawn.changed.any():
+        return [gr.DownloadButton(value=None, interactive=False) for _ in range(3)]
+    files = [
+        write_image(folder, "image", drawn.image),
+        write_image(folder, "mask", drawn.changed),
+        mvtec_zip(folder, image, drawn, label, settings),
+    ]
+    return [gr.DownloadButton(value=file, interactive=True) for file in files]
+
+
 def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
     """Add the tab's components to the page that is being built."""
 
@@ -112,11 +136,6 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
         ]
         if not drawn.changed.any():
             words.insert(0, NOTHING_VISIBLE)
-        files = [
-            write_image(folder, "image", drawn.image),
-            write_image(folder, "mask", drawn.changed),
-            mvtec_zip(folder, image, drawn, label, settings),
-        ]
         return (
             "\n\n".join([*remark_on(image, familiarity), *words]),
             image,
@@ -126,7 +145,7 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
             write_animation(folder, drawn.steps),
             before.heat_map,
             after.heat_map,
-            *(gr.DownloadButton(value=file, interactive=True) for file in files),
+            *offered_files(folder, image, drawn, label, settings),
         )
 
     examples = studio.examples()

@@ -81,9 +81,7 @@ class Studio:
         missing = [name for name in NEEDED if not (self.root / name).is_dir()]
         if missing:
             raise UserError(f"no {', '.join(missing)} here yet: run `{repro_command(self.root)}` first")
-        for other in self.others:
-            if not (other / "models/openvino").is_dir():
-                raise UserError(f"{other} holds no models/openvino: name the folder of a finished run")
+        check_finished(self.others)
 
     @cached_property
     def painter(self) -> Painter:
@@ -126,6 +124,13 @@ class Studio:
         """Up to `limit` defect-free images to start from, spread evenly over the detector's test normals."""
         found = sorted((self.root / "data/merged/inspection/test/good").glob("*.png"))
         return found[:: max(1, len(found) // limit)][:limit]
+
+
+def check_finished(runs: Sequence[Path]) -> None:
+    """Raise `UserError` for the first folder without an exported detector: it is no finished run."""
+    for run in runs:
+        if not (run / "models/openvino").is_dir():
+            raise UserError(f"{run} holds no models/openvino: name the folder of a finished run")
 
 
 def distinct_names(folders: Sequence[Path], taken: Container[str]) -> dict[str, Path]:

@@ -76,6 +76,8 @@ def build_reconstruct_tab(studio: Studio, familiarity: Familiarity | None) -> No
     """Image to tokens to image: what the tokenizer keeps."""
 
     def reconstruct(path: str | None) -> tuple[Any, ...]:
+        if path is None:  # the file was removed from its field
+            return "", *[None] * 4, gr.DownloadButton(value=None, interactive=False)
         with told():
             photograph = read_photograph(path, studio.channels, studio.levels)
             original = resize(photograph.image, studio.painter.image_size)
@@ -124,6 +126,8 @@ def build_inspect_tab(studio: Studio, familiarity: Familiarity | None) -> None:
     """The detector on an image, with a threshold that can be moved."""
 
     def inspect(path: str | None, threshold: float) -> tuple[Any, ...]:
+        if path is None:  # the file was removed from its field
+            return None, *show(None, threshold), ""
         with told():
             photograph = read_photograph(path, studio.detector.channels, studio.levels)
             verdict = inspect_image(studio.detector, photograph.image)

@@ -150,10 +150,11 @@ def review(
     from metaldefect.commands.review import ReviewServer, drop_images
 
     if drop:
-        print(f"{drop_images(folder, drop)} images dropped: {folder / 'manifest.csv'}")
+        print(f"{counted(drop_images(folder, drop), 'image')} dropped: {folder / 'manifest.csv'}")
         return
     with ReviewServer(folder, port) as server:
-        print(f"{len(server.images)} images to review: {server.address} (stop with Ctrl-C)", flush=True)
+        found = counted(len(server.images), "image")
+        print(f"{found} to review: {server.address} (stop with Ctrl-C)", flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 
@@ -166,13 +167,21 @@ def point(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def report(summary: Summary, output: Path) -> None:
     """Print what was written; unreadable images are an error at the end, after all others were done."""
-    print(f"{summary.images} images with {summary.defects} defects: {output / 'manifest.csv'}")
+    images, defects = counted(summary.images, "image"), counted(summary.defects, "defect")
+    print(f"{images} with {defects}: {output / 'manifest.csv'}")
     for reason, number in summary.left_out.items():
-        print(f"{number} defects left out: {reason}")
+        print(f"{counted(number, 'defect')} left out: {reason}")
     if summary.unmasked:
-        print(f"{summary.unmasked} photographs of defects have no mask and were not used")
+        print(f"left out {counted(summary.unmasked, 'photograph')} of defects without a mask")
     if summary.unreadable:
         listed = "\n".join(f"  {reason}" for reason in summary.unreadable)
-        raise UserError(f"{len(summary.unreadable)} images could not be read and were left out:\n{listed}")
+        raise UserError(
+            f"left out {counted(len(summary.unreadable), 'image')} that cannot be read:\n{listed}"
+        )

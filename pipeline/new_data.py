@@ -75,6 +75,7 @@ def plan_copies(folders: Folders) -> dict[str, Path]:
     for folder in filter(None, folders):
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: name the folder of your images")
+    refuse_inside_good(folders)
     copies = {f"{GOOD}/{name.as_posix()}": folders.good / name for name in files_below(folders.good)}
     if not copies:
         raise UserError(f"{folders.good} holds no files: --good names the folder of images without a defect")
@@ -86,6 +87,16 @@ def plan_copies(folders: Folders) -> dict[str, Path]:
     if (masks := mask_folder(folders)) is not None:
         copies |= plan_masks(masks, classes)
     return copies
+
+
+def refuse_inside_good(folders: Folders) -> None:
+    """Raise `UserError` if defects or masks lie inside the folder of good images: all there count as good."""
+    for option, folder in (("--defects", folders.defects), ("--masks", folders.masks)):
+        if folder is not None and folder.resolve().is_relative_to(folders.good.resolve()):
+            raise UserError(
+                f"{option} {folder} lies inside --good {folders.good}, where every file counts as an image"
+                " without a defect: move it out, or name the folder of good images alone"
+            )
 
 
 def files_below(folder: Path) -> list[Path]:

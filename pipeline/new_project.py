@@ -56,7 +56,6 @@ IGNORED = """\
 /inbox/
 /quarantine/
 /scores/
-/logs/
 /.prefect/
 .*.tmp-*
 .*.old-*

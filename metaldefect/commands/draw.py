@@ -17,6 +17,7 @@ from metaldefect.commands.insert_settings import DrawSettings
 from metaldefect.commands.manifest import (
     Output,
     OutputImage,
+    check_version,
     folder_digest,
     keep_record,
     read_records,
@@ -61,7 +62,8 @@ def draw(settings: DrawSettings) -> Summary:
     images = list(read_records(settings.output))
     rows = [row for image in images for row in image.rows]
     write_manifest(settings.output, rows)
-    return Summary(sum(not row["dropped"] for row in rows), len(rows), {}, [])
+    kept = sum(not row["dropped"] for row in rows)
+    return Summary(kept, kept, {}, [])
 
 
 def key_of(label: str, number: int) -> str:
@@ -123,8 +125,9 @@ def remake(row: Mapping[str, Any]) -> U8:
     """Draw the image of a manifest's row again, bit for bit.
 
     Raises:
-        UserError: the models have changed since.
+        UserError: another version of this package drew it, or the models have changed since.
     """
+    check_version(row)
     settings = DrawSettings(**json.loads(row["parameters"]))
     artist, inputs = make_artist(settings)
     for name, digest in inputs.items():

@@ -17,6 +17,7 @@ from metaldefect.commands.insert_settings import InsertSettings
 from metaldefect.commands.manifest import (
     Output,
     OutputImage,
+    check_version,
     folder_digest,
     keep_record,
     read_records,
@@ -301,8 +302,10 @@ def remake(row: Mapping[str, Any]) -> Photograph:
         row: a row of `manifest.parquet` or `manifest.csv`.
 
     Raises:
-        UserError: the canvas, the models, the real defects or the masks are gone or have changed since.
+        UserError: another version of this package made it, or the canvas, the models, the real defects or the
+            masks are gone or have changed since.
     """
+    check_version(row)
     settings = InsertSettings(**json.loads(row["parameters"]))
     path = Path(row["canvas"])
     if not path.is_file():

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from metaldefect.image_files import LevelsSetting
+from metaldefect.inspection.layout import GOOD
 from metaldefect.maskgit.sampling_config import DrawingSettings
 from metaldefect.synthesis.config import BlendSettings, Format, Method, TransplantConfig
 
@@ -110,4 +111,30 @@ class InsertSettings(ModelSettings, BlendSettings, TransplantConfig):
                 raise ValueError(
                     f"--output {self.output} lies inside --{name} {folder}: choose another folder"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def images_hold_normal_ones_alone(self) -> InsertSettings:
+        """Neither defects nor masks lie in the folder of normal images, where each would count as one."""
+        if not self.images.is_dir():
+            return self
+        for name in ("defects", "defect_masks", "masks"):
+            folder = getattr(self, name)
+            if folder is not None and folder.resolve().is_relative_to(self.images.resolve()):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {folder} lies inside --images {self.images}, where every"
+                    " file counts as a normal image: move it out, or name the folder of normal images alone"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def labels_are_classes_of_defects(self) -> InsertSettings:
+        """No class is called as the folder of normal images is, nor as this folder or the one above."""
+        for label in self.label:
+            if label.strip().lower() == GOOD:
+                raise ValueError(
+                    f"--label {label}: {GOOD!r} names images without a defect; name the class of the defects"
+                )
+            if label.strip() in ("", ".", ".."):
+                raise ValueError(f"--label {label!r} is no class of defects: name one, such as scratch")
         return self

@@ -186,6 +186,20 @@ def write_manifest(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def check_version(row: Mapping[str, Any]) -> None:
+    """Check that this version of the package made a row's image: another one may draw other pixels.
+
+    Raises:
+        UserError: another version made it; the message names both.
+    """
+    installed = version("metaldefect")
+    if row["version"] != installed:
+        raise UserError(
+            f"{row['image']} was made by metaldefect {row['version']}, and this is {installed}: only the same"
+            " version makes it again"
+        )
+
+
 def folder_digest(folder: Path) -> str:
     """SHA-256 of the names and bytes of all files in a folder, or of a single file."""
     if folder.is_file():

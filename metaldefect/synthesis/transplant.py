@@ -189,7 +189,7 @@ def transplant(
         feather: width in pixels over which the defect fades out beside its mask.
 
     Returns:
-        The change, or None if the photograph has no room.
+        The change, or None if the photograph has no room, or if the defect as turned lies beside the mask.
     """
     turned, details = turn(defect, spot, rng, config, round(feather) + 1)
     place = free_place(rng, turned.mask, spot)
@@ -201,6 +201,8 @@ def transplant(
     brush = turned.mask
     if spot.mask is not None:
         weight, brush = weight * outer_feather(spot.mask[window], feather), brush & spot.mask[window]
+        if not brush.any():  # a thin defect may pass between the parts of the mask
+            return None
     levels = canvas.levels(window)
     sigma = float(np.clip(extent_of(bounding_box(turned.mask)) / 6, 2.0, 12.0))
     smooth = blur_channels(levels, sigma)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +192,59 @@ def test_mixed_requests_of_four_users_are_all_answered(address: str, tmp_path: P
     figures, details = load_test(lost_user, os.getpid(), 4, 1)
     assert figures["lost"] == 1
     assert "unknown class 'dent'" in details["errors"][0]
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """The address of a picture on another server, and what that server was asked for."""
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/x.png", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("inpaint_image", {"image": "HERE", "mask": "mask", "label": "patches"}),
+        ("inpaint_image", {"image": "image", "mask": "HERE", "label": "patches"}),
+        ("encode_to_tokens", {"image": "HERE"}),
+        ("decode_from_tokens", {"tokens": [[0]], "light": "HERE"}),
+        ("decode_from_tokens", {"tokens": "HERE", "light": "image"}),
+        ("visualize_mask_on_image", {"image": "image", "mask": "HERE"}),
+    ],
+)
+def test_the_server_fetches_no_address(
+    client: Client,
+    files: dict[str, Any],
+    elsewhere: tuple[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    given: dict[str, Any],
+) -> None:
+    address, asked = elsewhere
+    # Gradio itself refuses addresses of its own network: this one stands for a public one
+    monkeypatch.setattr("gradio.processing_utils.PUBLIC_HOSTNAME_WHITELIST", ["127.0.0.1"])
+    known = files | {"HERE": handle_file(address)}
+    sent = {key: known.get(value, value) if isinstance(value, str) else value for key, value in given.items()}
+    with pytest.raises(AppError, match="Send the file itself, not its address"):
+        client.predict(**sent, api_name=f"/{name}")
+    assert asked == []
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "params.yaml", "{root}/params.yaml"])

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from app.demo import build_without_models, page_of, serve
+from app.demo import build, build_without_models, main, page_of, serve
 from app.familiar import Familiarity
+from app.paint import offered_files
 from app.reading import painted_mask, read_mask_of, read_photograph, read_settings, told
 from app.studio import (
     Settings,
@@ -24,6 +25,7 @@ from app.studio import (
     inspect_image,
     visualize_mask_on_image,
 )
+from benchmarks.demo import page_seconds
 from metaldefect.errors import UserError
 from tests.app.conftest import metal
 from tests.coloured import plates, save_coloured_painter
@@ -62,6 +64,28 @@ def test_every_step_of_drawing_becomes_a_frame_with_fewer_unknown_tokens(studio:
     grey = [int((frame == 128).reshape(8, 8, 8, 8).all(axis=(1, 3)).sum()) for frame in drawn.steps]
     assert grey[0] > grey[-1] == 0
     assert drawn.changed.shape == (64, 64)
+
+
+def test_a_drawing_that_nobody_could_see_is_not_offered_as_a_defect(studio: Studio, tmp_path: Path) -> None:
+    drawn = draw_defect(studio, metal(0), MASK, "patches", FAST)._replace(changed=MASK)
+    buttons = offered_files(tmp_path, metal(0), drawn, "patches", FAST)
+    assert [Path(button.value["path"]).name for button in buttons] == [
+        "image.png",
+        "mask.png",
+        "mvtec_patches.zip",
+    ]
+    assert all(button.interactive for button in buttons)
+    invisible = drawn._replace(image=metal(0), changed=np.zeros_like(drawn.changed))
+    buttons = offered_files(tmp_path / "none", metal(0), invisible, "patches", FAST)
+    assert [(button.value, button.interactive) for button in buttons] == [(None, False)] * 3
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_benchmark_does_what_a_person_at_the_page_waits_for(demo_root: Path, tmp_path: Path) -> None:
+    image = demo_root / "data/merged/inspection/test/good/000.png"
+    assert page_seconds(demo_root, tmp_path, image, MASK, "patches", draws=1) > 0
+    files = {path.name for path in (tmp_path / "page1").iterdir()}
+    assert files == {"image.png", "mask.png", "unmasking.gif", "mvtec_patches.zip"}
 
 
 def test_generated_images_depend_on_their_seed(studio: Studio) -> None:
@@ -200,6 +224,33 @@ def test_without_models_the_page_says_what_to_run(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("repro: $(STAMP)\n")
     with pytest.raises(UserError, match="`make repro`"):
         Studio(tmp_path)
+
+
+def test_a_wrong_folder_to_compare_with_ends_the_program(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_page(*_: Any) -> None:
+        raise AssertionError("a page was served")
+
+    monkeypatch.setattr("app.demo.serve", no_page)
+    given = ["--root", str(demo_root), "--compare", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["app.demo", *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    reason = f"{tmp_path} holds no models/openvino: name the folder of a finished run"
+    assert stop.value.code == f"demo: {reason}"
+    with pytest.raises(UserError, match="holds no models/openvino"):
+        Studio(demo_root, (tmp_path,))
+
+
+def test_a_file_that_is_removed_from_its_field_takes_its_results_along(
+    studio: Studio, familiarity: Familiarity | None
+) -> None:
+    functions = {block.fn.__name__: block.fn for block in build(studio, familiarity).fns.values() if block.fn}
+    *shown, download = functions["reconstruct"](None)
+    assert shown == ["", None, None, None, None]
+    assert (download.value, download.interactive) == (None, False)
+    assert functions["inspect"](None, 0.5) == (None, "", None, "")
 
 
 def test_other_machines_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,8 @@ def test_every_image_can_be_made_again_from_its_row(
     for row in rows.to_dict("records"):
         again = inserting.remake(row).pixels
         assert np.array_equal(again, read_photograph(chosen.output / row["image"]).pixels)
+    with pytest.raises(UserError, match=r"\.png was made by metaldefect 0\.0\.1, and this is \d"):
+        inserting.remake(row | {"version": "0.0.1"})
     if method == "drawn":
         (tmp_path / "maskgit/config.json").write_text((tmp_path / "maskgit/config.json").read_text() + " ")
         with pytest.raises(UserError, match="the maskgit changed since"):
@@ -450,7 +452,7 @@ def test_photographs_without_a_mask_are_counted(
     with pytest.raises(SystemExit) as stop:
         main(["insert", "--label", "blot", *both])
     assert stop.value.code == 0
-    assert "1 photographs of defects have no mask and were not used" in capsys.readouterr().out
+    assert "left out 1 photograph of defects without a mask\n" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_named(
@@ -460,6 +462,7 @@ def test_what_is_wrong_is_named(
     write_png(tmp_path / "empty.png", np.zeros(SIZE, np.uint8))
     write_png(tmp_path / "small.png", np.zeros((9, 9), np.uint8))
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "link").symlink_to(photos / "line 2")
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"method": "drawn"}, r"models/vq does not exist: .*`make repro` trains them.*--method transplant"),
         ({"images": tmp_path / "nothing"}, "holds no image"),
@@ -482,6 +485,13 @@ def test_what_is_wrong_is_named(
         ({"output": photos / "out"}, "lies inside --images"),
         ({"masks": tmp_path}, "lies inside --masks"),
         ({"defects": None}, "transplant needs defects"),
+        ({"defects": photos / "line 2"}, "--defects .*line 2 lies inside --images .*every file counts"),
+        ({"defects": photos}, "--defects .* lies inside --images"),
+        ({"defect_masks": tmp_path / "link"}, "--defect-masks .*link lies inside --images"),
+        ({"masks": photos / "line 2"}, "--masks .*line 2 lies inside --images"),
+        ({"label": ("blot", "Good")}, "--label Good: 'good' names images without a defect"),
+        ({"label": ("..",)}, r"--label '\.\.' is no class of defects"),
+        ({"label": (".",)}, r"--label '\.' is no class of defects"),
     ):
         with pytest.raises(ValueError, match=message):
             settings(**given)
@@ -595,14 +605,15 @@ def test_a_normal_image_that_cannot_be_copied_is_named(
 
 
 def test_an_image_that_cannot_be_read_is_named_after_all_others_are_done(
-    photos: Path, settings: Callable[..., InsertSettings], tmp_path: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_png(tmp_path / "mixed/a.png", normal(3))
     (tmp_path / "mixed/b.png").write_text("no image")
     paths = ["--images", str(tmp_path / "mixed"), "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
         main(["insert", "--label", "scratch", "--method", "procedural", *paths])
-    assert "1 images could not be read and were left out" in str(stop.value.code)
+    assert capsys.readouterr().out.startswith("1 image with 1 defect: ")
+    assert "left out 1 image that cannot be read:\n" in str(stop.value.code)
     assert "b.png: unreadable image" in str(stop.value.code)
     assert len(files_of(tmp_path / "out")) == 2
 
@@ -635,6 +646,8 @@ def test_whole_images_are_drawn_by_the_models(tmp_path: Path) -> None:
             assert image.size == (64, 64)
             assert np.array_equal(drawing.remake(row), np.asarray(image))
         assert len(row["maskgit_sha256"]) == 64
+    with pytest.raises(UserError, match=r"00001\.png was made by metaldefect 0\.0\.1, and this is \d"):
+        drawing.remake(row | {"version": "0.0.1"})
     with pytest.raises(UserError, match=r"vq does not exist: .*--method procedural needs no model"):
         drawing.draw(DrawSettings(label=("patches",), output=tmp_path / "o", tokenizer=tmp_path / "no/vq"))
     unknown = DrawSettings(label=("moth",), output=tmp_path / "o", method="procedural")

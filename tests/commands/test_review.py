@@ -17,7 +17,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from metaldefect.api import DrawSettings, InsertSettings, draw, drop_images, insert
+from metaldefect.cli import run_app
 from metaldefect.commands.review import ReviewServer, kept_images, pictures_of, tile_of
+from metaldefect.drawing_cli import app, report
 from metaldefect.errors import UserError
 from metaldefect.images import write_png
 from metaldefect.procedural.images import generate_normal_image
@@ -103,13 +105,21 @@ def test_a_dropped_image_does_not_come_back(tmp_path: Path) -> None:
         drop_images(folder, [name])
 
 
-def test_drawn_images_are_reviewed_too(tmp_path: Path) -> None:
+def test_drawn_images_are_reviewed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = DrawSettings(label=("patches",), output=tmp_path, count=2, method="procedural", size=64)
     draw(settings)
     assert pd.read_parquet(tmp_path / "manifest.parquet")["visible"].isna().all(), "nothing measured it"
     assert tile_of(kept_images(tmp_path)[0])["text"] == "patches, procedural"
     assert pictures_of(tmp_path, kept_images(tmp_path)[0])[:2] == b"\xff\xd8"
-    assert drop_images(tmp_path, ["images/patches/patches_00001.png"]) == 1
-    assert draw(settings).images == 1
+    with pytest.raises(SystemExit):
+        run_app(app, ["review", str(tmp_path), "--drop", "images/patches/patches_00001.png"])
+    assert draw(settings)[:2] == (1, 1)
+    report(draw(settings), tmp_path)
+    assert capsys.readouterr().out == (
+        f"1 image dropped: {tmp_path}/manifest.csv\n1 image with 1 defect: {tmp_path}/manifest.csv\n"
+    )
+    drop_images(tmp_path, ["images/patches/patches_00000.png"])
+    report(draw(settings), tmp_path)
+    assert capsys.readouterr().out == f"0 images with 0 defects: {tmp_path}/manifest.csv\n"
     with pytest.raises(UserError, match="was not made by"):
         kept_images(tmp_path / "images")

@@ -69,6 +69,8 @@ def test_the_project_is_committed_and_its_settings_are_valid(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert git_status(project) == ""
+    ignored = (project / ".gitignore").read_text().splitlines()
+    assert len(ignored) == len(set(ignored))
     monkeypatch.chdir(project)
     params = load_params()
     assert (str(params.data.root), params.data.classes) == ("data/raw", ["dent", "scratch"])
@@ -272,6 +274,27 @@ def test_layouts_of_folders(
     found = plan_copies(Folders(good, folders.get("defects"), folders.get("masks")))
     assert found.pop("good/n.png") == good / "n.png"
     assert {name: str(path.relative_to(tmp_path)) for name, path in found.items()} == copies
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"defects": "all/bad"}, "--defects .*all/bad lies inside --good .*all, where every file counts"),
+        ({"defects": "all"}, "--defects .*all lies inside --good"),
+        ({"defects": "link"}, "--defects .*link lies inside --good"),
+        ({"defects": "elsewhere", "masks": "all/marks"}, "--masks .*all/marks lies inside --good"),
+    ],
+)
+def test_defects_among_the_good_images_are_refused(
+    given: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    for name in ("all/n.png", "all/bad/1.png", "all/marks/1.png", "elsewhere/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "all/bad")
+    folders = {name: tmp_path / path for name, path in given.items()}
+    with pytest.raises(UserError, match=message):
+        plan_copies(Folders(tmp_path / "all", folders.get("defects"), folders.get("masks")))
 
 
 def test_a_wheel_holds_what_a_project_is_made_from() -> None:

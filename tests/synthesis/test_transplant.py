@@ -151,6 +151,21 @@ def test_size_mask_and_place_are_obeyed() -> None:
     assert not (within.mask & (ndimage.distance_transform_edt(~region) > FEATHER)).any()
 
 
+def test_a_thin_defect_that_passes_between_the_parts_of_a_mask_is_turned_again() -> None:
+    canvas = as_photograph(grainy((200, 200), 120, 1))
+    corners = np.zeros(canvas.shape, bool)
+    corners[60:76, 60:76] = corners[124:140, 124:140] = True
+    spot = Spot(np.zeros(canvas.shape, bool), mask=corners)
+    defect, config = only_defect(), TransplantConfig(turn=90.0)
+    changes = [
+        transplant(canvas, defect, spot, np.random.default_rng(seed), config, FEATHER) for seed in range(12)
+    ]
+    assert None in changes
+    found = [change for change in changes if change is not None]
+    assert found
+    assert all(change.brush.any() and not (change.brush & ~corners[change.window]).any() for change in found)
+
+
 def test_a_free_place_is_free_and_a_full_photograph_has_none() -> None:
     taken = np.zeros((60, 60), bool)
     taken[:, :40] = True
