@@ -25,9 +25,10 @@ import openvino
 from benchmarks.results import add_results_argument, publish
 from metaldefect.deploy.bundle import GOLDEN, PRECISIONS, graph_file
 from metaldefect.deploy.for_anomalib import write_for_anomalib
+from metaldefect.deploy.frames import as_frame
 from metaldefect.deploy.runtime import Detector
 from metaldefect.errors import exit_on_user_error
-from metaldefect.images import read_rgb
+from metaldefect.images import read_rgb, write_png
 
 SCORES = Path(__file__).parent / "in_anomalib/scores.py"
 
@@ -61,14 +62,19 @@ def by_cpp(program: Path, bundle: Path, precision: str, files: Sequence[Path]) -
 
 
 def by_model_api(bundle: Path, precision: str, detector: Detector, files: Sequence[Path]) -> Answers:
-    """OpenVINO Model API, whose score is clipped: as far as it is not, in the detector's units."""
+    """OpenVINO Model API, whose score is clipped: as far as it is not, in the detector's units.
+
+    It hands pixels to the graph as they are, so a detector of 16-bit frames gets its images spread over its
+    levels.
+    """
     from model_api.adapters import OpenvinoAdapter
     from model_api.models import Model
 
     path = str(bundle / graph_file(precision))
     core = openvino.Core()
     other = Model.create_model(OpenvinoAdapter(core, path, device="CPU", plugin_config=execution(precision)))
-    found = [other(read_rgb(file)) for file in files]
+    images = [read_rgb(file, levels=detector.levels) for file in files]
+    found = [other(as_frame(image, detector.metadata.input)) for image in images]
     anomalous = [one.pred_label == "Anomalous" for one in found]
     # It says the probability of the label that it names, 0.5 at the threshold and 1 at twice it
     shares = [
@@ -77,12 +83,20 @@ def by_model_api(bundle: Path, precision: str, detector: Detector, files: Sequen
     return Answers([2 * detector.threshold * share for share in shares], anomalous)
 
 
-def by_anomalib(python: str, bundle: Path, precision: str, files: Sequence[Path]) -> Answers:
-    """anomalib's inferencer, on the copy that `metaldefect anomalib` writes."""
+def by_anomalib(
+    python: str, bundle: Path, precision: str, detector: Detector, files: Sequence[Path]
+) -> Answers:
+    """anomalib's inferencer, on the copy that `metaldefect anomalib` writes.
+
+    It makes levels above 255 of a 16-bit file white, so it gets 8-bit copies, by the detector's levels.
+    """
     with tempfile.TemporaryDirectory() as folder:
         graph = write_for_anomalib(bundle, precision, Path(folder) / "copy")
         hint = execution(precision).get("INFERENCE_PRECISION_HINT", "default")
-        command = [python, str(SCORES), str(graph), hint, *map(str, files)]
+        copies = [Path(folder) / f"{index}.png" for index in range(len(files))]
+        for copy, file in zip(copies, files, strict=True):
+            write_png(copy, read_rgb(file, levels=detector.levels))
+        command = [python, str(SCORES), str(graph), hint, *map(str, copies)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{python} {SCORES.name} failed:\n{done.stderr}")
@@ -116,7 +130,7 @@ def measure(bundle: Path, cpp: Path | None, python: str | None) -> tuple[dict[st
             shown = (0.0, 2 * detector.threshold)  # beyond, Model API clips
             compared["model_api"] = compare(ours, by_model_api(bundle, precision, detector, files), shown)
         if python is not None:
-            compared["anomalib"] = compare(ours, by_anomalib(python, bundle, precision, files))
+            compared["anomalib"] = compare(ours, by_anomalib(python, bundle, precision, detector, files))
         for name, (error, changed) in compared.items():
             figures[f"{name}_{precision}_max_error"] = error
             figures[f"{name}_{precision}_changed_decisions"] = changed

@@ -156,7 +156,11 @@ def score_tiles(
         image: `[H, W]` or `[H, W, C]`.
         size: of the tiles, px.
         overlap: pixels that neighbouring tiles share.
+
+    Returns:
+        Score and map; the score is NaN if that of any tile is.
     """
     tiling = plan_tiles((image.shape[0], image.shape[1]), height_and_width(size), overlap)
     scores, maps = zip(*score(iter(cut_tiles(image, tiling))), strict=True)
-    return max(scores), stitch_maps(np.stack(maps), tiling)
+    # Python's max keeps or drops a NaN, depending on which tile has it
+    return float(np.max(scores)), stitch_maps(np.stack(maps), tiling)

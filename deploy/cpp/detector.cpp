@@ -3,17 +3,26 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 
 #include "tiles.hpp"
 
 namespace metaldefect {
 namespace {
 
+constexpr double grey_range = 255.0;
+
+// Spreads an 8-bit level over the levels; checks that a deeper one lies within them.
 std::uint16_t on_levels(std::uint16_t level, bool deep, const Levels& levels) {
-    if (!deep) return static_cast<std::uint16_t>(std::nearbyint(levels.low + level * ((levels.high - levels.low) / 255.0)));
-    if (!levels.clip && (level < levels.low || level > levels.high))
-        throw Error("level " + std::to_string(level) + " is beyond this detector's range: the camera's settings"
-                    " differ from those of the training images");
+    if (!deep)
+        return static_cast<std::uint16_t>(
+            std::nearbyint(levels.low + level * ((levels.high - levels.low) / grey_range)));
+    if (!levels.clip && (level < levels.low || level > levels.high)) {
+        std::ostringstream range;
+        range << levels.low << " to " << levels.high;
+        throw Error("level " + std::to_string(level) + " is beyond this detector's range " + range.str() +
+                    ": the camera's settings differ from those of the training images");
+    }
     return level;
 }
 
@@ -61,6 +70,8 @@ ov::Tensor Detector::frame(const Image& image) const {
     const ov::Shape shape{1, static_cast<std::size_t>(image.height), static_cast<std::size_t>(image.width),
                           static_cast<std::size_t>(image.channels)};
     if (bundle_.levels) {
+        if (!image.deep && bundle_.levels->high - bundle_.levels->low < grey_range)
+            throw Error("8-bit image: this detector tells fewer levels apart");
         ov::Tensor tensor(ov::element::u16, shape);
         std::transform(image.pixels.begin(), image.pixels.end(), tensor.data<std::uint16_t>(),
                        [&](std::uint16_t level) { return on_levels(level, image.deep, *bundle_.levels); });
@@ -76,6 +87,8 @@ Detection Detector::result(ov::InferRequest& request) const {
     const ov::Tensor map = request.get_tensor("anomaly_map");
     const float score = *request.get_tensor("score").data<const float>();
     const auto* values = map.data<const float>();
+    // Comparisons with NaN are false, so it would pass for a normal image
+    if (!std::isfinite(score)) throw Error("the score is no finite number: try precision fp32");
     return {score, score > bundle_.threshold, bundle_.height, bundle_.width,
             std::vector<float>(values, values + map.get_size())};
 }
@@ -160,7 +173,12 @@ void Detector::self_test() {
     };
     for (std::size_t index = 0; index < started.size(); ++index) {
         const auto& [file, expected] = bundle_.golden[index];
-        const auto found = started[index].get();
+        Detection found;
+        try {
+            found = started[index].get();
+        } catch (const Error& error) {
+            throw Error(bundle_.folder.string() + " fails its self-test: golden/" + file + ": " + error.what());
+        }
         const bool near = std::abs(bundle_.threshold - expected) <= allowed(expected);
         const bool changed = found.is_anomalous != (expected > bundle_.threshold) && !near;
         if (!(std::abs(found.score - expected) <= allowed(expected)) || changed)

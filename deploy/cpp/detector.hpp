@@ -3,7 +3,7 @@
 //     metaldefect::Detector detector("models/openvino", {"int8"});
 //     auto detection = detector.predict(metaldefect::read_image("plate.png"));
 //
-//     std::future<metaldefect::Detection> later = detector.submit(image);  // for a camera that does not wait
+//     std::future<metaldefect::Detection> later = detector.submit(image);  // read the next image meanwhile
 //
 // One detector may be used by several threads.
 #pragma once
@@ -48,10 +48,11 @@ public:
     Detector& operator=(const Detector&) = delete;
 
     // Scores one image of any size, in tiles if the detector was trained on tiles. Throws Error if it is not
-    // what the detector takes.
+    // what the detector takes, or if the score is no finite number.
     Detection predict(const Image& image);
 
-    // As predict, but returns at once, or as soon as one of `parallel()` images is done. The image is copied.
+    // As predict, but returns at once, or as soon as one of `parallel()` images is done. The image is copied. A
+    // detector that was trained on tiles returns when the image is scored: its tiles run several at once instead.
     std::future<Detection> submit(const Image& image);
 
     // As predict, for images in order, several at once.

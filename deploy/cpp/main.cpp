@@ -19,7 +19,7 @@ constexpr const char* usage =
     "              [--throughput] [--tiles OVERLAP] [--public-key KEY.pem] [--maps FOLDER] [IMAGE...]\n"
     "Prints image,score,threshold,is_anomalous. Without images it only checks the bundle.\n"
     "With - as the image, it answers the names that arrive on standard input, line by line, until it closes.\n"
-    "--maps writes the anomaly map of each image as IMAGE's name with the suffix .pfm (32-bit float).\n";
+    "--maps writes the anomaly map of each image as FOLDER/IMAGE.pfm (32-bit float).\n";
 
 struct Arguments {
     std::vector<std::string> names;  // the bundle, then the images
@@ -61,8 +61,18 @@ bool parse(int count, char** words, Arguments& arguments) {
     return !arguments.names.empty();
 }
 
+// Where the map of an image goes: its relative path and whole name are kept, so that no two images share a map.
+// A path that leads out of the working folder becomes the absolute one, below the folder of the maps.
+std::filesystem::path map_path(const std::filesystem::path& folder, const std::string& name) {
+    auto path = std::filesystem::path(name).lexically_normal();
+    if (*path.begin() == "..") path = std::filesystem::absolute(path).lexically_normal();
+    path = folder / path.relative_path();
+    return path += ".pfm";
+}
+
 // A portable float map: text header, then rows from the bottom up, little-endian.
 void write_map(const std::filesystem::path& path, const metaldefect::Detection& found) {
+    std::filesystem::create_directories(path.parent_path());
     std::ofstream stream(path, std::ios::binary);
     stream << "Pf\n" << found.width << " " << found.height << "\n-1.0\n";
     for (int row = found.height - 1; row >= 0; --row)
@@ -127,8 +137,7 @@ private:
     }
 
     void print(const std::string& name, const metaldefect::Detection& found) {
-        if (!arguments_.maps.empty())
-            write_map(arguments_.maps / std::filesystem::path(name).filename().replace_extension(".pfm"), found);
+        if (!arguments_.maps.empty()) write_map(map_path(arguments_.maps, name), found);
         std::printf("%s,%.9g,%.9g,%s\n", quoted(name).c_str(), found.score, detector_.threshold(),
                     found.is_anomalous ? "True" : "False");
         std::fflush(stdout);

@@ -1,5 +1,5 @@
-"""Two small exported detectors for all deploy tests: an export takes seconds. The small network itself is put
-in place per file, because files that run after these need the real one."""
+"""Three small exported detectors for all deploy tests: an export takes seconds. The small network itself is
+put in place per file, because files that run after these need the real one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import LAYERS, EfficientAD
+from metaldefect.image_files import Levels
 from metaldefect.images import Channels, ImageSize
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
+DEEP_LEVELS = Levels(256, 4351, clip=False)  # 12 bits above a black level of 256
 LINEAGE = Lineage(model_sha256="model", data_sha256="data", git_commit="commit", mlflow_run="run")
 
 
@@ -52,14 +54,26 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def export_slim(folder: Path, frames: np.ndarray, size: ImageSize, channels: Channels) -> None:
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a detector for 16-bit frames; no test may change it."""
+    folder = tmp_path_factory.mktemp("deep")
+    export_slim(folder, noise(4), SIZE, channels=1, levels=DEEP_LEVELS)
+    return folder
+
+
+def export_slim(
+    folder: Path, frames: np.ndarray, size: ImageSize, channels: Channels, levels: Levels | None = None
+) -> None:
     """Export a detector with few channels, calibrated on three frames."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYERS, "S", SLIM)
         model = slim_model()
         known = [infer(model, frame)[0] for frame in frames[:3]]
-        config = DetectorConfig("S", True, size, sorted(known)[1], 0.5, "made up", channels=channels)
-        graph = InspectionGraph(model, size, channels=channels)
+        config = DetectorConfig(
+            "S", True, size, sorted(known)[1], 0.5, "made up", channels=channels, levels=levels
+        )
+        graph = InspectionGraph(model, size, levels, channels)
         export_bundle(graph, config, folder, frames, frames[:3], known, LINEAGE, 8)
 
 

@@ -19,16 +19,20 @@ from PIL.PngImagePlugin import PngInfo
 from benchmarks.agreement import measure
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.bundle import PRECISIONS, hashes, read_metadata
+from metaldefect.deploy.golden import COLOUR_INTERVAL
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import sign
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import EXIF_ORIENTATION, read_pixels
 from tests.deploy.bad_inputs import CASES, Case, Line, write_good
+from tests.deploy.conftest import DEEP_LEVELS
 from tests.deploy.keys import key_files
 from tests.ingest.test_hostile_files import HOSTILE
-from tests.slim_detector import noise
+from tests.slim_detector import SIZE, noise
 
 SOURCE = Path(__file__).parents[2] / "deploy/cpp"
+FIXTURES = {8: ("exported", "images"), 16: ("deep", "deep_images")}
+DARK = 10
 HEADERS = ("stb/stb_image.h", "nlohmann/json.hpp", "openssl/evp.h")
 MISSING = [name for name in ("cmake", "g++") if shutil.which(name) is None] + [
     name for name in HEADERS if not (Path("/usr/include") / name).is_file()
@@ -73,8 +77,27 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def deep_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images for the detector of 16-bit frames: 16-bit grey within its levels, 8-bit grey and colour."""
+    folder, rng = tmp_path_factory.mktemp("deep_images"), np.random.default_rng(1)
+    paths = []
+    for index in range(60):
+        height, width = (int(side) for side in rng.integers(40, 260, 2))
+        span = 40 + 3 * index
+        if index % 3 == 0:
+            low, step = int(DEEP_LEVELS.low), (DEEP_LEVELS.high - DEEP_LEVELS.low) / 255
+            pixels = rng.integers(low, low + int(span * step), (height, width)).astype(np.uint16)
+        else:
+            shape = (height, width) if index % 3 == 1 else (height, width, 3)
+            pixels = rng.integers(0, span, shape).astype(np.uint8)
+        paths.append(folder / f"{index:03d}.png")
+        Image.fromarray(pixels).save(paths[-1], compress_level=0)
+    return paths
+
+
+def run(program: Path, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
 
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
@@ -82,22 +105,63 @@ def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("bits", [8, 16])
 def test_scores_and_decisions_are_pythons(
-    program: Path, exported: Path, images: list[Path], precision: str
+    program: Path, request: pytest.FixtureRequest, bits: int, precision: str
 ) -> None:
-    golden = [exported / "golden" / item.file for item in read_metadata(exported).golden]
-    done = run(program, exported, "--precision", precision, "--throughput", *golden, *images)
+    bundle, images = (request.getfixturevalue(name) for name in FIXTURES[bits])
+    metadata = read_metadata(bundle)
+    assert metadata.input.type == f"u{bits}"
+    paths = [*(bundle / "golden" / item.file for item in metadata.golden), *images]
+    assert {np.asarray(Image.open(path)).dtype.itemsize * 8 for path in paths} == {8, bits}
+    done = run(program, bundle, "--precision", precision, "--throughput", *paths)
     assert done.returncode == 3, done.stderr
-    detector = Detector.load(exported, precision)
-    expected = [detector.predict(np.asarray(Image.open(path))) for path in [*golden, *images]]
+    detector = Detector.load(bundle, precision)
+    expected = [detector.predict(np.asarray(Image.open(path))) for path in paths]
     found = rows(done)
-    assert [row["image"] for row in found] == [str(path) for path in [*golden, *images]]
+    assert [row["image"] for row in found] == [str(path) for path in paths]
     assert [row["is_anomalous"] == "True" for row in found] == [one.is_anomalous for one in expected]
     assert {one.is_anomalous for one in expected} == {True, False}
     tolerance = 1e-4 if precision == "fp32" else 1e-2
     assert [float(row["score"]) for row in found] == pytest.approx(
         [one.score for one in expected], abs=tolerance
     )
+
+
+@pytest.mark.parametrize("level", [255, 4352])
+@pytest.mark.parametrize("tiles", [(), ("--tiles", "40")])
+def test_levels_beyond_the_range_of_a_16_bit_detector_are_refused(
+    program: Path, deep: Path, tmp_path: Path, level: int, tiles: tuple[str, ...]
+) -> None:
+    pixels = np.full((150, 200), 300, np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "good.png")
+    pixels[120, 180] = level
+    Image.fromarray(pixels).save(tmp_path / "bad.png")
+    with pytest.raises(RejectedFileError, match="beyond this detector's range"):
+        Detector.load(deep, "fp32", self_test=False).predict(pixels)
+    done = run(program, deep, "--precision", "fp32", *tiles, tmp_path / "bad.png", tmp_path / "good.png")
+    assert done.stderr == (
+        f"detect: {tmp_path}/bad.png: level {level} is beyond this detector's range 256 to 4351: the camera's"
+        " settings differ from those of the training images\n"
+    )
+    assert [row["image"] for row in rows(done)] == [str(tmp_path / "good.png")]
+
+
+def test_8_bit_images_are_refused_where_16_bit_levels_are_fewer(
+    program: Path, deep: Path, images: list[Path], tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(deep, tmp_path / "bundle"))
+    content = read_json(bundle / "metadata.json")
+    content["input"]["levels"] = {"low": 300.0, "high": 500.0, "clip": True}
+    shallow = [item for item in content["golden"] if int(item["file"][:2]) % COLOUR_INTERVAL == 3]
+    content["golden"] = [item for item in content["golden"] if item not in shallow]
+    write_json(bundle / "metadata.json", content)
+    detector = Detector.load(bundle, "fp32")
+    with pytest.raises(RejectedFileError, match="8-bit image"):
+        detector.predict(np.asarray(Image.open(images[1])))
+    done = run(program, bundle, "--precision", "fp32", images[1])
+    assert f"{images[1]}: 8-bit image: this detector tells fewer levels apart" in done.stderr
+    assert rows(done) == []
 
 
 def test_a_batch_and_later_answers_are_those_of_single_images(
@@ -114,8 +178,11 @@ def test_a_batch_and_later_answers_are_those_of_single_images(
     assert len(set(expected)) == len(some), "an image in another's place would be seen"
 
 
-def test_all_runtimes_agree_on_the_golden_frames(program: Path, exported: Path) -> None:
-    figures, _ = measure(exported, program, None)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_all_runtimes_agree_on_the_golden_frames(
+    program: Path, request: pytest.FixtureRequest, bits: int
+) -> None:
+    figures, _ = measure(request.getfixturevalue(FIXTURES[bits][0]), program, None)
     assert figures["cpp_fp32_max_error"] < 1e-4
     assert {figures[f"cpp_{precision}_changed_decisions"] for precision in PRECISIONS} == {0}
 
@@ -145,8 +212,27 @@ def test_tiles_and_their_stitched_maps_are_pythons(
     ), done.stderr
     assert max(np.prod(one.anomaly_map.shape) for one in expected) > 2 * 128 * 128, "several tiles"
     for path, one in zip(some, expected, strict=True):
-        found = np.asarray(Image.open(tmp_path / f"{path.stem}.pfm"))
+        found = np.asarray(Image.open(tmp_path / f"{path.relative_to('/')}.pfm"))
         np.testing.assert_allclose(found, one.anomaly_map, atol=1e-4)
+
+
+def test_images_of_one_name_get_a_map_each(
+    program: Path, exported: Path, images: list[Path], tmp_path: Path
+) -> None:
+    names = ["a/p.png", "b/p.png", "p.bmp", "p.png", "b/../q.png", "../r.png"]
+    work = tmp_path / "work"
+    for name, source in zip(names, images[:: len(images) // len(names)], strict=False):
+        (work / "b").mkdir(parents=True, exist_ok=True)
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(source).save(work / name)
+    done = run(program, exported, "--precision", "fp32", "--maps", "maps", *names, cwd=work)
+    assert done.returncode == 3, done.stderr
+    outside = str((tmp_path / "r.png").relative_to("/"))
+    written = ["a/p.png", "b/p.png", "p.bmp", "p.png", "q.png", outside]
+    found = {path.relative_to(work / "maps").as_posix() for path in work.rglob("*.pfm")}
+    assert found == {f"{name}.pfm" for name in written}
+    for row, name in zip(rows(done), written, strict=True):
+        assert np.asarray(Image.open(work / f"maps/{name}.pfm")).max() == np.float32(row["score"])
 
 
 def test_names_on_standard_input_are_answered_one_by_one_and_bad_ones_cost_the_others_nothing(
@@ -313,6 +399,60 @@ def test_a_graph_with_other_outputs_is_refused(program: Path, bundle: Path) -> N
     write_json(bundle / "metadata.json", content)
     done = run(program, bundle, "--precision", "fp32")
     assert (done.returncode, "detector_fp32.xml is not a detector's graph" in done.stderr) == (1, True)
+
+
+def brightness(image: np.ndarray) -> float:
+    """The score that `give_dark_images_no_score` makes the graph give."""
+    return float(np.sqrt(np.float32(image.max()) - np.float32(DARK)))
+
+
+def give_dark_images_no_score(bundle: Path) -> None:
+    """Put a graph into the bundle whose score is NaN where no level reaches `DARK`."""
+    frame = ops.parameter([1, -1, -1, -1], np.uint8, name="frame")
+    frame.output(0).get_tensor().set_names({"frame"})
+    brightest = ops.reduce_max(ops.convert(frame, "f32"), np.array([1, 2, 3]), keep_dims=True)
+    score = ops.sqrt(ops.subtract(brightest, np.float32(DARK)))
+    results = {
+        "anomaly_map": ops.broadcast(score, np.array([1, 1, SIZE, SIZE])),
+        "score": ops.reshape(score, np.array([1]), special_zero=False),
+    }
+    for name, node in results.items():
+        node.output(0).get_tensor().set_names({name})
+    model = openvino.Model([ops.result(node) for node in results.values()], [frame], "brightness")
+    openvino.save_model(model, bundle / "detector_fp32.xml", compress_to_fp16=False)
+    content = read_json(bundle / "metadata.json")
+    for item in content["golden"]:
+        item["scores"]["fp32"] = brightness(np.asarray(Image.open(bundle / "golden" / item["file"])))
+    content["sha256"] |= hashes(bundle)
+    write_json(bundle / "metadata.json", content)
+
+
+@pytest.mark.parametrize("tiles", [(), ("--tiles", "40")])
+@pytest.mark.parametrize("dark", [slice(0, 128), slice(128, 256)], ids=["first tile", "last tile"])
+def test_an_image_without_a_finite_score_is_an_error(
+    program: Path, bundle: Path, tmp_path: Path, dark: slice, tiles: tuple[str, ...]
+) -> None:
+    give_dark_images_no_score(bundle)
+    pixels = np.full((256, 128), 200, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "good.png")
+    pixels[dark if tiles else ...] = DARK - 1
+    Image.fromarray(pixels).save(tmp_path / "bad.png")
+    done = run(program, bundle, "--precision", "fp32", *tiles, tmp_path / "bad.png", tmp_path / "good.png")
+    assert done.stderr == f"detect: {tmp_path}/bad.png: the score is no finite number: try precision fp32\n"
+    assert [float(row["score"]) for row in rows(done)] == [pytest.approx(np.sqrt(200 - DARK))]
+    assert done.returncode == 1
+
+
+def test_a_self_test_without_a_finite_score_names_the_frame(program: Path, bundle: Path) -> None:
+    give_dark_images_no_score(bundle)
+    name = read_metadata(bundle).golden[1].file
+    Image.new("L", (40, 40)).save(bundle / "golden" / name)
+    content = read_json(bundle / "metadata.json")
+    content["sha256"] |= hashes(bundle)
+    write_json(bundle / "metadata.json", content)
+    done = run(program, bundle, "--precision", "fp32")
+    assert f"fails its self-test: golden/{name}: the score is no finite number" in done.stderr
+    assert done.returncode == 1
 
 
 def test_a_changed_bundle_is_refused(program: Path, bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import openvino
 import pytest
 from openvino import opset13
 
+from benchmarks.agreement import by_anomalib, by_model_api, by_python, compare
 from metaldefect.deploy.bundle import PRECISIONS
 from metaldefect.deploy.for_anomalib import with_input, write_for_anomalib
+from metaldefect.deploy.frames import as_frame
 from metaldefect.deploy.graph import INPUT
 from metaldefect.deploy.runtime import Detector
 from metaldefect.errors import UserError
@@ -68,6 +71,41 @@ def test_anomalibs_inferencer_gives_the_same_scores_and_decisions(
         ours, theirs = detector.predict(image), other.predict(image)
         assert theirs.pred_score.item() == pytest.approx(ours.score, abs=1e-4)
         assert bool(theirs.pred_label.item()) == ours.is_anomalous
+
+
+def test_the_agreement_of_a_16_bit_detector_is_measured_on_what_each_tool_takes(deep: Path) -> None:
+    pytest.importorskip("model_api", reason="openvino-model-api is not installed")
+    pytest.importorskip("anomalib", reason="anomalib is not installed")
+    detector = Detector.load(deep, "fp32")
+    files = [deep / "golden" / frame.file for frame in detector.metadata.golden]
+    ours = by_python(detector, files)
+    assert set(ours.anomalous) == {True, False}, "the frames must test both decisions"
+    shown = (0.0, 2 * detector.threshold)  # beyond, Model API clips
+    error, changed = compare(ours, by_model_api(deep, "fp32", detector, files), shown)
+    assert (error, changed) == (pytest.approx(0, abs=1e-4), 0)
+    error, changed = compare(ours, by_anomalib(sys.executable, deep, "fp32", detector, files))
+    assert (error, changed) == (pytest.approx(0, abs=1e-4), 0)
+
+
+def test_model_api_gives_a_16_bit_detector_the_pixels_that_it_gets(deep: Path) -> None:
+    pytest.importorskip("model_api", reason="openvino-model-api is not installed")
+    from model_api.adapters import OpenvinoAdapter
+    from model_api.models import Model
+
+    path = str(deep / "detector_fp32.xml")
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    other = Model.create_model(OpenvinoAdapter(openvino.Core(), path, device="CPU", plugin_config=config))
+    detector = Detector.load(deep, "fp32", self_test=False)
+    labels = set()
+    for image in photographs():
+        ours, theirs = detector.predict(image), other(as_frame(image, detector.metadata.input))
+        assert theirs.pred_label == ("Anomalous" if ours.is_anomalous else "Normal")
+        labels.add(theirs.pred_label)
+        # docs/edge.md says that it does not spread 8-bit images: to the graph, this one is below black
+        unspread = other(image)
+        black = detector.predict(np.zeros_like(image))
+        assert unspread.pred_label == ("Anomalous" if black.is_anomalous else "Normal")
+    assert len(labels) == 2, "the images must test both decisions"
 
 
 def as_anomalib_feeds(image: np.ndarray) -> np.ndarray:

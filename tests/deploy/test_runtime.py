@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import openvino
 import pytest
 
 from metaldefect.artifacts import read_json, write_json
+from metaldefect.deploy.bundle import bundle_version, read_metadata
 from metaldefect.deploy.compiled import CompiledGraph, Compute
 from metaldefect.deploy.live import SHADOW_BACKLOG, LiveDetector
-from metaldefect.deploy.runtime import Detection, Detector
+from metaldefect.deploy.runtime import Detection, Detector, overlay
+from metaldefect.deploy.signature import sign
 from metaldefect.errors import RejectedFileError, UserError
+from metaldefect.tiling import score_tiles
+from tests.deploy.keys import key_files
 
 
 def images(count: int = 12) -> list[np.ndarray]:
@@ -112,6 +118,65 @@ def test_tiles_find_what_resizing_loses(detector: Detector) -> None:
     np.testing.assert_allclose(
         tile.anomaly_map, whole.anomaly_map[: single.shape[0], : single.shape[1]], atol=1e-4
     )
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_tile_without_a_score_leaves_the_image_without_one(place: int) -> None:
+    scores = [5.0, 5.0]
+    scores[place] = float("nan")
+    answers = [(score, np.zeros((16, 16), np.float32)) for score in scores]
+    score, _ = score_tiles(lambda _tiles: answers, np.zeros((16, 32), np.uint8), 16, 0)
+    assert np.isnan(score)
+
+
+@pytest.mark.parametrize("shape", [(150, 90), (150, 90, 3)])
+def test_an_overlay_drawn_in_bands_is_that_of_the_whole_image(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, shape, dtype=np.uint8)
+    anomaly_map = rng.uniform(-0.2, 1.4, shape[:2]).astype(np.float32)
+    level = np.clip(anomaly_map.astype(np.float64), 0, 1)  # the threshold is half of it
+    colours = matplotlib.colormaps["inferno"](level)[..., :3] * 255
+    opacity = 0.55 * level[..., None]
+    expected = (1 - opacity) * (image if image.ndim == 3 else image[..., None]) + opacity * colours
+    drawn = overlay(image, anomaly_map, threshold=0.5)
+    assert (drawn.shape, drawn.dtype) == ((150, 90, 3), np.uint8)
+    # Where a level lies between two of the map's 256 colours, float32 may choose the other
+    np.testing.assert_allclose(drawn, expected, atol=1.51)
+    assert np.abs(drawn - expected).mean() < 0.26
+
+
+def test_an_overlay_needs_little_more_memory_than_its_pixels() -> None:
+    image = np.full((1500, 2000), 128, np.uint8)
+    anomaly_map = np.linspace(0, 1, image.size, dtype=np.float32).reshape(image.shape)
+    tracemalloc.start()
+    drawn = overlay(image, anomaly_map, threshold=0.5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * drawn.nbytes
+
+
+def test_a_bundle_that_is_replaced_while_it_is_loaded_is_not_mixed_with_the_next(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = key_files(tmp_path, "plant")
+    sign(bundle, private)
+    signed, version = read_metadata(bundle), bundle_version(bundle)
+    read, reads = Path.read_bytes, []
+
+    def read_and_replace(path: Path) -> bytes:
+        content = read(path)
+        if path.name == "metadata.json":
+            reads.append(path)
+            changed(bundle, -9.0)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_replace)
+    detector = Detector.load(bundle, public_key=public, self_test=False)
+    assert len(reads) == 1
+    assert (detector.metadata, detector.version) == (signed, version)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="the bundle was changed"):
+        Detector.load(bundle, public_key=public, self_test=False)
 
 
 def changed(bundle: Path, threshold: float) -> None:
