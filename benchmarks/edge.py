@@ -1,15 +1,17 @@
 """`python -m benchmarks.edge`: how fast the exported detector is, and against what.
 
-Run it alone on a quiet machine; it takes about eleven minutes on two cores. It exports EfficientAD-S at
+Run it alone on a quiet machine; it takes about twelve minutes on two cores. It exports EfficientAD-S at
 256 px, unpadded and untrained (weights do not change the speed), and measures:
 
-- per precision, hint and number of threads (1, 2 and all): one frame at a time, the model alone (a frame in
-  memory to score and map) and the whole path (PNG file to verdict), at the median, 95 % and 99 %; and, with
-  as many frames at once as the hint wants, images per second;
-- cameras with 10 frames/s each that are held (at most 1 % of the frames take longer than 100 ms);
+- with all threads, one frame at a time, at the median, 95 % and 99 %: per precision, the model alone (a frame
+  in memory to score and map) and the whole path (PNG file to verdict); torch in eager FP32, onnxruntime, and
+  anomalib's EfficientAD-S, eager and as anomalib exports it (in this environment, or in that of
+  `--anomalib-python`). They take turns in four rounds, so that a machine that slows down slows all alike. At
+  least 100 frames are timed of INT8, 32 of the others;
+- with all threads and as many frames at once as OpenVINO wants, images per second of each precision;
+- with 1 and 2 threads, the model alone, on at least 10 frames;
+- cameras with 10 frames/s each that INT8 holds (at most 1 % of the frames take longer than 100 ms);
 - cold start from an empty process to the first verdict, self-test included, and its memory;
-- torch in eager FP32, onnxruntime, and anomalib's EfficientAD-S, eager and as anomalib exports it (in this
-  environment, or in that of `--anomalib-python`);
 - the machine's limit: the rate of a 2048^3 matrix product in the same runtime and precision.
 
 Parity and INT8's accuracy come from the last pipeline run's `metrics/evaluate_openvino.json`. What cannot be
@@ -21,14 +23,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nncf
 import numpy as np
@@ -55,7 +59,11 @@ from metaldefect.hardware import cpu_name, set_threads
 from metaldefect.images import U8, height_and_width, write_png
 from metaldefect.procedural.images import generate_normal_image
 
-WARM_UP, FEWEST = 3, 8
+WARM_UP = 2  # runs before each turn
+ROUNDS = 4
+FEWEST, FEWEST_INT8 = 32, 100  # frames that are timed one at a time with all threads
+FEWEST_AT_ONCE = 10  # frames that are timed elsewhere
+STREAM_SECONDS = 2.0
 SIDE = 2048
 CAMERA_FPS = 10
 LATE_SHARE = 0.01
@@ -79,18 +87,63 @@ print(time.perf_counter() - started, psutil.Process().memory_info().rss / 2**20)
 """
 
 
-def latency(run: Callable[[int], Any], seconds: float) -> dict[str, float]:
-    """Milliseconds of `run(index)` at the median, 95 % and 99 % of as many runs as fit into some seconds."""
+class Contender(NamedTuple):
+    """One thing to time.
+
+    Attributes:
+        run: scores frame `index`, one at a time.
+        frames: at least so many are timed.
+    """
+
+    run: Callable[[int], Any]
+    frames: int = FEWEST
+
+
+def take_turns(
+    contenders: Mapping[str, Contender],
+    seconds: float,
+    rounds: int = ROUNDS,
+    each_round: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, float]]:
+    """Latencies of contenders that take turns, so that a machine that slows down slows all of them alike.
+
+    Args:
+        contenders: by name.
+        seconds: that each gets in all, or as long as its fewest frames take.
+        rounds: how many turns each gets.
+        each_round: called at the end of each round.
+
+    Returns:
+        By name, as `quantiles` of the samples of all turns.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, (run, frames) in contenders.items():
+            samples[name] += turn(run, seconds / rounds, math.ceil(frames / rounds), len(samples[name]))
+        each_round()
+    return {name: quantiles(found) for name, found in samples.items()}
+
+
+def turn(run: Callable[[int], Any], seconds: float, fewest: int, first: int = 0) -> list[float]:
+    """Milliseconds of each `run(index)`, from `first` on, for some seconds and at least `fewest` times.
+
+    A few runs before them are not timed: caches and idle threads still belong to whoever ran before.
+    """
     for index in range(WARM_UP):
-        run(index)
+        run(first + index)
     found: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(found) < FEWEST:
+    while time.perf_counter() < end or len(found) < fewest:
         started = time.perf_counter()
-        run(len(found))
+        run(first + len(found))
         found.append(1000 * (time.perf_counter() - started))
-    p50, p95, p99 = np.quantile(found, [0.5, 0.95, 0.99])
-    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99), "frames": len(found)}
+    return found
+
+
+def quantiles(samples: Sequence[float]) -> dict[str, float]:
+    """The median, 95 % and 99 % of milliseconds, and how many there are."""
+    p50, p95, p99 = np.quantile(samples, [0.5, 0.95, 0.99])
+    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99), "frames": len(samples)}
 
 
 def throughput(detector: Detector, frames: Sequence[U8], seconds: float) -> float:
@@ -100,7 +153,7 @@ def throughput(detector: Detector, frames: Sequence[U8], seconds: float) -> floa
 
     def camera() -> Iterator[U8]:
         index = 0
-        while time.perf_counter() - started < seconds or index < FEWEST:
+        while time.perf_counter() - started < seconds or index < FEWEST_AT_ONCE:
             yield frames[index % len(frames)]
             index += 1
 
@@ -108,34 +161,88 @@ def throughput(detector: Detector, frames: Sequence[U8], seconds: float) -> floa
     return count / (time.perf_counter() - started)
 
 
-def measure_precision(
-    bundle: Path, precision: str, threads: int, frames: Sequence[U8], files: Sequence[Path], seconds: float
+def load(bundle: Path, precision: str, hint: Hint, threads: int) -> Detector:
+    """A detector that skips its self-test, which is timed as part of the cold start."""
+    return Detector.load(bundle, precision, Compute(hint, threads=threads), self_test=False)
+
+
+def contenders_of(
+    detector: Detector, frames: Sequence[U8], files: Sequence[Path], fewest: int
+) -> dict[str, Contender]:
+    """The model alone (`graph`), and the whole path from a file."""
+    return {
+        "graph": Contender(lambda index: detector.detect(frames[index % len(frames)]), fewest),
+        "whole_path": Contender(
+            lambda index: detector.predict(detector.read(files[index % len(files)])), fewest
+        ),
+    }
+
+
+def measure_all(
+    bundle: Path,
+    graph: InspectionGraph,
+    threads: int,
+    frames: Sequence[U8],
+    files: Sequence[Path],
+    seconds: float,
+    anomalib: Callable[[float], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Latencies and images per second of one precision with a number of threads, per hint."""
+    """What is measured with all threads: latencies in turns, then images per second and cameras.
+
+    Args:
+        bundle: the exported detector.
+        graph: the same in torch.
+        threads: of every contender.
+        frames: of the model's size.
+        files: the same as PNG.
+        seconds: per contender and measurement.
+        anomalib: measures anomalib for some seconds (see `measure_anomalib`).
+    """
     found: dict[str, Any] = {}
-    held = []
-    for hint in HINTS:
-        detector = Detector.load(bundle, precision, Compute(hint, threads=threads), self_test=False)
-        found["execution"] = detector.graph.execution
-        found[hint] = measure_hint(detector, frames, files, seconds)
-        if precision == "int8":
-            held.append(held_streams(detector, frames, found[hint]["images_per_s"]))
-    if held:
-        found["streams_at_10_fps"] = max(held)
+    contenders = others(bundle, graph, frames, threads)
+    for precision in PRECISIONS:
+        detector = load(bundle, precision, "LATENCY", threads)
+        found[precision] = {"execution": detector.graph.execution, "LATENCY": {}}
+        fewest = FEWEST_INT8 if precision == "int8" else FEWEST
+        for path, contender in contenders_of(detector, frames, files, fewest).items():
+            contenders[f"{precision} {path}"] = contender
+    blocks: list[dict[str, Any]] = []
+    timed = take_turns(contenders, seconds, each_round=lambda: blocks.append(anomalib(seconds / ROUNDS)))
+    for name, numbers in timed.items():
+        precision, _, path = name.partition(" ")
+        if path:
+            found[precision]["LATENCY"][path] = numbers
+        else:
+            found[name] = numbers
+    found |= pool(blocks)
+    for precision in PRECISIONS:
+        detector = load(bundle, precision, "THROUGHPUT", threads)
+        found[precision]["THROUGHPUT"] = {"images_per_s": throughput(detector, frames, seconds)}
+    found["int8"]["streams_at_10_fps"] = most_streams(bundle, threads, frames)
     return found
 
 
-def measure_hint(
-    detector: Detector, frames: Sequence[U8], files: Sequence[Path], seconds: float
-) -> dict[str, Any]:
-    """Latencies of single frames, of the model alone and of the whole path, and images per second."""
-    return {
-        "graph": latency(lambda index: detector.detect(frames[index % len(frames)]), seconds),
-        "whole_path": latency(
-            lambda index: detector.predict(detector.read(files[index % len(files)])), seconds
-        ),
-        "images_per_s": throughput(detector, frames, seconds),
-    }
+def measure_few(bundle: Path, threads: int, frames: Sequence[U8], seconds: float) -> dict[str, Any]:
+    """What is measured with fewer threads than all: the latency of each precision's model, and cameras."""
+    found: dict[str, Any] = {}
+    contenders = {}
+    for precision in PRECISIONS:
+        detector = load(bundle, precision, "LATENCY", threads)
+        found[precision] = {"execution": detector.graph.execution}
+        contenders[precision] = contenders_of(detector, frames, [], FEWEST_AT_ONCE)["graph"]
+    for precision, numbers in take_turns(contenders, seconds, rounds=2).items():
+        found[precision]["LATENCY"] = {"graph": numbers}
+    found["int8"]["streams_at_10_fps"] = most_streams(bundle, threads, frames)
+    return found
+
+
+def most_streams(bundle: Path, threads: int, frames: Sequence[U8]) -> int:
+    """The most cameras that INT8 keeps up with, by the better hint."""
+    found = []
+    for hint in HINTS:
+        detector = load(bundle, "int8", hint, threads)
+        found.append(held_streams(detector, frames, throughput(detector, frames, STREAM_SECONDS)))
+    return max(found)
 
 
 def held_streams(detector: Detector, frames: Sequence[U8], images_per_s: float, seconds: float = 4.0) -> int:
@@ -171,10 +278,8 @@ def late_share(detector: Detector, frames: Sequence[U8], cameras: int, seconds: 
         return float(np.mean([each for late in pool.map(watch, range(cameras)) for each in late]))
 
 
-def measure_others(
-    bundle: Path, graph: InspectionGraph, frames: Sequence[U8], threads: int, seconds: float
-) -> dict[str, Any]:
-    """Latencies of torch and onnxruntime on frames of the model's size."""
+def others(bundle: Path, graph: InspectionGraph, frames: Sequence[U8], threads: int) -> dict[str, Contender]:
+    """torch and onnxruntime, on frames of the model's size."""
     torch.set_num_threads(threads)
     tensors = [frame[None, :, :, None] for frame in frames]
     options = onnxruntime.SessionOptions()
@@ -182,13 +287,13 @@ def measure_others(
     session = onnxruntime.InferenceSession(bundle / ONNX, options, providers=["CPUExecutionProvider"])
 
     def eager(index: int) -> None:
-        graph(torch.from_numpy(tensors[index % len(tensors)]))
+        with torch.inference_mode():
+            graph(torch.from_numpy(tensors[index % len(tensors)]))
 
     def runtime(index: int) -> None:
         session.run(None, {INPUT: tensors[index % len(tensors)]})
 
-    with torch.inference_mode():
-        return {"torch_eager_fp32": latency(eager, seconds), "onnxruntime_fp32": latency(runtime, seconds)}
+    return {"torch_eager_fp32": Contender(eager), "onnxruntime_fp32": Contender(runtime)}
 
 
 def measure_anomalib(python: str | None, size: int, threads: int, seconds: float) -> dict[str, Any]:
@@ -200,6 +305,24 @@ def measure_anomalib(python: str | None, size: int, threads: int, seconds: float
     if done.returncode:
         raise SystemExit(f"{python} {ANOMALIB.name} failed:\n{done.stderr}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def pool(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One block of several that `measure_anomalib` returned.
+
+    They hold no samples but quantiles: the medians' and the 95 % values' median, and the largest 99 % value.
+    """
+    pooled: dict[str, Any] = dict(blocks[-1])
+    for name, last in pooled.items():
+        if isinstance(last, Mapping) and "p50_ms" in last:
+            numbers = [block[name] for block in blocks]
+            pooled[name] = dict(last) | {
+                "p50_ms": float(np.median([each["p50_ms"] for each in numbers])),
+                "p95_ms": float(np.median([each["p95_ms"] for each in numbers])),
+                "p99_ms": max(each["p99_ms"] for each in numbers),
+                "frames": sum(each["frames"] for each in numbers),
+            }
+    return pooled
 
 
 def matmul_gflops(precision: str, threads: int, seconds: float = 1.0) -> float:
@@ -215,7 +338,8 @@ def matmul_gflops(precision: str, threads: int, seconds: float = 1.0) -> float:
     if precision == "int8":
         model = nncf.quantize(model, nncf.Dataset([values]), subset_size=1)
     compiled = openvino.Core().compile_model(model, "CPU", options)
-    return 2 * SIDE**3 / latency(lambda _index: compiled([values]), seconds)["p50_ms"] / 1e6
+    samples = turn(lambda _index: compiled([values]), seconds, FEWEST_AT_ONCE)
+    return 2 * SIDE**3 / quantiles(samples)["p50_ms"] / 1e6
 
 
 def gflop_per_frame(graph: InspectionGraph) -> float:
@@ -311,11 +435,11 @@ def measure(
     graph = export_untrained(bundle, size, np.stack(frames[:4]))
     details: dict[str, Any] = {"size": size, "padding": False, "threads": {}}
     for threads in tqdm(thread_counts(most), desc="threads"):
-        found = {
-            name: measure_precision(bundle, name, threads, frames, files, seconds) for name in PRECISIONS
-        }
-        found |= measure_others(bundle, graph, frames, threads, seconds)
-        found |= measure_anomalib(python, size, threads, seconds)
+        if threads == most:
+            anomalib = partial(measure_anomalib, python, size, threads)
+            found = measure_all(bundle, graph, threads, frames, files, seconds, anomalib)
+        else:
+            found = measure_few(bundle, threads, frames, seconds)
         details["threads"][str(threads)] = found
     limits = {name: matmul_gflops(name, most) for name in PRECISIONS}
     limits["gflop"] = gflop_per_frame(graph)

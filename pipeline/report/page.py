@@ -26,7 +26,13 @@ from pipeline.report.facts import Facts, Previous, metric_changes, setting_chang
 from pipeline.report.figures import Figure, curves, figures
 from pipeline.report.graph import StageEntry, draw_graph, stage_entries
 from pipeline.report.numbers import Metrics, share
-from pipeline.report.pictures import Picture, class_pictures, figure_picture, insertion_pictures
+from pipeline.report.pictures import (
+    Picture,
+    class_pictures,
+    edge_picture,
+    figure_picture,
+    insertion_pictures,
+)
 from pipeline.report.tables import Table, tables
 
 FOLDER = Path(__file__).parent
@@ -191,6 +197,7 @@ def story(root: Path, facts: Facts, scale: float) -> dict[str, Any]:
         "heat_maps": told(HEAT_MAPS, "Best, median and worst test defect: image, truth, heat map"),
         "export_table": evidence.export_table(metrics),
         "latency_chart": charts.latency_chart(metrics),
+        "edge_chart": edge_picture(root, scale),
         "latency_machine": metrics.content("latency").get("machine", ""),
         "weaknesses": weaknesses(metrics),
         "left_out": left_out(

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError
 from metaldefect.figures import mask_overlay
 from metaldefect.images import U8, read_own
@@ -21,6 +22,8 @@ from metaldefect.synthesis.insertion_set import CATEGORY, read_insertions
 PHOTOGRAPH = 384  # longest side of an image in the page
 FIGURE = 1400  # largest width of a figure in the page
 QUALITY = 82
+EDGE_CHART = Path("docs/images/edge.png")
+EDGE_RESULT = Path("benchmarks/results/edge.json")
 PER_CLASS = 3
 INSERTIONS_PER_CLASS = 2
 
@@ -80,6 +83,24 @@ def figure_picture(path: Path, text: str, scale: float = 1.0) -> Picture:
             return webp(image.convert("RGB"), text, round(scale * FIGURE))
     except OSError as error:
         raise UserError(f"{path} is not a readable PNG: {error}") from error
+
+
+def edge_picture(root: Path, scale: float = 1.0) -> Picture | None:
+    """The chart of the edge benchmark, shrunk by `scale`; its text names the machine, commit and day.
+
+    None if the project has no such chart, or no result that says where it was measured.
+
+    Raises:
+        UserError: the chart or the result cannot be read.
+    """
+    chart, result = root / EDGE_CHART, root / EDGE_RESULT
+    if not chart.is_file() or not result.is_file():
+        return None
+    content = read_json(result)
+    machine, commit, date = (str(content.get(key, "")) for key in ("machine", "commit", "date"))
+    if not machine or not commit:
+        return None
+    return figure_picture(chart, f"Measured on {machine}, commit {commit[:7]}, {date[:10]}", scale)
 
 
 def class_pictures(

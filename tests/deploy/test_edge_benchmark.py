@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import edge
 from benchmarks.edge_chart import edge_chart
 from metaldefect.artifacts import write_json
+from metaldefect.deploy.bundle import PRECISIONS
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.images import write_png
+from pipeline.params import Augment, Data, Params, Report
+from pipeline.report.facts import Facts
+from pipeline.report.page import render_report
+from pipeline.report.pictures import edge_picture
 from tests.slim_detector import SIZE, noise
 
 
@@ -25,11 +33,8 @@ def row(p50: float, p99: float, rate: float) -> dict[str, Any]:
         "LATENCY": {
             "graph": {"p50_ms": p50, "p99_ms": p99},
             "whole_path": {"p50_ms": p50 + 1},
-            "images_per_s": rate - 1,
         },
         "THROUGHPUT": {
-            "graph": {"p50_ms": p50 + 2, "p99_ms": p99 + 2},
-            "whole_path": {"p50_ms": p50 + 3},
             "images_per_s": rate,
         },
         "streams_at_10_fps": 2,
@@ -91,19 +96,89 @@ def test_one_two_and_all_threads_are_measured(most: int, counts: list[int]) -> N
     assert edge.thread_counts(most) == counts
 
 
-def test_every_runtime_is_measured(model: EfficientAD, exported: Path, tmp_path: Path) -> None:
+def test_contenders_take_turns_and_their_samples_are_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, rounds, calls = [0.0], [], []
+    monkeypatch.setattr(edge.time, "perf_counter", lambda: clock[0])
+
+    def contender(name: str) -> Callable[[int], None]:
+        def run(_index: int) -> None:
+            calls.append(name)
+            # The machine slows down with every round, and one contender takes twice as long as the other
+            clock[0] += (2 if name == "slow" else 1) * (1 + len(rounds)) / 1000
+
+        return run
+
+    found = edge.take_turns(
+        {"slow": edge.Contender(contender("slow"), 12), "fast": edge.Contender(contender("fast"), 100)},
+        seconds=0.0,
+        rounds=4,
+        each_round=lambda: rounds.append(len(calls)),
+    )
+    per_round = 3 + 25 + 2 * edge.WARM_UP
+    assert rounds == [per_round * (k + 1) for k in range(4)]
+    assert [name for name, _ in groupby(calls)] == ["slow", "fast"] * 4
+    assert (found["slow"]["frames"], found["fast"]["frames"]) == (12, 100)
+    # 1, 2, 3 and 4 ms, as many of each: the median is between 2 and 3, for both alike
+    assert (found["fast"]["p50_ms"], found["slow"]["p50_ms"]) == (pytest.approx(2.5), pytest.approx(5.0))
+    assert found["fast"]["p99_ms"] == pytest.approx(4.0)
+
+
+def test_a_turn_lasts_its_seconds_and_goes_on_with_the_next_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, frames = [0.0], []
+    monkeypatch.setattr(edge.time, "perf_counter", lambda: clock[0])
+
+    def run(index: int) -> None:
+        frames.append(index)
+        clock[0] += 0.25
+
+    assert edge.turn(run, 1.0, 2, first=7) == [250.0] * 4
+    assert frames[edge.WARM_UP :] == [7, 8, 9, 10]
+
+
+def test_blocks_of_anomalib_become_one() -> None:
+    blocks = [
+        {"version": "2.7", "ir": {"execution": "f32", **edge.quantiles([ms] * 8)}} for ms in (1.0, 9.0, 2.0)
+    ]
+    expected = {"execution": "f32", "p50_ms": 2.0, "p95_ms": 2.0, "p99_ms": 9.0, "frames": 24}
+    assert edge.pool(blocks) == {"version": "2.7", "ir": expected}
+    assert edge.pool([{}, {}]) == {}
+
+
+def test_everything_is_measured_on_enough_frames(
+    model: EfficientAD, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "held_streams", lambda _detector, _frames, rate: int(rate > 0))
+    monkeypatch.setattr(edge, "STREAM_SECONDS", 0.01)
+    asked = []
+
+    def anomalib(seconds: float) -> dict[str, Any]:
+        asked.append(seconds)
+        return {"anomalib_ir_default": {"execution": "f32", **edge.quantiles([125.0] * 8)}}
+
     frames, file = list(noise(2)), tmp_path / "frame.png"
     write_png(file, frames[0])
-    found = edge.measure_precision(exported, "fp32", 1, frames, [file], 0.01)
-    assert found["execution"] == "f32"
-    for hint in edge.HINTS:
-        for path in ("graph", "whole_path"):
-            numbers = found[hint][path]
-            assert 0 < numbers["p50_ms"] <= numbers["p95_ms"] <= numbers["p99_ms"]
-            assert numbers["frames"] >= edge.FEWEST
-        assert found[hint]["images_per_s"] > 0
-    others = edge.measure_others(exported, InspectionGraph(model, SIZE), frames, 1, 0.01)
-    assert {"torch_eager_fp32", "onnxruntime_fp32"} == others.keys()
+    graph = InspectionGraph(model, SIZE).eval()
+    found = edge.measure_all(exported, graph, 1, frames, [file], 0.04, anomalib)
+    assert asked == [0.01] * edge.ROUNDS
+    assert found["anomalib_ir_default"]["frames"] == 8 * edge.ROUNDS >= 30
+    assert found["fp32"]["execution"] == "f32"
+    singles = {
+        "torch": found["torch_eager_fp32"],
+        "onnxruntime": found["onnxruntime_fp32"],
+        **{
+            f"{precision} {path}": numbers
+            for precision in PRECISIONS
+            for path, numbers in found[precision]["LATENCY"].items()
+        },
+    }
+    assert len(singles) == 2 + 2 * len(PRECISIONS)
+    for name, numbers in singles.items():
+        assert 0 < numbers["p50_ms"] <= numbers["p95_ms"] <= numbers["p99_ms"]
+        assert numbers["frames"] >= (100 if name.startswith("int8") else 30)
+    few = edge.measure_few(exported, 1, frames, 0.01)
+    assert {few[precision]["LATENCY"]["graph"]["frames"] >= 10 for precision in PRECISIONS} == {True}
+    assert few["int8"]["streams_at_10_fps"] == 1
+    assert set(edge.summarise(found, LIMITS)) >= {*edge.summarise(FOUND, LIMITS), "onnxruntime_fp32_p50_ms"}
 
 
 @pytest.mark.parametrize(("milliseconds", "late"), [(0, 0.0), (150, 1.0)])
@@ -118,10 +193,40 @@ def test_operations_per_frame_are_counted(model: EfficientAD) -> None:
     assert heads < edge.gflop_per_frame(InspectionGraph(model, SIZE)) < 20 * heads
 
 
+def test_the_report_shows_the_chart_and_where_it_was_measured(tmp_path: Path) -> None:
+    chart, result = tmp_path / "docs/images/edge.png", tmp_path / "benchmarks/results/edge.json"
+    for path in (chart, result):
+        path.parent.mkdir(parents=True)
+    assert edge_picture(tmp_path) is None
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (420, 1700, 3), np.uint8)).save(chart)
+    assert edge_picture(tmp_path) is None, "nobody says where it was measured"
+    content = {"machine": "one CPU", "commit": "314e602d1f27", "date": "2026-11-26T20:40:44+00:00"}
+    write_json(result, content)
+    shown, smaller = edge_picture(tmp_path), edge_picture(tmp_path, 0.5)
+    assert shown is not None
+    assert smaller is not None
+    assert shown.text == "Measured on one CPU, commit 314e602, 2026-11-26"
+    assert (shown.width, smaller.width) == (1400, 700)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    params = Params.model_construct(
+        seed=1,
+        data=Data(root=Path("data/sample"), channels=1, classes=["patches"]),
+        augment=Augment(png_level=1, photometric=False),
+        report=Report(title="Plates"),
+    )
+    origin = Facts("2026-11-26", "7e62c17f2d", "cpu", "two cores", "abc.dir", procedural=False)
+    page = render_report(tmp_path, params, origin)
+    assert shown.source in page.split('<section id="export">')[1].split("</section>")[0]
+    assert f"<figcaption>{shown.text}</figcaption>" in page
+    write_json(result, {"date": "2026-11-26"})
+    assert edge_picture(tmp_path) is None
+
+
 def test_the_chart_names_every_runtime_and_its_share_of_the_limit() -> None:
     details = {"size": 256, "padding": False, "threads": {"1": FOUND, "2": FOUND}, "matmul_gflops": LIMITS}
     left, right = edge_chart(details, "a machine").axes
     words = " ".join(text.get_text() for text in left.texts)
-    assert [name in words for name in ("torch, eager FP32", "this IR, INT8 (f32)", "400 ms")] == [True] * 3
+    assert [name in words for name in ("torch, eager FP32", "this IR, FP16 (f32)", "400 ms")] == [True] * 3
+    assert "this IR, INT8  " in words, "what an INT8 graph computes in is that of its few float layers"
     assert "onnxruntime" not in words, "what was not measured has no bar"
     assert [text.get_text() for text in right.texts] == ["50%", "50%", "40%"]
