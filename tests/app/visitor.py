@@ -12,6 +12,7 @@ from PIL import Image
 
 SECONDS = 1000
 PATIENCE = 30 * SECONDS
+STEPS = 2  # of MaskGIT: more take longer and show nothing else
 
 
 class Visit:
@@ -46,21 +47,8 @@ class Visit:
         self.page.mouse.up()
         self.page.wait_for_timeout(0.5 * SECONDS)
 
-    def paint_everything(self, rows: int = 24) -> None:
-        """One stroke to and fro over the whole canvas."""
-        box = self.page.locator("#editor canvas").first.bounding_box()
-        ends = [box["x"] + 1, box["x"] + box["width"] - 1]
-        self.page.mouse.move(ends[0], box["y"] + 1)
-        self.page.mouse.down()
-        for row in range(rows + 1):
-            y = box["y"] + 1 + row * (box["height"] - 2) / rows
-            self.page.mouse.move(ends[row % 2], y)
-            self.page.mouse.move(ends[(row + 1) % 2], y, steps=12)
-        self.page.mouse.up()
-        self.page.wait_for_timeout(0.5 * SECONDS)
-
     def draw(self, seed: str = "1") -> None:
-        self.page.locator("#paint-steps input[type=number]").fill("2")
+        self.page.locator("#paint-steps input[type=number]").fill(f"{STEPS}")
         self.page.get_by_label("Seed").first.fill(seed)
         self.page.click("#draw")
 
