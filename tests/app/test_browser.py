@@ -54,6 +54,12 @@ def test_drawing_without_a_mask_or_with_text_as_seed_says_why(visit: Visit) -> N
     assert "seed must be a whole number" in visit.error()
 
 
+def test_a_mask_that_covers_the_whole_image_is_refused(visit: Visit) -> None:
+    visit.paint_everything()
+    visit.draw()
+    assert "The mask covers the whole image" in visit.error()
+
+
 def test_a_text_file_is_refused_and_a_colour_photograph_is_worked_with(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     visit.page.set_input_files("#upload input[type=file]", tmp_path / "notes.txt")
