@@ -60,7 +60,7 @@ def build_generate_tab(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             fields = number_fields(studio, "generate")
-            count = gr.Slider(1, MOST_IMAGES, MOST_IMAGES, step=1, label="Images")
+            count = gr.Slider(1, MOST_IMAGES, MOST_IMAGES, step=1, label="Images", elem_id="generate-count")
             button = gr.Button("Draw images", variant="primary", elem_id="generate")
         with gr.Column(scale=3, min_width=320):
             grid = gr.Gallery(

@@ -12,6 +12,7 @@ from PIL import Image
 
 SECONDS = 1000
 PATIENCE = 30 * SECONDS
+STEPS = 2  # of MaskGIT: more take longer and show nothing else
 
 
 class Visit:
@@ -46,21 +47,22 @@ class Visit:
         self.page.mouse.up()
         self.page.wait_for_timeout(0.5 * SECONDS)
 
-    def paint_everything(self, rows: int = 24) -> None:
-        """One stroke to and fro over the whole canvas."""
+    def paint_everything(self, rows: int = 10) -> None:
+        """One stroke to and fro over the whole image, which lies in the middle of the canvas."""
         box = self.page.locator("#editor canvas").first.bounding_box()
-        ends = [box["x"] + 1, box["x"] + box["width"] - 1]
-        self.page.mouse.move(ends[0], box["y"] + 1)
+        ends = [box["x"] + share * box["width"] for share in (0.2, 0.8)]
+        # A stroke that starts beside the image paints nothing
+        self.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
         self.page.mouse.down()
         for row in range(rows + 1):
-            y = box["y"] + 1 + row * (box["height"] - 2) / rows
-            self.page.mouse.move(ends[row % 2], y)
-            self.page.mouse.move(ends[(row + 1) % 2], y, steps=12)
+            y = box["y"] + (0.05 + 0.9 * row / rows) * box["height"]
+            self.page.mouse.move(ends[row % 2], y, steps=4)
+            self.page.mouse.move(ends[(row + 1) % 2], y, steps=8)
         self.page.mouse.up()
         self.page.wait_for_timeout(0.5 * SECONDS)
 
     def draw(self, seed: str = "1") -> None:
-        self.page.locator("#paint-steps input[type=number]").fill("2")
+        self.page.locator("#paint-steps input[type=number]").fill(f"{STEPS}")
         self.page.get_by_label("Seed").first.fill(seed)
         self.page.click("#draw")
 
