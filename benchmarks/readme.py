@@ -87,6 +87,7 @@ LABELS = {
     "cold_start_s": "cold start (s)",
     "cold_start_cached_s": "cold start with cached graphs (s)",
     "inpainting_s": "one inpainting, median (s)",
+    "page_inpainting_s": "one inpainting at the page, median (s)",
     "grid_of_nine_s": "nine whole images (s)",
     "requests": "requests",
     "concurrency": "of these at once",
