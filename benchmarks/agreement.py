@@ -93,7 +93,7 @@ def by_anomalib(
     with tempfile.TemporaryDirectory() as folder:
         graph = write_for_anomalib(bundle, precision, Path(folder) / "copy")
         hint = execution(precision).get("INFERENCE_PRECISION_HINT", "default")
-        copies = [Path(folder) / f"{index}.png" for index in range(len(files))]
+        copies = [Path(folder) / "frames" / file.name for file in files]
         for copy, file in zip(copies, files, strict=True):
             write_png(copy, read_rgb(file, levels=detector.levels))
         command = [python, str(SCORES), str(graph), hint, *map(str, copies)]
