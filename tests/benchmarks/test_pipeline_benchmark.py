@@ -182,7 +182,7 @@ def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> Non
 def test_every_picture_of_the_pages_comes_from_a_command() -> None:
     root = Path(__file__).resolve().parents[2]
     made = {f"{name}_{picture}.png" for name in ("default", "real") for picture in PICTURES}
-    made |= {"demo_page.png", "report_page.png"}  # benchmarks.screenshots
+    made |= {"demo_page.png", "report_page.png", "edge.png"}  # benchmarks.screenshots and .edge
     assert {path.name for path in (root / "docs/images").iterdir()} <= made
     for page in (root / "README.md", *(root / "docs").glob("*.md")):
         for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
