@@ -58,6 +58,8 @@ class Follower:
     def look(self) -> bool:
         """Reload if the folder holds another bundle than at the last look; return whether it was taken."""
         found, state = self.content(), self.state()
+        if found == self._seen:
+            self._refused = None
         if found is None or found == self._seen or state == self._refused:
             return False
         try:

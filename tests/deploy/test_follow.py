@@ -100,6 +100,8 @@ def test_a_bundle_that_breaks_in_an_unknown_way_does_not_end_the_following(
         assert not follower.look()
     assert "KeyError: 'no such key'" in capsys.readouterr().err
     promote(tmp_path, planted["good"], {})
+    assert not follower.look()  # it has served all the time
+    promote(tmp_path, planted["half_blind"], {})
     assert follower.look() is True
 
 
