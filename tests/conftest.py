@@ -6,18 +6,26 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from hypothesis import settings
+from playwright.sync_api import sync_playwright
 
 # The same cases in every run, so that a change fails by its own fault; `--hypothesis-profile=search` draws
 # new ones
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# ImageEditor needs WebGL, which a headless browser has in software only
+FLAGS = [
+    "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
+]  # fmt: skip
 
 TOY_PIPELINE = """\
 stages:
@@ -58,6 +66,20 @@ if sys.argv[1] == "quick.txt":
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the files with whole pipeline runs first: last, they would keep one core waiting."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, one per worker, because Playwright starts only once in a thread.
+
+    Tests that need it are skipped where there is none.
+    """
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed: apt-get install chromium")
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 def clean_environment(tmp_path: Path) -> dict[str, str]:

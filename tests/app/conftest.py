@@ -12,7 +12,6 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 from PIL import Image
-from playwright.sync_api import sync_playwright
 from scipy import ndimage
 
 from app.demo import build, serve
@@ -25,11 +24,6 @@ from tests.app.visitor import Visit
 from tests.tiny_models import save_tiny_painter
 
 SIZE = 64
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# ImageEditor needs WebGL, which a headless browser has in software only
-FLAGS = [
-    "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
-]  # fmt: skip
 
 
 def save_bright_spot_detector(folder: Path) -> None:
@@ -110,17 +104,6 @@ def address(studio: Studio, familiarity: Familiarity | None) -> Iterator[str]:
     _, url, _ = serve(page, port=None, prevent_thread_lock=True, quiet=True)
     yield url.rstrip("/")
     page.close()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium; tests that need it are skipped where there is none."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium is installed: apt-get install chromium")
-    with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,13 +15,12 @@ from typing import Any
 
 import mlflow
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from pipeline.mlflow_view import comparison, links
 from pipeline.registry import DETECTOR
 from pipeline.run import connect_tracking
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 60_000  # milliseconds
 NAMES = ("retrain 2026-11-01 03:00", "retrain 2026-11-08 03:00")
 METRICS = {"image_auroc": 0.9712, "au_pro": 0.6523}
@@ -86,16 +84,12 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
+def page(browser: Any) -> Iterator[Any]:
     """A tab of a headless Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium is installed: apt-get install chromium")
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.set_default_timeout(PATIENCE)
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    yield page
+    page.close()
 
 
 def test_the_links_open_pages_with_the_runs_and_their_metrics(
