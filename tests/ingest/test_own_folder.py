@@ -74,7 +74,9 @@ def test_two_masks_of_one_image_are_refused(tmp_path, save):
     found, rejected, _ = masks_of(tmp_path)
     assert found == {"dent/b.png": None}
     assert rejected == [
-        ("folder/dent/a.png", "2 files are named as its mask: dent/a_mask.png, masks/dent/a.png; keep one")
+        ("folder/dent/a_mask.png", "one of 2 masks of a.png; keep one"),
+        ("folder/masks/dent/a.png", "one of 2 masks of a.png; keep one"),
+        ("folder/dent/a.png", "2 files are named as its mask: dent/a_mask.png, masks/dent/a.png; keep one"),
     ]
 
 
