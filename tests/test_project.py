@@ -98,7 +98,7 @@ def test_imports_never_point_up() -> None:
         "pipeline": {"metaldefect", "pipeline"},
         "flows": {"metaldefect", "pipeline", "flows"},
         "app": {"metaldefect", "pipeline", "app"},
-        "benchmarks": {"metaldefect", "pipeline", "benchmarks"},
+        "benchmarks": {"metaldefect", "pipeline", "app", "benchmarks"},  # of one floor: it measures the demo
     }
     wrong = []
     for package, lower in allowed.items():
