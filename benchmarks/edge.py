@@ -1,6 +1,6 @@
 """`python -m benchmarks.edge`: how fast the exported detector is, and against what.
 
-Run it alone on a quiet machine; it takes about twelve minutes on two cores. It exports EfficientAD-S at
+Run it alone on a quiet machine. It exports EfficientAD-S at
 256 px, unpadded and untrained (weights do not change the speed), and measures:
 
 - with all threads, one frame at a time, at the median, 95 % and 99 %: per precision, the model alone (a frame

@@ -29,7 +29,7 @@ from metaldefect.inspection.provider import RealDatasetProvider
 SEED = 0
 
 
-def measure(root: Path, minutes: float, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
+def measure(root: Path, steps: int, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Train, export and score; `folder` receives everything that is made."""
     prepared = prepared_folder(recognise(root), root, SEED, folder / "work")
     settings = load_settings(
@@ -38,7 +38,7 @@ def measure(root: Path, minutes: float, folder: Path) -> tuple[dict[str, Figure]
             "source": "real",
             "root": prepared,
             "output": folder / "detector",
-            "minutes": minutes,
+            "steps": steps,
             "image_size": 256,
             "channels": 1,
             "seed": SEED,
@@ -52,7 +52,7 @@ def measure(root: Path, minutes: float, folder: Path) -> tuple[dict[str, Figure]
         detector = Detector.load(settings.output / "openvino", precision)
         scored[precision] = score_images(detector.detect, test, detector.image_size, f"score {precision}")
         found = precision_accuracy(scored[precision], detector.threshold)
-        threshold = details["fp32"]["threshold"] if details.get("fp32") else detector.threshold
+        threshold = details.get("fp32", found)["threshold"]
         found |= against_fp32(scored[precision], detector.threshold, scored["fp32"], threshold)
         details[precision] = found | {"execution": detector.graph.execution}
     figures: dict[str, Figure] = {"image_auroc_fp32": details["fp32"]["image_auroc"]}
@@ -75,11 +75,11 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--root", type=Path, default=Path("data/raw/Magnetic-tile-defect"))
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="of the training (default: %(default)s)")
     add_results_argument(parser, "precisions")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures, details = measure(arguments.root, arguments.minutes, Path(folder))
+        figures, details = measure(arguments.root, arguments.steps, Path(folder))
     publish(arguments.results, "precisions", figures, details)
     if breaches := beyond_limits(details):
         sys.exit("; ".join(breaches))

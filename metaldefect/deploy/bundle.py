@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
+from metaldefect.artifacts import check_sha256, sha256_file, write_json
 from metaldefect.config import Config
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
@@ -212,7 +214,12 @@ def bundle_version(folder: Path) -> str:
     """
     if not (folder / METADATA).is_file():
         raise UserError(f"{folder} is not an exported detector: it has no {METADATA}")
-    return sha256_file(folder / METADATA)[:12]
+    return version_of((folder / METADATA).read_bytes())
+
+
+def version_of(description: bytes) -> str:
+    """`bundle_version` of a bundle with these bytes of `metadata.json`."""
+    return hashlib.sha256(description).hexdigest()[:12]
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -234,8 +241,31 @@ def read_metadata(folder: Path) -> Metadata:
     Raises:
         UserError: it is missing, not valid, or of another version.
     """
+    return parse_metadata(read_description(folder), folder / METADATA)
+
+
+def read_description(folder: Path) -> bytes:
+    """The bytes of `metadata.json`, for whoever needs signature, content and version of one file.
+
+    Raises:
+        UserError: it is missing.
+    """
     path = folder / METADATA
-    content = read_json(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    return path.read_bytes()
+
+
+def parse_metadata(description: bytes, path: Path) -> Metadata:
+    """Metadata from the bytes of `metadata.json`; `path` names the file in errors.
+
+    Raises:
+        UserError: they are not valid, or of another version.
+    """
+    try:
+        content = json.loads(description)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(

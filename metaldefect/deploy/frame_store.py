@@ -37,6 +37,7 @@ class FrameStore:
         found = {path: path.stat() for path in folder.iterdir() if path.suffix in SUFFIXES.values()}
         ordered = sorted(found, key=lambda path: found[path].st_mtime)
         self._kept: OrderedDict[Path, int] = OrderedDict((path, found[path].st_size) for path in ordered)
+        self._bytes = sum(self._kept.values())
         self._lock = threading.Lock()
 
     def add(self, name: str, content: bytes) -> None:
@@ -47,12 +48,11 @@ class FrameStore:
         temporary.replace(path)
         old = []
         with self._lock:
+            self._bytes += len(content) - self._kept.pop(path, 0)
             self._kept[path] = len(content)
-            self._kept.move_to_end(path)
-            total = sum(self._kept.values())
-            while len(self._kept) > 1 and (len(self._kept) > self.most or total > self.most_bytes):
+            while len(self._kept) > 1 and (len(self._kept) > self.most or self._bytes > self.most_bytes):
                 gone, size = self._kept.popitem(last=False)
-                total -= size
+                self._bytes -= size
                 old.append(gone)
         for path in old:
             path.unlink(missing_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +9,22 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from numpy.typing import NDArray
 
 from metaldefect.deploy.bundle import (
     METADATA,
-    SCHEMA_VERSION,
     Metadata,
     check_files,
     graph_file,
+    parse_metadata,
     precision_files,
+    read_description,
+    version_of,
 )
 from metaldefect.deploy.compiled import CompiledGraph, Compute, Scored
 from metaldefect.deploy.frames import as_frame
 from metaldefect.deploy.golden import check_golden_scores, read_golden_frames
-from metaldefect.deploy.signature import SIGNATURE, as_key
+from metaldefect.deploy.signature import check_signature
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
@@ -97,7 +94,11 @@ class Detector:
                 signature is wrong, the precision is unknown, or the self-test fails.
         """
         folder = Path(folder)
-        metadata, version = read_description(folder, public_key)
+        # One read: between two, another bundle may take the folder's place
+        description = read_description(folder)
+        if public_key is not None:
+            check_signature(folder, public_key, description)
+        metadata = parse_metadata(description, folder / METADATA)
         graph_file(precision)
         if precision not in metadata.precisions:
             raise UserError(f"{folder} has no {precision} graph, only {', '.join(metadata.precisions)}")
@@ -107,7 +108,7 @@ class Detector:
             frames = read_golden_frames(folder, metadata)
             scores = [score for score, _ in graph.stream(frames)]
             check_golden_scores(folder, metadata, precision, scores)
-        return cls(graph, metadata, precision, version)
+        return cls(graph, metadata, precision, version_of(description))
 
     @property
     def tiles(self) -> int | None:
@@ -203,47 +204,6 @@ class Detector:
     def detect_each(self, images: Iterable[U8]) -> Iterator[Scored]:
         """`detect` of each image in order, several at once."""
         return self.graph.stream(as_frame(image, self.metadata.input) for image in images)
-
-
-def read_description(folder: Path, public_key: Path | None) -> tuple[Metadata, str]:
-    """Metadata and version of a bundle (as `bundle_version` names it), from one read of `metadata.json`.
-
-    Between two reads, another bundle may take the folder's place: what is loaded would not be what was
-    signed.
-
-    Args:
-        folder: the bundle.
-        public_key: PEM file; its owner must have signed the metadata. None: no signature is needed.
-
-    Raises:
-        UserError: as `check_signature` and `read_metadata`.
-    """
-    path, signature = folder / METADATA, folder / SIGNATURE
-    if public_key is not None and not signature.is_file():
-        raise UserError(f"{signature} does not exist: sign the bundle with `metaldefect sign`")
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    described = path.read_bytes()
-    if public_key is not None:
-        key = as_key(public_key, load_pem_public_key, Ed25519PublicKey)
-        try:
-            key.verify(signature.read_bytes(), described)
-        except InvalidSignature as error:
-            raise UserError(
-                f"{signature} does not fit {METADATA} and {public_key}: the bundle was changed, or another"
-                " key signed it"
-            ) from error
-    try:
-        content = json.loads(described)
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema_version {version}, this version reads {SCHEMA_VERSION}: export the detector"
-            " again (`dvc repro export_openvino`)"
-        )
-    return Metadata.parse(content, str(path)), hashlib.sha256(described).hexdigest()[:12]
 
 
 def overlay(image: U8, anomaly_map: NDArray[np.float32], threshold: float, strength: float = 0.55) -> U8:

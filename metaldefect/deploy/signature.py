@@ -35,8 +35,13 @@ def sign(folder: Path, private_key: Path) -> Path:
     return folder / SIGNATURE
 
 
-def check_signature(folder: Path, public_key: Path) -> None:
+def check_signature(folder: Path, public_key: Path, description: bytes) -> None:
     """Check that the owner of a public key signed a bundle's metadata.
+
+    Args:
+        folder: the bundle.
+        public_key: PEM file.
+        description: the bytes of `metadata.json` that are used; a second read might find other ones.
 
     Raises:
         UserError: there is no signature, or it is another's or of other metadata.
@@ -46,7 +51,7 @@ def check_signature(folder: Path, public_key: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path} does not exist: sign the bundle with `metaldefect sign`")
     try:
-        key.verify(path.read_bytes(), (folder / METADATA).read_bytes())
+        key.verify(path.read_bytes(), description)
     except InvalidSignature as error:
         raise UserError(
             f"{path} does not fit {METADATA} and {public_key}: the bundle was changed, or another key signed"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metaldefect.artifacts import read_json, sha256_file, write_json
-from metaldefect.deploy.bundle import PRECISIONS, read_metadata
+from metaldefect.deploy.bundle import PRECISIONS, read_description, read_metadata
 from metaldefect.deploy.golden import draw_golden_frames, read_golden_frames
 from metaldefect.deploy.prediction_log import observed_columns
 from metaldefect.deploy.reference import REFERENCE, add_reference, read_reference
@@ -134,7 +134,7 @@ def test_a_signed_bundle_is_accepted_from_its_owner_only(bundle: Path, tmp_path:
     content["precisions"]["int8"]["threshold"] = 9.0
     write_json(bundle / "metadata.json", content)
     with pytest.raises(UserError, match="the bundle was changed"):
-        check_signature(bundle, public)
+        check_signature(bundle, public, read_description(bundle))
 
 
 def test_openssl_accepts_the_signature(bundle: Path, tmp_path: Path) -> None:
