@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,19 @@ class Plant:
     def ask(self, path: str, body: Any = None) -> Any:
         """The answer of Prefect's API, which is 503 while its database is locked."""
         return wait_for(lambda: [call(self.api, path, body)], f"{path} answers", 60)[0]
+
+    def delete(self, path: str) -> None:
+        """Delete what Prefect's API holds under a path; what an earlier try deleted is gone as well."""
+
+        def gone() -> bool:
+            try:
+                urllib.request.urlopen(urllib.request.Request(self.api + path, method="DELETE"), timeout=30)
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.NOT_FOUND:
+                    raise
+            return True
+
+        wait_for(gone, f"{path} is deleted", 60)
 
     def start_run(self, deployment: str = RETRAIN, **parameters: Any) -> str:
         """Let the worker take a run of a deployment; returns its id."""

@@ -16,6 +16,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectConcurrentFuture
 from prefect.states import Cancelled, Completed, State
+from prefect.utilities.annotations import quote
 
 from flows.graph import Node, read_graph, stable_lock_order
 from flows.limits import LIMIT_HOURS, TimeLimit
@@ -109,7 +110,9 @@ def submit(
             root,
             children,
             parent,
-            results,
+            # Prefect walks through a task's arguments in search of futures, and other stages add to these
+            # results meanwhile: a dictionary that grows while it is walked through is an error.
+            quote(results),
             return_state=False,
             wait_for=[futures[name] for name in node.upstream],
         )

@@ -17,6 +17,27 @@ import pytest
 pytestmark = pytest.mark.usefixtures("with_database")
 
 COMMAND = [sys.executable, "-m", "flows.run"]
+UNWALKED = """\
+from pathlib import Path
+from prefect import flow
+from flows.graph import Node
+from flows.processes import ChildProcesses
+from flows.repro import submit
+
+class Results(dict):
+    def __iter__(self):
+        raise RuntimeError("dictionary changed size during iteration")
+    keys = values = items = __iter__
+
+@flow
+def two_stages():
+    results = Results()
+    nodes = [Node("early", (), False), Node("late", ("early",), False)]
+    futures = submit(nodes, set(), Path(), ChildProcesses(), None, results)
+    print("STATES", *(future.wait() or future.state.name for future in futures.values()), len(results))
+
+two_stages()
+"""
 
 
 def run(root: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,6 +63,13 @@ def mlflow_runs(root: Path) -> list[tuple[str, str, str]]:
         found = store.execute("select name, status, lifecycle_stage from runs order by start_time").fetchall()
     assert all(re.fullmatch(r"\w+ \d{4}-\d\d-\d\d \d\d:\d\d", name) for name, _, _ in found)
     return [(name.split()[0], status, life) for name, status, life in found]
+
+
+def test_results_that_grow_while_tasks_start_disturb_nobody(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNWALKED], env=environment, text=True, capture_output=True, timeout=180
+    )
+    assert "STATES Unchanged Unchanged 2" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_pipeline_is_made_restored_and_left_alone(
