@@ -14,6 +14,7 @@ from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.errors import exit_on_user_error, printable
 from metaldefect.maskgit.training_config import MaskGITPretrainSettings
+from metaldefect.terminal import quiet
 from metaldefect.tokenizer.training_config import PretrainSettings
 
 # torch and Lightning take seconds to import, so each command imports them itself and --help stays quick
@@ -49,6 +50,7 @@ DRAWING = defaults(MaskGITPretrainSettings)
 
 def run_app(commands: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0, 1 after a `UserError`, 2 after a wrong command line."""
+    quiet()
     with exit_on_user_error("metaldefect"):
         commands(arguments, prog_name="metaldefect")
 

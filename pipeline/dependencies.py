@@ -28,7 +28,7 @@ PLUMBING = frozenset(
         "pipeline/lineage.py",
         "pipeline/run.py",
         "pipeline/store_paths.py",
-        "pipeline/terminal.py",
+        "metaldefect/terminal.py",
         "stages/__init__.py",
     }
 )

@@ -20,6 +20,7 @@ from metaldefect.tokenizer.evaluation import (
     reconstruct,
     rkid_with_grain,
     summarise,
+    why_no_rkid,
 )
 from metaldefect.tokenizer.figures import curve_figure, reconstruction_figures
 from metaldefect.training.snapshot_files import load_snapshot, spread_snapshots
@@ -48,7 +49,8 @@ def main(params: Params, run: StageRun) -> None:
     after = reconstruct(model, test, distance)
     summary_after = summarise(after, test, table, codes)
     grain = Grain.load(MODEL)
-    if grain is not None:
+    no_rkid = why_no_rkid(scenes)
+    if grain is not None and not no_rkid:
         summary_after["rkid_with_grain"] = rkid_with_grain(model, grain, test, scenes)
     load_snapshot(model, along[0])
     before = reconstruct(model, test, distance)
@@ -67,7 +69,7 @@ def main(params: Params, run: StageRun) -> None:
         "per_class": per_class(after.scores, table["label"].tolist()),
         "constant_image": constant_image_scores(test),
         "test_images": len(table),
-        "left_out": distance.left_out(section.perceptual),
+        "left_out": distance.left_out(section.perceptual) | no_rkid,
     }
     write_json(f"metrics/{STAGE}.json", metrics)
     run.log_metrics(metrics)

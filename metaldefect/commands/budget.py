@@ -81,7 +81,8 @@ class Budget:
         """What the run took."""
         wall = time.monotonic() - self.wall
         others = (wall - self.spent) / 60
-        return f"{wall / 60:.1f} minutes, of which other programs held the machine for {others:.1f}"
+        took = f"{wall / 60:.1f} minutes"
+        return took if others < 0.1 else f"{took}, of which other programs held the machine for {others:.1f}"
 
     def clock_for_training(
         self, passes: int, second_per_image: float, same_again: float

@@ -5,8 +5,9 @@ it goes to test, below `test + validation` to validation, else to train. Scenes 
 adding images does not move existing ones. In return, the fractions are exact only on average, overall and
 within each class and source.
 
-Classes so small that some split gets none of their scenes are the exception: the scene nearest to that
-split's interval moves there, and is reported. It moves back once another scene falls into the split.
+Small classes are the exception: where chance gives a split fewer scenes of a class than its share, and fewer
+than `FEWEST`, the scenes nearest to that split's interval move there, and are reported. They move back once
+others fall into the split.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from metaldefect.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+# Scenes of a class on which a figure for the class can rest at all
+FEWEST = 3
 
 
 def position(key: str, seed: int) -> float:
@@ -78,7 +81,9 @@ def fill_small_class(
     spans: dict[str, tuple[float, float]],
     moved: list[str],
 ) -> None:
-    """Give every split at least one scene of the class by moving the scene nearest to its interval.
+    """Give every split its share of a small class by moving the scenes nearest to its interval.
+
+    Its share is that of all scenes, rounded, but at least one scene and no more than `FEWEST`.
 
     Updates `split_of` and appends the keys of moved scenes to `moved`.
     """
@@ -87,15 +92,15 @@ def fill_small_class(
             f"class {label!r} has {len(keys)} scene(s) that are not near-duplicates of one another: train, "
             "validation and test need one each; add images of it or leave the class out"
         )
-    for split in SPLITS:
-        if any(split_of[key] == split for key in keys):
-            continue
-        held = {other: [key for key in keys if split_of[key] == other] for other in SPLITS}
-        spare = [key for group in held.values() if len(group) > 1 for key in group]
-        low, high = spans[split]
-        nearest = min(spare, key=lambda key: (max(low - places[key], places[key] - high), key))
-        split_of[nearest] = split
-        moved.append(nearest)
+    shares = {split: round((high - low) * len(keys)) for split, (low, high) in spans.items()}
+    fewest = {split: max(1, min(FEWEST, share)) for split, share in shares.items()} | {"train": 1}
+    for split, (low, high) in spans.items():
+        while sum(split_of[key] == split for key in keys) < fewest[split]:
+            held = {other: [key for key in keys if split_of[key] == other] for other in SPLITS}
+            spare = [key for other, group in held.items() if len(group) > fewest[other] for key in group]
+            nearest = min(spare, key=lambda key: (max(low - places[key], places[key] - high), key))
+            split_of[nearest] = split
+            moved.append(nearest)
 
 
 def across_splits(table: pd.DataFrame, column: Literal["group", "scene"]) -> int:

@@ -27,6 +27,9 @@ from metaldefect.tokenizer.perceptual import ALTERNATIVE, metric_name, perceptua
 from metaldefect.training.snapshot_files import load_snapshot
 
 History = list[dict[str, float]]
+Features = NDArray[np.float32]
+# KID needs two images on each side, and its interval draws half of the scenes
+FEWEST_FOR_RKID = 4
 
 
 class Distance(NamedTuple):
@@ -102,17 +105,33 @@ def image_scores(image: U8, reference: U8) -> dict[str, float]:
 def summarise(
     reconstruction: Reconstruction, images: U8, table: pd.DataFrame, codebook_size: int
 ) -> dict[str, Any]:
-    """Means with intervals by scene, rKID, block ratio and codebook use."""
+    """Means with intervals by scene, rKID, block ratio and codebook use.
+
+    rKID is left out where `why_no_rkid` gives a reason.
+    """
     groups = table["scene"].tolist()
     cell = images.shape[1] // reconstruction.tokens.shape[1]
     scores = reconstruction.scores
-    real, fake = pooled_features(images), pooled_features(reconstruction.images)
-    return {
+    found = {
         **{str(name): bootstrap_mean(scores[name], groups) for name in scores},
         "block_ratio": block_ratio_interval(reconstruction.images, cell, groups),
         "codebook": codebook_use(reconstruction.tokens, codebook_size),
-        "rkid": half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups),
     }
+    if not why_no_rkid(groups):
+        found["rkid"] = rkid(pooled_features(images), pooled_features(reconstruction.images), groups)
+    return found
+
+
+def why_no_rkid(groups: Sequence[object]) -> dict[str, str]:
+    """`rkid` and the reason why so few scenes give none; empty if they are enough."""
+    if (count := len(set(groups))) >= FEWEST_FOR_RKID:
+        return {}
+    return {"rkid": f"{count} test scenes, {FEWEST_FOR_RKID} are needed"}
+
+
+def rkid(real: Features, fake: Features, groups: Sequence[object]) -> dict[str, float]:
+    """KID between images and their reconstructions with its interval; features `float32 [N, D]`."""
+    return half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)
 
 
 def per_class(scores: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -136,8 +155,7 @@ def rkid_with_grain(model: VQModel, grain: Grain, images: U8, groups: list[objec
     codes, levels = codes_and_levels(model, images)
     generators = [image_generator(0, "grain", number) for number in range(len(images))]
     noise = grain.draw(codes, images.shape[1], generators)
-    real, fake = pooled_features(images), pooled_features(to_u8(add_grain(levels, noise)))
-    return half_sample_interval(lambda chosen: kid(real[chosen], fake[chosen]), groups)
+    return rkid(pooled_features(images), pooled_features(to_u8(add_grain(levels, noise))), groups)
 
 
 def gains(before: pd.DataFrame, after: pd.DataFrame, groups: list[object]) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from metaldefect import cli as commands
+from metaldefect.cli import run_app
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.config import Config
 from metaldefect.maskgit.training_config import MaskGITPretrainSettings
@@ -155,3 +157,16 @@ def test_pretraining_has_one_set_of_defaults(name: str, settings: type[Config]) 
     defaults = {name: made.default for name, made in signature(entry.callback).parameters.items()}
     for key, value in settings():
         assert defaults[key] == value
+
+
+def test_commands_show_no_third_party_warnings() -> None:
+    noisy = logging.getLogger("torch.utils.cpp_extension")  # warns of a missing GPU
+    noisy.setLevel(logging.NOTSET)
+    commands = typer.Typer()
+    commands.command("nothing")(lambda: None)
+
+    with pytest.raises(SystemExit):
+        run_app(commands, [])
+
+    assert not noisy.isEnabledFor(logging.WARNING)
+    assert noisy.isEnabledFor(logging.ERROR)

@@ -48,6 +48,14 @@ def test_a_tiny_class_has_every_split(count, seed):
     assert len(moved) <= 2
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_small_class_gets_its_share_in_every_split(seed):
+    splits, _ = assign_splits(KEYS[:14], ["a"] * 14, seed=seed, validation=0.15, test=0.2)
+    assert splits.count("test") >= 3  # 14 x 0.2 = 2.8
+    assert splits.count("validation") >= 2  # 2.1
+    assert splits.count("train") >= 6
+
+
 def test_a_class_of_two_scenes_is_an_error():
     with pytest.raises(UserError, match=r"class 'b' has 2 scene\(s\)"):
         assign_splits(["x", "y", "y"], ["b"] * 3, seed=0, validation=0.1, test=0.1)

@@ -142,7 +142,7 @@ def test_code_of_metrics_reruns_evaluation_alone(finished: Project) -> None:
 def test_code_of_figures_report_and_tracking_reruns_no_training_and_no_data(finished: Project) -> None:
     figures = files(finished, "metaldefect/**/figures.py")
     assert len(figures) >= 6
-    plumbing = ["pipeline/run.py", "pipeline/params.py", "pipeline/terminal.py", "stages/__init__.py"]
+    plumbing = ["pipeline/run.py", "pipeline/params.py", "metaldefect/terminal.py", "stages/__init__.py"]
     touch(finished, *figures, *files(finished, "pipeline/report/*.*"), *plumbing)
     found = reruns(finished)
     assert "report" in found

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -68,3 +69,16 @@ def test_a_learning_curve_has_a_row_per_snapshot_with_its_own_weights(tmp_path: 
     again = evaluation.reconstruct(model, images, Distance("lpips", MeanDifference())).scores
     assert rows[0]["ssim"] == pytest.approx(again["ssim"].mean())
     assert rows[0]["lpips"] == pytest.approx(again["lpips"].mean())
+
+
+def test_a_few_scenes_give_every_figure_but_rkid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "pooled_features", lambda images: images.reshape(len(images), -1)[:, :8])
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
+    found = evaluation.reconstruct(VQModel(TINY_TOKENIZER), images, Distance("lpips", MeanDifference()))
+    four, two = (pd.DataFrame({"scene": list(scenes)}) for scenes in ("abcd", "aabb"))
+
+    enough, few = (evaluation.summarise(found, images, table, 16) for table in (four, two))
+
+    assert set(enough) - set(few) == {"rkid"}
+    assert evaluation.why_no_rkid(list("abcd")) == {}
+    assert evaluation.why_no_rkid(list("aabb")) == {"rkid": "2 test scenes, 4 are needed"}

@@ -1,4 +1,4 @@
-"""What a stage prints: its own lines and progress bars, without third-party noise."""
+"""What a stage or command prints: its own lines and progress bars, without third-party noise."""
 
 from __future__ import annotations
 
