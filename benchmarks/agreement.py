@@ -4,6 +4,7 @@ Scores the golden frames of an exported detector in every precision with this pr
 C++ program (`--cpp build/detect`), OpenVINO Model API, and anomalib's `OpenVINOInferencer` (in this
 environment, or in that of `--anomalib-python`). What is not there is left out. Writes
 `benchmarks/results/agreement.json`: the largest difference to Python's scores, and how many decisions differ.
+Exits with 1 if a decision differs, or a score by more than the bundle's tolerance.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import openvino
 
 from benchmarks.results import add_results_argument, publish
-from metaldefect.deploy.bundle import GOLDEN, PRECISIONS, graph_file
+from metaldefect.deploy.bundle import GOLDEN, PRECISIONS, Tolerance, graph_file
 from metaldefect.deploy.for_anomalib import write_for_anomalib
 from metaldefect.deploy.frames import as_frame
 from metaldefect.deploy.runtime import Detector
@@ -104,36 +105,71 @@ def by_anomalib(
     return Answers(scores, anomalous)
 
 
+class Difference(NamedTuple):
+    """How far the scores and decisions of two runtimes are apart.
+
+    Attributes:
+        largest: difference of two scores.
+        changed: decisions that differ.
+        beyond: scores that differ by more than the tolerance.
+    """
+
+    largest: float
+    changed: int
+    beyond: int
+
+    def in_words(self, runtime: str) -> list[str]:
+        """What a runtime gets wrong, in words; empty where it agrees."""
+        words = []
+        if self.changed:
+            words.append(f"{runtime} decides {self.changed} golden frames otherwise")
+        if self.beyond:
+            words.append(f"{runtime} scores {self.beyond} golden frames off by up to {self.largest:.3g}")
+        return words
+
+
 def compare(
-    ours: Answers, theirs: Answers, limits: tuple[float, float] = (-np.inf, np.inf)
-) -> tuple[float, int]:
-    """Largest difference of scores within limits, and the number of decisions that differ."""
-    differences = np.abs(np.clip(ours.scores, *limits) - np.clip(theirs.scores, *limits))
+    ours: Answers, theirs: Answers, tolerance: Tolerance, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> Difference:
+    """Compare another runtime's answers with this project's.
+
+    Args:
+        ours: the reference.
+        theirs: of the same frames.
+        tolerance: by which scores may differ.
+        limits: beyond them, scores count as equal.
+    """
+    pairs = list(zip(np.clip(ours.scores, *limits), np.clip(theirs.scores, *limits), strict=True))
     changed = sum(one != other for one, other in zip(ours.anomalous, theirs.anomalous, strict=True))
-    return float(differences.max()), changed
+    beyond = sum(not tolerance.allows(other, one) for one, other in pairs)
+    return Difference(float(max(abs(one - other) for one, other in pairs)), changed, beyond)
 
 
 def measure(bundle: Path, cpp: Path | None, python: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and details for every runtime that is there."""
     figures: dict[str, Any] = {}
-    details: dict[str, Any] = {"execution": {}, "scores": {}}
+    details: dict[str, Any] = {"execution": {}, "scores": {}, "disagreements": []}
     for precision in PRECISIONS:
         detector = Detector.load(bundle, precision)
         files = [bundle / GOLDEN / frame.file for frame in detector.metadata.golden]
         ours = by_python(detector, files)
         details["execution"][precision] = detector.graph.execution
         details["scores"][precision] = [round(score, 6) for score in ours.scores]
-        compared = {}
+        compared: dict[str, Difference] = {}
+        tolerance = detector.metadata.precisions[precision].tolerance
         if cpp is not None:
-            compared["cpp"] = compare(ours, by_cpp(cpp, bundle, precision, files))
+            compared["cpp"] = compare(ours, by_cpp(cpp, bundle, precision, files), tolerance)
         if importlib.util.find_spec("model_api") is not None:
             shown = (0.0, 2 * detector.threshold)  # beyond, Model API clips
-            compared["model_api"] = compare(ours, by_model_api(bundle, precision, detector, files), shown)
+            theirs = by_model_api(bundle, precision, detector, files)
+            compared["model_api"] = compare(ours, theirs, tolerance, shown)
         if python is not None:
-            compared["anomalib"] = compare(ours, by_anomalib(python, bundle, precision, detector, files))
-        for name, (error, changed) in compared.items():
-            figures[f"{name}_{precision}_max_error"] = error
-            figures[f"{name}_{precision}_changed_decisions"] = changed
+            theirs = by_anomalib(python, bundle, precision, detector, files)
+            compared["anomalib"] = compare(ours, theirs, tolerance)
+        for name, difference in compared.items():
+            figures[f"{name}_{precision}_max_error"] = difference.largest
+            figures[f"{name}_{precision}_changed_decisions"] = difference.changed
+            details["disagreements"] += difference.in_words(f"{name} in {precision}")
     return {"golden_frames": len(files), **dict(sorted(figures.items()))}, details
 
 
@@ -155,6 +191,8 @@ def main() -> None:
     arguments = parser.parse_args()
     figures, details = measure(arguments.bundle, arguments.cpp, arguments.anomalib_python)
     publish(arguments.results, "agreement", figures, details)
+    if found := details["disagreements"]:
+        sys.exit(f"benchmarks.agreement: {'; '.join(found)}")
 
 
 if __name__ == "__main__":

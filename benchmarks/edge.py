@@ -8,9 +8,10 @@ Run it alone on a quiet machine. It exports EfficientAD-S at
   anomalib's EfficientAD-S, eager and as anomalib exports it (in this environment, or in that of
   `--anomalib-python`). They take turns in four rounds, so that a machine that slows down slows all alike. At
   least 100 frames are timed of INT8, 32 of the others;
-- with all threads and as many frames at once as OpenVINO wants, images per second of each precision;
-- with 1 and 2 threads, the model alone, on at least 10 frames;
-- cameras with 10 frames/s each that INT8 holds (at most 1 % of the frames take longer than 100 ms);
+- with 1, 2 and all threads, for both of OpenVINO's hints: the same latencies per precision, on at least 10
+  frames, and images per second of a stream, which holds as many frames at once as OpenVINO wants;
+- with 1, 2 and all threads, cameras with 10 frames/s each that INT8 holds (at most 1 % of the frames take
+  longer than 100 ms);
 - cold start from an empty process to the first verdict, self-test included, and its memory;
 - the machine's limit: the rate of a 2048^3 matrix product in the same runtime and precision.
 
@@ -32,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import nncf
 import numpy as np
@@ -62,8 +63,8 @@ from metaldefect.procedural.images import generate_normal_image
 WARM_UP = 2  # runs before each turn
 ROUNDS = 4
 FEWEST, FEWEST_INT8 = 32, 100  # frames that are timed one at a time with all threads
-FEWEST_AT_ONCE = 10  # frames that are timed elsewhere
-STREAM_SECONDS = 2.0
+FEWEST_ELSEWHERE = 10  # frames that are timed elsewhere
+FEWEST_STREAMED = 6
 SIDE = 2048
 CAMERA_FPS = 10
 LATE_SHARE = 0.01
@@ -86,6 +87,8 @@ detector.predict(np.full(height_and_width(detector.image_size), 128, np.uint8))
 print(time.perf_counter() - started, psutil.Process().memory_info().rss / 2**20)
 """
 
+Name = TypeVar("Name")
+
 
 class Contender(NamedTuple):
     """One thing to time.
@@ -100,11 +103,11 @@ class Contender(NamedTuple):
 
 
 def take_turns(
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[Name, Contender],
     seconds: float,
     rounds: int = ROUNDS,
     each_round: Callable[[], None] = lambda: None,
-) -> dict[str, dict[str, float]]:
+) -> dict[Name, dict[str, float]]:
     """Latencies of contenders that take turns, so that a machine that slows down slows all of them alike.
 
     Args:
@@ -116,7 +119,7 @@ def take_turns(
     Returns:
         By name, as `quantiles` of the samples of all turns.
     """
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    samples: dict[Name, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (run, frames) in contenders.items():
             samples[name] += turn(run, seconds / rounds, math.ceil(frames / rounds), len(samples[name]))
@@ -153,7 +156,7 @@ def throughput(detector: Detector, frames: Sequence[U8], seconds: float) -> floa
 
     def camera() -> Iterator[U8]:
         index = 0
-        while time.perf_counter() - started < seconds or index < FEWEST_AT_ONCE:
+        while time.perf_counter() - started < seconds or index < FEWEST_STREAMED:
             yield frames[index % len(frames)]
             index += 1
 
@@ -216,33 +219,71 @@ def measure_all(
             found[name] = numbers
     found |= pool(blocks)
     for precision in PRECISIONS:
-        detector = load(bundle, precision, "THROUGHPUT", threads)
-        found[precision]["THROUGHPUT"] = {"images_per_s": throughput(detector, frames, seconds)}
-    found["int8"]["streams_at_10_fps"] = most_streams(bundle, threads, frames)
-    return found
-
-
-def measure_few(bundle: Path, threads: int, frames: Sequence[U8], seconds: float) -> dict[str, Any]:
-    """What is measured with fewer threads than all: the latency of each precision's model, and cameras."""
-    found: dict[str, Any] = {}
-    contenders = {}
-    for precision in PRECISIONS:
         detector = load(bundle, precision, "LATENCY", threads)
-        found[precision] = {"execution": detector.graph.execution}
-        contenders[precision] = contenders_of(detector, frames, [], FEWEST_AT_ONCE)["graph"]
-    for precision, numbers in take_turns(contenders, seconds, rounds=2).items():
-        found[precision]["LATENCY"] = {"graph": numbers}
-    found["int8"]["streams_at_10_fps"] = most_streams(bundle, threads, frames)
+        found[precision]["LATENCY"]["images_per_s"] = throughput(detector, frames, seconds)
+    for precision, numbers in measure_hint(bundle, "THROUGHPUT", threads, frames, files, seconds).items():
+        found[precision]["THROUGHPUT"] = numbers
+    found["int8"]["streams_at_10_fps"] = most_streams(bundle, threads, frames, found["int8"])
     return found
 
 
-def most_streams(bundle: Path, threads: int, frames: Sequence[U8]) -> int:
-    """The most cameras that INT8 keeps up with, by the better hint."""
-    found = []
+def measure_few(
+    bundle: Path, threads: int, frames: Sequence[U8], files: Sequence[Path], seconds: float
+) -> dict[str, Any]:
+    """What is measured with fewer threads than all: both hints of each precision, and cameras.
+
+    Arguments as for `measure_all`.
+    """
+    found: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        found[precision] = {"execution": load(bundle, precision, "LATENCY", threads).graph.execution}
     for hint in HINTS:
-        detector = load(bundle, "int8", hint, threads)
-        found.append(held_streams(detector, frames, throughput(detector, frames, STREAM_SECONDS)))
-    return max(found)
+        for precision, numbers in measure_hint(bundle, hint, threads, frames, files, seconds).items():
+            found[precision][hint] = numbers
+    found["int8"]["streams_at_10_fps"] = most_streams(bundle, threads, frames, found["int8"])
+    return found
+
+
+def measure_hint(
+    bundle: Path, hint: Hint, threads: int, frames: Sequence[U8], files: Sequence[Path], seconds: float
+) -> dict[str, dict[str, Any]]:
+    """By precision: `graph` and `whole_path`, latencies in turns of one frame at a time, and `images_per_s`.
+
+    Args:
+        bundle: the exported detector.
+        hint: OpenVINO's.
+        threads: OpenVINO's.
+        frames: of the model's size.
+        files: the same as PNG.
+        seconds: per latency and per stream; short, because there are many.
+    """
+    detectors = {precision: load(bundle, precision, hint, threads) for precision in PRECISIONS}
+    contenders = {
+        (precision, path): contender
+        for precision, detector in detectors.items()
+        for path, contender in contenders_of(detector, frames, files, FEWEST_ELSEWHERE).items()
+    }
+    found: dict[str, dict[str, Any]] = {precision: {} for precision in PRECISIONS}
+    for (precision, path), numbers in take_turns(contenders, seconds, rounds=1).items():
+        found[precision][path] = numbers
+    for precision, detector in detectors.items():
+        found[precision]["images_per_s"] = throughput(detector, frames, seconds)
+    return found
+
+
+def most_streams(bundle: Path, threads: int, frames: Sequence[U8], rates: Mapping[str, Any]) -> int:
+    """The most cameras that INT8 keeps up with, by the better hint.
+
+    Args:
+        bundle: the exported detector.
+        threads: OpenVINO's.
+        frames: what the cameras see.
+        rates: the `images_per_s` of each hint.
+    """
+    return max(
+        held_streams(load(bundle, "int8", hint, threads), frames, rates[hint]["images_per_s"])
+        for hint in HINTS
+    )
 
 
 def held_streams(detector: Detector, frames: Sequence[U8], images_per_s: float, seconds: float = 4.0) -> int:
@@ -338,7 +379,7 @@ def matmul_gflops(precision: str, threads: int, seconds: float = 1.0) -> float:
     if precision == "int8":
         model = nncf.quantize(model, nncf.Dataset([values]), subset_size=1)
     compiled = openvino.Core().compile_model(model, "CPU", options)
-    samples = turn(lambda _index: compiled([values]), seconds, FEWEST_AT_ONCE)
+    samples = turn(lambda _index: compiled([values]), seconds, FEWEST_ELSEWHERE)
     return 2 * SIDE**3 / quantiles(samples)["p50_ms"] / 1e6
 
 
@@ -439,7 +480,7 @@ def measure(
             anomalib = partial(measure_anomalib, python, size, threads)
             found = measure_all(bundle, graph, threads, frames, files, seconds, anomalib)
         else:
-            found = measure_few(bundle, threads, frames, seconds)
+            found = measure_few(bundle, threads, frames, files, seconds)
         details["threads"][str(threads)] = found
     limits = {name: matmul_gflops(name, most) for name in PRECISIONS}
     limits["gflop"] = gflop_per_frame(graph)

@@ -2,8 +2,8 @@
 
 A part lies between `<!-- dag -->` and `<!-- /dag -->` (the pipeline's graph) or between `<!-- NAME-run -->`
 and `<!-- /NAME-run -->` (the table of `benchmarks/results/NAME.json`, and `docs/images/NAME.png` if there is
-one). `--check` writes nothing and fails if
-a part is stale.
+one). `<!-- edge-goals -->` and `<!-- edge-speeds -->` show more of `edge.json`. `--check` writes nothing and
+fails if a part is stale.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.edge_tables import execution_line, goals_table, speeds_table
 from benchmarks.results import Figure, Interval, Result, is_stale, measured_paths, path_of, read
 from metaldefect.errors import UserError, exit_on_user_error
 from pipeline.main_metrics import formatted
@@ -125,6 +126,9 @@ LABELS = {
     "auroc_drop_fp16": "image AUROC that FP16 loses against FP32",
     "auroc_drop_fp16_worst_type": "the same for the kind of defect that loses most",
     "changed_decisions_fp16": "share of images that FP16 decides otherwise",
+    "auroc_drop_bf16": "image AUROC that bf16 (this CPU's way to compute FP16) loses against FP32",
+    "auroc_drop_bf16_worst_type": "the same for the kind of defect that loses most",
+    "changed_decisions_bf16": "share of images that bf16 decides otherwise",
     "f1": "detector: F1 at its threshold",
     "f1_calibrated": "detector: F1 at the threshold that painted defects choose",
     "f1_max": "detector: highest F1 of any threshold",
@@ -166,26 +170,45 @@ def in_order(figures: Mapping[str, Figure]) -> list[tuple[str, Figure]]:
     return known + [(name, figure) for name, figure in figures.items() if name not in LABELS]
 
 
+def heading(result: Result, stale: bool) -> list[str]:
+    """A run's command, machine, commit and date, and what its precisions computed in."""
+    run = f"`{result.command}` on {result.machine}, commit `{result.commit[:7]}`, {result.date[:10]}."
+    words = [run, execution_line(result.details), STALE if stale else None]
+    return [" ".join(word for word in words if word), ""]
+
+
 def table(result: Result, stale: bool) -> str:
-    """A table of one run: its command, machine, commit and date, then one row per figure."""
-    lines = [
-        f"`{result.command}` on {result.machine}, commit `{result.commit[:7]}`, {result.date[:10]}."
-        + (f" {STALE}" if stale else ""),
-        "",
-        "| figure | value (95 % interval) |",
-        "|---|---|",
-    ]
+    """A table of one run: its heading, then one row per figure."""
+    lines = [*heading(result, stale), "| figure | value (95 % interval) |", "|---|---|"]
     lines += [f"| {label(name)} | {cell(figure)} |" for name, figure in in_order(result.figures)]
     return "\n".join(lines)
 
 
-def run_table(name: str) -> str:
-    """The table of a result file, marked as stale if the measured code has changed since."""
+def goals(result: Result, stale: bool) -> str:
+    """A table of the edge benchmark's goals: asked, measured, met."""
+    return "\n".join([*heading(result, stale), *goals_table(result.figures)])
+
+
+def speeds(result: Result, stale: bool) -> str:
+    """A table of all latencies and rates of the edge benchmark."""
+    return "\n".join([*heading(result, stale), *speeds_table(result.details)])
+
+
+OF_EDGE = {"edge-goals": goals, "edge-speeds": speeds}
+
+
+def run_table(name: str, write: Callable[[Result, bool], str] = table) -> str:
+    """The table of a result file, marked as stale if the measured code has changed since.
+
+    Args:
+        name: of the result.
+        write: makes the table.
+    """
     path = path_of(name)
     if not path.is_file():
         return "Not measured yet."
     result = read(path)
-    return table(result, is_stale(result, measured_paths(name)))
+    return write(result, is_stale(result, measured_paths(name)))
 
 
 def chart(name: str, page: Path) -> str:
@@ -202,9 +225,11 @@ def part(name: str, page: Path) -> str:
     """
     if name == "dag":
         return dag()
+    if name in OF_EDGE:
+        return run_table("edge", OF_EDGE[name])
     if found := RUN.fullmatch(name):
         return chart(found["result"], page) + run_table(found["result"])
-    raise UserError(f"<!-- {name} -->: expected `dag` or `<result>-run`")
+    raise UserError(f"<!-- {name} -->: expected `dag`, `<result>-run`, `edge-goals` or `edge-speeds`")
 
 
 def rendered(text: str, page: Path = Path("README.md")) -> str:

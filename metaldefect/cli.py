@@ -97,6 +97,10 @@ def train(
     ] = None,
     steps: Annotated[int | None, option("Training steps, instead of minutes.")] = None,
     export: Annotated[bool | None, option("Also write ONNX and OpenVINO files.")] = None,
+    real_golden_frames: Annotated[
+        bool | None,
+        option("Put validation images into the export's self-test; not where their licence forbids it."),
+    ] = None,
     batch_size: Annotated[int | None, option("Images per step.")] = None,
     learning_rate: Annotated[float | None, option("Adam's learning rate.")] = None,
     hard_quantile: Annotated[

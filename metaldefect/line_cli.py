@@ -77,7 +77,8 @@ def serve(
     precision: Annotated[Precision, typer.Option(help="Which graph to run.")] = "fp16",
     public_key: Annotated[Path | None, option("PEM file; the detector must be signed by its owner.")] = None,
     challenger: Annotated[
-        Path | None, option("Another exported detector that scores the same images without a say.")
+        Path | None,
+        option("Another exported detector that scores the same images without a say."),
     ] = None,
     log: Annotated[Path | None, option("Folder for Parquet files of all scores.")] = None,
     keep_frames: Annotated[
@@ -87,7 +88,8 @@ def serve(
         ),
     ] = 0,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Swap in another detector as soon as it appears in the folder.")
+        bool,
+        typer.Option("--follow", help="Take another detector or challenger as soon as its folder holds it."),
     ] = False,
     device: Annotated[str, typer.Option(help="OpenVINO's device, such as CPU or GPU.")] = "CPU",
     cache: Annotated[

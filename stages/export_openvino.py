@@ -46,6 +46,7 @@ def main(params: Params, run: StageRun) -> None:
         export_bundle(
             graph, config, folder, ranges, validation, known, lineage,
             max_auroc_drop=params.export_openvino.max_auroc_drop,
+            real_golden_frames=params.export_openvino.real_golden_frames,
         )  # fmt: skip
         add_reference(folder, (item.image for item in provider.validation()))
 

@@ -41,6 +41,7 @@ def export_beside(
     normal: Images,
     unseen: InspectionImages,
     seed: int,
+    real_golden_frames: bool = True,
 ) -> None:
     """Write `openvino/` into a detector's folder, and every precision's scores of the calibration images.
 
@@ -53,6 +54,7 @@ def export_beside(
         normal: training images that set the ranges of INT8.
         unseen: whole normal images that the detector was not trained on: what drift is measured against.
         seed: of the anomalies painted on some of them.
+        real_golden_frames: the bundle may hold calibration images.
     """
     bundle = folder / EXPORTED
     bundle.mkdir()
@@ -70,6 +72,7 @@ def export_beside(
             git_commit=code_commit(),
         ),
         max_auroc_drop=math.inf,  # accuracy control takes minutes that the caller has not planned
+        real_golden_frames=real_golden_frames,
     )
     add_reference(bundle, (item.image for item in unseen))
     scores = {TRAINED: known}

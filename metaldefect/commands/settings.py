@@ -53,6 +53,7 @@ class TrainSettings(TrainingConfig, AutoImageSettings, CalibrationSettings):
     output: Path
     minutes: float | None = Field(default=None, gt=0)
     export: bool = True
+    real_golden_frames: bool = True
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     model: Size = "S"
     teacher: str = "shipped"

@@ -123,7 +123,10 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         if settings.export:
             validation, known = held_out.calibration, calibration.scores
             normal = images.normal
-            export_beside(folder, trained.model, config, known, validation, normal, unseen, settings.seed)
+            export_beside(
+                folder, trained.model, config, known, validation, normal, unseen, settings.seed,
+                settings.real_golden_frames,
+            )  # fmt: skip
     for figure in figures.values():
         plt.close(figure)
     shutil.rmtree(work)

@@ -32,7 +32,12 @@ from metaldefect.deploy.bundle import (
 from metaldefect.deploy.calibration import validate_precision
 from metaldefect.deploy.compiled import CompiledGraph, core
 from metaldefect.deploy.frames import as_frame
-from metaldefect.deploy.golden import GOLDEN_FRAMES, draw_golden_frames, write_golden_frames
+from metaldefect.deploy.golden import (
+    GOLDEN_FRAMES,
+    choose_real_frames,
+    draw_golden_frames,
+    write_golden_frames,
+)
 from metaldefect.deploy.graph import INPUT, OUTPUTS, InspectionGraph
 from metaldefect.deploy.quantisation import (
     MAX_AUROC_DROP,
@@ -59,6 +64,7 @@ def export_bundle(
     lineage: Lineage,
     golden_frames: int = GOLDEN_FRAMES,
     max_auroc_drop: float = MAX_AUROC_DROP,
+    real_golden_frames: bool = True,
 ) -> Metadata:
     """Write the whole bundle: graphs, golden frames and metadata.
 
@@ -77,6 +83,7 @@ def export_bundle(
         lineage: where the detector comes from.
         golden_frames: how many frames the self-test has.
         max_auroc_drop: image AUROC of painted defects that INT8 may lose against FP32.
+        real_golden_frames: up to half of the golden frames are images of `normals`; False: none is.
 
     Raises:
         ValueError: `calibration` or `normals` is empty.
@@ -106,7 +113,10 @@ def export_bundle(
         }
         for precision, each in scored.items():
             write_described(each.path, folder / graph_file(precision), thresholds[precision])
-    names = write_golden_frames(folder, golden)
+    real = real_frames(scored, thresholds, len(normals), golden_frames // 2) if real_golden_frames else []
+    # The first procedural frames, which are normal too, make room
+    names = write_golden_frames(folder, golden[len(real) :], [np.atleast_3d(normals[one]) for one in real])
+    rows = [*range(len(judged) + len(real), len(frames)), *real]
     precisions = describe(scored, thresholds, judges)
     return write_metadata(
         folder,
@@ -114,10 +124,8 @@ def export_bundle(
             **described_graph(graph, config),
             "precisions": precisions,
             "golden": [
-                GoldenFrame(
-                    file=file, scores={name: float(one.scores[index]) for name, one in scored.items()}
-                )
-                for index, file in enumerate(names, start=len(judged))
+                GoldenFrame(file=file, scores={name: float(one.scores[row]) for name, one in scored.items()})
+                for row, file in zip(rows, names, strict=True)
             ],
             "lineage": lineage,
         },
@@ -141,6 +149,26 @@ class Scored:
         kept = kept_in_float(core().read_model(path)) if precision == "int8" else []
         scores = np.array([score for score, _ in compiled.stream(frames)])
         return cls(path, compiled.execution, tuple(kept), scores)
+
+
+def real_frames(
+    scored: Mapping[str, Scored], thresholds: Mapping[str, float], normals: int, count: int
+) -> list[int]:
+    """Numbers of the validation images that become golden frames.
+
+    One near a threshold, as the image that set it, is none: another machine may decide otherwise.
+
+    Args:
+        scored: by precision; the first scores are of the validation images.
+        thresholds: by precision.
+        normals: number of validation images.
+        count: how many become golden frames, at most.
+    """
+    clear = np.ones(normals, bool)
+    for precision, each in scored.items():
+        near = [TOLERANCES[precision].allows(thresholds[precision], score) for score in each.scores[:normals]]
+        clear &= ~np.array(near)
+    return choose_real_frames(clear, count)
 
 
 def loss(judges: Judges, scored: Scored, fp32: Scored) -> float:

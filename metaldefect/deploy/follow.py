@@ -1,15 +1,17 @@
-"""A service that follows a folder: when another bundle appears there, it is tested and swapped in."""
+"""A service that follows folders: when another bundle appears in one, it is tested and taken into use."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from fastapi import HTTPException
 
 from metaldefect.deploy.bundle import bundle_version
+from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.service import Service
 from metaldefect.errors import UserError
 
@@ -56,22 +58,27 @@ class Follower:
         return tuple(sorted((name, status.st_mtime_ns, status.st_size) for name, status in found))
 
     def look(self) -> bool:
-        """Reload if the folder holds another bundle than at the last look; return whether it was taken."""
+        """Take the bundle if it is another one than at the last look; return whether it was taken."""
         found, state = self.content(), self.state()
         if found == self._seen:
             self._refused = None
         if found is None or found == self._seen or state == self._refused:
             return False
         try:
-            status = self.service.swap(self.service.live.reload)
+            done = self.take()
         except Exception as error:  # whatever is wrong with it, this thread has to see the next one
             reason = error.detail if isinstance(error, HTTPException) else f"{type(error).__name__}: {error}"
             print(f"{self.model} is not used: {reason}", file=sys.stderr, flush=True)
             self._refused = state
             return False
         self._seen, self._refused = found, None
-        print(f"{self.model} now serves version {status.model_version}", flush=True)
+        print(f"{self.model} {done}", flush=True)
         return True
+
+    def take(self) -> str:
+        """Load the bundle and use it; returns what the folder now does, in words."""
+        status = self.service.swap(self.service.live.reload)
+        return f"now serves version {status.model_version}"
 
     def _follow(self) -> None:
         while not self._stop.wait(self.interval):
@@ -86,3 +93,40 @@ class Follower:
     ) -> None:
         self._stop.set()
         self._thread.join()
+
+
+class ChallengerFollower(Follower):
+    """As `Follower`, for the folder of a challenger, which may appear, change and go.
+
+    Args:
+        service: shows images to the challenger.
+        model: the folder; nothing needs to be there yet.
+        load: loads the bundle in it.
+        interval: seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        model: Path,
+        load: Callable[[], Detector],
+        interval: float = INTERVAL_SECONDS,
+    ) -> None:
+        super().__init__(service, model, interval)
+        self.load = load
+        self._seen = service.challenger.detector.version if service.challenger else None
+
+    def look(self) -> bool:
+        """As `Follower.look`; once the folder holds no bundle, the service goes on without a challenger."""
+        if self._seen is not None and self.content() is None:
+            self._seen = None
+            self.service.dismiss()
+            print(f"{self.model} is gone: no challenger", flush=True)
+        return super().look()
+
+    def take(self) -> str:
+        """Load the challenger and show it the next images."""
+        challenger = self.load()
+        challenger.warm_up()
+        self.service.challenge(challenger)
+        return f"now challenges with version {challenger.version}"

@@ -1,16 +1,18 @@
 """Golden frames: images whose scores are known, which tell a runtime whether it computes what was exported.
 
-They are procedural, so every bundle can be passed on, whatever the licence of the images it was trained on.
-They have assorted sizes and one or three channels, so they test the graph's preprocessing too.
+Up to half are validation images, as the detector sees them; `real_golden_frames: false` leaves them out where
+their licence forbids passing them on. The others are procedural, of assorted sizes and with one or three
+channels, so they test the graph's preprocessing too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from metaldefect.deploy.bundle import GOLDEN, GREY_RANGE, Metadata
@@ -69,11 +71,36 @@ def draw(kind: str, index: int, size: ImageSize, levels: Levels | None) -> Frame
     return grey
 
 
-def write_golden_frames(folder: Path, frames: list[Frame]) -> list[str]:
-    """Write frames as PNG into the bundle's `golden/`; returns their file names."""
+def choose_real_frames(usable: ArrayLike, count: int) -> list[int]:
+    """Choose images evenly spread over those that are usable.
+
+    Args:
+        usable: `bool [N]`, per image.
+        count: how many; fewer where fewer are usable.
+
+    Returns:
+        Numbers of the images, ascending.
+    """
+    numbers = np.flatnonzero(np.asarray(usable))
+    places = np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)
+    return [int(number) for number in numbers[places]]
+
+
+def write_golden_frames(folder: Path, frames: Sequence[Frame], real: Sequence[Frame] = ()) -> list[str]:
+    """Write frames as PNG into the bundle's `golden/`.
+
+    Args:
+        folder: the bundle.
+        frames: procedural ones, `[H, W, 1]` or `[H, W, 3]`.
+        real: validation images of the same form.
+
+    Returns:
+        File names, `00.png` and so on; those of `real` come last and end in `_real.png`.
+    """
     (folder / GOLDEN).mkdir()
     names = [f"{index:02d}.png" for index in range(len(frames))]
-    for name, frame in zip(names, frames, strict=True):
+    names += [f"{index:02d}_real.png" for index in range(len(frames), len(frames) + len(real))]
+    for name, frame in zip(names, [*frames, *real], strict=True):
         pixels = frame[..., 0] if frame.shape[2] == 1 else frame
         Image.fromarray(pixels).save(folder / GOLDEN / name)
     return names

@@ -77,8 +77,8 @@ class LiveDetector:
             yield named, detection
 
     def _offer(self, named: Named, detection: Detection, detector: Detector) -> None:
-        if self._shadow is not None:
-            self._shadow.offer(named, detection, detector)
+        if (shadow := self._shadow) is not None:  # another thread may end it meanwhile
+            shadow.offer(named, detection, detector)
 
     def reload(self) -> None:
         """Load the bundle again and use it from the next frame on; the old one stays for `rollback`.
@@ -106,18 +106,26 @@ class LiveDetector:
             self.previous, self.current = self.current, self.previous
 
     def shadow(self, challenger: Detector, report: Report) -> None:
-        """Let a challenger score the same frames, without a say.
+        """Let a challenger score the same frames, without a say; the one before finishes its frames.
 
         Args:
             challenger: the other detector.
             report: called for every frame, with None if the challenger did not score it.
         """
-        self._shadow = Shadow(challenger, report)
+        self._replace_shadow(Shadow(challenger, report))
+
+    def end_shadow(self) -> None:
+        """Show no more frames to the challenger, and wait until it has scored its last one."""
+        self._replace_shadow(None)
+
+    def _replace_shadow(self, new: Shadow | None) -> None:
+        old, self._shadow = self._shadow, new
+        if old is not None:
+            old.close()
 
     def close(self) -> None:
         """Wait until the challenger has scored its last frame."""
-        if self._shadow is not None:
-            self._shadow.close()
+        self.end_shadow()
 
     def _warm(self) -> Detector:
         detector = self._load()
@@ -144,9 +152,12 @@ class Shadow:
     def offer(self, named: Named, detection: Detection, detector: Detector) -> None:
         """Queue a frame that `detector` has read, unless the challenger is behind or reads otherwise."""
         if reads_alike(detector, self.challenger) and self._places.acquire(blocking=False):
-            self._worker.submit(self._score, named, detection)
-        else:
-            self.report(named, detection, None)
+            try:
+                self._worker.submit(self._score, named, detection)
+                return
+            except RuntimeError:  # closed meanwhile
+                self._places.release()
+        self.report(named, detection, None)
 
     def _score(self, named: Named, detection: Detection) -> None:
         try:

@@ -13,6 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from anyio import to_thread
@@ -88,6 +89,7 @@ class Service:
         self.metrics = Metrics()
         self.metrics.use(live.current.version)
         self.challenger: Challenger | None = None
+        self._challenger_log: PredictionLog | None = None
         self._disk_fails = False
         self._working = 0
         self._lock = threading.Lock()
@@ -229,7 +231,10 @@ class Service:
             self._disk_fails = False
 
     def challenge(self, detector: Detector) -> None:
-        """Let a challenger score the same images without a say; its scores are logged beside the others."""
+        """Let a challenger score the same images without a say; its scores are logged beside the others.
+
+        It takes the place of the one before.
+        """
         if not reads_alike(self.live.current, detector):
             print(
                 "the challenger reads images otherwise than the model in use (channels or levels), so it is"
@@ -237,15 +242,23 @@ class Service:
                 file=sys.stderr,
                 flush=True,
             )
-        log = PredictionLog(self.log.folder / CHALLENGER) if self.log else None
-        self.challenger = Challenger(detector, log)
-        self.live.shadow(detector, self.compare)
+        if self.log is not None and self._challenger_log is None:
+            self._challenger_log = PredictionLog(self.log.folder / CHALLENGER)
+        self.challenger = Challenger(detector, self._challenger_log)
+        self.live.shadow(detector, partial(self.compare, self.challenger))
 
-    def compare(self, named: Named, detection: Detection, other: Detection | None) -> None:
+    def dismiss(self) -> None:
+        """Go on without a challenger."""
+        self.challenger = None
+        self.live.end_shadow()
+
+    def compare(
+        self, challenger: Challenger, named: Named, detection: Detection, other: Detection | None
+    ) -> None:
         """Count whether the challenger agrees, and log its verdict, if any, under the image's id."""
         self.metrics.compare(detection, other)
-        if other is not None and self.challenger is not None and self.challenger.log is not None:
-            self.challenger.log.add(named.image, other, answer_to(named, self.challenger.detector))
+        if other is not None and challenger.log is not None:
+            challenger.log.add(named.image, other, answer_to(named, challenger.detector))
 
     def note(self, feedback: Feedback) -> Thanks:
         """Keep an operator's verdict beside the log of scores."""
@@ -292,7 +305,7 @@ class Service:
     def close(self) -> None:
         """Finish the challenger's frames and write the logs."""
         self.live.close()
-        for log in (self.log, self.challenger and self.challenger.log):
+        for log in (self.log, self._challenger_log):
             if log is not None:
                 log.flush()
 

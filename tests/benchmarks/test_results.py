@@ -157,7 +157,7 @@ def test_parts_of_a_page_are_made_from_the_result_of_their_name(
     assert "old" not in text
     assert "groups | 1,938" in text
     assert "<!-- real-run -->\nNot measured yet.\n<!-- /real-run -->" in text
-    with pytest.raises(UserError, match="<!-- plot -->: expected `dag` or `<result>-run`"):
+    with pytest.raises(UserError, match="<!-- plot -->: expected `dag`, `<result>-run`, `edge-goals`"):
         rendered("<!-- plot -->\n<!-- /plot -->")
 
 

@@ -63,9 +63,14 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export_slim(
-    folder: Path, frames: np.ndarray, size: ImageSize, channels: Channels, levels: Levels | None = None
+    folder: Path,
+    frames: np.ndarray,
+    size: ImageSize,
+    channels: Channels,
+    levels: Levels | None = None,
+    **options: bool,
 ) -> None:
-    """Export a detector with few channels, calibrated on three frames."""
+    """Export a detector with few channels, calibrated on three frames; `options` of `export_bundle`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYERS, "S", SLIM)
         model = slim_model()
@@ -74,7 +79,7 @@ def export_slim(
             "S", True, size, sorted(known)[1], 0.5, "made up", channels=channels, levels=levels
         )
         graph = InspectionGraph(model, size, levels, channels)
-        export_bundle(graph, config, folder, frames, frames[:3], known, LINEAGE, 8)
+        export_bundle(graph, config, folder, frames, frames[:3], known, LINEAGE, 8, **options)
 
 
 @pytest.fixture

@@ -8,17 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metaldefect.artifacts import read_json, sha256_file, write_json
 from metaldefect.deploy.bundle import PRECISIONS, read_description, read_metadata
-from metaldefect.deploy.golden import draw_golden_frames, read_golden_frames
+from metaldefect.deploy.golden import (
+    choose_real_frames,
+    draw_golden_frames,
+    read_golden_frames,
+    write_golden_frames,
+)
 from metaldefect.deploy.prediction_log import observed_columns
 from metaldefect.deploy.reference import REFERENCE, add_reference, read_reference
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import check_signature, sign
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
+from tests.deploy.conftest import export_slim
 from tests.deploy.keys import key_files
+from tests.slim_detector import SIZE, noise
 
 ROOT = Path(__file__).parents[2]
 CAMERA_IMAGES = np.random.default_rng(0).integers(0, 200, (3, 90, 120), dtype=np.uint8)
@@ -54,6 +62,50 @@ def test_golden_frames_have_assorted_sizes_and_known_scores(exported: Path, prec
     found = [detector.predict(frame).score for frame in frames]
     assert found == pytest.approx([item.scores[precision] for item in metadata.golden], rel=1e-3)
     assert len({round(score, 6) for score in found}) >= len(found) - 2, "INT8 may clip a few"
+
+
+def test_some_golden_frames_are_validation_images(exported: Path) -> None:
+    """The one that set the threshold is none: another machine may decide otherwise."""
+    metadata = read_metadata(exported)
+    names = [item.file for item in metadata.golden]
+    assert names == [*(f"{index:02d}.png" for index in range(6)), "06_real.png", "07_real.png"]
+    threshold = metadata.precisions["fp32"].threshold
+    detector = Detector.load(exported, "fp32")
+    clear = [image for image in noise(4)[:3] if abs(detector.predict(image).score - threshold) > 1e-4]
+    for name, image in zip(names[6:], clear, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(exported / "golden" / name)), image)
+
+
+def test_validation_images_of_a_16_bit_detector_stay_as_they_were_read(deep: Path) -> None:
+    names = [item.file for item in read_metadata(deep).golden if item.file.endswith("_real.png")]
+    assert {Image.open(deep / "golden" / name).mode for name in names} == {"L"}
+    Detector.load(deep, "int8")
+
+
+def test_golden_frames_keep_their_colours(tmp_path: Path) -> None:
+    grey, colour = (np.random.default_rng(0).integers(0, 256, (20, 30, n), dtype=np.uint8) for n in (1, 3))
+    assert write_golden_frames(tmp_path, [grey], [colour]) == ["00.png", "01_real.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "golden/00.png")), grey[..., 0])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "golden/01_real.png")), colour)
+
+
+def test_images_that_may_not_be_passed_on_stay_out_of_the_bundle(tmp_path: Path) -> None:
+    export_slim(tmp_path, noise(4), SIZE, channels=1, real_golden_frames=False)
+    assert [item.file for item in read_metadata(tmp_path).golden] == [f"{n:02d}.png" for n in range(8)]
+    assert len(list((tmp_path / "golden").iterdir())) == 8
+    Detector.load(tmp_path, "fp16")
+
+
+@pytest.mark.parametrize(
+    ("usable", "chosen"),
+    [
+        ([True] * 16, [0, 2, 4, 6, 9, 11, 13, 15]),
+        ([False, True, False, True], [1, 3]),
+        ([False] * 4, []),
+    ],
+)
+def test_validation_images_are_evenly_spread(usable: list[bool], chosen: list[int]) -> None:
+    assert choose_real_frames(usable, 8) == chosen
 
 
 def test_golden_frames_of_a_16_bit_detector_use_its_levels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from itertools import groupby
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import edge
+from benchmarks import edge, edge_tables
 from benchmarks.edge_chart import edge_chart
+from benchmarks.readme import table
+from benchmarks.results import Result
 from metaldefect.artifacts import write_json
 from metaldefect.deploy.bundle import PRECISIONS
 from metaldefect.deploy.graph import InspectionGraph
@@ -148,7 +151,6 @@ def test_everything_is_measured_on_enough_frames(
     model: EfficientAD, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge, "held_streams", lambda _detector, _frames, rate: int(rate > 0))
-    monkeypatch.setattr(edge, "STREAM_SECONDS", 0.01)
     asked = []
 
     def anomalib(seconds: float) -> dict[str, Any]:
@@ -169,15 +171,20 @@ def test_everything_is_measured_on_enough_frames(
             f"{precision} {path}": numbers
             for precision in PRECISIONS
             for path, numbers in found[precision]["LATENCY"].items()
+            if path != "images_per_s"
         },
     }
     assert len(singles) == 2 + 2 * len(PRECISIONS)
     for name, numbers in singles.items():
         assert 0 < numbers["p50_ms"] <= numbers["p95_ms"] <= numbers["p99_ms"]
         assert numbers["frames"] >= (100 if name.startswith("int8") else 30)
-    few = edge.measure_few(exported, 1, frames, 0.01)
-    assert {few[precision]["LATENCY"]["graph"]["frames"] >= 10 for precision in PRECISIONS} == {True}
-    assert few["int8"]["streams_at_10_fps"] == 1
+    few = edge.measure_few(exported, 1, frames, [file], 0.01)
+    for precision, hint in itertools.product(PRECISIONS, edge.HINTS):
+        for one in (found, few):
+            paths = [one[precision][hint][path] for path in ("graph", "whole_path")]
+            assert min(numbers["frames"] for numbers in paths) >= 10
+            assert one[precision][hint]["images_per_s"] > 0
+    assert found["int8"]["streams_at_10_fps"] == few["int8"]["streams_at_10_fps"] == 1
     assert set(edge.summarise(found, LIMITS)) >= {*edge.summarise(FOUND, LIMITS), "onnxruntime_fp32_p50_ms"}
 
 
@@ -220,6 +227,52 @@ def test_the_report_shows_the_chart_and_where_it_was_measured(tmp_path: Path) ->
     assert f"<figcaption>{shown.text}</figcaption>" in page
     write_json(result, {"date": "2026-11-26"})
     assert edge_picture(tmp_path) is None
+
+
+def test_goals_that_are_missed_or_not_measured_are_said() -> None:
+    figures = {"int8_over_eager_fp32": 2.73, "fp32_over_eager_fp32": 1.5, "p99_over_p50_int8": 1.6}
+    rows = edge_tables.goals_table(figures)[2:]
+    assert [row.split(" | ")[1:] for row in rows] == [
+        ["at least 8", "2.730", "**no** |"],
+        ["at least 1.5", "1.500", "yes |"],
+        ["at least 2.5", "not measured", "– |"],
+        ["at most 1.5", "1.600", "**no** |"],
+        ["at least 0.4", "not measured", "– |"],
+    ]
+
+
+def test_speeds_have_one_row_per_threads_precision_and_hint() -> None:
+    quantiles = {"p50_ms": 10.0, "p95_ms": 12.04, "p99_ms": 15.0, "frames": 10}
+    both = {"LATENCY": {"graph": quantiles, "whole_path": quantiles, "images_per_s": 99.5}}
+    details = {"threads": {"16": dict.fromkeys(PRECISIONS, both), "2": dict.fromkeys(PRECISIONS, both)}}
+    rows = edge_tables.speeds_table(details)[2:]
+    assert rows[0] == "| 2 | FP32 | LATENCY | 10.0, 12.0, 15.0 | 10.0, 12.0, 15.0 | 99.50 |"
+    assert rows[1] == "| 2 | FP32 | THROUGHPUT | – | – | – |"
+    assert [row.split(" | ")[0] for row in rows] == ["| 2"] * 6 + ["| 16"] * 6
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"threads": {"1": {}, "2": {"fp16": {"execution": "bf16"}, "int8": {"execution": "bf16"}}}},
+        {"steps": 600, "fp16": {"execution": "bf16"}, "int8": {"execution": "bf16"}},
+        {"execution": {"fp16": "bf16", "int8": "bf16"}, "scores": {"fp16": [0.1]}},
+    ],
+    ids=["edge", "precisions", "agreement"],
+)
+def test_a_table_names_the_inference_precision(details: dict[str, Any]) -> None:
+    line = "Inference precision on this CPU: FP16 in bf16, INT8's float layers in bf16."
+    result = Result(
+        command="python -m benchmarks.edge",
+        machine="a CPU",
+        commit="0123456",
+        date="2026-11-27",
+        figures={"int8_p50_ms": 55.0},
+        details=details,
+    )
+    assert table(result, stale=False).splitlines()[0].endswith(f"2026-11-27. {line}")
+    silent = result.model_copy(update={"details": {"threads": 2}})
+    assert "precision" not in table(silent, stale=True)
 
 
 def test_the_chart_names_every_runtime_and_its_share_of_the_limit() -> None:

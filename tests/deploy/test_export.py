@@ -174,7 +174,8 @@ def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     unseen = InspectionImages(
         [partial(InspectionImage, image, None, GOOD, "s", "n") for image in cameras], [GOOD] * 2
     )
-    export_beside(tmp_path, model, config, known, images, colours, unseen, seed=0)
+    export_beside(tmp_path, model, config, known, images, colours, unseen, seed=0, real_golden_frames=False)
+    assert list((tmp_path / "openvino/golden").glob("*_real.png")) == []
     scores = read_scores(tmp_path)
     assert set(scores) == {TRAINED, *PRECISIONS}
     assert scores["fp32"].normals == pytest.approx(known.normals, rel=1e-3)

@@ -16,9 +16,13 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from metaldefect.artifacts import read_json, write_json
-from metaldefect.commands.serve import make_service
+from metaldefect.commands.serve import loader, make_service
 from metaldefect.deploy.bundle import METADATA, bundle_version
-from metaldefect.deploy.follow import Follower
+from metaldefect.deploy.compiled import Compute
+from metaldefect.deploy.follow import ChallengerFollower, Follower
+from metaldefect.deploy.live import SHADOW_BACKLOG, Named, Shadow
+from metaldefect.deploy.prediction_log import read_log
+from metaldefect.deploy.runtime import Detection, Detector
 from metaldefect.deploy.service import ServiceSettings, create_app
 from pipeline.champion import CHAMPION, point, promote, rollback, store
 
@@ -119,3 +123,53 @@ def test_a_rollback_over_http_stays_until_the_folder_changes(
     assert service.live.current.version == bundle_version(planted["good"])
     (tmp_path / CHAMPION).unlink()
     assert not follower.look()
+
+
+def test_a_challenger_may_appear_change_and_go(
+    planted: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "challenger"
+    service = make_service(planted["good"], "fp32", log=tmp_path / "log")
+    follower = ChallengerFollower(service, folder, loader(folder, "fp32", Compute(), None))
+    versions = {}
+    with TestClient(create_app(service)) as client:
+
+        def score(part: str) -> None:
+            assert client.post("/predict", params={"id": part}, content=png()).status_code == 200
+
+        assert not follower.look()
+        score("none yet")
+        shutil.copytree(planted["half_blind"], folder)
+        assert follower.look()
+        assert not follower.look()
+        score("first")
+        versions["first"] = bundle_version(folder)
+        write_json(folder / METADATA, read_json(folder / METADATA) | {"licence": "another"})
+        assert follower.look()
+        score("changed")
+        versions["changed"] = bundle_version(folder)
+        shutil.rmtree(folder)
+        assert not follower.look()
+        assert "is gone: no challenger" in capsys.readouterr().out
+        score("gone")
+        shutil.copytree(planted["broken"], folder)
+        assert not follower.look()
+        score("broken")
+        shutil.rmtree(folder)
+        shutil.copytree(planted["half_blind"], folder)
+        assert follower.look(), "the same as at first"
+        score("back")
+        versions["back"] = versions["first"]
+    rows = read_log(tmp_path / "log/challenger")
+    assert dict(zip(rows["id"], rows["model_version"], strict=True)) == versions
+    assert len(read_log(tmp_path / "log")) == 6
+
+
+def test_an_image_that_comes_as_the_challenger_goes_costs_nothing(planted: dict[str, Path]) -> None:
+    detector = Detector.load(planted["good"], "fp32", self_test=False)
+    verdict, others = Detection(0.1, False, np.zeros((8, 8), np.float32)), []
+    shadow = Shadow(detector, lambda _named, _one, other: others.append(other))
+    shadow.close()
+    for _ in range(SHADOW_BACKLOG + 1):
+        shadow.offer(Named("a", np.zeros((90, 120), np.uint8)), verdict, detector)
+    assert others == [None] * (SHADOW_BACKLOG + 1)

@@ -168,5 +168,6 @@ def test_good_images_alone_give_a_detector_and_a_bundle(tmp_path, monkeypatch):
     assert list(detector["left_out"]) == ["image and pixel metrics"]
     assert 0 <= detector["false_alarm_rate"] <= 1
     export_openvino.main(load_params(), SilentRun())
+    assert list(Path("models/openvino/golden").glob("*_real.png"))
     exported = run_stages([evaluate_openvino])["evaluate_openvino"]
     assert "are not both good and defective" in exported["fp32"]["left_out"]
