@@ -1,6 +1,6 @@
 """Clean up after retrainings that were killed: processes, git's locks, worktrees, branches, Prefect's states.
 
-MLflow's runs are ended by `pipeline.dead_runs` when the next parent run starts.
+MLflow's runs are ended by `flows.tracking`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from flows.repro import child_environment, pipeline
 from flows.retries import patiently
 from flows.server import wait_for_server
 from flows.summary import cause
-from flows.tracking import ParentRun, parent_run
+from flows.tracking import ParentRun, end_dead_runs, parent_run, warn_of_failure
 from flows.worktree import add_worktree, commit, remove_worktree, uncommitted, worktree_path
 from metaldefect.artifacts import read_json
 from metaldefect.deploy.bundle import bundle_version
@@ -110,6 +110,8 @@ def retrain(root: str = ".", profile: str | None = None, limit_hours: float = LI
     with lease(folder) as held:
         for line in clean_up(folder, held.left_over):
             get_run_logger().warning("left by a killed run: %s", line)
+        if held.left_over is not None:  # this run may find nothing to do and open no run of its own
+            warn_of_failure("MLflow still says Running of a killed run", lambda: end_dead_runs(folder))
         tell_untold(folder)
         branch = f"retrain/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
         held.note(pid=str(os.getpid()), flow_run_id=flow_run_id, branch=branch)

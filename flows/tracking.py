@@ -76,6 +76,17 @@ def parent_run(kind: str, flow_run_id: str, folder: Path, within: str | None = N
             warn_of_failure("MLflow keeps an empty run", lambda: client.delete_run(run_id))
 
 
+def end_dead_runs(folder: Path) -> None:
+    """End the MLflow runs of killed processes in a project's store, as each parent run does at its start."""
+    import mlflow
+
+    with chdir(folder):
+        connect_tracking()
+        experiment = mlflow.MlflowClient().get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        close_dead_runs(experiment.experiment_id)
+
+
 def describe(run_id: str, folder: Path) -> None:
     """Log metrics and settings of the project in a folder to its run."""
     with chdir(folder):

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from metaldefect.artifacts import atomic_directory
 from metaldefect.commands.check import facts
+from metaldefect.commands.settings import FROM_IMAGES
 from metaldefect.errors import UserError
 from metaldefect.images import Channels
 from metaldefect.ingest.overview import Overview
@@ -38,7 +39,7 @@ STEP_SECONDS = {"finetune_vq": 4.8, "train_maskgit": 1.07, "train_efficientad": 
 # Of the rest of the time. MaskGIT gains most from more steps
 SHARES = {"finetune_vq": 0.3, "train_maskgit": 0.5, "train_efficientad": 0.2}
 SHORTEST_MINUTES = 30
-DETECTOR_STEPS = 400  # of the detector alone: about five minutes
+DETECTOR_MINUTES = 10  # of the detector alone
 
 IGNORED = """\
 /data/raw/
@@ -205,7 +206,7 @@ def params_text(name: str, classes: list[str], steps: dict[str, int], channels: 
 
 
 def detector_text() -> str:
-    """The settings of the detector alone."""
+    """The settings of the detector alone: those of `metaldefect train` on images, for a few minutes."""
     return edited(
         PARTS / "detector.yaml",
         "# Settings of `metaldefect train --config detector.yaml`: a detector without the pipeline.\n",
@@ -214,7 +215,8 @@ def detector_text() -> str:
             "source": "real",
             "root": RAW,
             "adapter": "folder",
-            "steps": f"{DETECTOR_STEPS}",
+            **{key: f"{value}" for key, value in FROM_IMAGES.items()},
+            "minutes": f"{DETECTOR_MINUTES}",
         },
     )
 
@@ -292,7 +294,9 @@ def next_steps(target: Path, seen: Overview, minutes: float) -> list[str]:
         steps.insert(0, (f"source {shlex.quote(str(Path(sys.executable).parent / 'activate'))}", ""))
     if command := insert_command(seen):
         steps.append((command, "seconds: your defects, moved into your good images"))
-    steps.append(("metaldefect train --config detector.yaml", "about ten minutes: a first detector"))
+    steps.append(
+        ("metaldefect train --config detector.yaml", f"about {DETECTOR_MINUTES} minutes: a first detector")
+    )
     steps.append(("dvc repro", f"about {minutes:g} minutes on two cores: everything, on reports/index.html"))
     lines = [f"{target} is ready. Next:", ""]
     for command, comment in steps:

@@ -12,7 +12,8 @@ from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.reference import add_reference
-from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, load_detector, read_scores
+from metaldefect.efficientad.evaluation import infer
+from metaldefect.efficientad.model_files import WEIGHTS, load_detector
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import RealDatasetProvider
 from pipeline.params import Params
@@ -41,7 +42,8 @@ def main(params: Params, run: StageRun) -> None:
     )
     graph = InspectionGraph(model, config.image_size, config.levels, config.channels)
     ranges = with_painted_anomalies(normal, params.seed)
-    known = read_scores(DETECTOR)[TRAINED].normals
+    # Not the calibration's: a covariance that was fitted to these images scores them lower than new ones
+    known = [infer(model, image)[0] for image in validation]
     with atomic_directory(OUTPUT) as folder:
         export_bundle(
             graph, config, folder, ranges, validation, known, lineage,

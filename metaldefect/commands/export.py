@@ -17,7 +17,7 @@ from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.reference import add_reference
 from metaldefect.deploy.runtime import Detector
-from metaldefect.efficientad.calibration import CalibrationImages, Scores
+from metaldefect.efficientad.calibration import Calibration, CalibrationImages, Scores
 from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, write_scores
 from metaldefect.efficientad.thresholds import transfer
@@ -36,7 +36,7 @@ def export_beside(
     folder: Path,
     model: EfficientAD,
     config: DetectorConfig,
-    known: Scores,
+    calibration: Calibration,
     images: CalibrationImages,
     normal: Images,
     unseen: InspectionImages,
@@ -49,7 +49,7 @@ def export_beside(
         folder: holds the detector.
         model: the calibrated detector.
         config: its configuration.
-        known: the trained networks' scores of the calibration images.
+        calibration: its calibration, with the scores of the calibration images.
         images: the calibration images.
         normal: training images that set the ranges of INT8.
         unseen: whole normal images that the detector was not trained on: what drift is measured against.
@@ -58,6 +58,7 @@ def export_beside(
     """
     bundle = folder / EXPORTED
     bundle.mkdir()
+    deployed = calibration.deployed
     ranges = np.stack([normal[index] for index in range(min(len(normal), RANGE_IMAGES))])
     export_bundle(
         InspectionGraph(model, config.image_size, config.levels, config.channels),
@@ -65,7 +66,7 @@ def export_beside(
         bundle,
         with_painted_anomalies(ranges, seed),
         images.normals,
-        known.normals if config.tiles is None else [infer(model, image)[0] for image in images.normals],
+        deployed.normals if config.tiles is None else [infer(model, image)[0] for image in images.normals],
         Lineage(
             model_sha256=sha256_file(folder / WEIGHTS),
             data_sha256=data_sha256(normal, images),
@@ -75,12 +76,22 @@ def export_beside(
         real_golden_frames=real_golden_frames,
     )
     add_reference(bundle, (item.image for item in unseen))
-    scores = {TRAINED: known}
+    scores = {TRAINED: calibration.scores}
     for precision in PRECISIONS:
         detector = Detector.load(bundle, precision)
         found = scores_of(detector, images.normals), scores_of(detector, images.defects)
-        scores[precision] = images.whole_scores(*found)
+        scores[precision] = as_of_new_images(images.whole_scores(*found), calibration)
     write_scores(folder, scores)
+
+
+def as_of_new_images(exported: Scores, calibration: Calibration) -> Scores:
+    """An exported graph's scores of the calibration images, as if it had not been fitted to them."""
+    new, fitted = calibration.scores, calibration.deployed
+    return Scores(
+        (np.array(exported.normals) + new.normals - np.array(fitted.normals)).tolist(),
+        exported.scenes,
+        (np.array(exported.defects) + new.defects - np.array(fitted.defects)).tolist(),
+    )
 
 
 def data_sha256(train: Images, held_out: CalibrationImages) -> str:

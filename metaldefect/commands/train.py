@@ -121,10 +121,9 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         write_json(folder / "losses.json", trained.history)
         save_figures(figures, folder / "figures")
         if settings.export:
-            validation, known = held_out.calibration, calibration.scores
-            normal = images.normal
+            validation, normal = held_out.calibration, images.normal
             export_beside(
-                folder, trained.model, config, known, validation, normal, unseen, settings.seed,
+                folder, trained.model, config, calibration, validation, normal, unseen, settings.seed,
                 settings.real_golden_frames,
             )  # fmt: skip
     for figure in figures.values():

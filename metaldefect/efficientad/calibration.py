@@ -115,13 +115,16 @@ class Calibration:
         threshold: scores above it are anomalous.
         student_share: weight of the student-teacher map; the autoencoder map gets the rest.
         record: each choice's value, method and number of images.
-        scores: of the calibration images, with the chosen scales and weights.
+        scores: of the calibration images, with the chosen scales and weights: as new images would score.
+        deployed: the same by the final networks, which may have fitted a covariance to these very images and
+            then score them lower than new ones.
     """
 
     threshold: float
     student_share: float
     record: dict[str, Any]
     scores: Scores
+    deployed: Scores
 
 
 def calibrate(
@@ -160,7 +163,10 @@ def calibrate(
         fold_metric(model, whitening(covariance, metric))
     model.quantiles.copy_(chosen.quantiles)
     model.map_weights.copy_(torch.tensor([chosen.share, 1.0 - chosen.share]))
-    kept = images.whole_scores(chosen.normals.tolist(), chosen.defects.tolist())
+    kept = deployed = images.whole_scores(chosen.normals.tolist(), chosen.defects.tolist())
+    if metric != PAPER_SCORE:
+        folded = maps_of(model, images.normals), maps_of(model, images.defects)
+        deployed = images.whole_scores(*(share_scores(model, maps, chosen.share).tolist() for maps in folded))
     threshold = kept.threshold(target)
     record = {
         "map_scales": {
@@ -171,7 +177,7 @@ def calibrate(
         "residual_metric": metric_record(metric, found, asked=bool(ridges), enough=enough),
         "threshold": threshold_record(threshold, kept),
     }
-    return Calibration(threshold.value, chosen.share, record, kept)
+    return Calibration(threshold.value, chosen.share, record, kept, deployed)
 
 
 @dataclass(frozen=True)

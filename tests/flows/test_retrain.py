@@ -33,8 +33,10 @@ from metaldefect.errors import UserError
 from pipeline.champion import BUNDLES, CHALLENGER, CHAMPION, current, promote, rollback
 
 STEPS = """\
-import json, os, sys
+import json, os, socket, sys
+from contextlib import chdir
 from pathlib import Path
+import mlflow
 from flows.worktree import git
 from pipeline.prefect_settings import migrate_database, prepare_environment
 root = Path(sys.argv[1])
@@ -45,6 +47,8 @@ from prefect.states import Running
 from flows.lease import LEASE
 from flows.retrain import retrain
 import flows.tracking
+from pipeline.dead_runs import TAG
+from pipeline.run import connect_tracking
 
 described = flows.tracking.describe_parent
 
@@ -63,13 +67,23 @@ for which in sys.argv[2:]:
         (root / "seconds.txt").write_text("60")
         (root / "round.txt").write_text("1")
         git(root, "commit", "--quiet", "--all", "--message", which)
-    elif which != "again":
+    elif which == "again":
+        with chdir(root):
+            connect_tracking()
+            store = mlflow.MlflowClient()
+            metaldefect = store.get_experiment_by_name("metaldefect").experiment_id
+            killed = store.create_run(metaldefect, tags={TAG: f"{socket.gethostname()} 4194304 0.00"})
+        (root / LEASE).write_text(json.dumps({"pid": "4194304"}))
+    else:
         (root / "which.txt").write_text(which)
         git(root, "commit", "--quiet", "--all", "--message", which)
     flows.tracking.describe_parent = unreachable if which == "half_blind" else described
     state = retrain(root=str(root), return_state=True, **options)
     link = root / "models/champion"
     serves = link.resolve().name if link.exists() else None
+    if which == "again":
+        with chdir(root):
+            assert store.get_run(killed.info.run_id).info.status == "KILLED"
     print("STEP", json.dumps([which, state.name, state.message, serves]))
 with get_client(sync_client=True) as client:
     print("DEAD", client.read_flow_run(dead.id).state.name)
@@ -318,9 +332,9 @@ def check_traces(project: Path, output: str) -> None:
     assert output.split("DEAD ")[1].splitlines()[0] == "Crashed"
     with sqlite3.connect(project / "mlruns/mlflow.db") as store:
         runs = store.execute("select status, lifecycle_stage from runs order by start_time").fetchall()
-    assert runs == [
-        ("FINISHED", "active"), ("FAILED", "active"), ("FINISHED", "active"), ("FAILED", "active"),
-    ]  # fmt: skip
+    # among them two of killed processes, which ended although there was nothing to train
+    states = ["FINISHED", "KILLED", "FAILED", "FINISHED", "KILLED", "FAILED"]
+    assert runs == [(state, "active") for state in states]
 
 
 def test_one_retraining_at_a_time(tmp_path: Path) -> None:

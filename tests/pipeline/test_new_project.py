@@ -153,7 +153,7 @@ def test_what_the_command_prints(plant: Path, tmp_path: Path, capsys: pytest.Cap
         "# seconds: your defects, moved into your good images",
         "metaldefect insert --images data/raw/good --method transplant --defects data/raw --label dent"
         " --label scratch --output inserted",
-        "# about ten minutes: a first detector",
+        "# about 10 minutes: a first detector",
         "metaldefect train --config detector.yaml",
         "# about 45 minutes on two cores: everything, on reports/index.html",
         "dvc repro",
