@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.studio import Studio
 from metaldefect.artifacts import read_json
+from metaldefect.synthesis.exemplars import PER_CLASS
 from pipeline.params import load_params
 from pipeline.report.answer import answer
 from pipeline.report.facts import data_hash, is_procedural
@@ -22,6 +23,8 @@ def model_card(studio: Studio) -> str:
         f"| classes | {', '.join(studio.painter.classes)} |",
         f"| MaskGIT | {maskgit.get('images_seen', 0):,} images seen, SHA-256 `{short(maskgit)}` |",
         f"| tokenizer | {studio.painter.image_size} px, SHA-256 `{short(tokenizer)}` |",
+        f"| held by the tokenizer | up to {PER_CLASS} training images per class, which whoever publishes it"
+        " publishes too |",
         f"| detector | {exported.get('model', 'EfficientAD')}, {exported['image_size']} px, "
         f"threshold: {exported.get('threshold_source', 'unknown')} |",
         f"| data (DVC's MD5) | `{data_hash(root / 'dvc.lock') or 'unknown'}` |",

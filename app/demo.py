@@ -1,6 +1,6 @@
 """The demo's page: paint a defect, generate images, reconstruct, inspect and compare.
 
-`python -m app.demo` (or `make demo`) serves it on 127.0.0.1:7860. It makes no request to the outside.
+`metaldefect demo` (or `make demo`) serves it on 127.0.0.1:7860. It makes no request to the outside.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.demo", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("."), help="folder of the pipeline (default: here)")
     parser.add_argument("--compare", type=Path, nargs="*", default=[], help="folders of other finished runs")
-    parser.add_argument("--host", default="127.0.0.1", help="others need a password, see the README")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help=f"one that others reach needs a password in {PASSWORD_VARIABLE}"
+    )
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
     try:

@@ -5,7 +5,8 @@ inpainting for a program, what a person who paints a mask waits for (the same, w
 animation and the files to download), and a grid of nine images with the page's settings. Then it sends
 200 requests of all kinds at concurrency 4, and compares the server's memory in the last quarter of the time
 with the second quarter.
-Writes `benchmarks/results/demo.json`.
+Writes `benchmarks/results/demo.json`, and exits with 1 if a request was lost or memory grew by more than
+64 MiB.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from metaldefect.synthesis.painter import load_painter
 
 PAGE_STEPS = 16
 GRID = 9
+MAX_GROWTH_MB = 64  # allocators keep some of what they freed: about 12 over 200 requests
 GOOD_IMAGES, MASKGIT = Path("data/merged/inspection/test/good"), Path("models/maskgit/config.json")
 
 
@@ -180,6 +182,16 @@ def measure(
     return figures | {"grid_of_nine_s": grid_seconds(root)} | found, details
 
 
+def failures(figures: Mapping[str, Any]) -> list[str]:
+    """What the demo did not keep, in words: every request answered, with flat memory."""
+    growth = figures["memory_growth_mb"]
+    checks = {
+        f"{figures['lost']} of {figures['requests']} requests lost": figures["lost"] > 0,
+        f"memory grew by {growth:.0f} MiB, at most {MAX_GROWTH_MB} MiB are allowed": growth > MAX_GROWTH_MB,
+    }
+    return [words for words, failed in checks.items() if failed]
+
+
 def main() -> None:
     """Measure and publish."""
     parser = argparse.ArgumentParser(
@@ -196,6 +208,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="demo-") as folder:
         figures, details = measure(arguments.root, Path(folder), arguments.requests, arguments.concurrency)
     publish(arguments.results, "demo", figures, details)
+    if failed := failures(figures):
+        sys.exit(f"benchmarks.demo: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

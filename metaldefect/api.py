@@ -1,7 +1,7 @@
 """The commands `draw`, `insert` and `review` as functions; README.md shows an example.
 
 `remake_drawing` and `remake_insertion` make the image of a row of the manifest again, bit for bit, with the
-version of this package that made it.
+version of this package that made it; where other pixels come out, they refuse.
 """
 
 from metaldefect.commands.draw import draw

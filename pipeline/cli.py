@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Annotated
@@ -82,6 +84,28 @@ def doctor(root: Root = Path()) -> None:
     print(f"\n{failed} to mend" if failed else "\nready")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    root: Root = Path(),
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another finished run; may be repeated.")
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on; one that others reach needs a password in METALDEFECT_DEMO_PASSWORD."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the page.")] = 7860,
+) -> None:
+    """Serve the demo's page with the models of a finished run, until Ctrl-C."""
+    options = ["--root", str(root), "--host", host, "--port", str(port)]
+    if compare:
+        options += ["--compare", *map(str, compare)]
+    # The page becomes this process, so that whoever stops the command stops the page
+    os.execv(sys.executable, [sys.executable, "-m", "app.demo", *options])
 
 
 @app.command()

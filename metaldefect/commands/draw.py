@@ -17,6 +17,7 @@ from metaldefect.commands.insert_settings import DrawSettings
 from metaldefect.commands.manifest import (
     Output,
     OutputImage,
+    check_made_again,
     check_version,
     folder_digest,
     keep_record,
@@ -125,13 +126,16 @@ def remake(row: Mapping[str, Any]) -> U8:
     """Draw the image of a manifest's row again, bit for bit.
 
     Raises:
-        UserError: another version of this package drew it, or the models have changed since.
+        UserError: another version of this package drew it, the models have changed since, or other pixels
+            came out, as on another machine.
     """
     check_version(row)
+    set_threads()  # as `draw` does: sums of another number of threads round otherwise
     settings = DrawSettings(**json.loads(row["parameters"]))
     artist, inputs = make_artist(settings)
     for name, digest in inputs.items():
         if row[f"{name}_sha256"] != digest:
             raise UserError(f"the {name} changed since {row['image']} was made")
     picture, _ = artist(row["label"], int(row["number"]))
+    check_made_again(row, lambda file: write_png(file, picture))
     return picture

@@ -17,6 +17,7 @@ from metaldefect.commands.insert_settings import InsertSettings
 from metaldefect.commands.manifest import (
     Output,
     OutputImage,
+    check_made_again,
     check_version,
     folder_digest,
     keep_record,
@@ -302,8 +303,8 @@ def remake(row: Mapping[str, Any]) -> Photograph:
         row: a row of `manifest.parquet` or `manifest.csv`.
 
     Raises:
-        UserError: another version of this package made it, or the canvas, the models, the real defects or the
-            masks are gone or have changed since.
+        UserError: another version of this package made it; the canvas, the models, the real defects or the
+            masks are gone or have changed since; or other pixels came out, as on another machine.
     """
     check_version(row)
     settings = InsertSettings(**json.loads(row["parameters"]))
@@ -321,4 +322,5 @@ def remake(row: Mapping[str, Any]) -> Photograph:
             raise UserError(f"the {name} changed since {row['image']} was made")
     with one_thread_per_call():
         made, _ = make_one(canvas, read_photograph(path, canvas.depth), row["label"], settings, proposer)
+    check_made_again(row, lambda file: write_photograph(file, made))
     return made

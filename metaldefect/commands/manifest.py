@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -197,6 +198,30 @@ def check_version(row: Mapping[str, Any]) -> None:
         raise UserError(
             f"{row['image']} was made by metaldefect {row['version']}, and this is {installed}: only the same"
             " version makes it again"
+        )
+
+
+def check_made_again(row: Mapping[str, Any], write: Callable[[Path], None]) -> None:
+    """Check that an image that was made again is, as a file, the one of its row byte by byte.
+
+    Args:
+        row: of the manifest; one whose image was never written, because nothing in it could be seen, passes.
+        write: writes the image to a path, as the run did.
+
+    Raises:
+        UserError: the SHA-256 differs: code, packages or processor are not those of the run.
+    """
+    if not row["image_sha256"]:
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / Path(row["image"]).name
+        write(path)
+        made = sha256_file(path)
+    if made != row["image_sha256"]:
+        raise UserError(
+            f"{row['image']} cannot be made again here: this version of metaldefect or this machine draws"
+            f" other pixels, or writes them otherwise (SHA-256 {made[:12]}, in the manifest"
+            f" {row['image_sha256'][:12]})"
         )
 
 

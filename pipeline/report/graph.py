@@ -195,7 +195,7 @@ def draw_graph(entries: list[StageEntry], notes: Mapping[str, str]) -> Markup:
     place = layout(upstream)
     corner, width, height = place.corner, place.width, place.height
     parts = [
-        f'<svg class="graph" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'<svg class="graph" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="group" '
         'aria-label="The stages of the pipeline and what they depend on">',
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0,0 L8,4 L0,8 z"/></marker></defs>',

@@ -56,6 +56,7 @@ def test_the_page_says_which_models_it_shows(visit: Visit, demo_root: Path) -> N
         assert read_json(demo_root / "models" / name / "config.json")["sha256"][:16] in card
     classes = read_json(demo_root / "models/maskgit/config.json")["classes"]
     assert ", ".join(classes) in card
+    assert "up to 60 training images per class" in card
 
 
 def test_a_reconstruction_stands_beside_its_original(visit: Visit, studio: Studio, tmp_path: Path) -> None:

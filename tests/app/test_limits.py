@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -17,6 +20,7 @@ from gradio_client.utils import QueueError
 
 from app.demo import PASSWORD_VARIABLE, USER, WAITING, build_without_models, serve
 
+ROOT = Path(__file__).parents[2]
 LARGEST = 40 * 2**20  # bytes; docs/demo.md says 40 MB
 
 
@@ -98,3 +102,16 @@ def test_requests_beyond_the_queue_are_told_to_come_back() -> None:
         kinds = {type(future.exception()) for future in futures}
     assert kinds == {QueueError, type(None)}
     assert refused in (3, 4)  # the fourth, if all came before the first was taken from the queue
+
+
+def test_the_command_lets_others_in_with_a_password_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    command = [sys.executable, "-m", "pipeline.cli", "demo", "--root", str(tmp_path), "--host", "0.0.0.0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "run `dvc repro` first" in done.stderr, "in the folder of --root, not in this one"
+    assert f"demo: 0.0.0.0 is reachable by others: set {PASSWORD_VARIABLE} first" in done.stderr
+    shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert PASSWORD_VARIABLE in shown.stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 SECONDS = 1000
+TELEPHONE = 390  # px wide
 PATIENCE = 30 * SECONDS
 STEPS = 2  # of MaskGIT: more take longer and show nothing else
 
@@ -126,3 +129,40 @@ def serious_faults(page: Any) -> list[str]:
         for node in item["nodes"]
         if item["impact"] in ("serious", "critical")
     ]
+
+
+@contextmanager
+def offline_report(browser: Any, file: Path, scheme: str = "light") -> Iterator[Any]:
+    """A report in a browser without a network, on a telephone, its charts drawn.
+
+    It stands there without a complaint of the browser, a serious fault, and a way to scroll sideways.
+    """
+    context = browser.new_context(color_scheme=scheme, viewport={"width": TELEPHONE, "height": 844})
+    context.set_offline(True)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(file.as_uri())
+    page.wait_for_selector(".chart .barlayer path")
+    assert complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") == TELEPHONE
+    assert serious_faults(page) == []
+    yield page
+    assert complaints == []
+    context.close()
+
+
+def cut_off(page: Any) -> list[str]:
+    """The beginnings of the elements that do not fit into their place, or into the width of the page."""
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll("body *")]
+            .filter((one) => one instanceof HTMLElement && one.getClientRects().length)
+            .filter((one) => {
+                const cuts = getComputedStyle(one).overflowX !== "visible";
+                return (cuts && one.scrollWidth > one.clientWidth + 1)
+                    || one.getBoundingClientRect().right > innerWidth + 1;
+            })
+            .map((one) => one.outerHTML.slice(0, 120))"""
+    )
+    return found

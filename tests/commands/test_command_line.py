@@ -26,7 +26,7 @@ from pipeline.cli import app
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "train", "calibrate", "detect", "serve", "sign", "anomalib", "distill", "pretrain", "draw", "insert",
-    "review", "get-data", "doctor",
+    "review", "get-data", "doctor", "demo",
 ]  # fmt: skip
 HEAVY = {
     "torch", "lightning", "openvino", "dvc", "mlflow", "prefect", "pandas", "scipy", "sklearn", "cv2",
@@ -120,6 +120,15 @@ def test_an_unknown_key_of_the_settings_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "stepz: Extra inputs are not permitted" in done.stderr
+
+
+def test_the_demo_gets_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(os, "execv", lambda *given: started.append(given))
+    given = ["--root", "line3", "--compare", "a", "--compare", "b", "--port", "80", "--host", "::1"]
+    assert CliRunner().invoke(app, ["demo", *given]).exit_code == 0
+    options = ["--root", "line3", "--host", "::1", "--port", "80", "--compare", "a", "b"]
+    assert started == [(sys.executable, [sys.executable, "-m", "app.demo", *options])]
 
 
 def test_the_shell_completes_commands() -> None:

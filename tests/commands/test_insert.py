@@ -265,6 +265,8 @@ def test_every_image_can_be_made_again_from_its_row(
         assert np.array_equal(again, read_photograph(chosen.output / row["image"]).pixels)
     with pytest.raises(UserError, match=r"\.png was made by metaldefect 0\.0\.1, and this is \d"):
         inserting.remake(row | {"version": "0.0.1"})
+    with pytest.raises(UserError, match=r"\.png cannot be made again here: .* draws other pixels"):
+        inserting.remake(row | {"image_sha256": "0" * 64})
     if method == "drawn":
         (tmp_path / "maskgit/config.json").write_text((tmp_path / "maskgit/config.json").read_text() + " ")
         with pytest.raises(UserError, match="the maskgit changed since"):
@@ -356,6 +358,48 @@ def test_a_drawn_image_is_made_again_elsewhere(tmp_path: Path, monkeypatch: pyte
     (row,) = pd.read_parquet(tmp_path / "out/manifest.parquet").to_dict("records")
     with Image.open(tmp_path / "out" / row["image"]) as image:
         assert np.array_equal(remake_drawing(row), np.asarray(image))
+    with pytest.raises(UserError, match=r"\.png cannot be made again here: .* draws other pixels"):
+        remake_drawing(row | {"image_sha256": "0" * 64})
+
+
+@pytest.mark.parametrize("method", ["drawn", "procedural"])
+def test_a_killed_draw_goes_on_and_ends_with_the_same_files(
+    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    models = {"tokenizer": tmp_path / "vq", "maskgit": tmp_path / "maskgit", "steps": 2}
+    given = {"label": ("patches", "scratches"), "count": 2, "method": method, "size": 64, **models}
+    whole = DrawSettings(output=tmp_path / "whole", **given)
+    drawing.draw(whole)
+    once = drawing.write_one
+    calls: list[tuple[str, int]] = []
+
+    def killed(label: str, number: int, *rest: Any) -> Any:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append((label, number))
+        return once(label, number, *rest)
+
+    monkeypatch.setattr(drawing, "write_one", killed)
+    settings = DrawSettings(output=tmp_path / "out", **given)
+    with pytest.raises(KeyboardInterrupt):
+        drawing.draw(settings)
+    assert not (settings.output / "manifest.csv").exists()
+    assert calls == [("patches", 0), ("patches", 1), ("scratches", 0)]
+    again: list[tuple[str, int]] = []
+
+    def watched(label: str, number: int, *rest: Any) -> Any:
+        again.append((label, number))
+        return once(label, number, *rest)
+
+    monkeypatch.setattr(drawing, "write_one", watched)
+    assert drawing.draw(settings).images == 4
+    assert again == [("scratches", 1)]
+    assert len(files_of(settings.output)) == (8 if method == "procedural" else 4), "with masks, or without"
+    assert files_of(settings.output) == files_of(whole.output)
+    tables = [pd.read_parquet(one.output / "manifest.parquet") for one in (settings, whole)]
+    first, second = (table.drop(columns="parameters") for table in tables)  # they name the output
+    pd.testing.assert_frame_equal(first, second)
 
 
 def test_a_defect_that_nobody_could_see_is_listed_and_not_written(

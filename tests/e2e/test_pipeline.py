@@ -12,13 +12,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.app.visitor import TELEPHONE, cut_off, offline_report, serious_faults
 from tests.e2e.conftest import Project
 from tests.pipeline.test_reruns import AFTER_CALIBRATION, reruns
 
 pytestmark = pytest.mark.e2e
+
+PAPER = 718  # px between the margins of A4 at 96 dots per inch
 
 STAGES = [
     "sample", "merge", "augment", "finetune_vq", "evaluate_vq", "tokenize", "train_maskgit",
@@ -52,6 +56,31 @@ def test_everything_is_made(project: Project) -> None:
     assert "data:image/webp;base64," in page
     assert 'src="http' not in page
     assert all(stage in page for stage in STAGES)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_is_whole_on_a_telephone_without_a_network(
+    project: Project, browser: Any, scheme: str
+) -> None:
+    file = project.root / "reports/index.html"
+    assert file.stat().st_size < 10e6
+    with offline_report(browser, file, scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert serious_faults(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == TELEPHONE
+
+
+def test_the_printed_report_is_cut_nowhere(project: Project, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((project.root / "reports/index.html").as_uri())
+    page.wait_for_selector(".chart .barlayer path")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": PAPER, "height": 1000})
+    page.wait_for_function("[...document.querySelectorAll('.chart svg')].every((svg) => svg.clientWidth)")
+    assert page.locator("#detector .chart svg").count() > 0
+    assert cut_off(page) == []
+    page.close()
 
 
 def test_metrics_are_finite_numbers(project: Project) -> None:

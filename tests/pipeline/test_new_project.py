@@ -25,21 +25,10 @@ from pipeline.code_version import STAGES, code_digests, in_package
 from pipeline.new_data import Folders, plan_copies
 from pipeline.new_project import create_project, params_text, training_steps
 from pipeline.params import load_params
-from tests.plant import defective, metal, save
+from tests.plant import defective, metal, save, write_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (112, 144)
-
-
-def write_folders(root: Path, defects: int = 15, good: int = 60) -> None:
-    """Good images and two classes of masked defects: grey, colour and 16-bit files."""
-    for k in range(good):
-        save(root / f"good/g{k}.png", metal(k, SHAPE), k % 4)
-    for number, label in enumerate(("dent", "scratch")):
-        for k in range(defects):
-            image, mask = defective(1000 * (number + 1) + k, label, SHAPE)
-            save(root / f"defects/{label}/{label}{k}.png", image, k % 4)
-            save(root / f"masks/{label}/{label}{k}.png", mask, 0)
 
 
 def git_status(folder: Path) -> str:
