@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= cpu
 PORT ?= 4200
+SHOWN ?= image_auroc|f1_at_threshold|au_pro|cas_ratio|kid_ratio|ssim
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PREFECT_HOME ?= $(CURDIR)/.prefect
@@ -19,7 +20,7 @@ export METALDEFECT_WEIGHTS ?= $(CURDIR)/../shared/weights
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock data deps repro flow retrain compare rollback deploy undeploy test test-fast lint format ui demo doctor clean
+.PHONY: help setup lock data deps repro flow retrain compare experiments rollback deploy undeploy test test-fast lint format ui demo doctor clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -59,6 +60,9 @@ retrain: $(STAMP) ## Train aside, compare with the detector that serves, promote
 compare: $(STAMP) ## What serves against the last pipeline runs: terminal and reports/compare.html
 	$(BIN)/metaldefect compare
 
+experiments: $(STAMP) ## Experiments of DVC with the metrics that count; 'dvc exp show' alone has hundreds of columns
+	@$(BIN)/python -m dvc exp show --no-pager --drop '.*' --keep '(Experiment|Created|$(SHOWN))$$'
+
 rollback: $(STAMP) ## Let the previous champion serve again
 	$(BIN)/metaldefect rollback
 
@@ -79,11 +83,13 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# An address in MLFLOW_TRACKING_URI is a server that runs already; anything else is a store to serve
 ui: $(STAMP) ## MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200 (Ctrl-C ends both)
 	@$(BIN)/python -m pipeline.mlflow_view
 	@echo "Prefect http://127.0.0.1:4200"
 	@trap 'kill 0' INT TERM EXIT; \
-	$(BIN)/mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000 & \
+	case "$$MLFLOW_TRACKING_URI" in http*) ;; \
+	*) $(BIN)/mlflow server --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}" --host 127.0.0.1 --port 5000 & ;; esac; \
 	$(BIN)/prefect server start --host 127.0.0.1 --port 4200 & \
 	wait
 

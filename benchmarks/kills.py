@@ -3,12 +3,14 @@
 A toy project is deployed as `make deploy` does it, with an MLflow server and a service that follows the
 champion. Kills are spread over the whole length of a run. Every second one hits the main process alone, as
 `kill -9` does, and leaves its children; the others hit all of them, as a power cut does. What was killed is
-started again, and then the run itself or the next one has to complete, with nothing left behind.
+started again, and then the run itself or the next one has to complete, with nothing left behind. If one did
+not, or a request to the service was not answered, the command exits with 1 after it published the result.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -176,6 +178,17 @@ def summarise(rounds: Sequence[Mapping[str, Any]], client: Client) -> dict[str, 
     return figures
 
 
+def complaints(rounds: Sequence[Mapping[str, Any]], client: Client) -> list[str]:
+    """One line for each round that left something behind or never completed, and for unanswered requests."""
+    found = []
+    for number, each in enumerate(rounds):
+        faults_of_round = [*each["faults"], *([] if each["completed"] else ["no run completed"])]
+        found += [f"round {number}, {each['kind']} killed: {fault}" for fault in faults_of_round]
+    if unanswered := client.answers.total() - client.answers[200]:
+        found.append(f"{unanswered} requests to the service were not answered")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to kill")
@@ -205,6 +218,8 @@ def main() -> None:
         "rounds": rounds,
     }
     publish(arguments.results, "kills", summarise(rounds, client), details)
+    if wrong := complaints(rounds, client):
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

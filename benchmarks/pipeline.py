@@ -2,9 +2,9 @@
 
 Runs `make repro PROFILE=...` in a fresh clone of the committed code (`--clone`) or in this folder. In this
 folder only changed stages run, so only a clone gives `seconds`, `peak_rss_mb` and `noop_flow_s`, the time of
-a flow that finds nothing to do. Writes
-`benchmarks/results/default.json` for the profile cpu, else `<profile>.json`, and the run's pictures to
-`docs/images/<profile>_<picture>.png`; the last line printed is JSON.
+a flow of the whole graph that finds nothing to do. Writes `benchmarks/results/default.json` for the profile
+cpu, else `<profile>.json`, and the run's pictures to `docs/images/<profile>_<picture>.png`; the last line
+printed is JSON. If `noop_flow_s` is above 15, it exits with 1 after it wrote the result.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pipeline.run import lookup
 
 DEFAULT_PROFILE = "cpu"
 STAMP = ".venv/.installed"
+NOOP_LIMIT_S = 15.0  # of a flow that finds nothing to do
 # Figure -> (stage that measures it, dotted key in its metrics)
 FIGURES: dict[str, tuple[str, str]] = {
     "ssim": ("evaluate_vq", "after.ssim"),
@@ -262,7 +263,7 @@ def main() -> None:
     with workspace(args.clone, args.keep) as root:
         run = run_profile(root, args.profile)
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
-        costs = run._asdict() | {"noop_flow_s": time_noop_flow(root)} if args.clone else {}
+        costs: dict[str, float] = run._asdict() | {"noop_flow_s": time_noop_flow(root)} if args.clone else {}
         found = collect(root)
         with exit_on_user_error(parser.prog):
             copy_pictures(root, name, args.images)
@@ -275,6 +276,8 @@ def main() -> None:
     publish(
         args.results or path_of(name), "pipeline", figures, {"metrics": found.metrics, "left_out": left_out}
     )
+    if costs.get("noop_flow_s", 0.0) > NOOP_LIMIT_S:
+        sys.exit(f"a flow with nothing to do took {costs['noop_flow_s']} s, more than {NOOP_LIMIT_S:g} s")
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ LABELS = {
     "minutes": "minutes per training, with its calibration and test",
     "seconds": "wall-clock seconds",
     "peak_rss_mb": "peak memory (MiB)",
+    "noop_flow_s": "flow of the whole graph that finds nothing to do (s; limit: 15)",
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.screenshots`: pictures of the demo and the report of the last run, for docs/images.
+"""`python -m benchmarks.screenshots`: pictures of a run's demo, report and MLflow pages, for docs/images.
 
 Needs Chromium (`apt-get install chromium`) and the extra `dev`.
 """
@@ -6,20 +6,28 @@ Needs Chromium (`apt-get install chromium`) and the extra `dev`.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PIL import Image
 
 from benchmarks.load import served
 from metaldefect.errors import UserError, exit_on_user_error
+from pipeline.mlflow_view import links
 
 # The editor needs WebGL, which a headless browser has in software only
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 PATIENCE = 120_000  # ms
 COLOURS = 128  # of a picture's palette: half the bytes, and no visible difference
+PAGES = ("report", "demo", "mlflow")
+MLFLOW_PAGES = ("mlflow_list", "mlflow_comparison")  # in the order of `links`
+HEADLINE = ("image_auroc", "f1_at_threshold", "au_pro")  # some of what both MLflow pages show
 
 
 def photograph(page: Any, path: Path, height: int) -> None:
@@ -62,11 +70,52 @@ def photograph_demo(browser: Any, address: str, path: Path, label: str, seed: st
     page.close()
 
 
+@contextmanager
+def serve_mlflow(root: Path) -> Iterator[str]:
+    """Serve the MLflow store of the project in `root`; yields the server's address."""
+    command = [sys.executable, "-m", "mlflow", "server", "--port", "{port}", "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///mlruns/mlflow.db"]
+    with served(command, "/health", root) as (address, pid):
+        try:
+            yield address
+        finally:
+            for child in psutil.Process(pid).children(recursive=True):  # `served` ends the parent alone
+                child.terminate()
+
+
+def open_mlflow(browser: Any, address: str, texts: Sequence[str | re.Pattern[str]]) -> Any:
+    """Open a page of MLflow, and wait until it shows all these texts."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    for text in texts:
+        page.get_by_text(text, exact=True).first.wait_for()
+    return page
+
+
+def photograph_mlflow(browser: Any, root: Path, output: Path) -> None:
+    """The list of pipeline runs with their headline metrics, and the comparison of the last ones.
+
+    Raises:
+        UserError: there are no two pipeline runs to compare.
+    """
+    with serve_mlflow(root) as server:
+        with chdir(root):
+            addresses = [line.split()[-1] for line in links(Path(), server)]
+        if len(addresses) < len(MLFLOW_PAGES):
+            raise UserError(f"{root} holds no two finished pipeline runs to compare")
+        for address, name in zip(addresses, MLFLOW_PAGES, strict=True):
+            page = open_mlflow(browser, address, HEADLINE)
+            photograph(page, output / f"{name}.png", 1000)
+            page.close()
+
+
 def main() -> None:
-    """Serve the demo of a run, and photograph it and the run's report."""
+    """Photograph the pages of a run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.screenshots", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("."), help="folder of a finished run")
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
+    parser.add_argument("--pages", nargs="+", choices=PAGES, default=list(PAGES), help="what to photograph")
     parser.add_argument("--label", default="scratches", help="class of the defect to draw")
     parser.add_argument("--seed", default="0")
     args = parser.parse_args()
@@ -78,13 +127,18 @@ def main() -> None:
             raise UserError(f"{report} does not exist: run `make repro` first")
         from playwright.sync_api import sync_playwright
 
-        command = [sys.executable, "-m", "app.demo", "--root", str(args.root), "--port", "{port}"]
-        with served(command) as (address, _pid), sync_playwright() as started:
+        with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
-            photograph_report(browser, report, args.output / "report_page.png")
-            photograph_demo(browser, address, args.output / "demo_page.png", args.label, args.seed)
+            if "report" in args.pages:
+                photograph_report(browser, report, args.output / "report_page.png")
+            if "demo" in args.pages:
+                command = [sys.executable, "-m", "app.demo", "--root", str(args.root), "--port", "{port}"]
+                with served(command) as (address, _pid):
+                    photograph_demo(browser, address, args.output / "demo_page.png", args.label, args.seed)
+            if "mlflow" in args.pages:
+                photograph_mlflow(browser, args.root, args.output.resolve())
             browser.close()
-    print(f"wrote {args.output}/report_page.png and {args.output}/demo_page.png", file=sys.stderr)
+    print(f"wrote {', '.join(args.pages)} to {args.output}", file=sys.stderr)
 
 
 if __name__ == "__main__":

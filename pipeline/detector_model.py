@@ -20,7 +20,7 @@ class DetectorModel(PythonModel):
         self.detector = Detector.load(context.artifacts["bundle"], context.model_config["precision"])
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:
-        """Score frames `uint8 [N, H, W]`; returns a row of `score` and `is_anomalous` for each."""
+        """Score frames of the signature; returns a row of `score` and `is_anomalous` for each."""
         found = [self.detector.predict(frame) for frame in np.asarray(model_input)]
         return pd.DataFrame(
             {

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from pipeline.headline import WORDS
 from pipeline.run import EXPERIMENT, connect_tracking
 
 KEY = "headline"
-SERVER = "http://127.0.0.1:5000"
+SERVER = "http://127.0.0.1:5000"  # that `make ui` starts
 TAGS = ("verdict", "profile", "git.commit", "data.md5")
 COMPARED = 4  # MLflow's page gives each run a column; more do not fit on a screen
 PARENTS = "tags.profile != ''"  # only the parents of stages have this tag
@@ -70,8 +71,20 @@ def comparison(root: Path, last: int = COMPARED) -> str | None:
     return f"/#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
 
 
-def links(root: Path, server: str = SERVER) -> list[str]:
-    """One line per page: what it shows, and its address."""
+def server_address() -> str:
+    """The address of MLflow's pages: `MLFLOW_TRACKING_URI` if it names a server, else that of `make ui`."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return uri.rstrip("/") if uri.startswith("http") else SERVER
+
+
+def links(root: Path, server: str | None = None) -> list[str]:
+    """One line per page: what it shows, and its address.
+
+    Args:
+        root: the project's folder, from which this process runs.
+        server: the address of MLflow's server; None: `server_address()`.
+    """
+    server = server or server_address()
     lines = [f"MLflow, all runs: {server}{store_view()}"]
     if (compared := comparison(root)) is not None:
         lines.append(f"MLflow, what serves and the last runs: {server}{compared}")

@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from contextlib import chdir
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metaldefect.deploy.bundle import bundle_version, read_metadata
+from metaldefect.deploy.bundle import FrameRule, bundle_version, read_metadata
 from pipeline.champion import CHALLENGER, current
 from pipeline.lineage import locked_stages
 from pipeline.parent import DATA_TAG, LOCK_TAG, data_hash, lock_md5
 from pipeline.run import connect_tracking, git_commit
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
 
 DETECTOR = "metaldefect-detector"
 PARTS = {"metaldefect-tokenizer": Path("models/vq"), "metaldefect-maskgit": Path("models/maskgit")}
@@ -72,12 +75,7 @@ def register(root: Path, tree: Path, bundle: Path, run_id: str, verdict: Mapping
 def log_detector(bundle: Path, run_id: str, precision: str) -> str:
     """Log the bundle as a pyfunc model in a run that may have ended; returns its URI."""
     import mlflow
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    frames = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1), name=None)])
-    answer = Schema([ColSpec(DataType.double, "score"), ColSpec(DataType.boolean, "is_anomalous")])
     # MLflow asks for an input example, which it would run on a detector that has just passed the gate
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example")
@@ -86,10 +84,25 @@ def log_detector(bundle: Path, run_id: str, precision: str) -> str:
             python_model=str(CODE),
             artifacts={"bundle": str(bundle)},
             model_config={"precision": precision},
-            signature=ModelSignature(inputs=frames, outputs=answer),
+            signature=signature_of(read_metadata(bundle).input),
             pip_requirements=[f"metaldefect=={package_version('metaldefect')}"],
         )
     return str(logged.model_uri)
+
+
+def signature_of(rule: FrameRule) -> ModelSignature:
+    """The pyfunc model's signature: frames `[N, H, W]`, or `[N, H, W, 3]` of a detector that sees colour.
+
+    Their dtype is uint8, or uint16 of a detector for 16-bit frames.
+    """
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    shape = (-1, -1, -1) if rule.seen == 1 else (-1, -1, -1, rule.seen)
+    dtype = np.dtype(np.uint8 if rule.type == "u8" else np.uint16)
+    answer = Schema([ColSpec(DataType.double, "score"), ColSpec(DataType.boolean, "is_anomalous")])
+    return ModelSignature(inputs=Schema([TensorSpec(dtype, shape)]), outputs=answer)
 
 
 def origin_tags(tree: Path) -> dict[str, str]:

@@ -32,6 +32,7 @@ TRACKING_DIRECTORY = Path("mlruns")
 ARTIFACTS = f"{TRACKING_DIRECTORY}/artifacts"
 CHECKPOINTS = Path(".checkpoints")
 PARENT_RUN_VARIABLE = "METALDEFECT_PARENT_RUN_ID"
+ARTIFACTS_VARIABLE = "METALDEFECT_ARTIFACTS"
 EXPERIMENT = "metaldefect"
 METRIC_BATCH = 1000  # what MLflow takes at once
 
@@ -139,20 +140,24 @@ def tracking_uri() -> str:
 def connect_tracking() -> None:
     """Point MLflow to the store and create the experiment if it is missing.
 
-    The store under `mlruns/` holds relative artifact paths, also one that an earlier version wrote.
+    A new experiment keeps its artifacts where `METALDEFECT_ARTIFACTS` says, such as `s3://bucket/metal`, else
+    below `mlruns/`, or where the server that `MLFLOW_TRACKING_URI` names puts them. The store under `mlruns/`
+    holds relative artifact paths, also one that an earlier version wrote.
     """
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
     own_store = not os.environ.get("MLFLOW_TRACKING_URI")
+    elsewhere = os.environ.get(ARTIFACTS_VARIABLE)
     TRACKING_DIRECTORY.mkdir(exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri())
     if own_store:  # MLflow has just set it, and a process that works in another folder would inherit it
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        mlflow.create_experiment(EXPERIMENT, artifact_location=ARTIFACTS if own_store else None)
+        own = ARTIFACTS if own_store else None
+        mlflow.create_experiment(EXPERIMENT, artifact_location=elsewhere or own)
     experiment = mlflow.set_experiment(EXPERIMENT)
-    if own_store and experiment.artifact_location != ARTIFACTS:
+    if own_store and not elsewhere and experiment.artifact_location.endswith(f"/{ARTIFACTS}"):
         make_paths_relative(TRACKING_DIRECTORY / "mlflow.db", ARTIFACTS)
 
 

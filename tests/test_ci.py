@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typer.main import get_command
 from pipeline.champion import CHAMPION
 from pipeline.cli import app
 from pipeline.params import load_params
-from tests.deploy.test_cpp import may_skip
+from tests.conftest import may_skip
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -37,7 +38,17 @@ def test_workflows_call_what_exists(path: Path) -> None:
             file = f"{words[1].replace('.', '/')}.py" if words[0] == "-m" else program
             assert (ROOT / file).is_file(), command
     for job in jobs.values():
-        assert job["timeout-minutes"] <= 60
+        assert job["timeout-minutes"] <= 120
+
+
+def test_all_tests_run_every_night() -> None:
+    text = (ROOT / ".github/workflows/nightly.yml").read_text()
+    workflow = yaml.safe_load(text.replace("on:", "when:", 1))  # YAML 1.1 reads `on` as true
+    (schedule,) = workflow["when"]["schedule"]
+    minute, hour, *days = schedule["cron"].split()
+    assert (minute.isdigit(), hour.isdigit(), days) == (True, True, ["*", "*", "*"])
+    commands = [step.get("run") for step in workflow["jobs"]["tests"]["steps"]]
+    assert commands.index("chromium --version") < commands.index("make test")
 
 
 def test_the_comparison_names_what_a_change_did(
@@ -73,11 +84,13 @@ def test_the_comparison_names_what_a_change_did(
     assert git("log", "-1", "--format=%s") == "change"
 
 
-def test_ci_builds_the_cpp_runtime_before_it_tests() -> None:
-    steps = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())["jobs"]["tests"]["steps"]
-    commands = [step.get("run", "") for step in steps]
+@pytest.mark.parametrize(("workflow", "tests"), [("checks", "make test-fast"), ("nightly", "make test")])
+def test_ci_builds_the_cpp_runtime_before_it_tests(workflow: str, tests: str) -> None:
+    jobs = yaml.safe_load((ROOT / f".github/workflows/{workflow}.yml").read_text())["jobs"]
+    commands = [step.get("run", "") for step in jobs["tests"]["steps"]]
     (install,) = (command for command in commands if "apt-get install" in command)
-    assert commands.index(install) < commands.index("make test-fast")
+    assert commands.index(install) < commands.index(tests)
+    assert commands.index("chromium --version") < commands.index(tests)  # browser tests find it
     stated = re.search(
         r"Debian packages: (.*)", (ROOT / "deploy/cpp/CMakeLists.txt").read_text(encoding="utf-8")
     )
@@ -89,10 +102,35 @@ def test_ci_builds_the_cpp_runtime_before_it_tests() -> None:
 @pytest.mark.parametrize(
     ("missing", "ci", "skipped"), [(["g++"], "", True), (["g++"], "true", False), ([], "", False)]
 )
-def test_the_cpp_tests_fail_in_ci_where_they_would_be_skipped(
+def test_tests_without_a_tool_fail_in_ci_where_they_would_be_skipped(
     missing: list[str], ci: str, skipped: bool
 ) -> None:
     assert may_skip(missing, {"CI": ci}) is skipped
+
+
+BROWSER_TEST = """\
+from tests import conftest
+
+conftest.CHROMIUM = None
+browser = conftest.browser
+
+
+def test_page(browser):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_a_browser_is_missed_in_ci_and_only_there(tmp_path: Path, ci: str, outcome: str) -> None:
+    (tmp_path / "test_page.py").write_text(BROWSER_TEST)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env=os.environ | {"CI": ci, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert outcome in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda path: path.name)

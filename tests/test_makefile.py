@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from pipeline.headline import HEADLINE
 
 ROOT = Path(__file__).parents[1]
-RECORDER = '#!/bin/sh\nprintf "%s" "$(basename "$0")" >> calls\nprintf " [%s]" "$@" >> calls\necho >> calls\n'
+# One write per call, because `make ui` runs two tools at once
+RECORDER = r"""#!/bin/sh
+printf '%s\n' "$(basename "$0")$(printf ' [%s]' "$@")" >> calls
+"""
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def project(tmp_path: Path) -> Path:
     tools.mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
-    for name in ("python", "dvc", "ruff", "mypy", "metaldefect"):
+    for name in ("python", "dvc", "ruff", "mypy", "metaldefect", "mlflow", "prefect"):
         (tools / name).write_text(RECORDER)
         (tools / name).chmod(0o755)
     (folder / ".venv/.installed").touch()
@@ -76,6 +84,63 @@ def test_help_lists_every_target(project: Path) -> None:
     text = "\n".join(make(project))
     for target in ("setup", "data", "repro", "test", "lint", "doctor", "clean"):
         assert f"  {target} " in text
+
+
+MLFLOW = "mlflow [server] [--backend-store-uri] [%s] [--host] [127.0.0.1] [--port] [5000]"
+
+
+@pytest.mark.parametrize(
+    ("uri", "started"),
+    [
+        ("", [MLFLOW % "sqlite:///mlruns/mlflow.db"]),
+        ("postgresql://mlflow@db/mlflow", [MLFLOW % "postgresql://mlflow@db/mlflow"]),
+        ("https://mlflow.plant", []),
+    ],
+)
+def test_pages_are_those_of_the_store_that_the_environment_names(
+    project: Path, uri: str, started: list[str]
+) -> None:
+    variables = os.environ | {"MLFLOW_TRACKING_URI": uri}
+    # A session of its own, because the target ends its whole process group
+    subprocess.run(["make", "ui"], cwd=project, env=variables, capture_output=True, start_new_session=True)
+    links, *servers = (project / "calls").read_text().splitlines()
+    assert links == "python [-m] [pipeline.mlflow_view]"
+    prefect = "prefect [server] [start] [--host] [127.0.0.1] [--port] [4200]"
+    assert sorted(servers) == [*started, prefect]
+
+
+def test_experiments_fit_on_a_screen(toy: Path, environment: dict[str, str]) -> None:
+    (toy / ".venv/bin").mkdir(parents=True)
+    (toy / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (toy / ".venv/bin/python").chmod(0o755)
+    shutil.copy(ROOT / "Makefile", toy)
+    (toy / "params.yaml").write_text(yaml.safe_dump({"first": {f"value_{n}": n for n in range(300)}}))
+    script = toy / "make.py"
+    metrics = json.dumps(dict.fromkeys(HEADLINE, 0.9712) | {"first": {"of": "many"}})
+    script.write_text(script.read_text().replace('{"total": 12345}', metrics))
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for command in (
+        [sys.executable, "-m", "dvc", "repro", "-q"],
+        ["git", "add", "--all"],
+        ["git", *identity, "commit", "--quiet", "--message", "run"],
+    ):
+        subprocess.run(command, cwd=toy, env=environment, check=True)
+
+    def columns(*command: str) -> list[str]:
+        done = subprocess.run(
+            command, cwd=toy, env=environment | {"COLUMNS": "120"}, capture_output=True, text=True, check=True
+        )
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        assert all(len(line) <= 120 for line in lines) or command[0] != "make"
+        return next(line for line in lines if "Experiment" in line).replace(",", " ").split()
+
+    alone = columns(sys.executable, "-m", "dvc", "exp", "show", "--csv")
+    assert len(alone) > 300
+    shown = ["image_auroc", "au_pro", "f1_at_threshold", "ssim", "cas_ratio", "kid_ratio"]
+    found = columns("make", "-o", ".venv/.installed", "experiments")
+    assert (found[:2], sorted(found[2:])) == (["Experiment", "Created"], sorted(shown))
+    chosen = columns("make", "-o", ".venv/.installed", "experiments", "SHOWN=first.value_1")
+    assert chosen == ["Experiment", "Created", "first.value_1"]
 
 
 def test_weights_beside_the_project_are_found_by_their_whole_path(

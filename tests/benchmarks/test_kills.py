@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import psutil
 import pytest
 
 from benchmarks import kills
-from benchmarks.kills import dvc_above, play_round, summarise
+from benchmarks.kills import dvc_above, main, play_round, summarise
 from benchmarks.toy_plant import Client, Plant, wait_for
 from metaldefect.errors import UserError
 from pipeline.deployment import Background
@@ -50,6 +52,59 @@ def test_what_is_left_behind_and_what_never_completed_is_counted() -> None:
         "requests_to_the_service": 100,
         "requests_without_an_answer": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("record", "status", "complaint"),
+    [
+        (played("worker", ["Promoted"], []), 200, None),
+        (played("worker", ["Promoted"], ["orphan: 1 sleep"]), 200, "round 0, worker killed: orphan: 1 sleep"),
+        (played("worker", ["Failed"], []), 200, "round 0, worker killed: no run completed"),
+        (played("worker", ["Promoted"], []), 503, "1 requests to the service were not answered"),
+    ],
+    ids=["well", "orphan", "failed", "unanswered"],
+)
+def test_a_fault_is_published_and_fails_the_command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record: dict[str, Any],
+    status: int,
+    complaint: str | None,
+) -> None:
+    class CalmPlant(Plant):
+        def start_run(self, *_arguments: object, **_parameters: object) -> str:
+            return "r1"
+
+        def end_of(self, run: str) -> dict[str, Any]:
+            return {"name": "Promoted"}
+
+    @contextmanager
+    def running_plant(folder: Path) -> Iterator[Plant]:
+        yield CalmPlant(folder, folder, {}, 1)
+
+    @contextmanager
+    def asking(address: str) -> Iterator[Client]:
+        yield Client(address, Counter({status: 1}))
+
+    published: list[dict[str, int]] = []
+    fakes: dict[str, Any] = {
+        "running_plant": running_plant,
+        "asking": asking,
+        "commit_change": lambda *_arguments: None,
+        "start_service": lambda _plant: "http://127.0.0.1:1",
+        "play_round": lambda *_arguments: record | {"share": 0.5},
+        "publish": lambda _path, _name, figures, _details: published.append(figures),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(kills, name, fake)
+    monkeypatch.setattr("sys.argv", ["kills", "--kinds", "worker", "--count", "1"])
+    if complaint is None:
+        main()
+    else:
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == complaint  # Python prints it and exits with 1
+    assert published[0]["worker_killed"] == 1
 
 
 def test_a_run_that_never_ends_costs_its_own_round_alone(

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import pipeline
 from benchmarks.pipeline import (
     FIGURES,
     PICTURES,
+    Collected,
+    Run,
     collect,
     copy_pictures,
+    main,
     run_profile,
     time_noop_flow,
     workspace,
@@ -156,6 +160,30 @@ def test_a_flow_with_nothing_to_do_is_timed_without_its_first_preparations(tmp_p
         time_noop_flow(tmp_path)
 
 
+@pytest.mark.parametrize(("seconds", "too_slow"), [(15.0, False), (15.1, True)])
+def test_a_slow_flow_with_nothing_to_do_is_published_and_fails_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, too_slow: bool
+) -> None:
+    published: list[dict[str, float]] = []
+    fakes = {
+        "make_clone": lambda _folder: None,
+        "run_profile": lambda _root, _profile: Run(900.0, 3000.0),
+        "time_noop_flow": lambda _root: seconds,
+        "collect": lambda _root: Collected({"ssim": 0.5}, [], {}),
+        "copy_pictures": lambda *_arguments: None,
+        "publish": lambda _path, _name, figures, _details: published.append(figures),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(pipeline, name, fake)
+    monkeypatch.setattr("sys.argv", ["pipeline", "--clone"])
+    if too_slow:
+        with pytest.raises(SystemExit, match=r"nothing to do took 15\.1 s, more than 15 s"):
+            main()
+    else:
+        main()
+    assert published == [{"ssim": 0.5, "seconds": 900.0, "peak_rss_mb": 3000.0, "noop_flow_s": seconds}]
+
+
 def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> None:
     drawn, found = tmp_path / "plots/evaluate_synthesis", tmp_path / "plots/evaluate_efficientad"
     drawn.mkdir(parents=True)
@@ -182,7 +210,8 @@ def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> Non
 def test_every_picture_of_the_pages_comes_from_a_command() -> None:
     root = Path(__file__).resolve().parents[2]
     made = {f"{name}_{picture}.png" for name in ("default", "real") for picture in PICTURES}
-    made |= {"demo_page.png", "report_page.png", "edge.png"}  # benchmarks.screenshots and .edge
+    made |= {f"{page}.png" for page in ("demo_page", "report_page", "mlflow_list", "mlflow_comparison")}
+    made.add("edge.png")
     assert {path.name for path in (root / "docs/images").iterdir()} <= made
     for page in (root / "README.md", *(root / "docs").glob("*.md")):
         for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):

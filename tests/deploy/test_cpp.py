@@ -6,7 +6,6 @@ import csv
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import sign
 from metaldefect.errors import RejectedFileError
 from metaldefect.image_files import EXIF_ORIENTATION, read_pixels
+from tests.conftest import may_skip
 from tests.deploy.bad_inputs import CASES, Case, Line, write_good
 from tests.deploy.conftest import DEEP_LEVELS
 from tests.deploy.keys import key_files
@@ -36,11 +36,6 @@ HEADERS = ("stb/stb_image.h", "nlohmann/json.hpp", "openssl/evp.h")
 MISSING = [name for name in ("cmake", "g++") if shutil.which(name) is None] + [
     name for name in HEADERS if not (Path("/usr/include") / name).is_file()
 ]
-
-
-def may_skip(missing: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether the tests are skipped. CI installs everything, and a skipped test there would tell nobody."""
-    return bool(missing) and not environment.get("CI")
 
 
 pytestmark = pytest.mark.skipif(

@@ -8,15 +8,24 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 pytestmark = pytest.mark.usefixtures("with_database")
 
 COMMAND = [sys.executable, "-m", "flows.run"]
+TORCHLESS = """\
+import sys
+from flows.run import main
+
+code = main()
+print("TORCH", "torch" in sys.modules)
+sys.exit(code)
+"""
 UNWALKED = """\
 from pathlib import Path
 from prefect import flow
@@ -40,9 +49,11 @@ two_stages()
 """
 
 
-def run(root: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    root: Path, environment: dict[str, str], *arguments: str, command: Sequence[str] = COMMAND
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, "--root", str(root), *arguments],
+        [*command, "--root", str(root), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,6 +76,14 @@ def mlflow_runs(root: Path) -> list[tuple[str, str, str]]:
     return [(name.split()[0], status, life) for name, status, life in found]
 
 
+def made_in(root: Path) -> dict[str, bytes]:
+    """The content of every out by its path."""
+    stages = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    outs = [out["path"] for stage in stages.values() for out in stage["outs"]]
+    assert sorted(outs) == ["first.txt", "last.txt", "metrics/quick.json", "quick.txt", "slow.txt"]
+    return {path: (root / path).read_bytes() for path in outs}
+
+
 def test_results_that_grow_while_tasks_start_disturb_nobody(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", UNWALKED], env=environment, text=True, capture_output=True, timeout=180
@@ -80,15 +99,17 @@ def test_a_pipeline_is_made_restored_and_left_alone(
         [sys.executable, "-m", "dvc", "repro", "-q"], cwd=by_dvc, env=environment, check=True, timeout=60
     )
 
-    first = run(by_flow, environment)
+    first = run(by_flow, environment, command=[sys.executable, "-c", TORCHLESS])
 
     assert first.returncode == 0, first.stdout
+    assert "TORCH False" in first.stdout.splitlines()
     assert states(first.stdout) == dict.fromkeys(("first", "slow", "quick", "last"), "Completed")
     assert "Task run 'quick' - making quick.txt" in first.stdout
     assert "without parent" not in first.stdout
     assert (by_flow / "last.txt").read_text() == "first: {value: 1}\n" * 2
     # quick ends before slow, but dvc repro runs slow first: the lock file must not show the difference
     assert (by_flow / "dvc.lock").read_bytes() == (by_dvc / "dvc.lock").read_bytes()
+    assert made_in(by_flow) == made_in(by_dvc)
     assert mlflow_runs(by_flow) == [("pipeline", "FINISHED", "active")]
 
     second = run(by_flow, environment)

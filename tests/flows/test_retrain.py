@@ -88,6 +88,7 @@ for which in sys.argv[2:]:
 with get_client(sync_client=True) as client:
     print("DEAD", client.read_flow_run(dead.id).state.name)
     print("ARTIFACTS", json.dumps(sorted({a.key for a in client.read_artifacts() if a.key})))
+print("TORCH", "torch" in sys.modules)
 """
 
 
@@ -330,6 +331,7 @@ def check_traces(project: Path, output: str) -> None:
     ]
     # a run that was killed before no longer says that it runs
     assert output.split("DEAD ")[1].splitlines()[0] == "Crashed"
+    assert "TORCH False" in output.splitlines()
     with sqlite3.connect(project / "mlruns/mlflow.db") as store:
         runs = store.execute("select status, lifecycle_stage from runs order by start_time").fetchall()
     # among them two of killed processes, which ended although there was nothing to train

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,14 @@ from flows import rollback as module
 from flows.rollback import rollback
 from metaldefect.errors import UserError
 from pipeline.champion import BUNDLES, CHAMPION, current, history, point, remember
+
+TORCHLESS = """\
+import sys
+from flows.rollback import rollback
+
+print(rollback.fn(sys.argv[1]).name)
+print("TORCH", "torch" in sys.modules)
+"""
 
 
 def serve(root: Path, version: str) -> None:
@@ -35,6 +46,16 @@ def test_the_previous_champion_serves_and_everybody_knows(
     assert history(tmp_path)[-1]["action"] == "rollback"
     notices = (tmp_path / "logs/notices.log").read_text()
     assert "warning rolled back | champion: old, before: new" in notices
+
+
+def test_torch_is_never_imported(tmp_path: Path, environment: dict[str, str], tracking_store: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    shutil.copyfile(tracking_store, tmp_path / "mlruns/mlflow.db")
+    serve(tmp_path, "old")
+    serve(tmp_path, "new")
+    command = [sys.executable, "-c", TORCHLESS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["RolledBack", "TORCH False"], done.stderr
 
 
 def test_the_first_champion_has_none_before_it(tmp_path: Path) -> None:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
-from pipeline.mlflow_view import comparison, links
+from benchmarks.screenshots import MLFLOW_PAGES, open_mlflow, photograph_mlflow, serve_mlflow
+from pipeline.mlflow_view import SERVER, comparison, links, server_address
 from pipeline.registry import DETECTOR
 from pipeline.run import connect_tracking
 
-PATIENCE = 60_000  # milliseconds
 NAMES = ("retrain 2026-11-01 03:00", "retrain 2026-11-08 03:00")
-METRICS = {"image_auroc": 0.9712, "au_pro": 0.6523}
+METRICS = {"image_auroc": 0.9712, "au_pro": 0.6523, "f1_at_threshold": 0.9125}
 
 
 @pytest.fixture
@@ -51,65 +45,25 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-@pytest.fixture
-def server(runs: list[str], tmp_path: Path) -> Iterator[str]:
-    """MLflow's server on the store of the runs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", "sqlite:///mlruns/mlflow.db"]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(address):
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-            time.sleep(0.3)
-        yield address
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-        log.close()
-
-
-def answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A tab of a headless Chromium."""
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.set_default_timeout(PATIENCE)
-    yield page
-    page.close()
-
-
 def test_the_links_open_pages_with_the_runs_and_their_metrics(
-    page: Any, server: str, runs: list[str], tmp_path: Path
+    browser: Any, runs: list[str], tmp_path: Path
 ) -> None:
-    expect.set_options(timeout=PATIENCE)
-    addresses = [line.split()[-1] for line in links(tmp_path, server)]
-    assert len(addresses) == 2
-    for address, picture in zip(addresses, ("list", "comparison"), strict=True):
-        page.goto(address)
-        page.reload()  # two addresses that differ after # are one page to a browser
-        try:
-            for text in (*NAMES, *METRICS):
-                expect(page.get_by_text(text, exact=True).first).to_be_visible()
-            for value in ("0.971", "0.972"):
-                expect(page.get_by_text(re.compile(rf"^{value}")).first).to_be_visible()
-            if picture == "list":
+    values = [re.compile(rf"^{value}") for value in ("0.971", "0.972")]
+    with serve_mlflow(tmp_path) as server:
+        addresses = [line.split()[-1] for line in links(tmp_path, server)]
+        for address, name in zip(addresses, MLFLOW_PAGES, strict=True):
+            page = open_mlflow(browser, address, [*NAMES, *METRICS, *values])
+            if name == "mlflow_list":
                 expect(page.get_by_text("merge", exact=True)).to_have_count(0)
-        finally:
-            page.screenshot(path=tmp_path / f"{picture}.png")
+            page.close()
+
+
+def test_both_pages_are_photographed(browser: Any, runs: list[str], tmp_path: Path) -> None:
+    photograph_mlflow(browser, tmp_path, tmp_path)
+    for name in MLFLOW_PAGES:
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.size == (1600, 1000)
+            assert len(set(picture.getdata())) > 20, "an empty page has fewer colours"
 
 
 def test_nothing_is_compared_before_there_are_two_runs(
@@ -120,6 +74,21 @@ def test_nothing_is_compared_before_there_are_two_runs(
     assert comparison(tmp_path) is None
     (line,) = links(tmp_path)
     assert "viewStateShareKey=headline" in line
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("https://mlflow.plant/", "https://mlflow.plant"),
+        ("postgresql://mlflow@db/mlflow", SERVER),  # `make ui` serves this store
+        ("", SERVER),
+    ],
+)
+def test_the_pages_are_on_the_server_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, uri: str, address: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert server_address() == address
 
 
 def test_the_champions_run_is_compared_also_if_it_is_none_of_the_last(

@@ -12,14 +12,21 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
 
 from metaldefect.deploy.bundle import bundle_version
 from metaldefect.deploy.runtime import Detector
+from metaldefect.image_files import Levels
+from metaldefect.images import Channels
 from pipeline.champion import hold, promote, rollback
 from pipeline.registry import DETECTOR, find, follow_links, register
 from pipeline.run import connect_tracking, git_commit
+from tests.deploy.conftest import DEEP_LEVELS, export_slim
+from tests.slim_detector import SIZE, noise
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (2, 128, 128), dtype=np.uint8)
+COLOURS = np.random.default_rng(1).integers(0, 255, (4, 128, 128, 3), dtype=np.uint8)
+DEEP = np.random.default_rng(2).integers(300, 4300, (2, 128, 128), dtype=np.uint16)
 
 
 def verdict(name: str, before: str | None = None) -> dict[str, Any]:
@@ -111,6 +118,39 @@ def test_versions_aliases_and_a_copied_project(
     mlflow.MlflowClient().log_text(new_run(), "text", "note.txt")
     assert len(list(copied.glob("mlruns/artifacts/*/artifacts/note.txt"))) == 1
     assert not project.exists()
+
+
+@pytest.mark.parametrize(
+    ("channels", "levels", "frames", "spec"),
+    [
+        (3, None, COLOURS, {"dtype": "uint8", "shape": (-1, -1, -1, 3)}),
+        (1, DEEP_LEVELS, DEEP, {"dtype": "uint16", "shape": (-1, -1, -1)}),
+    ],
+    ids=["colour", "16 bits"],
+)
+def test_frames_of_colour_and_of_16_bits_are_scored(
+    project: Path,
+    tmp_path: Path,
+    channels: Channels,
+    levels: Levels | None,
+    frames: np.ndarray,
+    spec: dict[str, Any],
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    known = COLOURS if channels == 3 else noise(4)
+    export_slim(bundle, known, SIZE, channels, levels)
+    register(project, project, bundle, new_run(), verdict("HOLD"))
+
+    loaded = mlflow.pyfunc.load_model(f"models:/{DETECTOR}/1")
+
+    (stated,) = loaded.metadata.signature.inputs.to_dict()
+    assert stated["tensor-spec"] == spec
+    expected = Detector.load(bundle, "fp32").predict_batch(list(frames))
+    found = loaded.predict(frames)
+    np.testing.assert_allclose(found["score"], [item.score for item in expected], atol=1e-5)
+    with pytest.raises(MlflowException, match=r"does not match expected (shape|dtype)"):
+        loaded.predict(FRAMES)
 
 
 def test_a_store_with_absolute_paths_is_made_relative(

@@ -51,7 +51,8 @@ def params() -> Params:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("MLFLOW_TRACKING_URI", "METALDEFECT_PARENT_RUN_ID", "METALDEFECT_FLOW_RUN_ID"):
+    names = ("MLFLOW_TRACKING_URI", "METALDEFECT_ARTIFACTS", "METALDEFECT_PARENT_RUN_ID")
+    for name in (*names, "METALDEFECT_FLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": GRAPH}, sort_keys=False))
@@ -130,14 +131,27 @@ def test_the_store_is_where_the_environment_says(
     """So Postgres and S3 take their places without a change of code."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}/store.db")
+    monkeypatch.setenv("METALDEFECT_ARTIFACTS", str(elsewhere / "artifacts"))
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "postgresql+asyncpg://prefect@db/prefect")
-    mlflow.set_tracking_uri(f"sqlite:///{elsewhere}/store.db")
-    mlflow.create_experiment("metaldefect", artifact_location=str(elsewhere / "artifacts"))
     with tracked("merge", params) as run:
         pass
     assert (elsewhere / "artifacts" / run.run_id / "artifacts/lineage.json").is_file()
     assert list((project / "mlruns").iterdir()) == []
     assert database_file() is None
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/metal", "s3://bucket/mlruns/artifacts"])
+def test_artifacts_lie_where_the_environment_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("METALDEFECT_ARTIFACTS", place)
+    for _ in range(2):
+        connect_tracking()
+    experiment = mlflow.get_experiment_by_name("metaldefect")
+    assert experiment is not None
+    assert experiment.artifact_location == place
+    run = mlflow.MlflowClient().create_run(experiment.experiment_id)
+    assert run.info.artifact_uri == f"{place}/{run.info.run_id}/artifacts"
 
 
 def test_the_lock_file_that_an_environment_comes_from_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from metaldefect.ingest.figures import merge_figures
 from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
@@ -119,3 +120,11 @@ def test_augment_writes_eight_versions_of_train(workspace):
     assert len(list((root / "data/augmented/images").rglob("*.png"))) == metrics["total"]
     assert metrics == run.metrics
     assert not (root / ".checkpoints/augment/hash/augmented").exists()
+
+
+def test_dvc_keeps_the_last_good_data_while_the_stage_runs() -> None:
+    """Without `persist` DVC deletes them first, and a refused file would cost the last good run."""
+    stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
+    outs = {path: options for out in stages["merge"]["outs"] for path, options in out.items()}
+    assert outs.keys() == {"data/merged", "metrics/merge.json"}
+    assert all(options["persist"] for options in outs.values())
