@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from benchmarks.results import add_results_argument, publish
 from metaldefect.efficientad.config import TrainingConfig
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.loss import distance_loss, hard_feature_loss, penalty_loss
-from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork, infer
 from metaldefect.efficientad.training_data import Batch, TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.hardware import autocast, keep_freed_memory, set_threads
 from metaldefect.kernels.switch import cpu_kernels

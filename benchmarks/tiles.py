@@ -32,7 +32,7 @@ from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import chosen_size, prepared_folder
 from metaldefect.commands.train import detector_config, target_of, train_detector
 from metaldefect.efficientad.calibration import Scores, calibrate
-from metaldefect.efficientad.evaluation import Scored, infer, score_test_images, summarise
+from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
 from metaldefect.efficientad.figures import detector_figures, steps_figure
 from metaldefect.efficientad.held_out import HeldOut, hold_out
 from metaldefect.efficientad.memory_bank import (
@@ -43,7 +43,7 @@ from metaldefect.efficientad.memory_bank import (
 )
 from metaldefect.efficientad.model_files import save_detector
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.efficientad.training_sets import resized_images, training_images
 from metaldefect.errors import UserError
 from metaldefect.figures import save_figures

@@ -12,8 +12,8 @@ from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.reference import add_reference
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import WEIGHTS, load_detector
+from metaldefect.efficientad.torch_model import infer
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import RealDatasetProvider
 from pipeline.params import Params

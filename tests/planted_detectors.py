@@ -22,9 +22,8 @@ from metaldefect.deploy.bundle import METADATA, Lineage, write_metadata
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.runtime import Detector
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
-from metaldefect.efficientad.torch_model import LAYERS
+from metaldefect.efficientad.torch_model import LAYERS, infer
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
 GOOD_IMAGES, DEFECTS = 16, 8

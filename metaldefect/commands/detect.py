@@ -23,8 +23,8 @@ from metaldefect.deploy.bundle import METADATA
 from metaldefect.deploy.compiled import NoScoreError
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import load_detector
+from metaldefect.efficientad.torch_model import infer
 from metaldefect.errors import UserError, printable
 from metaldefect.image_files import IMAGE_SUFFIXES, REFUSED_SUFFIXES, Levels, is_hidden_name
 from metaldefect.images import (

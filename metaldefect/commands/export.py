@@ -18,10 +18,9 @@ from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.reference import add_reference
 from metaldefect.deploy.runtime import Detector
 from metaldefect.efficientad.calibration import Calibration, CalibrationImages, Scores
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, write_scores
 from metaldefect.efficientad.thresholds import transfer
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.images import U8
 from metaldefect.inspection.provider import InspectionImages
 from metaldefect.training.data import Images

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.calibration import fit_map_quantiles
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.hardware import autocast, device_of
-from metaldefect.images import U8, ImageSize, resize, to_imagenet_range
+from metaldefect.images import U8, ImageSize, resize
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
@@ -61,13 +61,6 @@ def quick_auroc(model: EfficientAD, validation: U8, test: U8, defective: Sequenc
         fit_map_quantiles(model, validation)
         scores = [infer(model, image)[0] for image in test]
     return detection.auroc(scores, list(defective))
-
-
-@torch.inference_mode()
-def infer(model: EfficientAD, image: U8) -> tuple[float, NDArray[np.float32]]:
-    """Score and map `float32 [H, W]` of an image `uint8 [H, W]` or `[H, W, 3]`, on the model's device."""
-    anomaly_map, score = model(to_imagenet_range(image[None]).to(device_of(model)))
-    return float(score[0]), anomaly_map[0, 0].cpu().numpy()
 
 
 def score_images(

@@ -6,7 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from metaldefect.efficientad.anomaly_map import combine_maps, resize_map
 from metaldefect.efficientad.config import SMALLEST_SIDE, Size
 from metaldefect.errors import UserError
+from metaldefect.hardware import device_of
+from metaldefect.images import U8, to_imagenet_range
 from metaldefect.kernels.convolution import convolution
 from metaldefect.kernels.switch import HasCpuKernel
 
@@ -326,3 +330,10 @@ def check_image_size(height: int, width: int) -> None:
         raise UserError(
             f"image size {height} x {width}: EfficientAD needs at least {SMALLEST_SIDE} px per side"
         )
+
+
+@torch.inference_mode()
+def infer(model: EfficientAD, image: U8) -> tuple[float, NDArray[np.float32]]:
+    """Score and map `float32 [H, W]` of an image `uint8 [H, W]` or `[H, W, 3]`, on the model's device."""
+    anomaly_map, score = model(to_imagenet_range(image[None]).to(device_of(model)))
+    return float(score[0]), anomaly_map[0, 0].cpu().numpy()

@@ -14,9 +14,8 @@ from benchmarks import synthesis_helps
 from benchmarks.synthesis_helps import MAP_WEIGHTS, Scored, divide, selections, study, thresholds
 from metaldefect.artifacts import read_json
 from metaldefect.efficientad.calibration import fit_map_quantiles
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.errors import UserError
 from metaldefect.images import stack_resized, write_png
 from metaldefect.inspection.layout import write_scenes

@@ -13,7 +13,6 @@ from metaldefect.commands import calibrate as commands
 from metaldefect.commands.budget import Budget
 from metaldefect.commands.calibrate import share_of
 from metaldefect.efficientad.calibration import Calibration, Scores
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import (
     CONFIG,
     TRAINED,
@@ -23,7 +22,7 @@ from metaldefect.efficientad.model_files import (
     save_detector,
     write_scores,
 )
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.errors import UserError
 from metaldefect.images import resize, write_png
 from pipeline.cli import main

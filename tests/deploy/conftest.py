@@ -13,9 +13,8 @@ import pytest
 from metaldefect.deploy.bundle import Lineage
 from metaldefect.deploy.export import export_bundle
 from metaldefect.deploy.graph import InspectionGraph
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
-from metaldefect.efficientad.torch_model import LAYERS, EfficientAD
+from metaldefect.efficientad.torch_model import LAYERS, EfficientAD, infer
 from metaldefect.image_files import Levels
 from metaldefect.images import Channels, ImageSize
 from tests.slim_detector import SIZE, SLIM, noise, slim_model

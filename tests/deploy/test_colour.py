@@ -23,8 +23,7 @@ from metaldefect.deploy.live import LiveDetector
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.deploy.service import Service, ServiceSettings, create_app
-from metaldefect.efficientad.evaluation import infer
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.image_files import Levels, read_pixels
 from metaldefect.images import as_channels
 from tests.slim_detector import SIZE

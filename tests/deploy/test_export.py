@@ -23,9 +23,9 @@ from metaldefect.deploy.reference import read_reference
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
 from metaldefect.efficientad.calibration import Calibration, CalibrationImages, Scores
-from metaldefect.efficientad.evaluation import Scored, infer
+from metaldefect.efficientad.evaluation import Scored
 from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, read_scores
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.image_files import Levels
 from metaldefect.images import resize
 from metaldefect.inspection.layout import GOOD

@@ -13,9 +13,8 @@ from metaldefect.deploy.bundle import Lineage, fit_frames
 from metaldefect.deploy.export import export_bundle, parity
 from metaldefect.deploy.graph import InspectionGraph
 from metaldefect.deploy.runtime import Detector
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import DetectorConfig
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import Levels
 from tests.slim_detector import SIZE, noise

@@ -13,9 +13,9 @@ from metaldefect import hardware
 from metaldefect.backbones import LITE0_FEATURES, pooled_features
 from metaldefect.efficientad.calibration import CalibrationImages, calibrate
 from metaldefect.efficientad.config import TrainingConfig
-from metaldefect.efficientad.evaluation import infer, score_test_images
+from metaldefect.efficientad.evaluation import score_test_images
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork, infer
 from metaldefect.efficientad.training import train as train_detector
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.inspection.synthetic import SyntheticCounts, SyntheticDatasetProvider

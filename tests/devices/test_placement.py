@@ -21,11 +21,11 @@ from metaldefect.efficientad import calibration, distillation
 from metaldefect.efficientad.calibration import calibrate
 from metaldefect.efficientad.distillation_config import DistillationConfig
 from metaldefect.efficientad.distillation_data import CropBatches, DistillationImages
-from metaldefect.efficientad.evaluation import infer, quick_auroc
+from metaldefect.efficientad.evaluation import quick_auroc
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork, infer
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
 from metaldefect.maskgit.lightning_module import MaskGITLightning

@@ -12,7 +12,6 @@ from torch import Tensor
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad.calibration import FEWEST_IMAGES, Calibration, CalibrationImages
 from metaldefect.efficientad.calibration import calibrate as calibrate_images
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.model_files import (
     CONFIG,
     TRAINED,
@@ -24,7 +23,7 @@ from metaldefect.efficientad.model_files import (
     save_detector,
 )
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import EfficientAD
+from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.errors import UserError
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD, U8
 

@@ -14,7 +14,6 @@ from metaldefect.backbones import LITE0, load_backbone
 from metaldefect.commands.settings import load_settings
 from metaldefect.efficientad.calibration import CalibrationImages, calibrate
 from metaldefect.efficientad.config import TrainingConfig
-from metaldefect.efficientad.evaluation import infer
 from metaldefect.efficientad.memory_bank import available_features, fill_bank, teacher_features
 from metaldefect.efficientad.model_files import (
     DetectorConfig,
@@ -26,7 +25,7 @@ from metaldefect.efficientad.model_files import (
 from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.teacher_weights import load_target_statistics, load_teacher, shipped_teacher
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import LAYERS, PatchDescriptionNetwork, map_size
+from metaldefect.efficientad.torch_model import LAYERS, PatchDescriptionNetwork, infer, map_size
 from metaldefect.efficientad.training import train
 from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages, augment
 from metaldefect.errors import UserError

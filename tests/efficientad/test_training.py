@@ -8,10 +8,10 @@ from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad import lightning_model
 from metaldefect.efficientad.calibration import fit_map_quantiles
 from metaldefect.efficientad.config import TrainingConfig
-from metaldefect.efficientad.evaluation import infer, score_test_images
+from metaldefect.efficientad.evaluation import score_test_images
 from metaldefect.efficientad.lightning_model import training_losses
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
-from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, PatchDescriptionNetwork, infer
 from metaldefect.efficientad.training import Trained, train
 from metaldefect.efficientad.training_data import (
     Batch,
