@@ -51,7 +51,10 @@ def shrink(project: Path) -> None:
     params = merged(yaml.safe_load((project / "params.yaml").read_text()), tiny)
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     detector = yaml.safe_load((project / "detector.yaml").read_text())
-    few = {"steps": DETECTOR_STEPS, "checkpoint_steps": DETECTOR_STEPS, "penalty_images": 8}
+    few = {
+        "minutes": None, "steps": DETECTOR_STEPS, "checkpoint_steps": DETECTOR_STEPS, "penalty_images": 8,
+        "image_size": 128,
+    }  # fmt: skip
     (project / "detector.yaml").write_text(yaml.safe_dump(merged(detector, few), sort_keys=False))
 
 
