@@ -28,14 +28,13 @@ from benchmarks.edge import export_untrained
 from benchmarks.load import MemoryWatch, Outcome, memory_figures, send_all, served
 from benchmarks.results import add_results_argument, publish
 from metaldefect.artifacts import read_json, write_json
-from metaldefect.deploy.bundle import METADATA, bundle_version, read_metadata
+from metaldefect.deploy.bundle import METADATA, TOLERANCES, Tolerance, bundle_version, read_metadata
 from metaldefect.deploy.prediction_log import read_log
 from metaldefect.errors import exit_on_user_error
 from metaldefect.procedural.images import generate_normal_image
 
 SIZE = 128
 TIMEOUT = 60
-SAME_SCORE = 1e-4
 MAX_GROWTH = 0.1  # of the memory at the end; allocators keep a few MB that they freed
 
 
@@ -123,26 +122,26 @@ def load_test(
 
         with MemoryWatch(pid) as memory:
             outcomes = send_all(requests, concurrency, new_user, progress)
-    figures = summarise(outcomes, expected) | memory_figures(memory.samples)
+    figures = summarise(outcomes, expected, TOLERANCES[precision]) | memory_figures(memory.samples)
     rows = read_log(folder / "log")
     figures |= {"swaps": line.swaps, "concurrency": concurrency, "logged": int(rows["id"].nunique())}
     errors = sorted({outcome.error for outcome in outcomes if outcome.error is not None})
     return figures, {"errors": errors[:20], "memory_mb": [round(sample, 1) for sample in memory.samples]}
 
 
-def summarise(outcomes: Sequence[Outcome], expected: Sequence[float]) -> dict[str, Any]:
+def summarise(outcomes: Sequence[Outcome], expected: Sequence[float], tolerance: Tolerance) -> dict[str, Any]:
     """Lost requests, wrong scores, versions and latencies.
 
     Args:
         outcomes: of all requests; request k is of image k modulo their number.
         expected: score of each image.
+        tolerance: by which the service's own self-test judges its scores.
     """
     answered = [outcome for outcome in outcomes if outcome.error is None]
     wrong = [
         outcome
         for outcome in answered
-        if abs(outcome.answer["score"] - expected[outcome.number % len(expected)])
-        > SAME_SCORE * (1 + abs(outcome.answer["score"]))
+        if not tolerance.allows(outcome.answer["score"], expected[outcome.number % len(expected)])
         or outcome.answer["id"] != f"part-{outcome.number}"
     ]
     milliseconds = [1000 * outcome.seconds for outcome in answered]

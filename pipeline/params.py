@@ -191,7 +191,7 @@ class EvaluateEfficientAD(Config):
 class ExportOpenVINO(Config):
     calibration_images: PositiveInt
     max_auroc_drop: NonNegativeFloat
-    real_golden_frames: bool
+    real_golden_frames: Annotated[bool, ADDED_LATER] = True
 
 
 class EvaluateOpenVINO(Config):

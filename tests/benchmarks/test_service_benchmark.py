@@ -12,6 +12,7 @@ from benchmarks import service
 from benchmarks.load import Outcome, memory_figures, send_all
 from benchmarks.results import read
 from benchmarks.service import failures, load_test, summarise
+from metaldefect.deploy.bundle import TOLERANCES
 
 
 def test_no_request_is_lost_while_the_model_is_swapped_twice(
@@ -38,10 +39,10 @@ def test_lost_and_wrong_answers_are_counted() -> None:
         Outcome(2, 0.030, answer(0.5, "part-1")),  # another part's answer
         Outcome(3, 0.040, None, "ConnectionError: gone"),
     ]
-    figures = summarise(outcomes, [0.5, 0.7])
+    figures = summarise(outcomes, [0.5, 0.7], TOLERANCES["fp32"])
     assert (figures["requests"], figures["lost"], figures["wrong"]) == (4, 1, 2)
     assert figures["p50_ms"] == pytest.approx(20)
-    assert summarise(outcomes[3:], [0.5, 0.7]) == {"requests": 1, "lost": 1, "wrong": 0}
+    assert summarise(outcomes[3:], [0.5, 0.7], TOLERANCES["fp32"]) == {"requests": 1, "lost": 1, "wrong": 0}
 
 
 KEPT = {
