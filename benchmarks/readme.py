@@ -84,7 +84,7 @@ LABELS = {
     "gflop_per_frame": "work per frame (GFLOP)",
     "matmul_share_fp32": "FP32: rate over that of a 2048³ matrix product",
     "matmul_share_fp16": "FP16: the same",
-    "matmul_share_int8": "INT8: the same (above 1 where the CPU has no INT8 units: its product is slow)",
+    "matmul_share_int8": "INT8: the same (above 1: its convolutions are faster than a plain product)",
     "cold_start_s": "cold start (s)",
     "cold_start_cached_s": "cold start with cached graphs (s)",
     "inpainting_s": "one inpainting, median (s)",
