@@ -50,15 +50,12 @@ def parent_run(kind: str, flow_run_id: str, folder: Path, within: str | None = N
     if within is not None:
         yield ParentRun(stage_environment(within, flow_run_id))
         return
-    connect_tracking()
+    experiment = experiment_without_dead_runs()
     import mlflow
 
     client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    close_dead_runs(experiment.experiment_id)
     tags = {"git.commit": git_commit(), "prefect.flow_run_id": flow_run_id, TAG: process_tag()}
-    run_id = client.create_run(experiment.experiment_id, run_name=run_name(kind), tags=tags).info.run_id
+    run_id = client.create_run(experiment, run_name=run_name(kind), tags=tags).info.run_id
     parent = ParentRun(stage_environment(run_id, flow_run_id))
     status = "KILLED"
     try:
@@ -78,13 +75,19 @@ def parent_run(kind: str, flow_run_id: str, folder: Path, within: str | None = N
 
 def end_dead_runs(folder: Path) -> None:
     """End the MLflow runs of killed processes in a project's store, as each parent run does at its start."""
+    with chdir(folder):
+        experiment_without_dead_runs()
+
+
+def experiment_without_dead_runs() -> str:
+    """Connect to the current folder's store and end the runs of killed processes; the experiment's id."""
+    connect_tracking()
     import mlflow
 
-    with chdir(folder):
-        connect_tracking()
-        experiment = mlflow.MlflowClient().get_experiment_by_name(EXPERIMENT)
-        assert experiment is not None
-        close_dead_runs(experiment.experiment_id)
+    experiment = mlflow.MlflowClient().get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    close_dead_runs(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def describe(run_id: str, folder: Path) -> None:

@@ -71,7 +71,7 @@ def photographs(root: Path) -> dict[str, bytes]:
 
 
 def test_photographs_of_hard_cases_go_to_the_inbox_once(log: Path, tmp_path: Path) -> None:
-    """One that the service kept, one that the table names, one without a class, and one that is gone."""
+    """The service kept one, the table names one, one has no class, and one is gone."""
     kept = FrameStore(log / FRAMES, most=10)
     for part in ("p1", "p2", "p9"):
         kept.add(part, b"\x89PNG " + part.encode())
