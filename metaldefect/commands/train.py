@@ -200,7 +200,7 @@ def train_and_keep_best(
 
 def target_of(settings: TrainSettings) -> Target:
     """What the threshold is for."""
-    return Target(false_alarms=1 - settings.threshold_quantile)
+    return Target.of(settings)
 
 
 def training_figures(calibration: Calibration, curve: Mapping[str, Any]) -> dict[str, Figure]:
@@ -262,4 +262,4 @@ def detector_config(
         channels=provider.channels,
         tiles=settings.tiles,
     )
-    return calibrated(networks, calibration, settings.threshold_quantile)
+    return calibrated(networks, calibration)

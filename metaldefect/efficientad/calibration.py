@@ -106,6 +106,10 @@ class Scores:
         """The threshold for a target."""
         return choose_threshold(self.normals, self.defects, target, len(set(self.scenes)))
 
+    def quantile(self, threshold: float) -> float:
+        """The share of the good images at or below a threshold."""
+        return float(np.mean(np.array(self.normals) <= threshold))
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -175,7 +179,7 @@ def calibrate(
         },
         "map_weights": chosen.record,
         "residual_metric": metric_record(metric, found, asked=bool(ridges), enough=enough),
-        "threshold": threshold_record(threshold, kept),
+        "threshold": threshold_record(threshold, kept, target),
     }
     return Calibration(threshold.value, chosen.share, record, kept, deployed)
 
@@ -240,14 +244,14 @@ def metric_record(
     }
 
 
-def threshold_record(threshold: Threshold, scores: Scores) -> dict[str, Any]:
-    """How a threshold was chosen, and from how many images."""
+def threshold_record(threshold: Threshold, scores: Scores, target: Target) -> dict[str, Any]:
+    """What a threshold is for, how it was chosen, and from how many images."""
     counts = {
         "normals": len(scores.normals),
         "scenes": len(set(scores.scenes)),
         "defects": len(scores.defects),
     }
-    return {**threshold.record(), **counts}
+    return {**threshold.record(), **counts, "target": target.record()}
 
 
 @torch.inference_mode()

@@ -68,7 +68,7 @@ class DetectorConfig(NetworkConfig):
 Config = TypeVar("Config", bound=NetworkConfig)
 
 
-def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float) -> DetectorConfig:
+def calibrated(config: NetworkConfig, calibration: Calibration) -> DetectorConfig:
     """Complete the networks' configuration with the values that a calibration chose."""
     chosen = calibration.record["threshold"]
     return DetectorConfig(
@@ -76,7 +76,7 @@ def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float)
         config.padding,
         config.image_size,
         calibration.threshold,
-        quantile,
+        calibration.scores.quantile(calibration.threshold),
         f"{chosen['method']}; {chosen['support']}",
         count_include_pad=config.count_include_pad,
         levels=config.levels,

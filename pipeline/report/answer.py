@@ -161,7 +161,7 @@ RULES = (
         0.95,
         "at least",
         "The detector misses defects.",
-        "Train it for longer (train_efficientad.steps) or lower calibrate.threshold_quantile.",
+        "Train it for longer (train_efficientad.steps) or raise calibrate.false_alarms.",
     ),
     Rule(
         "evaluate_efficientad",
@@ -169,7 +169,7 @@ RULES = (
         0.02,
         "at most",
         "The detector stops good metal.",
-        "Give it more normal images, or raise calibrate.threshold_quantile.",
+        "Give it more normal images, or lower calibrate.false_alarms.",
     ),
     Rule(
         "evaluate_efficientad",
