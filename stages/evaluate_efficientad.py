@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
+from metaldefect.efficientad.calibration import PAPERS, with_papers_score
 from metaldefect.efficientad.evaluation import (
+    papers_metrics,
     pro_table,
     rounded,
     score_table,
@@ -29,7 +31,7 @@ from metaldefect.efficientad.memory_bank import (
     fill_bank,
     score_with_bank,
 )
-from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, read_scores
+from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, load_networks, read_scores
 from metaldefect.efficientad.training_sets import resized_images
 from metaldefect.figures import save_figures
 from metaldefect.images import read_image
@@ -38,7 +40,7 @@ from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
 
 DETECTOR = Path("models/detector")
-LOSSES = Path("models/efficientad/losses.csv")
+NETWORKS = Path("models/efficientad")
 INSPECTION = Path("data/merged/inspection")
 INSERTED = Path("data/synthetic/inserted")
 METRICS = Path("metrics/evaluate_efficientad.json")
@@ -50,6 +52,7 @@ def main(params: Params, run: StageRun) -> None:
     """Measure on the real test set and on the inserted defects that calibration did not use."""
     samples = params.evaluate_efficientad.bootstrap_samples
     model, config = load_detector(DETECTOR)
+    record = read_json(DETECTOR / CONFIG)["calibration"]
     real = RealDatasetProvider(INSPECTION, config.channels)
     sets = {"test defects": real.test()}
     generated = GeneratedDatasetProvider(INSPECTION, INSERTED, config.channels)
@@ -78,9 +81,19 @@ def main(params: Params, run: StageRun) -> None:
         **summaries["test defects"],
         "generated": summaries.get("generated defects", "no insertion for the test is visible"),
         "threshold": config.threshold,
+        PAPERS: papers_metrics(
+            summaries["test defects"],
+            record,
+            lambda: score_test_images(
+                with_papers_score(load_networks(NETWORKS)[0], record),
+                sets["test defects"],
+                config.image_size,
+                "the paper's score",
+            ),
+        ),
         "memory_bank": compared,
     }
-    losses = pd.read_csv(LOSSES)
+    losses = pd.read_csv(NETWORKS / "losses.csv")
     figures = {
         **detector_figures(groups, config.threshold, with_bank),
         "operating_points": operating_points_figure(read_scores(DETECTOR)[TRAINED], config.threshold),
@@ -89,7 +102,7 @@ def main(params: Params, run: StageRun) -> None:
     if found := [item for item in groups.get("generated defects", []) if item.is_defective]:
         canvases = [read_image(path, config.channels) for path in generated.test_canvases()]
         figures["from_good_metal_to_a_found_defect"] = insertion_figure(found, canvases, config.threshold)
-    weights = read_json(DETECTOR / CONFIG)["calibration"]["map_weights"]
+    weights = record["map_weights"]
     if "image_auroc_by_student_share" in weights:
         figures["map_weights"] = map_weight_figure(
             weights["image_auroc_by_student_share"], weights["student"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,15 @@ from metaldefect.commands.export import RANGE_IMAGES, export_beside
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import chosen_size, make_provider
 from metaldefect.deploy.bundle import PRECISIONS
-from metaldefect.efficientad.calibration import RIDGES, Calibration, calibrate
+from metaldefect.efficientad.calibration import (
+    PAPERS,
+    RIDGES,
+    Calibration,
+    calibrate,
+    with_papers_score,
+)
 from metaldefect.efficientad.config import TrainingConfig
-from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
+from metaldefect.efficientad.evaluation import Scored, papers_metrics, score_test_images, summarise
 from metaldefect.efficientad.figures import (
     detector_figures,
     operating_points_figure,
@@ -93,13 +101,21 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     trained, curve = train_and_keep_best(settings, teacher, images, held_out, work, clock)
     # Fitting the covariance holds every image's residual in memory: too many tiles for that
     ridges = RIDGES if settings.residual_metric == "choose" and tiles is None else ()
+    plain = deepcopy(trained.model)  # before a covariance may be folded in
     calibration = calibrate(trained.model, held_out.calibration, target_of(settings), ridges)
-    scored = score_test_images(trained.model, test, size, "score test images", tiles)
+    score = partial(score_test_images, images=test, size=size, tiles=tiles)
+    scored = score(trained.model, description="score test images")
     summary = summarise(scored, calibration.threshold, settings.seed)
+    papers = papers_metrics(
+        summary,
+        calibration.record,
+        lambda: score(with_papers_score(plain, calibration.record), description="the paper's score"),
+    )
     metrics = {
         **summary,
         "threshold": calibration.threshold,
         "calibration": calibration.record,
+        PAPERS: papers,
         "memory_bank": compare_with_bank(summary, of_bank),
         "validation_curve": curve,
         "train_images": len(images.normal),
@@ -146,9 +162,9 @@ def measure_bank(
 def passes_around_training(held_out: HeldOut, train: int, test: int, unseen: int | None) -> int:
     """How many images the networks score outside the training, of those that the budget has not seen yet.
 
-    The teacher alone describes every training image, a third of a detector's work. The calibration scores its
-    images twice, and so does each exported precision, which also scores the images that drift is measured
-    against.
+    The teacher alone describes every training image, a third of a detector's work. The test images are scored
+    twice, with the chosen score and with the paper's. So are the calibration's images, and once more twice by
+    each exported precision, which also scores the images that drift is measured against.
 
     Args:
         held_out: for the calibration and the curve.
@@ -159,7 +175,7 @@ def passes_around_training(held_out: HeldOut, train: int, test: int, unseen: int
     calibration = held_out.calibration
     passes = len(calibration.normals) + len(calibration.defects)
     exported = 0 if unseen is None else len(PRECISIONS) * (2 * passes + unseen) + RANGE_IMAGES
-    passes = 2 * passes + exported + test + train // 2
+    passes = 2 * passes + exported + 2 * test + train // 2
     if held_out.curve is not None:  # its last point lies behind the end of the training
         passes += len(held_out.curve.normals) + len(held_out.curve.defects)
     return passes
