@@ -25,6 +25,7 @@ from metaldefect.efficientad.figures import (
     training_figure,
 )
 from metaldefect.efficientad.memory_bank import (
+    auroc_difference,
     available_features,
     bank_metrics,
     compare_with_bank,
@@ -75,7 +76,8 @@ def main(params: Params, run: StageRun) -> None:
     )
     with_bank = score_with_bank(bank, sets["test defects"], config.image_size)
     of_bank = bank_metrics(bank, with_bank, params.seed, samples)
-    compared = compare_with_bank(summaries["test defects"], of_bank)
+    difference = auroc_difference(groups["test defects"], with_bank, params.seed, samples)
+    compared = compare_with_bank(summaries["test defects"], of_bank, difference)
     print(compared["verdict"])
     metrics: dict[str, Any] = {
         **summaries["test defects"],

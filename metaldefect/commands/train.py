@@ -35,6 +35,7 @@ from metaldefect.efficientad.figures import (
 from metaldefect.efficientad.held_out import HeldOut, hold_out
 from metaldefect.efficientad.memory_bank import (
     MemoryBank,
+    auroc_difference,
     available_features,
     bank_metrics,
     compare_with_bank,
@@ -111,12 +112,13 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         calibration.record,
         lambda: score(with_papers_score(plain, calibration.record), description="the paper's score"),
     )
+    difference = auroc_difference(scored, with_bank, settings.seed, detection.BOOTSTRAP_SAMPLES)
     metrics = {
         **summary,
         "threshold": calibration.threshold,
         "calibration": calibration.record,
         PAPERS: papers,
-        "memory_bank": compare_with_bank(summary, of_bank),
+        "memory_bank": compare_with_bank(summary, of_bank, difference),
         "validation_curve": curve,
         "train_images": len(images.normal),
         "validation_images": calibration.record["threshold"]["normals"],

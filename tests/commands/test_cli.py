@@ -175,7 +175,7 @@ def test_good_images_alone_from_the_folder_that_holds_them(
     succeed(["train", "--source", "real", *SMALL])
     printed = capsys.readouterr().out
     last = printed.splitlines()[-3:]
-    assert [line.split(":")[0] for line in last] == ["quality", "yardstick", "threshold"]
+    assert [line.split(":")[0] for line in last] == ["quality", "which one", "threshold"]
     assert "on real defects not measured (0 good and 0 defective test images); of painted defects" in last[0]
     assert "cannot be measured: the test needs good and defective images" in last[1]
     assert "a rate of 1 % cannot be set, 100 are needed" in last[2]
