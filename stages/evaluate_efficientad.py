@@ -9,6 +9,7 @@ import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.efficientad.calibration import PAPERS, with_papers_score
+from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.evaluation import (
     papers_metrics,
     pro_table,
@@ -21,7 +22,6 @@ from metaldefect.efficientad.figures import (
     detector_figures,
     insertion_figure,
     map_weight_figure,
-    operating_points_figure,
     training_figure,
 )
 from metaldefect.efficientad.memory_bank import (
@@ -33,6 +33,7 @@ from metaldefect.efficientad.memory_bank import (
     score_with_bank,
 )
 from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, load_networks, read_scores
+from metaldefect.efficientad.thresholds import Target
 from metaldefect.efficientad.training_sets import resized_images
 from metaldefect.figures import save_figures
 from metaldefect.images import read_image
@@ -95,10 +96,11 @@ def main(params: Params, run: StageRun) -> None:
         ),
         "memory_bank": compared,
     }
+    validation, target = read_scores(DETECTOR)[TRAINED], Target(**record["threshold"]["target"])
     losses = pd.read_csv(NETWORKS / "losses.csv")
     figures = {
-        **detector_figures(groups, config.threshold, with_bank),
-        "operating_points": operating_points_figure(read_scores(DETECTOR)[TRAINED], config.threshold),
+        **detector_figures(groups, config.threshold, with_bank, validation.normals),
+        **threshold_figures(validation, config.threshold, target),
         "training_losses": training_figure({str(name): losses[name].tolist() for name in losses}),
     }
     if found := [item for item in groups.get("generated defects", []) if item.is_defective]:

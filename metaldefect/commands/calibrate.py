@@ -15,7 +15,7 @@ from metaldefect.deploy.bundle import METADATA
 from metaldefect.deploy.export import set_thresholds
 from metaldefect.efficientad.calibration import Scores, threshold_record
 from metaldefect.efficientad.config import read_share
-from metaldefect.efficientad.figures import operating_points_figure
+from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.model_files import (
     CONFIG,
     TRAINED,
@@ -24,8 +24,9 @@ from metaldefect.efficientad.model_files import (
 )
 from metaldefect.efficientad.thresholds import Target, percent
 from metaldefect.errors import UserError
+from metaldefect.figures import save_figures
 
-FIGURE = "figures/operating_points.png"
+FIGURES = "figures"
 
 
 def share_of(text: str) -> float:
@@ -79,10 +80,11 @@ def recalibrate(folder: Path, target: Target, good: Path | None) -> list[str]:
             "threshold_source": source,
         },
     )
-    if (folder / FIGURE).is_file():
-        figure = operating_points_figure(scores[TRAINED], chosen.value, target)
-        figure.savefig(folder / FIGURE, dpi=100)
-        plt.close(figure)
+    if (folder / FIGURES).is_dir():
+        figures = threshold_figures(scores[TRAINED], chosen.value, target)
+        save_figures(figures, folder / FIGURES)
+        for figure in figures.values():
+            plt.close(figure)
     lines = [
         f"threshold: {before:.6g} -> {chosen.value:.6g}, {chosen.method}",
         f"expected:  {percent(chosen.false_alarms)} false alarms; {chosen.support}",

@@ -26,12 +26,9 @@ from metaldefect.efficientad.calibration import (
     with_papers_score,
 )
 from metaldefect.efficientad.config import TrainingConfig
+from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.evaluation import Scored, papers_metrics, score_test_images, summarise
-from metaldefect.efficientad.figures import (
-    detector_figures,
-    operating_points_figure,
-    validation_curve_figure,
-)
+from metaldefect.efficientad.figures import detector_figures, validation_curve_figure
 from metaldefect.efficientad.held_out import HeldOut, hold_out
 from metaldefect.efficientad.memory_bank import (
     MemoryBank,
@@ -128,8 +125,10 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     }
     for names, reason in metrics["left_out"].items():
         print(f"not measured: {names}: {reason}")
-    figures = detector_figures({settings.source: scored}, calibration.threshold, with_bank)
-    figures |= training_figures(calibration, curve)
+    figures = detector_figures(
+        {settings.source: scored}, calibration.threshold, with_bank, calibration.scores.normals
+    )
+    figures |= training_figures(settings, calibration, curve)
     config = detector_config(settings, teacher, calibration, size, provider)
     with atomic_directory(settings.output) as folder:
         look = {"image_size": size, "channels": provider.channels}
@@ -221,9 +220,11 @@ def target_of(settings: TrainSettings) -> Target:
     return Target.of(settings)
 
 
-def training_figures(calibration: Calibration, curve: Mapping[str, Any]) -> dict[str, Figure]:
+def training_figures(
+    settings: TrainSettings, calibration: Calibration, curve: Mapping[str, Any]
+) -> dict[str, Figure]:
     """Figures from the validation images alone."""
-    figures = {"operating_points": operating_points_figure(calibration.scores, calibration.threshold)}
+    figures = threshold_figures(calibration.scores, calibration.threshold, target_of(settings))
     if "points" in curve:
         figures["validation_curve"] = validation_curve_figure(curve["points"], curve["kept_step"])
     return figures
