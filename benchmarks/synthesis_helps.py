@@ -47,6 +47,7 @@ from metaldefect.synthesis.insertion import canvases_of
 # Weights of the student-teacher map in the anomaly map; the paper uses 0.5.
 MAP_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
 CALIBRATION_SHARE = 0.3
+QUANTILE = 0.99  # of the normals' scores, as the threshold that no defect helps to choose
 WAYS = ("normals", "inserted", "real")
 Scores = NDArray[np.float64]
 
@@ -212,8 +213,7 @@ def main() -> None:
         for folder in arguments.detectors
         for candidate in candidates_of(folder, real, inserted, arguments.work)
     ]
-    quantile = load_detector(arguments.detectors[0])[1].threshold_quantile
-    result = study(candidates, quantile, arguments.divisions, arguments.seed) | {
+    result = study(candidates, QUANTILE, arguments.divisions, arguments.seed) | {
         "candidates": [
             f"{folder.name}, map weight {w}" for folder in arguments.detectors for w in MAP_WEIGHTS
         ],

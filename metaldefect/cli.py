@@ -60,6 +60,17 @@ def option(help_text: str, **details: Any) -> Any:
     return typer.Option(help=help_text, show_default=False, **details)
 
 
+RateOption = Annotated[
+    str | None, option("Share of good images that the threshold may flag, such as 1% or 0.01.")
+]
+CostMissOption = Annotated[
+    float | None, option("Cost of a defect that passes, in any currency: sets the threshold of least cost.")
+]
+CostFalseAlarmOption = Annotated[
+    float | None, option("Cost of a good image that is flagged, beside --cost-miss.")
+]
+
+
 @app.command()
 def train(
     config: Annotated[
@@ -111,8 +122,11 @@ def train(
     ] = None,
     penalty_images: Annotated[int | None, option("Natural images that the penalty uses.")] = None,
     checkpoint_steps: Annotated[int | None, option("Steps between two saved states.")] = None,
-    threshold_quantile: Annotated[
-        float | None, option("Share of the validation normals that the threshold lets pass.")
+    false_alarms: RateOption = None,
+    cost_miss: CostMissOption = None,
+    cost_false_alarm: CostFalseAlarmOption = None,
+    defect_share: Annotated[
+        str | None, option("Share of the line's images that show a defect, for the costs; default: 1%.")
     ] = None,
     accelerator: Annotated[
         Literal["auto", "cpu", "cuda", "mps"] | None, option("Device; one that is absent is an error.")
@@ -123,6 +137,10 @@ def train(
 
     `metaldefect train --source real --root FOLDER --minutes 30` needs no settings file. Good images alone are
     enough: train/good, or a folder called good. Other options override the defaults or the file of --config.
+
+    The threshold lets 1% of the good images raise a false alarm. `--false-alarms 5%` asks for another rate,
+    `--cost-miss 200 --cost-false-alarm 3 --defect-share 2%` for the least cost; `metaldefect calibrate`
+    changes it later without training.
     """
     if minutes is not None and steps is not None:
         raise typer.BadParameter("give either --minutes or --steps")
@@ -141,11 +159,9 @@ def train(
 @app.command()
 def calibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a detector that `train` wrote.")],
-    false_alarms: Annotated[
-        str | None, option("Share of good images that may be flagged, such as 1% or 0.01.")
-    ] = None,
-    cost_miss: Annotated[float | None, option("Cost of a defect that passes, in any currency.")] = None,
-    cost_false_alarm: Annotated[float | None, option("Cost of a good image that is flagged.")] = None,
+    false_alarms: RateOption = None,
+    cost_miss: CostMissOption = None,
+    cost_false_alarm: CostFalseAlarmOption = None,
     defect_share: Annotated[
         str, typer.Option(help="Share of the line's images that show a defect, for the costs.")
     ] = "1%",

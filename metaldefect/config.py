@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from metaldefect.errors import UserError
 
+ADDED_LATER = "absent from files that were made before it"  # marks a setting that a complete file may lack
+
 
 class Config(BaseModel):
     """Settings of one part of the project; an unknown name is an error.

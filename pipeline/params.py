@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from metaldefect.config import Config
+from metaldefect.config import ADDED_LATER, Config
 from metaldefect.efficientad.config import CalibrationSettings, ImageSettings, TrainingSettings
 from metaldefect.efficientad.distillation_config import DistillationSettings
 from metaldefect.errors import UserError
@@ -38,7 +38,6 @@ from metaldefect.tokenizer.training_config import PerceptualName, VQTrainingSett
 from pipeline.gate.settings import Gate
 
 Fraction = float
-ADDED_LATER = "absent from projects that were made before it"  # marks a setting that may be left out
 
 
 class Data(Config):
@@ -181,7 +180,12 @@ class TrainEfficientAD(TrainingSettings, ImageSettings):
 
 
 class Calibrate(CalibrationSettings):
-    pass
+    @model_validator(mode="after")
+    def has_a_target(self) -> Calibrate:
+        """A project says what its threshold is for, by any of the keys."""
+        if self.false_alarms is None and self.costs is None:
+            raise ValueError("give false_alarms, or cost_miss and cost_false_alarm")
+        return self
 
 
 class EvaluateEfficientAD(Config):

@@ -21,15 +21,15 @@ METRICS = Path("metrics/calibrate.json")
 
 def main(params: Params, run: StageRun) -> None:
     """Choose map scales, map weights and threshold on validation normals and inserted defects only."""
-    quantile = params.calibrate.threshold_quantile
     model, networks, training = load_networks(NETWORKS)
     provider = GeneratedDatasetProvider(INSPECTION, INSERTED, networks.channels)
     images = CalibrationImages.of(provider.validation(), provider.defects(), networks.image_size)
     ridges = RIDGES if params.calibrate.residual_metric == "choose" else ()
-    calibration = calibrate(model, images, Target(false_alarms=1 - quantile), ridges)
+    calibration = calibrate(model, images, Target.of(params.calibrate), ridges)
     with atomic_directory(OUTPUT) as folder:
-        config = calibrated(networks, calibration, quantile)
-        save_detector(folder, model, config, training, calibration)
+        save_detector(folder, model, calibrated(networks, calibration), training, calibration)
+    threshold = calibration.record["threshold"]
+    print(f"threshold: {threshold['method']}; {threshold['support']}")
     write_json(METRICS, calibration.record)
     run.log_metrics(calibration.record)
 

@@ -8,7 +8,10 @@ from typing import Any
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
+from metaldefect.efficientad.calibration import PAPERS, with_papers_score
+from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.evaluation import (
+    papers_metrics,
     pro_table,
     rounded,
     score_table,
@@ -19,17 +22,18 @@ from metaldefect.efficientad.figures import (
     detector_figures,
     insertion_figure,
     map_weight_figure,
-    operating_points_figure,
     training_figure,
 )
 from metaldefect.efficientad.memory_bank import (
+    auroc_difference,
     available_features,
     bank_metrics,
     compare_with_bank,
     fill_bank,
     score_with_bank,
 )
-from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, read_scores
+from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, load_networks, read_scores
+from metaldefect.efficientad.thresholds import Target
 from metaldefect.efficientad.training_sets import resized_images
 from metaldefect.figures import save_figures
 from metaldefect.images import read_image
@@ -38,7 +42,7 @@ from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
 
 DETECTOR = Path("models/detector")
-LOSSES = Path("models/efficientad/losses.csv")
+NETWORKS = Path("models/efficientad")
 INSPECTION = Path("data/merged/inspection")
 INSERTED = Path("data/synthetic/inserted")
 METRICS = Path("metrics/evaluate_efficientad.json")
@@ -50,6 +54,7 @@ def main(params: Params, run: StageRun) -> None:
     """Measure on the real test set and on the inserted defects that calibration did not use."""
     samples = params.evaluate_efficientad.bootstrap_samples
     model, config = load_detector(DETECTOR)
+    record = read_json(DETECTOR / CONFIG)["calibration"]
     real = RealDatasetProvider(INSPECTION, config.channels)
     sets = {"test defects": real.test()}
     generated = GeneratedDatasetProvider(INSPECTION, INSERTED, config.channels)
@@ -72,24 +77,36 @@ def main(params: Params, run: StageRun) -> None:
     )
     with_bank = score_with_bank(bank, sets["test defects"], config.image_size)
     of_bank = bank_metrics(bank, with_bank, params.seed, samples)
-    compared = compare_with_bank(summaries["test defects"], of_bank)
+    difference = auroc_difference(groups["test defects"], with_bank, params.seed, samples)
+    compared = compare_with_bank(summaries["test defects"], of_bank, difference)
     print(compared["verdict"])
     metrics: dict[str, Any] = {
         **summaries["test defects"],
         "generated": summaries.get("generated defects", "no insertion for the test is visible"),
         "threshold": config.threshold,
+        PAPERS: papers_metrics(
+            summaries["test defects"],
+            record,
+            lambda: score_test_images(
+                with_papers_score(load_networks(NETWORKS)[0], record),
+                sets["test defects"],
+                config.image_size,
+                "the paper's score",
+            ),
+        ),
         "memory_bank": compared,
     }
-    losses = pd.read_csv(LOSSES)
+    validation, target = read_scores(DETECTOR)[TRAINED], Target(**record["threshold"]["target"])
+    losses = pd.read_csv(NETWORKS / "losses.csv")
     figures = {
-        **detector_figures(groups, config.threshold, with_bank),
-        "operating_points": operating_points_figure(read_scores(DETECTOR)[TRAINED], config.threshold),
+        **detector_figures(groups, config.threshold, with_bank, validation.normals),
+        **threshold_figures(validation, config.threshold, target),
         "training_losses": training_figure({str(name): losses[name].tolist() for name in losses}),
     }
     if found := [item for item in groups.get("generated defects", []) if item.is_defective]:
         canvases = [read_image(path, config.channels) for path in generated.test_canvases()]
         figures["from_good_metal_to_a_found_defect"] = insertion_figure(found, canvases, config.threshold)
-    weights = read_json(DETECTOR / CONFIG)["calibration"]["map_weights"]
+    weights = record["map_weights"]
     if "image_auroc_by_student_share" in weights:
         figures["map_weights"] = map_weight_figure(
             weights["image_auroc_by_student_share"], weights["student"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,14 +15,15 @@ from pydantic import ValidationError
 
 import metaldefect
 from metaldefect.commands import settings as command_settings
-from metaldefect.commands.settings import TrainSettings
+from metaldefect.commands.settings import TrainSettings, load_settings
 from metaldefect.config import Config
-from metaldefect.efficientad.config import TrainingConfig
+from metaldefect.efficientad.config import Target, TrainingConfig, with_target_of
 from metaldefect.efficientad.distillation_config import DistillationConfig
 from pipeline import params
-from pipeline.params import ParamsError, TrainEfficientAD, parse_params
+from pipeline.params import Calibrate, ParamsError, TrainEfficientAD, parse_params
 
 USERS = (params, command_settings)
+SETTINGS = Path("conf/efficientad.yaml")
 # Words that mean another value for each thing that is made: of the tokenizer's images, of a sampler's draws
 SHARED_WORDS = {
     "base",
@@ -64,7 +66,7 @@ def declared(kind: type[Config]) -> set[str]:
 
 def test_no_hyper_parameter_of_the_library_is_declared_again() -> None:
     of_library = {name for kind in library_classes() for name in declared(kind)}
-    assert {"hard_quantile", "threshold_quantile", "guidance", "feather", "entropy_ratio"} <= of_library
+    assert {"hard_quantile", "false_alarms", "guidance", "feather", "entropy_ratio"} <= of_library
     again = [
         f"{module.__name__}.{kind.__name__}.{name}"
         for module in USERS
@@ -92,11 +94,11 @@ def test_no_class_declares_a_field_of_its_bases_again() -> None:
         "conditioning",
         "dropout",
         "entropy_ratio",
+        "false_alarms",
         "hard_quantile",
         "heads",
         "mixing",
         "rectangle_share",
-        "threshold_quantile",
         "top_p",
     ],
 )
@@ -132,6 +134,73 @@ def test_a_project_that_was_made_before_a_setting_runs_without_it() -> None:
     params = parse_params(content)
     assert params.data.channels == 1
     assert (params.merge.inspection.labels, params.merge.inspection.ignore) == ({}, [])
+
+
+def calibrate_section(**changes: object) -> Calibrate:
+    """The section of params.yaml with other keys for the target of the threshold."""
+    with open("params.yaml", encoding="utf-8") as stream:
+        content = yaml.safe_load(stream)
+    content["calibrate"] = {"residual_metric": "paper", **changes}
+    return parse_params(content).calibrate
+
+
+def test_a_rate_of_false_alarms_is_read_from_the_older_key_too() -> None:
+    assert calibrate_section(threshold_quantile=0.99) == calibrate_section(false_alarms="1%")
+    assert Target.of(calibrate_section(threshold_quantile=0.99)).rate == 0.01
+    assert load_settings(None, {"threshold_quantile": 0.95}).false_alarms == 0.05
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "calibrate: Value error, give false_alarms, or cost_miss and cost_false_alarm"),
+        (
+            {"threshold_quantile": 0.99, "false_alarms": 0.01},
+            "threshold_quantile is the older form of false_alarms: give it or false_alarms, not both",
+        ),
+        (
+            {"threshold_quantile": 0.99, "cost_miss": 3, "cost_false_alarm": 1},
+            "give it or cost_miss, not both",
+        ),
+        (
+            {"false_alarms": "5%", "cost_miss": 3, "cost_false_alarm": 1},
+            "give either false_alarms, or cost_miss and cost_false_alarm",
+        ),
+        ({"cost_miss": 3}, "give both --cost-miss and --cost-false-alarm"),
+        ({"threshold_quantile": 99}, "99 is no number above 0 and up to 1"),
+        ({"false_alarms": "lots"}, "'lots' is no share: write 1% or 0.01"),
+    ],
+)
+def test_targets_that_contradict_or_lack_a_half_are_named(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        calibrate_section(**keys)
+
+
+def test_a_target_on_the_command_line_replaces_that_of_the_file() -> None:
+    costs = {"cost_miss": 200.0, "cost_false_alarm": 3.0}
+    by_cost = load_settings(SETTINGS, costs | {"defect_share": "2%"})
+    assert (by_cost.costs, by_cost.false_alarms, by_cost.defect_share) == ((200.0, 3.0), None, 0.02)
+    assert with_target_of(costs, {"cost_miss": 5.0}) == costs | {"cost_miss": 5.0}
+    assert with_target_of(costs | {"seed": 1}, {"false_alarms": "5%"}) == {"seed": 1, "false_alarms": "5%"}
+    assert load_settings(SETTINGS, {"seed": 3}).false_alarms == 0.01
+
+
+@pytest.mark.parametrize(
+    "target", [Target(), Target(false_alarms=0.0), Target(cost_miss=2, cost_false_alarm=1)]
+)
+def test_a_target_comes_back_from_its_record(target: Target) -> None:
+    again = Target(**target.record())
+    assert (again.costs, again.rate, again.defect_share) == (target.costs, target.rate, target.defect_share)
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides"), [(SETTINGS, {}), (None, {}), (None, {"source": "real", "root": "images"})]
+)
+def test_inserted_defects_choose_the_residuals_metric_unless_told_otherwise(
+    file: Path | None, overrides: dict[str, str]
+) -> None:
+    assert load_settings(file, overrides).residual_metric == "choose"
+    assert load_settings(file, overrides | {"residual_metric": "paper"}).residual_metric == "paper"
 
 
 def test_settings_of_a_part_are_taken_from_settings_of_the_whole() -> None:

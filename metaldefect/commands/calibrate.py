@@ -14,7 +14,8 @@ from metaldefect.commands.export import EXPORTED, precision_thresholds
 from metaldefect.deploy.bundle import METADATA
 from metaldefect.deploy.export import set_thresholds
 from metaldefect.efficientad.calibration import Scores, threshold_record
-from metaldefect.efficientad.figures import operating_points_figure
+from metaldefect.efficientad.config import read_share
+from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.model_files import (
     CONFIG,
     TRAINED,
@@ -23,8 +24,9 @@ from metaldefect.efficientad.model_files import (
 )
 from metaldefect.efficientad.thresholds import Target, percent
 from metaldefect.errors import UserError
+from metaldefect.figures import save_figures
 
-FIGURE = "figures/operating_points.png"
+FIGURES = "figures"
 
 
 def share_of(text: str) -> float:
@@ -33,14 +35,10 @@ def share_of(text: str) -> float:
     Raises:
         UserError: it is neither, or not between 0 and 100 %.
     """
-    number, is_percent = text.strip().removesuffix("%").strip(), text.strip().endswith("%")
     try:
-        share = float(number) / (100 if is_percent else 1)
+        return float(read_share(text))
     except ValueError as error:
-        raise UserError(f"{text!r} is no share: write 1% or 0.01") from error
-    if not 0 <= share < 1:
-        raise UserError(f"{text!r} is no share below 1: write 1% or 0.01")
-    return share
+        raise UserError(str(error)) from error
 
 
 def recalibrate(folder: Path, target: Target, good: Path | None) -> list[str]:
@@ -71,21 +69,22 @@ def recalibrate(folder: Path, target: Target, good: Path | None) -> list[str]:
         normals = {name: np.array(scores[name].normals) for name in exported}
         set_thresholds(bundle, exported, source, normals)
     content = read_json(folder / CONFIG)
-    content["calibration"]["threshold"] = threshold_record(chosen, scores[TRAINED])
+    content["calibration"]["threshold"] = threshold_record(chosen, scores[TRAINED], target)
     write_scores(folder, scores)
     write_json(
         folder / CONFIG,
         content
         | {
             "threshold": chosen.value,
-            "threshold_quantile": float(np.mean(np.array(scores[TRAINED].normals) <= chosen.value)),
+            "threshold_quantile": scores[TRAINED].quantile(chosen.value),
             "threshold_source": source,
         },
     )
-    if (folder / FIGURE).is_file():
-        figure = operating_points_figure(scores[TRAINED], chosen.value, target)
-        figure.savefig(folder / FIGURE, dpi=100)
-        plt.close(figure)
+    if (folder / FIGURES).is_dir():
+        figures = threshold_figures(scores[TRAINED], chosen.value, target)
+        save_figures(figures, folder / FIGURES)
+        for figure in figures.values():
+            plt.close(figure)
     lines = [
         f"threshold: {before:.6g} -> {chosen.value:.6g}, {chosen.method}",
         f"expected:  {percent(chosen.false_alarms)} false alarms; {chosen.support}",

@@ -16,6 +16,7 @@ from metaldefect.efficientad.config import (
     CalibrationSettings,
     Size,
     TrainingConfig,
+    with_target_of,
 )
 from metaldefect.errors import UserError
 from metaldefect.image_files import LevelsSetting
@@ -26,7 +27,7 @@ from metaldefect.synthesis.config import InsertionSettings
 # Without a settings file. The paper trains 70,000 steps with 1e-4 and 0.999; a training of minutes needs
 # larger steps and more of an image's errors to learn from.
 SHORT = {"learning_rate": 4e-4, "hard_quantile": 0.97, "steps": 600}
-FROM_IMAGES = {"image_size": AUTO, "minutes": 30.0, "penalty_images": 500, "residual_metric": "choose"}
+FROM_IMAGES = {"image_size": AUTO, "minutes": 30.0, "penalty_images": 500}
 PROCEDURAL = {"image_size": 128, "source": "synthetic"}
 
 
@@ -77,8 +78,8 @@ class TrainSettings(TrainingConfig, AutoImageSettings, CalibrationSettings):
 def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> TrainSettings:
     """Read a settings file and apply the overrides; without a file, start from the defaults of a short run.
 
-    Steps among the overrides end the training instead of minutes. A dataset without a folder is looked for in
-    the working directory.
+    Steps among the overrides end the training instead of minutes; a target of the threshold replaces the
+    file's. A dataset without a folder is looked for in the working directory.
 
     Raises:
         UserError: the file is missing or not YAML, or a key or value is wrong; the message lists all.
@@ -96,7 +97,7 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: copy conf/efficientad.yaml")
-    return TrainSettings.parse({**content, **chosen}, str(path))
+    return TrainSettings.parse(with_target_of(content, chosen), str(path))
 
 
 def without_file(chosen: Mapping[str, Any]) -> dict[str, Any]:

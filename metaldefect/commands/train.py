@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,21 @@ from metaldefect.commands.export import RANGE_IMAGES, export_beside
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import chosen_size, make_provider
 from metaldefect.deploy.bundle import PRECISIONS
-from metaldefect.efficientad.calibration import RIDGES, Calibration, calibrate
-from metaldefect.efficientad.config import TrainingConfig
-from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
-from metaldefect.efficientad.figures import (
-    detector_figures,
-    operating_points_figure,
-    validation_curve_figure,
+from metaldefect.efficientad.calibration import (
+    PAPERS,
+    RIDGES,
+    Calibration,
+    calibrate,
+    with_papers_score,
 )
+from metaldefect.efficientad.config import TrainingConfig
+from metaldefect.efficientad.decision_figures import threshold_figures
+from metaldefect.efficientad.evaluation import Scored, papers_metrics, score_test_images, summarise
+from metaldefect.efficientad.figures import detector_figures, validation_curve_figure
 from metaldefect.efficientad.held_out import HeldOut, hold_out
 from metaldefect.efficientad.memory_bank import (
     MemoryBank,
+    auroc_difference,
     available_features,
     bank_metrics,
     compare_with_bank,
@@ -93,14 +99,23 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     trained, curve = train_and_keep_best(settings, teacher, images, held_out, work, clock)
     # Fitting the covariance holds every image's residual in memory: too many tiles for that
     ridges = RIDGES if settings.residual_metric == "choose" and tiles is None else ()
+    plain = deepcopy(trained.model)  # before a covariance may be folded in
     calibration = calibrate(trained.model, held_out.calibration, target_of(settings), ridges)
-    scored = score_test_images(trained.model, test, size, "score test images", tiles)
+    score = partial(score_test_images, images=test, size=size, tiles=tiles)
+    scored = score(trained.model, description="score test images")
     summary = summarise(scored, calibration.threshold, settings.seed)
+    papers = papers_metrics(
+        summary,
+        calibration.record,
+        lambda: score(with_papers_score(plain, calibration.record), description="the paper's score"),
+    )
+    difference = auroc_difference(scored, with_bank, settings.seed, detection.BOOTSTRAP_SAMPLES)
     metrics = {
         **summary,
         "threshold": calibration.threshold,
         "calibration": calibration.record,
-        "memory_bank": compare_with_bank(summary, of_bank),
+        PAPERS: papers,
+        "memory_bank": compare_with_bank(summary, of_bank, difference),
         "validation_curve": curve,
         "train_images": len(images.normal),
         "validation_images": calibration.record["threshold"]["normals"],
@@ -110,8 +125,10 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     }
     for names, reason in metrics["left_out"].items():
         print(f"not measured: {names}: {reason}")
-    figures = detector_figures({settings.source: scored}, calibration.threshold, with_bank)
-    figures |= training_figures(calibration, curve)
+    figures = detector_figures(
+        {settings.source: scored}, calibration.threshold, with_bank, calibration.scores.normals
+    )
+    figures |= training_figures(settings, calibration, curve)
     config = detector_config(settings, teacher, calibration, size, provider)
     with atomic_directory(settings.output) as folder:
         look = {"image_size": size, "channels": provider.channels}
@@ -146,9 +163,9 @@ def measure_bank(
 def passes_around_training(held_out: HeldOut, train: int, test: int, unseen: int | None) -> int:
     """How many images the networks score outside the training, of those that the budget has not seen yet.
 
-    The teacher alone describes every training image, a third of a detector's work. The calibration scores its
-    images twice, and so does each exported precision, which also scores the images that drift is measured
-    against.
+    The teacher alone describes every training image, a third of a detector's work. The test images are scored
+    twice, with the chosen score and with the paper's. So are the calibration's images, and once more twice by
+    each exported precision, which also scores the images that drift is measured against.
 
     Args:
         held_out: for the calibration and the curve.
@@ -159,7 +176,7 @@ def passes_around_training(held_out: HeldOut, train: int, test: int, unseen: int
     calibration = held_out.calibration
     passes = len(calibration.normals) + len(calibration.defects)
     exported = 0 if unseen is None else len(PRECISIONS) * (2 * passes + unseen) + RANGE_IMAGES
-    passes = 2 * passes + exported + test + train // 2
+    passes = 2 * passes + exported + 2 * test + train // 2
     if held_out.curve is not None:  # its last point lies behind the end of the training
         passes += len(held_out.curve.normals) + len(held_out.curve.defects)
     return passes
@@ -200,12 +217,14 @@ def train_and_keep_best(
 
 def target_of(settings: TrainSettings) -> Target:
     """What the threshold is for."""
-    return Target(false_alarms=1 - settings.threshold_quantile)
+    return Target.of(settings)
 
 
-def training_figures(calibration: Calibration, curve: Mapping[str, Any]) -> dict[str, Figure]:
+def training_figures(
+    settings: TrainSettings, calibration: Calibration, curve: Mapping[str, Any]
+) -> dict[str, Figure]:
     """Figures from the validation images alone."""
-    figures = {"operating_points": operating_points_figure(calibration.scores, calibration.threshold)}
+    figures = threshold_figures(calibration.scores, calibration.threshold, target_of(settings))
     if "points" in curve:
         figures["validation_curve"] = validation_curve_figure(curve["points"], curve["kept_step"])
     return figures
@@ -262,4 +281,4 @@ def detector_config(
         channels=provider.channels,
         tiles=settings.tiles,
     )
-    return calibrated(networks, calibration, settings.threshold_quantile)
+    return calibrated(networks, calibration)

@@ -46,7 +46,8 @@ from metaldefect.deploy.quantisation import (
     quantise,
     quantise_with_control,
 )
-from metaldefect.efficientad.model_files import MAPS, DetectorConfig
+from metaldefect.efficientad.calibration import MAPS
+from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.thresholds import transfer
 from metaldefect.image_files import MAX_PIXELS, MIN_SIDE
 from metaldefect.images import U8, height_and_width

@@ -21,6 +21,7 @@ from metaldefect.images import U8, ImageSize, stack_resized, to_imagenet_range
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.inspection.tiles import number_wholes
 
+MAPS = ("student", "autoencoder")
 MAP_QUANTILES = (0.9, 0.995)
 PAPER_SHARE = 0.5
 # Candidate weights of the student-teacher map; the autoencoder map gets the rest.
@@ -29,6 +30,7 @@ STUDENT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 RIDGES = (10.0, 1.0, 0.1, 0.003)
 PAPER_SCORE = 0.0
 CLEARLY = 0.02
+PAPERS = "paper_score"  # in a calibration's record: what makes plain networks give the paper's score
 # With fewer images of either kind, an AUROC is too coarse to choose by.
 FEWEST_IMAGES = 10
 
@@ -106,6 +108,10 @@ class Scores:
         """The threshold for a target."""
         return choose_threshold(self.normals, self.defects, target, len(set(self.scenes)))
 
+    def quantile(self, threshold: float) -> float:
+        """The share of the good images at or below a threshold."""
+        return float(np.mean(np.array(self.normals) <= threshold))
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -175,9 +181,27 @@ def calibrate(
         },
         "map_weights": chosen.record,
         "residual_metric": metric_record(metric, found, asked=bool(ridges), enough=enough),
-        "threshold": threshold_record(threshold, kept),
+        "threshold": threshold_record(threshold, kept, target),
+        PAPERS: {
+            "is_the_detectors": metric == PAPER_SCORE and chosen.share == PAPER_SHARE,
+            "map_quantiles": dict(zip(MAPS, found[PAPER_SCORE].quantiles.tolist(), strict=True)),
+        },
     }
     return Calibration(threshold.value, chosen.share, record, kept, deployed)
+
+
+@torch.no_grad()
+def with_papers_score(model: EfficientAD, record: Mapping[str, Any]) -> EfficientAD:
+    """Set plain networks up for the paper's score: their own map scales, both maps at half; returns them.
+
+    Args:
+        model: the trained networks before the calibration, which may fold a covariance into them.
+        record: of that calibration.
+    """
+    scales = record[PAPERS]["map_quantiles"]
+    model.quantiles.copy_(torch.tensor([scales[name] for name in MAPS]))
+    model.map_weights.fill_(PAPER_SHARE)
+    return model
 
 
 @dataclass(frozen=True)
@@ -240,14 +264,14 @@ def metric_record(
     }
 
 
-def threshold_record(threshold: Threshold, scores: Scores) -> dict[str, Any]:
-    """How a threshold was chosen, and from how many images."""
+def threshold_record(threshold: Threshold, scores: Scores, target: Target) -> dict[str, Any]:
+    """What a threshold is for, how it was chosen, and from how many images."""
     counts = {
         "normals": len(scores.normals),
         "scenes": len(set(scores.scenes)),
         "defects": len(scores.defects),
     }
-    return {**threshold.record(), **counts}
+    return {**threshold.record(), **counts, "target": target.record()}
 
 
 @torch.inference_mode()

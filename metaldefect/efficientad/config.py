@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from metaldefect.config import Config
+from metaldefect.config import ADDED_LATER, Config
 from metaldefect.images import Channels, ImageSize, height_and_width
 
 Size = Literal["S", "M"]
@@ -112,14 +121,107 @@ class AutoImageSettings(NetworkSettings):
     channels: Annotated[Channels | Literal["auto"], BeforeValidator(read_channels)] = AUTO
 
 
-class CalibrationSettings(Config):
-    """How a trained detector is set up.
+def read_share(value: Any) -> Any:
+    """Turn `1%`, `1 %` or `0.01` into a share in [0, 1); leave what is no text to the field's type."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is no share: write 1% or 0.01") from error
+    if not 0 <= share < 1:
+        raise ValueError(f"{value!r} is no share below 1: write 1% or 0.01")
+    return share
+
+
+Share = Annotated[float, BeforeValidator(read_share), Field(ge=0, lt=1)]
+USUAL_RATE = 0.01  # of false alarms
+RATE, COSTS = "false_alarms", ("cost_miss", "cost_false_alarm")  # the keys of a target
+OLDER_KEY = "threshold_quantile"  # says the same as `RATE`
+
+
+class Target(Config):
+    """What a threshold is chosen for: a rate of false alarms, or the least expected cost.
 
     Attributes:
-        threshold_quantile: the threshold aims at this share of good images below it.
+        false_alarms: share of good images that may be flagged; None: 1 %, unless both costs are given.
+        cost_miss: of a defect that passes, in any currency.
+        cost_false_alarm: of a good image that is flagged, in the same currency.
+        defect_share: share of the line's images that show a defect, for the expected cost.
+    """
+
+    false_alarms: Annotated[Share | None, ADDED_LATER] = None
+    cost_miss: Annotated[PositiveFloat | None, ADDED_LATER] = None
+    cost_false_alarm: Annotated[PositiveFloat | None, ADDED_LATER] = None
+    defect_share: Annotated[Share, Field(gt=0), ADDED_LATER] = 0.01
+
+    @model_validator(mode="after")
+    def one_target(self) -> Self:
+        """Both costs or none, and no rate beside them."""
+        if (self.cost_miss is None) != (self.cost_false_alarm is None):
+            raise ValueError(
+                "give both --cost-miss and --cost-false-alarm (cost_miss, cost_false_alarm), or neither"
+            )
+        if self.costs is not None and self.false_alarms is not None:
+            raise ValueError("give either false_alarms, or cost_miss and cost_false_alarm")
+        return self
+
+    def record(self) -> dict[str, float]:
+        """The keys of the target, for a JSON file; `Target(**record)` is the same target."""
+        known: dict[str, float] = self.model_dump(include=set(Target.model_fields), exclude_none=True)
+        return known if self.costs else known | {RATE: self.rate}
+
+    @property
+    def costs(self) -> tuple[float, float] | None:
+        """Cost of a miss and of a false alarm, or None."""
+        if self.cost_miss is None or self.cost_false_alarm is None:
+            return None
+        return self.cost_miss, self.cost_false_alarm
+
+    @property
+    def rate(self) -> float:
+        """The rate of false alarms to aim at; a target of costs falls back on it without defects to weigh."""
+        return USUAL_RATE if self.false_alarms is None else self.false_alarms
+
+
+class CalibrationSettings(Target):
+    """How a trained detector is set up: the threshold's target, and the residual's metric.
+
+    `threshold_quantile: 0.99`, as older files have it, is read as `false_alarms: 0.01`.
+
+    Attributes:
         residual_metric: `paper` measures the student's errors as the paper does; `choose` may measure them
             with their covariance on normal images, if inserted defects show that it is better.
     """
 
-    threshold_quantile: float = Field(default=0.99, gt=0, le=1)
-    residual_metric: Literal["paper", "choose"] = "paper"
+    residual_metric: Literal["paper", "choose"] = "choose"
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_older_key(cls, content: Any) -> Any:
+        """Turn `threshold_quantile` into a rate of false alarms; beside another target, it is an error."""
+        if not isinstance(content, Mapping) or OLDER_KEY not in content:
+            return content
+        if others := [name for name in (RATE, *COSTS) if content.get(name) is not None]:
+            raise ValueError(f"{OLDER_KEY} is the older form of {RATE}: give it or {others[0]}, not both")
+        quantile = content[OLDER_KEY]
+        if isinstance(quantile, bool) or not isinstance(quantile, int | float) or not 0 < quantile <= 1:
+            raise ValueError(f"{OLDER_KEY}: {quantile!r} is no number above 0 and up to 1")
+        rest = {name: value for name, value in content.items() if name != OLDER_KEY}
+        return rest | {RATE: round(1 - quantile, 12)}
+
+
+def with_target_of(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with overrides; a target among these replaces the settings' own target.
+
+    Args:
+        content: keys of `CalibrationSettings` and others.
+        overrides: of some of them.
+    """
+    replaced: set[str] = set()
+    if overrides.keys() & {RATE, OLDER_KEY}:
+        replaced = {RATE, OLDER_KEY, *COSTS}
+    elif overrides.keys() & set(COSTS):
+        replaced = {RATE, OLDER_KEY}
+    return {name: value for name, value in content.items() if name not in replaced} | dict(overrides)

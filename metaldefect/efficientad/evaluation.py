@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.efficientad.anomaly_map import map_to_size
-from metaldefect.efficientad.calibration import fit_map_quantiles
+from metaldefect.efficientad.calibration import PAPERS, fit_map_quantiles
 from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.hardware import autocast, device_of
 from metaldefect.images import U8, ImageSize, resize
@@ -25,6 +25,7 @@ from metaldefect.metrics import detection
 from metaldefect.tiling import score_tiles
 
 CURVE_POINTS = 400
+PAPERS_METRICS = ("image_auroc", "au_pro", "f1_max")
 
 
 @dataclass
@@ -153,6 +154,28 @@ def summarise(
         intervals |= detection.pixel_intervals(maps, masks, groups, seed=seed, samples=samples)
     result["interval_95"] = {name: list(bounds) for name, bounds in intervals.items()}
     return rounded(result)
+
+
+def papers_metrics(
+    summary: Mapping[str, Any], record: Mapping[str, Any], score: Callable[[], Sequence[Scored]]
+) -> dict[str, float]:
+    """`PAPERS_METRICS` of the paper's score (plain residual, both maps at half), those that the images allow.
+
+    Args:
+        summary: the detector's metrics on the same images, from `summarise`.
+        record: of the detector's calibration.
+        score: scores the images with the paper's score; called only where the detector has another one.
+    """
+    if "image_auroc" not in summary:
+        return {}
+    if record[PAPERS]["is_the_detectors"]:
+        return {name: summary[name] for name in PAPERS_METRICS if name in summary}
+    scored = score()
+    scores, labels = [item.score for item in scored], [item.is_defective for item in scored]
+    found = {"image_auroc": detection.auroc(scores, labels), "f1_max": detection.f1_max(scores, labels)[0]}
+    if (points := pro_points(scored)) is not None:
+        found["au_pro"] = points[2]
+    return {name: round(found[name], 6) for name in PAPERS_METRICS if name in found}
 
 
 def image_statistics(threshold: float) -> dict[str, Callable[..., float]]:

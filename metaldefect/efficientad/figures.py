@@ -13,17 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from metaldefect.efficientad.calibration import Scores
+from metaldefect.efficientad.decision_figures import (
+    HEAT,
+    SMALLEST_CEILING,
+    mark_threshold,
+    wrong_images_figure,
+)
 from metaldefect.efficientad.evaluation import Scored, pro_points
-from metaldefect.efficientad.thresholds import Target, expected_costs
 from metaldefect.images import U8
 from metaldefect.inspection.layout import GOOD
 from metaldefect.metrics.detection import FPR_LIMIT, auroc
 
-HEAT = "inferno"
-GRID_POINTS = 400  # of a curve over thresholds
-# The value to which the 0.995 quantile of normal pixels is scaled.
-SMALLEST_CEILING = 0.1
+VALIDATION = f"{GOOD}, validation"
+KINDS = {GOOD: "tab:blue", "defective": "tab:red", VALIDATION: "tab:green"}
 
 
 def roc_figure(groups: Mapping[str, Sequence[Scored]]) -> Figure:
@@ -97,33 +99,6 @@ def map_weight_figure(aurocs: Mapping[str, float], chosen: float) -> Figure:
     return figure
 
 
-def operating_points_figure(scores: Scores, threshold: float, target: Target | None = None) -> Figure:
-    """What each threshold would do: flagged good images, missed inserted defects and, with costs, the cost.
-
-    Drawn from the calibration images alone, so it exists without a single real defect.
-    """
-    good, bad = np.sort(scores.normals), np.sort(scores.defects)
-    both = np.concatenate([good, bad, [threshold]])
-    low, high = float(both.min()), float(max(np.quantile(both, 0.98), threshold))
-    grid = np.linspace(low - 0.02 * (high - low), high + 0.05 * (high - low), GRID_POINTS)
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    flagged = 1 - np.searchsorted(good, grid, side="right") / len(good)
-    axes.plot(grid, flagged, color="tab:blue", label=f"good images flagged ({len(good)})")
-    if len(bad):
-        missed = np.searchsorted(bad, grid, side="right") / len(bad)
-        axes.plot(grid, missed, color="tab:red", label=f"inserted defects missed ({len(bad)})")
-    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
-    if target is not None and target.costs is not None and len(bad):
-        right = axes.twinx()
-        right.plot(grid, expected_costs(grid, good, bad, target), color="tab:green")
-        right.set_ylabel("expected cost per image", color="tab:green")
-    axes.set(xlabel="threshold", ylabel="share of the images", title="What each threshold would do")
-    axes.set_ylim(-0.02, 1.02)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center right")
-    return figure
-
-
 def validation_curve_figure(points: Sequence[Mapping[str, float]], kept: int | None) -> Figure:
     """Image AUROC of painted defects against the training steps; marks the state that was kept."""
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
@@ -138,26 +113,42 @@ def validation_curve_figure(points: Sequence[Mapping[str, float]], kept: int | N
 
 
 def detector_figures(
-    groups: Mapping[str, Sequence[Scored]], threshold: float, bank: Sequence[Scored] = ()
+    groups: Mapping[str, Sequence[Scored]],
+    threshold: float,
+    bank: Sequence[Scored] = (),
+    normals: Sequence[float] = (),
 ) -> dict[str, Figure]:
-    """ROC, PRO curve and score histogram of all test sets, and heat maps of each, by file stem.
+    """ROC, PRO curve and score histogram of all test sets, heat maps of each, and wrong images, by file stem.
 
-    `bank` is the first test set scored with a memory bank, which adds a line to the two curves.
     The first test set's heat maps have the plain name; others are prefixed with the set's first word. Sets
-    without both good and defective images are left out; without any other set, there are no figures.
+    without both good and defective images are left out; without any other set, there are only the histogram
+    and the first set's wrong images.
+
+    Args:
+        groups: test images by name of the set, scored with the detector.
+        threshold: scores above it are anomalous.
+        bank: the first set scored with a memory bank, which adds a line to the two curves.
+        normals: scores of the validation normals, for the histogram where no set has both kinds of images.
     """
-    groups = {
-        name: scored for name, scored in groups.items() if len({item.is_defective for item in scored}) == 2
-    }
-    if not groups:
-        return {}
-    curves = dict(groups) | ({"memory bank, no training": bank} if bank else {})
-    figures = {
+    first = next(iter(groups.values()), ())
+    wrong = wrong_images_figure(first, threshold)
+    figures = {} if wrong is None else {"wrong_images": wrong}
+    both = {name: scored for name, scored in groups.items() if len(scores_by_kind(scored)) == 2}
+    if not both:
+        alone: dict[str, list[float]] = scores_by_kind(first) | (
+            {VALIDATION: list(normals)} if normals else {}
+        )
+        panels = {"test and validation images": alone} if alone else {}
+        return figures | ({"score_histogram": histogram_figure(panels, threshold)} if panels else {})
+    curves = dict(both) | ({"memory bank, no training": bank} if bank else {})
+    figures |= {
         "roc": roc_figure(curves),
         "pro_curve": pro_figure(curves),
-        "score_histogram": histogram_figure(groups, threshold),
+        "score_histogram": histogram_figure(
+            {name: scores_by_kind(scored) for name, scored in both.items()}, threshold
+        ),
     }
-    for number, (name, scored) in enumerate(groups.items()):
+    for number, (name, scored) in enumerate(both.items()):
         kind = f"{name.split()[0]}_" if number else ""
         figures[f"heat_maps_{kind}best_median_worst"] = heat_map_figure(scored, threshold)
     return figures
@@ -204,26 +195,38 @@ def square_axes(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def histogram_figure(groups: Mapping[str, Sequence[Scored]], threshold: float) -> Figure:
-    """Scores of good and defective images with the threshold; extreme scores go into the end bins."""
+def scores_by_kind(scored: Sequence[Scored]) -> dict[str, list[float]]:
+    """Scores of the good and of the defective images; a kind without images is left out."""
+    kinds = {
+        kind: [item.score for item in scored if item.is_defective == (kind != GOOD)]
+        for kind in (GOOD, "defective")
+    }
+    return {kind: scores for kind, scores in kinds.items() if scores}
+
+
+def histogram_figure(groups: Mapping[str, Mapping[str, Sequence[float]]], threshold: float) -> Figure:
+    """Scores with the threshold, one panel per set; extreme scores go into the end bins.
+
+    Args:
+        groups: by set and then by kind of image (of `KINDS`), at least one score each.
+        threshold: scores above it are anomalous.
+    """
     figure, rows = plt.subplots(
         len(groups), 1, figsize=(6.5, 3 * len(groups)), layout="constrained", squeeze=False
     )
-    for axes, (name, scored) in zip(rows[:, 0], groups.items(), strict=True):
-        good = np.array([item.score for item in scored if not item.is_defective])
-        bad = np.array([item.score for item in scored if item.is_defective])
-        low, high = np.quantile(np.concatenate([good, bad, [threshold]]), [0.0, 0.98])
+    for axes, (name, kinds) in zip(rows[:, 0], groups.items(), strict=True):
+        low, high = np.quantile(np.concatenate([*kinds.values(), [threshold]]), [0.0, 0.98])
         bins = np.linspace(low, max(high, threshold, low + 1e-6), 41)
-        for kind, scores, color in ((GOOD, good, "tab:blue"), ("defective", bad, "tab:red")):
+        for kind, scores in kinds.items():
             axes.hist(
                 np.clip(scores, low, bins[-1]),
                 bins,
                 weights=np.full(len(scores), 1 / len(scores)),
                 alpha=0.6,
                 label=f"{kind} ({len(scores)})",
-                color=color,
+                color=KINDS[kind],
             )
-        axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
+        mark_threshold(axes, threshold)
         axes.set(title=f"Scores, {name}", xlabel="anomaly score", ylabel="share of the images")
         axes.legend()
     return figure

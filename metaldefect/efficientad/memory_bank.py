@@ -26,7 +26,9 @@ from metaldefect.efficientad.teacher_targets import PatchFeatures
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.hardware import device
 from metaldefect.images import U8, ImageSize, to_imagenet_range, to_unit_range
+from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage
+from metaldefect.metrics import comparison
 from metaldefect.training.data import Images
 
 BANK_PATCHES = 20_000
@@ -36,6 +38,8 @@ SMOOTHING = 4.0  # px, of the map; PatchCore's
 STRIDE = 8
 # Image AUROCs that differ by less are a tie, which the exported, faster detector wins.
 TIE = 0.005
+# A bootstrap over fewer scenes gives an interval that is too narrow to be believed
+FEWEST_SCENES = 5
 COMPARED = ("image_auroc", "image_ap", "f1_max", "pixel_auroc", "au_pro")
 
 
@@ -181,32 +185,87 @@ def bank_metrics(bank: MemoryBank, scored: Sequence[Scored], seed: int, samples:
     }
 
 
-def compare_with_bank(summary: Mapping[str, Any], bank: Mapping[str, Any]) -> dict[str, Any]:
+def compare_with_bank(
+    summary: Mapping[str, Any], bank: Mapping[str, Any], difference: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The bank's metrics, and which of the two detectors to use.
 
     Args:
         summary: the detector's metrics, from `evaluation.summarise`.
         bank: from `bank_metrics`, on the same images.
+        difference: of the two image AUROCs, from `auroc_difference`; None: not measured.
 
     Returns:
-        The bank's metrics, `use` (`detector` or `memory bank`, None if the test set cannot tell) and
-        `verdict`, a sentence.
+        The bank's metrics, `image_auroc_difference`, if it is known, `use` (`detector` or `memory bank`, None
+        if the test set has no good or no defective images), and `verdict`, a sentence.
     """
-    use, verdict = advice(summary.get("image_auroc"), bank.get("image_auroc"))
-    return {**bank, "use": use, "verdict": verdict}
+    fewest = min(summary.get("scenes", {"all": FEWEST_SCENES}).values())
+    use, verdict = advice(summary.get("image_auroc"), bank.get("image_auroc"), difference, fewest)
+    measured = {} if difference is None else {"image_auroc_difference": dict(difference)}
+    return {**bank, **measured, "use": use, "verdict": verdict}
 
 
-def advice(detector: float | None, bank: float | None) -> tuple[str | None, str]:
-    """Which detector to use by image AUROC, and a sentence that says why."""
+def auroc_difference(
+    scored: Sequence[Scored], with_bank: Sequence[Scored], seed: int, samples: int
+) -> dict[str, float] | None:
+    """The detector's image AUROC less the bank's, with its 95 % interval; None without both kinds of images.
+
+    The bootstrap is paired: each resample draws the same scenes for both detectors.
+
+    Args:
+        scored: test images, scored with the detector.
+        with_bank: the same images in the same order, scored with the bank.
+        seed: of the bootstrap.
+        samples: resamples of the bootstrap.
+    """
+    labels = ["defective" if item.is_defective else GOOD for item in scored]
+    if len(set(labels)) < 2:
+        return None
+    bank, detector = (
+        comparison.Scores(np.array([item.score for item in items]), 0.0) for items in (with_bank, scored)
+    )
+    scenes = [item.scene for item in scored]
+    found = comparison.compare(bank, detector, labels, scenes, samples=samples, seed=seed)["image_auroc"]
+    return {name: round(getattr(found, name), 6) for name in ("value", "low", "high")}
+
+
+def advice(
+    detector: float | None,
+    bank: float | None,
+    difference: Mapping[str, float] | None = None,
+    scenes: int = FEWEST_SCENES,
+) -> tuple[str | None, str]:
+    """Which detector to use, and a sentence that says why.
+
+    If the test images cannot tell the two apart, use the detector: it is exported, and faster.
+
+    Args:
+        detector: image AUROC of the detector.
+        bank: of the memory bank.
+        difference: of the two, with its interval; None: the two numbers alone decide.
+        scenes: the number of good or of defective test scenes, whichever is smaller.
+    """
     if detector is None or bank is None:
-        return None, "which is better cannot be measured: the test needs good and defective images"
-    if bank - detector >= TIE:
-        return (
-            "memory bank",
-            f"a memory bank without training is better today: image AUROC {bank:.3f} against {detector:.3f}"
-            " of the detector; train longer, or use the bank",
+        return None, "which one to use cannot be measured: the test needs good and defective images"
+    gain = detector - bank
+    span = ""
+    if difference is not None:
+        low, high = difference["low"], difference["high"]
+        span = f", a difference of {gain:+.3f} ({low:+.3f} to {high:+.3f})"
+    numbers = f"image AUROC {detector:.3f} against {bank:.3f} of a memory bank without training{span}"
+    if scenes < FEWEST_SCENES:
+        return "detector", (
+            f"use the detector today: with only {scenes} test scene{'s' * (scenes != 1)} of a kind, the test"
+            f" cannot tell which is better ({numbers}), and it is faster"
         )
-    numbers = f"image AUROC {detector:.3f} against {bank:.3f} of a memory bank without training"
-    if detector - bank < TIE:
-        return "detector", f"use the detector: it ties, {numbers}, and is faster"
-    return "detector", f"use the detector: {numbers}"
+    if abs(gain) < TIE or (difference is not None and low <= 0 <= high):
+        return "detector", (
+            f"use the detector today: the test images cannot tell which is better ({numbers}), and it is"
+            " faster"
+        )
+    if gain > 0:
+        return "detector", f"use the detector today: {numbers}"
+    return "memory bank", (
+        f"use the memory bank today, which needs no training: image AUROC {bank:.3f} against {detector:.3f}"
+        f" of the detector{span}; a longer training may change that"
+    )

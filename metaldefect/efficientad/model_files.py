@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
-from metaldefect.efficientad.calibration import Calibration, Scores
+from metaldefect.efficientad.calibration import MAPS, Calibration, Scores
 from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.torch_model import EfficientAD, check_image_size
 from metaldefect.errors import UserError
@@ -22,7 +22,6 @@ from metaldefect.images import Channels, ImageSize, height_and_width
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 SCORES = "calibration_scores.json"
-MAPS = ("student", "autoencoder")
 TRAINED = "trained"
 
 
@@ -68,7 +67,7 @@ class DetectorConfig(NetworkConfig):
 Config = TypeVar("Config", bound=NetworkConfig)
 
 
-def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float) -> DetectorConfig:
+def calibrated(config: NetworkConfig, calibration: Calibration) -> DetectorConfig:
     """Complete the networks' configuration with the values that a calibration chose."""
     chosen = calibration.record["threshold"]
     return DetectorConfig(
@@ -76,7 +75,7 @@ def calibrated(config: NetworkConfig, calibration: Calibration, quantile: float)
         config.padding,
         config.image_size,
         calibration.threshold,
-        quantile,
+        calibration.scores.quantile(calibration.threshold),
         f"{chosen['method']}; {chosen['support']}",
         count_include_pad=config.count_include_pad,
         levels=config.levels,

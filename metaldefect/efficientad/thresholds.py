@@ -14,42 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, PositiveFloat, model_validator
 from scipy import stats
 
-from metaldefect.config import Config
+from metaldefect.efficientad.config import Target as Target
 
 Scores = NDArray[np.float64]
 LEVEL = 0.95
-
-
-class Target(Config):
-    """What a threshold is chosen for: a rate of false alarms, or the least expected cost.
-
-    Attributes:
-        false_alarms: share of good images that may be flagged; used unless both costs are given.
-        cost_miss: of a defect that passes, in any currency.
-        cost_false_alarm: of a good image that is flagged, in the same currency.
-        defect_share: share of the line's images that show a defect, for the expected cost.
-    """
-
-    false_alarms: float = Field(default=0.01, ge=0, lt=1)
-    cost_miss: PositiveFloat | None = None
-    cost_false_alarm: PositiveFloat | None = None
-    defect_share: float = Field(default=0.01, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def both_costs_or_none(self) -> Target:
-        if (self.cost_miss is None) != (self.cost_false_alarm is None):
-            raise ValueError("give both --cost-miss and --cost-false-alarm, or neither")
-        return self
-
-    @property
-    def costs(self) -> tuple[float, float] | None:
-        """Cost of a miss and of a false alarm, or None."""
-        if self.cost_miss is None or self.cost_false_alarm is None:
-            return None
-        return self.cost_miss, self.cost_false_alarm
 
 
 @dataclass(frozen=True)
@@ -94,7 +64,7 @@ def choose_threshold(normals: ArrayLike, defects: ArrayLike, target: Target, sce
     Args:
         normals: scores of good images, at least one.
         defects: scores of inserted defects; may be empty.
-        target: what for. Costs without defects to weigh fall back on the rate of false alarms.
+        target: what for. Costs without defects to weigh fall back on a rate of false alarms.
         scenes: number of independent scenes among the good images.
 
     Raises:
@@ -104,10 +74,10 @@ def choose_threshold(normals: ArrayLike, defects: ArrayLike, target: Target, sce
     if not len(good):
         raise ValueError("a threshold needs scores of good images")
     if target.costs is None:
-        value, method = threshold_at_rate(good, target.false_alarms, scenes)
+        value, method = threshold_at_rate(good, target.rate, scenes)
         cost = None
     elif not len(bad):
-        value, method = threshold_at_rate(good, target.false_alarms, scenes)
+        value, method = threshold_at_rate(good, target.rate, scenes)
         method = f"no inserted defects to weigh the costs with, so for false alarms instead: {method}"
         cost = None
     else:
@@ -118,7 +88,7 @@ def choose_threshold(normals: ArrayLike, defects: ArrayLike, target: Target, sce
         )
     expected, interval = false_alarm_rate(good, value, scenes)
     detected = float((bad > value).mean()) if len(bad) else None
-    wanted = target.false_alarms if target.costs is None else expected
+    wanted = target.rate if target.costs is None else expected
     return Threshold(value, method, support(scenes, wanted, interval), expected, interval, detected, cost)
 
 

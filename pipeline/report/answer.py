@@ -38,7 +38,7 @@ def answer(metrics: Metrics, procedural: bool) -> Answer:
 
 
 def detector_line(metrics: Metrics, procedural: bool) -> str:
-    """What the detector finds, and its false alarms."""
+    """What the detector finds, its false alarms, and whether a memory bank is better."""
     found = metrics.value("evaluate_efficientad", "detection_rate")
     alarms = metrics.value("evaluate_efficientad", "false_alarm_rate")
     counts = metrics.mapping("evaluate_efficientad", "images")
@@ -46,9 +46,11 @@ def detector_line(metrics: Metrics, procedural: bool) -> str:
         return "The detector: not measured yet."
     bad, good = int(counts["defective"]), int(counts["good"])
     kind = "procedural" if procedural else "real"
+    use = metrics.mapping("evaluate_efficientad", "memory_bank").get("use")
+    better = " A memory bank, which needs no training, is better today." if use == "memory bank" else ""
     return (
         f"The detector finds {round(found * bad)} of {bad} {kind} test defects and raises a false alarm on "
-        f"{round(alarms * good)} of {good} good images."
+        f"{round(alarms * good)} of {good} good images.{better}"
     )
 
 
@@ -161,7 +163,7 @@ RULES = (
         0.95,
         "at least",
         "The detector misses defects.",
-        "Train it for longer (train_efficientad.steps) or lower calibrate.threshold_quantile.",
+        "Train it for longer (train_efficientad.steps) or raise calibrate.false_alarms.",
     ),
     Rule(
         "evaluate_efficientad",
@@ -169,7 +171,7 @@ RULES = (
         0.02,
         "at most",
         "The detector stops good metal.",
-        "Give it more normal images, or raise calibrate.threshold_quantile.",
+        "Give it more normal images, or lower calibrate.false_alarms.",
     ),
     Rule(
         "evaluate_efficientad",

@@ -46,11 +46,16 @@ def words(name: str) -> str:
 
 
 def detector_charts(root: Path, metrics: Metrics, names: Mapping[str, str]) -> list[Chart]:
-    """Scores, ROC and PRO of the test sets; `names` are the legend's names of the sets in the tables."""
+    """Scores, ROC and PRO of the test sets; none without defective images.
+
+    `names` are the legend's names of the sets in the tables.
+    """
     threshold = metrics.value("evaluate_efficientad", "threshold")
     if not (root / SCORES).is_file() or threshold is None:
         return []
     table = pd.read_csv(root / SCORES)
+    if not ((table["label"] != GOOD) & table["set"].isin(names)).any():
+        return []  # the stage's own histogram shows good images alone
     # Another method's scores have another scale: they share the curves but not the histogram
     charts = [score_chart(table[table["set"].isin(names)], threshold, names), roc_chart(table, names)]
     overlaps = pd.read_csv(root / PRO)

@@ -175,19 +175,26 @@ def threshold_rows(metrics: Metrics) -> list[list[tuple[str, str]]]:
 
 
 def detector_table(metrics: Metrics) -> Table | None:
-    """The detector on the test set's defects and on inserted ones, and a memory bank that trains nothing."""
-    table = Table("", ["", "test defects", "inserted drawn defects", "test defects, memory bank"])
+    """The detector on the test set's defects and on inserted ones, the paper's score, and a memory bank."""
+    sets = {
+        "": "test defects",
+        "generated.": "inserted drawn defects",
+        "paper_score.": "test defects, the paper's score",
+        "memory_bank.": "test defects, memory bank",
+    }
+    table = Table("", ["", *sets.values()])
     rows = (
         ("image_auroc", "Image AUROC", False),
         ("au_pro", "AU-PRO (how exactly maps mark defects)", False),
         ("pixel_auroc", "Pixel AUROC", False),
+        ("f1_max", "F1 at the best threshold", False),
         ("detection_rate", "Found at the threshold", True),
         ("false_alarm_rate", "False alarms at the threshold", True),
         ("f1_at_threshold", "F1 at the threshold", False),
     )
     for key, name, is_share in rows:
         cells = []
-        for prefix in ("", "generated.", "memory_bank."):
+        for prefix in sets:
             found = metrics.estimate("evaluate_efficientad", prefix + key)
             text = "–" if found is None else found.as_percent() if is_share else found.as_number()
             cells.append((text, "number"))

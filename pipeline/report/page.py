@@ -95,16 +95,23 @@ RECONSTRUCTIONS = ("evaluate_vq", "reconstructions_original_before_after")
 WORST_RECONSTRUCTIONS = ("evaluate_vq", "worst_cases_original_before_after")
 HEAT_MAPS = ("evaluate_efficientad", "heat_maps_best_median_worst")
 FOUND = ("evaluate_efficientad", "from_good_metal_to_a_found_defect")
+WRONG = ("evaluate_efficientad", "wrong_images")
+OPERATING = ("evaluate_efficientad", "operating_points")
+COST = ("evaluate_efficientad", "expected_cost")
+HISTOGRAM = ("evaluate_efficientad", "score_histogram")
 TOLD = {
     RECONSTRUCTIONS,
     WORST_RECONSTRUCTIONS,
     HEAT_MAPS,
     FOUND,
+    WRONG,
+    OPERATING,
+    COST,
+    HISTOGRAM,
     ("evaluate_synthesis", "real_and_drawn_per_class"),
     ("evaluate_synthesis", "inserted_defects"),
     ("evaluate_efficientad", "roc"),
     ("evaluate_efficientad", "pro_curve"),
-    ("evaluate_efficientad", "score_histogram"),
 }
 
 
@@ -176,6 +183,7 @@ def story(root: Path, facts: Facts, scale: float) -> dict[str, Any]:
     sets = {"test defects": f"{real} test defects", "generated defects": "drawn defects, inserted"}
     merged, synthetic = root / "data/merged", root / "data/synthetic"
     told = partial(told_picture, root, scale)
+    detector_charts = charts.detector_charts(root, metrics, sets)
     return {
         "answer": answer(metrics, facts.procedural),
         "data_table": evidence.data_table(metrics),
@@ -192,7 +200,11 @@ def story(root: Path, facts: Facts, scale: float) -> dict[str, Any]:
         "detector_table": evidence.detector_table(metrics),
         "bank_verdict": metrics.mapping("evaluate_efficientad", "memory_bank").get("verdict", ""),
         "type_table": evidence.type_table(metrics),
-        "detector_charts": charts.detector_charts(root, metrics, sets),
+        "detector_charts": detector_charts,
+        "histogram": None if detector_charts else told(HISTOGRAM, "Scores and the threshold"),
+        "wrong": told(WRONG, "Worst misses and worst false alarms: image, heat map and score"),
+        "operating": told(OPERATING, "Good images flagged and inserted defects missed at each threshold"),
+        "cost": told(COST, "Expected cost per image at each threshold, with the chosen one"),
         "found": told(FOUND, "Good metal, drawn defect, exact mask and heat map of each class"),
         "heat_maps": told(HEAT_MAPS, "Best, median and worst test defect: image, truth, heat map"),
         "export_table": evidence.export_table(metrics),

@@ -84,13 +84,16 @@ def test_synthetic_images_from_training_to_heat_maps(tmp_path: Path) -> None:
     assert set(metrics["per_type"]) == {"scratch", "contamination", "misplaced_object"}
     assert metrics["steps"] == 6
     assert sorted(path.name for path in (model / "figures").iterdir()) == [
+        "expected_cost.png",
         "heat_maps_best_median_worst.png",
         "operating_points.png",
         "pro_curve.png",
         "roc.png",
         "score_histogram.png",
         "validation_curve.png",
+        "wrong_images.png",
     ]
+    assert set(metrics["paper_score"]) == {"image_auroc", "au_pro", "f1_max"}
     assert 0 <= metrics["memory_bank"]["image_auroc"] <= 1
     assert [point["step"] for point in metrics["validation_curve"]["points"]] == [3, 6]
     assert not list(tmp_path.glob(".detector.training*"))
@@ -175,7 +178,7 @@ def test_good_images_alone_from_the_folder_that_holds_them(
     succeed(["train", "--source", "real", *SMALL])
     printed = capsys.readouterr().out
     last = printed.splitlines()[-3:]
-    assert [line.split(":")[0] for line in last] == ["quality", "yardstick", "threshold"]
+    assert [line.split(":")[0] for line in last] == ["quality", "which one", "threshold"]
     assert "on real defects not measured (0 good and 0 defective test images); of painted defects" in last[0]
     assert "cannot be measured: the test needs good and defective images" in last[1]
     assert "a rate of 1 % cannot be set, 100 are needed" in last[2]
@@ -183,7 +186,12 @@ def test_good_images_alone_from_the_folder_that_holds_them(
     metrics = read_json(category / "models/plates/metrics.json")
     assert metrics["images"] == {"good": 0, "defective": 0}
     figures = {path.name for path in (category / "models/plates/figures").iterdir()}
-    assert figures == {"operating_points.png", "validation_curve.png"}
+    assert figures == {
+        "expected_cost.png",
+        "operating_points.png",
+        "score_histogram.png",
+        "validation_curve.png",
+    }
 
 
 def test_another_layout_is_converted_first(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_the_flow_finds_nothing_to_do_and_leaves_the_same_lock(project: Project)
         ("synthesize.sampling.guidance", 1.5, {"synthesize", "evaluate_synthesis", *AFTER_CALIBRATION}),
         ("synthesize.insertions_per_class", 3, {"synthesize", "evaluate_synthesis", *AFTER_CALIBRATION}),
         ("evaluate_vq.curve_points", 3, {"evaluate_vq", "report"}),
-        ("calibrate.threshold_quantile", 0.95, AFTER_CALIBRATION),
+        ("calibrate.false_alarms", 0.05, AFTER_CALIBRATION),
     ],
 )
 def test_what_a_change_reruns_in_a_finished_run(

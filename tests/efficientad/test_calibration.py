@@ -154,7 +154,7 @@ def test_networks_become_a_detector_on_disk(model: EfficientAD, tmp_path: Path) 
     assert training == {"steps": 3}
     noise = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE), dtype=np.uint8)
     found = calibrate(networks, noise, 255 - noise, 0.9)
-    save_detector(folders[1], networks, calibrated(config, found, 0.9), training, found)
+    save_detector(folders[1], networks, calibrated(config, found), training, found)
     content = read_json(folders[1] / CONFIG)
     share = found.student_share
     assert content["map_weights"] == {"student": share, "autoencoder": 1 - share}

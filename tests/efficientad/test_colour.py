@@ -122,7 +122,7 @@ def test_a_detector_of_colour_rectangles_is_trained_calibrated_saved_and_loaded(
     assert images.defects.shape[1:] == (HEIGHT, WIDTH, 3)
     calibration = calibrate(trained.model, images, Target(false_alarms=0.01))
     networks = NetworkConfig("S", True, size, channels=3)
-    saved = calibrated(networks, calibration, 0.99)
+    saved = calibrated(networks, calibration)
     save_detector(tmp_path, trained.model, saved, {}, calibration)
     model, loaded = load_detector(tmp_path)
     assert loaded == saved

@@ -16,6 +16,7 @@ from metaldefect.efficientad.memory_bank import (
     Features,
     MemoryBank,
     advice,
+    auroc_difference,
     available_features,
     bank_metrics,
     compare_with_bank,
@@ -102,18 +103,90 @@ def test_the_bank_stands_beside_the_detector() -> None:
     assert "cannot be measured" in good["verdict"]
 
 
+CLEAR, UNCLEAR = {"value": 0.1, "low": 0.02, "high": 0.2}, {"value": 0.1, "low": -0.02, "high": 0.2}
+OTHER_WAY = {"value": -0.18, "low": -0.25, "high": -0.1}
+
+
 @pytest.mark.parametrize(
-    ("detector", "bank", "use", "words"),
+    ("aurocs", "difference", "scenes", "use", "words"),
     [
-        (0.95, 0.90, "detector", "use the detector: image AUROC 0.950 against 0.900 of a memory bank"),
-        (0.951, 0.950, "detector", "it ties, image AUROC 0.951"),
-        (0.64, 0.82, "memory bank", "better today"),
+        (
+            (0.95, 0.90),
+            None,
+            9,
+            "detector",
+            "use the detector today: image AUROC 0.950 against 0.900 of",
+        ),
+        ((0.951, 0.950), None, 9, "detector", "cannot tell which is better (image AUROC 0.951"),
+        ((0.64, 0.82), None, 9, "memory bank", "use the memory bank today, which needs no training"),
+        (
+            (0.64, 0.82),
+            OTHER_WAY,
+            9,
+            "memory bank",
+            "difference of -0.180 (-0.250 to -0.100);",
+        ),
+        ((0.9, 0.8), CLEAR, 9, "detector", "use the detector today: image AUROC 0.900"),
+        ((0.9, 0.8), UNCLEAR, 9, "detector", "today: the test images cannot tell which is better"),
+        (
+            (0.64, 0.82),
+            UNCLEAR,
+            9,
+            "detector",
+            "today: the test images cannot tell which is better",
+        ),
+        (
+            (0.64, 0.82),
+            OTHER_WAY,
+            4,
+            "detector",
+            "today: with only 4 test scenes of a kind, the test cannot",
+        ),
+        ((0.64, None), None, 9, None, "cannot be measured: the test needs good and defective images"),
     ],
 )
-def test_the_advice_follows_the_numbers(detector: float, bank: float, use: str, words: str) -> None:
-    found, sentence = advice(detector, bank)
+def test_the_advice_follows_the_numbers_and_their_interval(
+    aurocs: tuple[float, float | None],
+    difference: dict[str, float] | None,
+    scenes: int,
+    use: str | None,
+    words: str,
+) -> None:
+    found, sentence = advice(*aurocs, difference, scenes)
     assert found == use
     assert words in sentence
+
+
+def as_scored(scores: list[float], scenes: list[str]) -> list[Scored]:
+    """Half of them are good, in the order of the scores given."""
+    half, empty = len(scores) // 2, np.zeros((2, 2), np.uint8)
+    return [
+        Scored(
+            empty, empty > 0, "good" if k < half else "dent", f"{k}", scene, score, empty.astype(np.float32)
+        )
+        for k, (score, scene) in enumerate(zip(scores, scenes, strict=True))
+    ]
+
+
+def test_the_difference_to_the_bank_is_paired_over_scenes() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [f"{k}" for k in range(24)]
+    hard = np.concatenate([rng.normal(0, 1, 12), rng.normal(0.8, 1, 12)])
+    same = [as_scored((hard + shift).tolist(), scenes) for shift in (0.0, 5.0)]
+    assert auroc_difference(*same, seed=0, samples=200) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    better = as_scored((hard + np.repeat([0.0, 3.0], 12)).tolist(), scenes)
+    found = auroc_difference(better, same[0], seed=0, samples=200)
+    assert found is not None
+    assert 0 < found["low"] < found["value"] < found["high"]
+    assert auroc_difference(better[:12], same[0][:12], seed=0, samples=20) is None
+
+
+def test_few_scenes_and_the_interval_reach_the_verdict() -> None:
+    bank = {"image_auroc": 0.82, "interval_95": {}}
+    many, few = ({"image_auroc": 0.64, "scenes": {"good": 9, "defective": n}} for n in (9, 3))
+    assert compare_with_bank(many, bank, OTHER_WAY)["use"] == "memory bank"
+    assert compare_with_bank(many, bank, OTHER_WAY)["image_auroc_difference"] == OTHER_WAY
+    assert compare_with_bank(few, bank, OTHER_WAY)["use"] == "detector"
 
 
 def test_without_the_backbones_package_the_teacher_describes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,14 @@ from metaldefect.efficientad import calibration
 from metaldefect.efficientad.calibration import (
     PAPER_SCORE,
     PAPER_SHARE,
+    PAPERS,
     RIDGES,
     CalibrationImages,
     calibrate,
     choose_metric,
+    with_papers_score,
 )
+from metaldefect.efficientad.evaluation import Scored, papers_metrics
 from metaldefect.efficientad.residual_metric import (
     Moments,
     cross_fitted_maps,
@@ -24,7 +29,7 @@ from metaldefect.efficientad.residual_metric import (
     whitening,
 )
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import FEATURES, EfficientAD
+from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, infer
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -132,3 +137,37 @@ def test_an_image_is_never_measured_with_its_own_scene() -> None:
     alone = [folds_of(images.scenes, 5)[k] == folds_of(images.scenes, 5)[0] for k in range(12)]
     assert normals[0] > 20 * np.median(normals)
     assert 1 < sum(alone) < 12
+
+
+def test_plain_networks_give_the_papers_score_after_a_covariance_was_folded_into_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The smallest ridge where there is a choice
+    monkeypatch.setattr(calibration, "choose_metric", lambda aurocs: min({*aurocs} - {0.0}, default=0.0))
+    torch.manual_seed(0)
+    folded = EfficientAD("S").eval()
+    plain, alone = deepcopy(folded), deepcopy(folded)
+    images = held_out(60)
+    found = calibrate(folded, images, Target(), RIDGES)
+    without_defects = CalibrationImages(images.normals, images.scenes, images.defects[:0], [])
+    papers = calibrate(alone, without_defects, Target())
+    assert [one.record[PAPERS]["is_the_detectors"] for one in (found, papers)] == [False, True]
+    again = with_papers_score(plain, found.record)
+    assert [infer(again, image)[0] for image in images.normals] == pytest.approx(papers.scores.normals)
+    assert [infer(folded, image)[0] for image in images.normals] != pytest.approx(papers.scores.normals)
+
+
+def test_metrics_of_the_papers_score_are_measured_only_where_it_is_another_one() -> None:
+    mask = np.zeros((8, 8), bool)
+    mask[:2, :2] = True
+    items = [
+        Scored(mask, mask & (label != "good"), label, label, label, score, np.where(mask, score, 0.0))
+        for label, score in (("good", 0.3), ("dent", 0.9), ("good", 0.1), ("dent", 0.2))
+    ]
+    summary = {"image_auroc": 1.0, "au_pro": 0.9, "f1_max": 1.0, "pixel_auroc": 0.8}
+    measured = papers_metrics(summary, {PAPERS: {"is_the_detectors": False}}, lambda: items)
+    assert (measured["image_auroc"], measured["f1_max"]) == (0.75, 0.8)
+    assert 0.5 < measured["au_pro"] <= 1
+    same = papers_metrics(summary, {PAPERS: {"is_the_detectors": True}}, list)
+    assert same == {"image_auroc": 1.0, "au_pro": 0.9, "f1_max": 1.0}
+    assert papers_metrics({"false_alarm_rate": 0.1}, {}, list) == {}

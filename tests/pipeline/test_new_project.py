@@ -68,6 +68,7 @@ def test_the_project_is_committed_and_its_settings_are_valid(
     assert params.report.title == "line3"
     detector = load_settings(project / "detector.yaml", {})
     assert (detector.source, detector.adapter, str(detector.root)) == ("real", "folder", "data/raw")
+    assert (detector.residual_metric, detector.false_alarms) == ("choose", 0.01)
 
 
 def test_the_first_stages_run_outside_the_clone_and_leave_it_clean(

@@ -331,3 +331,14 @@ def test_a_page_is_shrunk_until_it_fits_and_no_further() -> None:
     assert scales[0] == 1.0
     assert len(scales) <= 5
     assert len(within(100, page)) == 520  # the text alone is longer: the smallest pictures
+
+
+def test_which_detector_to_use_stands_first_in_the_detectors_section(project: Path, params: Params) -> None:
+    numbers = {"image_auroc": 0.64, "detection_rate": 0.5, "false_alarm_rate": 0.1}
+    advice = {"use": "memory bank", "verdict": "use the memory bank today: it is better"}
+    counts = {"good": 20, "defective": 40}
+    write(project, "evaluate_efficientad", {**numbers, "images": counts, "memory_bank": advice})
+    section = rendered(project, params).split('<section id="detector">')[1].split("</section>")[0]
+    sentence = "<b>Which one to use today?</b> Use the memory bank today: it is better."
+    assert section.index(sentence) < section.index("<table")
+    assert "<details" not in section

@@ -230,3 +230,17 @@ def test_no_label_calls_images_real_that_may_be_procedural() -> None:
     labels = [*LABELS.values(), *(name for _, name, *_ in evidence.USEFULNESS)]
     labels += [text for rule in RULES for text in (rule.weakness, rule.remedy)]
     assert [label for label in labels if re.search(r"\breal\b", label, re.IGNORECASE)] == []
+
+
+def test_a_better_memory_bank_is_named_beside_the_detector_and_so_is_the_papers_score(tmp_path: Path) -> None:
+    content = DETECTOR | {
+        "image_auroc": 0.64,
+        "paper_score": {"image_auroc": 0.61, "au_pro": 0.5},
+        "memory_bank": {"image_auroc": 0.82, "use": "memory bank"},
+    }
+    found = metrics(tmp_path, evaluate_efficientad=content)
+    assert answer(found, False).lines[0].endswith("A memory bank, which needs no training, is better today.")
+    table = evidence.detector_table(found)
+    assert table is not None
+    assert [text for text, _ in table.rows[0]] == ["Image AUROC", "0.6400", "–", "0.6100", "0.8200"]
+    assert table.header[3] == "test defects, the paper's score"

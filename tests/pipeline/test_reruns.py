@@ -155,8 +155,8 @@ def test_tracking_and_report_code_reruns_the_report_alone(finished: Project) -> 
     assert reruns(finished) == {"report"}
 
 
-def test_the_threshold_quantile_calibrates_again_and_trains_nothing_again(finished: Project) -> None:
-    finished.set_param("calibrate.threshold_quantile", 0.9)
+def test_the_thresholds_target_calibrates_again_and_trains_nothing_again(finished: Project) -> None:
+    finished.set_param("calibrate.false_alarms", 0.1)
     assert reruns(finished) == AFTER_CALIBRATION
 
 
