@@ -250,7 +250,7 @@ def describe_run(base: Params, sampling: Path | None) -> dict[str, Any]:
     }
 
 
-class Comparison:
+class VariantComparison:
     """Measures variants on the same tokens and images; keeps what it has measured.
 
     Args:
@@ -298,7 +298,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     seed_everything(base.seed)
     set_threads()
     keep_freed_memory()
-    comparison = Comparison(content, Tokens.load(base), arguments.sampling_weights)
+    comparison = VariantComparison(content, Tokens.load(base), arguments.sampling_weights)
     if comparison.whole_codebook:
         print("every code of the codebook is used, so both vocabularies are equal", flush=True)
     about = describe_run(base, arguments.sampling_weights)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.ablation_variants import Variant
 from benchmarks.results import with_interval
+
+if TYPE_CHECKING:
+    from benchmarks.ablation_variants import Variant  # imports torch, which a table does not need
 
 
 def describe(variant: Variant) -> dict[str, Any]:
@@ -59,16 +61,24 @@ def cell(value: Any) -> str:
     return f"{value:.3f}"
 
 
-def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
-    """The report: both tables, and how to repeat each row in the pipeline."""
-    lines = [
-        "# v1 against v2, one choice at a time",
-        "",
-        f"One run of `{about['command']}` on {about['machine']}. "
+def settings(about: Mapping[str, Any]) -> str:
+    """What all variants of a run have in common, in a sentence."""
+    return (
         f"Every training runs {about['steps']} steps of {about['batch_size']} images, "
         f"with size `{about['size']}` and seed {about['seed']}. "
-        f"Every variant draws {about['images_per_class']} images per class; brackets are 95 % intervals.",
-    ]
+        f"Every variant draws {about['images_per_class']} images per class; brackets are 95 % intervals."
+    )
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
+    """The report: both tables, and how to repeat each row in the pipeline."""
+    run = f"One run of `{about['command']}` on {about['machine']}. {settings(about)}"
+    return "\n".join(["# v1 against v2, one choice at a time", "", run, *tables(rows, about)]) + "\n"
+
+
+def tables(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> list[str]:
+    """The lines of both tables under their headings."""
+    lines = []
     drawing = f"## Sampling, with weights that have seen {about['sampling_images_seen']:,} images"
     for title, trains in (("## Training", True), (drawing, False)):
         chosen = [found for found in rows if found["trains"] == trains]
@@ -84,7 +94,7 @@ def markdown(rows: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
             )
             cells = [cell(found[key]) for key in COLUMNS]
             lines.append(f"| {found['variant']} | " + " | ".join(cells) + f" | {changes} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def by_anomalib(
     return Answers(scores, anomalous)
 
 
-class Difference(NamedTuple):
+class AnswerDifference(NamedTuple):
     """How far the scores and decisions of two runtimes are apart.
 
     Attributes:
@@ -130,7 +130,7 @@ class Difference(NamedTuple):
 
 def compare(
     ours: Answers, theirs: Answers, tolerance: Tolerance, limits: tuple[float, float] = (-np.inf, np.inf)
-) -> Difference:
+) -> AnswerDifference:
     """Compare another runtime's answers with this project's.
 
     Args:
@@ -142,7 +142,7 @@ def compare(
     pairs = list(zip(np.clip(ours.scores, *limits), np.clip(theirs.scores, *limits), strict=True))
     changed = sum(one != other for one, other in zip(ours.anomalous, theirs.anomalous, strict=True))
     beyond = sum(not tolerance.allows(other, one) for one, other in pairs)
-    return Difference(float(max(abs(one - other) for one, other in pairs)), changed, beyond)
+    return AnswerDifference(float(max(abs(one - other) for one, other in pairs)), changed, beyond)
 
 
 def measure(bundle: Path, cpp: Path | None, python: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -155,7 +155,7 @@ def measure(bundle: Path, cpp: Path | None, python: str | None) -> tuple[dict[st
         ours = by_python(detector, files)
         details["execution"][precision] = detector.graph.execution
         details["scores"][precision] = [round(score, 6) for score in ours.scores]
-        compared: dict[str, Difference] = {}
+        compared: dict[str, AnswerDifference] = {}
         tolerance = detector.metadata.precisions[precision].tolerance
         if cpp is not None:
             compared["cpp"] = compare(ours, by_cpp(cpp, bundle, precision, files), tolerance)

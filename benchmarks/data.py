@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,12 +23,19 @@ from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
 from benchmarks.results import add_results_argument, publish
+from metaldefect.images import U8
 from metaldefect.ingest.augment import augment
 from metaldefect.ingest.examine import DatasetSpec, examine_dataset
 from metaldefect.ingest.groups import near_duplicate_pairs
 from metaldefect.ingest.merge import InspectionSpec, MergeOptions, MergeResult, merge_datasets
 from metaldefect.ingest.samples import TABLE_NAME, read_table
+from metaldefect.inspection.layout import GOOD
+from metaldefect.inspection.provider import InspectionImage, InspectionImages
 from metaldefect.procedural.datasets import SampleCounts, write_sample_datasets
 from metaldefect.procedural.images import generate_normal_image
 
@@ -93,6 +101,7 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
             ("merge", peak_of_merge),
         )
     }
+    evaluation = [in_own_process(own_memory_of_evaluation, folder, factor) for factor in (1, GROWTH)]
     return {
         "data": "real" if raw else "procedural",
         "merge_images_per_s": round(len(merged.table) / merge_seconds, 1),
@@ -106,6 +115,7 @@ def measure(folder: Path, raw: Path | None) -> dict[str, Any]:
             for name, both in peaks.items()
             for times, peak in zip((1, 4), both, strict=True)
         },
+        **{f"evaluation_own_memory_mb_at_{n}x": peak for n, peak in zip((1, 4), evaluation, strict=True)},
         **grouping(merged),
         **{f"check_s_per_1000_images_{name}": seconds for name, seconds in check_speeds(raw or sample)},
     }
@@ -172,6 +182,38 @@ def peak_of_merge(folder: Path, factor: int) -> float:
     return peak_rss_mb()
 
 
+def own_memory_of_evaluation(folder: Path, factor: int) -> float:
+    """Peak of the memory, in MiB, that scoring and measuring `factor` times 100 images takes for itself.
+
+    Half of them are defective. A blur stands in for the detector.
+    """
+    from scipy import ndimage
+
+    from metaldefect.efficientad.evaluation import score_images, summarise
+    from metaldefect.efficientad.figures import detector_figures
+
+    side = DETECTOR_SIZE
+    mask = np.zeros((side, side), bool)
+    mask[10:14, 10:30] = True
+
+    def draw(number: int) -> InspectionImage:
+        image = generate_normal_image(number, side)
+        if number % 2:
+            return InspectionImage(image, None, GOOD, str(number), str(number))
+        return InspectionImage(np.where(mask, 255 - image, image), mask, "line", str(number), str(number))
+
+    def detect(image: U8) -> tuple[float, NDArray[np.float32]]:
+        anomaly_map = np.abs(image - ndimage.gaussian_filter(image.astype(np.float32), 4))
+        return float(anomaly_map.max()), anomaly_map
+
+    images = InspectionImages([partial(draw, number) for number in range(DETECTOR_IMAGES * factor)])
+    with OwnMemory() as memory:
+        scored = score_images(detect, images, side, "score")
+        summarise(scored, 100.0, seed=0, samples=20)
+        detector_figures({"images": scored}, 100.0)
+    return memory.peak_mb
+
+
 def measure_augment(folder: Path) -> tuple[int, float, float]:
     """Augment the merged set in `folder`; return images written, seconds and peak memory in MiB."""
     start = time.perf_counter()
@@ -187,6 +229,31 @@ def peak_rss_mb() -> float:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return round(int(line.split()[1]) / 1024, 1)
+
+
+class OwnMemory:
+    """The peak of this process's own memory while the block runs, as `peak_mb`, sampled 200 times a second.
+
+    Pages of files do not count: the kernel can take them back. It keeps no peak without them.
+    """
+
+    peak_mb = 0.0
+
+    def __enter__(self) -> OwnMemory:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while not self._stop.wait(0.005):
+            memory = process.memory_info()
+            self.peak_mb = max(self.peak_mb, round((memory.rss - memory.shared) / 2**20, 1))
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 def datasets(root: Path) -> list[DatasetSpec]:

@@ -26,7 +26,7 @@ Step = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
-class Variant:
+class KernelVariant:
     """One formulation. `hand_written` marks code of `metaldefect/kernels`."""
 
     name: str
@@ -37,7 +37,7 @@ class Variant:
 
 def efficientad_training(
     size: int, rounds: int, quantile: float, folder: Path, compiled: bool
-) -> list[Variant]:
+) -> list[KernelVariant]:
     """EfficientAD's step; `convolution` uses the kernels of `convolution.py` but not `winograd.py`."""
     features, batches = training_batches(size, rounds, folder)
     torch.manual_seed(0)
@@ -49,7 +49,7 @@ def efficientad_training(
 
     def variant(
         name: str, kernels: bool = False, winograd: bool = True, compile_model: bool = False
-    ) -> Variant:
+    ) -> KernelVariant:
         model = copy.deepcopy(start)
         if compile_model:
             for network, method in ((model.student, "trunk"), (model.teacher, "forward"),
@@ -73,7 +73,7 @@ def efficientad_training(
                 optimizer.step()
             return loss.detach()
 
-        return Variant(name, step, compiled=compile_model, hand_written=kernels)
+        return KernelVariant(name, step, compiled=compile_model, hand_written=kernels)
 
     variants = [
         variant("plain"),

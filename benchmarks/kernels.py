@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.kernel_variants import Variant, efficientad_training
+from benchmarks.kernel_variants import KernelVariant, efficientad_training
 from benchmarks.maskgit import peak_rss_mb
 from benchmarks.results import add_results_argument, publish
 from metaldefect.efficientad.config import TrainingConfig
@@ -28,14 +28,14 @@ WORTHWHILE = 1.2
 PART = "efficientad_training"
 
 
-def timed(variant: Variant, number: int) -> tuple[float, torch.Tensor]:
+def timed(variant: KernelVariant, number: int) -> tuple[float, torch.Tensor]:
     """(seconds, returned value) of one step."""
     started = time.perf_counter()
     returned = variant.step(number)
     return time.perf_counter() - started, returned
 
 
-def measure(variants: list[Variant], rounds: int) -> dict[str, dict[str, Any]]:
+def measure(variants: list[KernelVariant], rounds: int) -> dict[str, dict[str, Any]]:
     """Seconds and results of every variant: one warm-up step each, then `rounds` interleaved steps.
 
     The variant that goes first changes from round to round.

@@ -80,7 +80,7 @@ PICTURES = {
 IMAGES = Path("docs/images")
 
 
-class MemoryWatch(threading.Thread):
+class PeakMemory(threading.Thread):
     """Peak of the summed resident memory of a process and its children, sampled twice a second."""
 
     def __init__(self, process: psutil.Process) -> None:
@@ -104,7 +104,7 @@ class MemoryWatch(threading.Thread):
             time.sleep(0.5)
 
 
-class Run(NamedTuple):
+class PipelineRun(NamedTuple):
     """The wall time and the peak memory of a run."""
 
     seconds: float
@@ -137,7 +137,7 @@ class Collected(NamedTuple):
     metrics: dict[str, Any]  # all metrics by stage
 
 
-def collect(root: Path) -> Collected:
+def collect_run(root: Path) -> Collected:
     """What a finished run in `root` measured.
 
     A figure may be missing where the data or the machine does not allow it: LPIPS without its weights, the
@@ -195,7 +195,7 @@ def workspace(clone: bool, keep: Path | None) -> Iterator[Path]:
             yield Path(name) / "clone"
 
 
-def run_profile(root: Path, profile: str) -> Run:
+def run_profile(root: Path, profile: str) -> PipelineRun:
     """Run `make repro PROFILE=...` in `root`, without reinstalling the environment.
 
     Raises:
@@ -205,11 +205,11 @@ def run_profile(root: Path, profile: str) -> Run:
     command = ["make", "-o", STAMP, "repro", f"PROFILE={profile}"]
     start = time.monotonic()
     process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
-    watch = MemoryWatch(psutil.Process(process.pid))
+    watch = PeakMemory(psutil.Process(process.pid))
     watch.start()
     if process.wait():
         sys.exit(f"{' '.join(command)} failed with status {process.returncode}")
-    return Run(round(time.monotonic() - start, 1), round(watch.peak / 2**20, 1))
+    return PipelineRun(round(time.monotonic() - start, 1), round(watch.peak / 2**20, 1))
 
 
 def time_noop_flow(root: Path) -> float:
@@ -264,7 +264,7 @@ def main() -> None:
         run = run_profile(root, args.profile)
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
         costs: dict[str, float] = run._asdict() | {"noop_flow_s": time_noop_flow(root)} if args.clone else {}
-        found = collect(root)
+        found = collect_run(root)
         with exit_on_user_error(parser.prog):
             copy_pictures(root, name, args.images)
     figures, left_out = dict(found.figures), list(found.left_out)

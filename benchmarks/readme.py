@@ -2,8 +2,9 @@
 
 A part lies between `<!-- dag -->` and `<!-- /dag -->` (the pipeline's graph) or between `<!-- NAME-run -->`
 and `<!-- /NAME-run -->` (the table of `benchmarks/results/NAME.json`, and `docs/images/NAME.png` if there is
-one). `<!-- edge-goals -->` and `<!-- edge-speeds -->` show more of `edge.json`. `--check` writes nothing and
-fails if a part is stale.
+one). `<!-- edge-goals -->` and `<!-- edge-speeds -->` show more of `edge.json`, and
+`<!-- ablation-tables -->` the variants of `ablation.json`. `--check` writes nothing and fails if a part is
+stale.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.ablation_table import settings, tables
 from benchmarks.edge_tables import execution_line, goals_table, speeds_table
 from benchmarks.results import Figure, Interval, Result, is_stale, measured_paths, path_of, read
 from metaldefect.errors import UserError, exit_on_user_error
@@ -172,9 +174,11 @@ def in_order(figures: Mapping[str, Figure]) -> list[tuple[str, Figure]]:
 
 
 def heading(result: Result, stale: bool) -> list[str]:
-    """A run's command, machine, commit and date, and what its precisions computed in."""
+    """A run's command, machine, commit and date, what its precisions computed in, and how old it is."""
     run = f"`{result.command}` on {result.machine}, commit `{result.commit[:7]}`, {result.date[:10]}."
-    words = [run, execution_line(result.details), STALE if stale else None]
+    note = str(result.details.get("note", ""))
+    origin = f"{note[0].upper()}{note[1:]}." if note else None
+    words = [run, execution_line(result.details), origin, STALE if stale else None]
     return [" ".join(word for word in words if word), ""]
 
 
@@ -195,7 +199,18 @@ def speeds(result: Result, stale: bool) -> str:
     return "\n".join([*heading(result, stale), *speeds_table(result.details)])
 
 
-OF_EDGE = {"edge-goals": goals, "edge-speeds": speeds}
+def ablation(result: Result, stale: bool) -> str:
+    """The tables of the ablation, a row per variant."""
+    about = result.details
+    return "\n".join([*heading(result, stale), settings(about), *tables(about["rows"], about)])
+
+
+# Name of a part -> result and what writes it
+OWN_FORM = {
+    "edge-goals": ("edge", goals),
+    "edge-speeds": ("edge", speeds),
+    "ablation-tables": ("ablation", ablation),
+}
 
 
 def run_table(name: str, write: Callable[[Result, bool], str] = table) -> str:
@@ -226,11 +241,12 @@ def part(name: str, page: Path) -> str:
     """
     if name == "dag":
         return dag()
-    if name in OF_EDGE:
-        return run_table("edge", OF_EDGE[name])
+    if name in OWN_FORM:
+        return run_table(*OWN_FORM[name])
     if found := RUN.fullmatch(name):
         return chart(found["result"], page) + run_table(found["result"])
-    raise UserError(f"<!-- {name} -->: expected `dag`, `<result>-run`, `edge-goals` or `edge-speeds`")
+    known = ", ".join(f"`{one}`" for one in ("dag", "<result>-run", *OWN_FORM))
+    raise UserError(f"<!-- {name} -->: expected one of {known}")
 
 
 def rendered(text: str, page: Path = Path("README.md")) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pipeline import FIGURES, collect, make_clone
+from benchmarks.pipeline import FIGURES, collect_run, make_clone
 from benchmarks.results import Figure, Interval, add_results_argument, publish
 from metaldefect.artifacts import read_json
 from metaldefect.errors import exit_on_user_error
@@ -86,13 +86,13 @@ def metrics(root: Path) -> dict[str, float]:
 def compare(root: Path, profile: str) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Run three times and compare."""
     run(root, profile, {})
-    first, hashes, main = metrics(root), outputs(root), collect(root).figures
+    first, hashes, main = metrics(root), outputs(root), collect_run(root).figures
     run(root, profile, {})
     again = outputs(root)
     unequal = sorted(path for path, digest in hashes.items() if again.get(path) != digest)
     repeated = metrics(root)
     run(root, profile, OTHER_MACHINE)
-    other = collect(root).figures
+    other = collect_run(root).figures
     differences: dict[str, Figure] = {}
     beyond = []
     for name, figure in main.items():

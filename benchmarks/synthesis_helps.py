@@ -49,16 +49,16 @@ MAP_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
 CALIBRATION_SHARE = 0.3
 QUANTILE = 0.99  # of the normals' scores, as the threshold that no defect helps to choose
 WAYS = ("normals", "inserted", "real")
-Scores = NDArray[np.float64]
+ScoreArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Scored:
+class Candidate:
     """A candidate's scores on the three sets; `labels` are those of the real test images."""
 
-    validation: Scores
-    inserted: Scores
-    test: Scores
+    validation: ScoreArray
+    inserted: ScoreArray
+    test: ScoreArray
     labels: NDArray[np.str_]
 
     @property
@@ -76,7 +76,7 @@ def score_by_weight(
     return np.stack([share_scores(model, maps, share) for share in MAP_WEIGHTS], axis=1).tolist()
 
 
-def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work: Path) -> list[Scored]:
+def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work: Path) -> list[Candidate]:
     """A detector's scores under each map weight, computed once and kept in `work`."""
     path = work / f"scores_{sha256_file(folder / WEIGHTS)[:16]}.json"
     if not path.is_file():
@@ -93,7 +93,7 @@ def candidates_of(folder: Path, real: RealDatasetProvider, inserted: Path, work:
     arrays = {name: np.array(kept[name]) for name in ("validation", "inserted", "test")}
     labels = np.array(kept["labels"])
     return [
-        Scored(arrays["validation"][:, k], arrays["inserted"][:, k], arrays["test"][:, k], labels)
+        Candidate(arrays["validation"][:, k], arrays["inserted"][:, k], arrays["test"][:, k], labels)
         for k in range(len(MAP_WEIGHTS))
     ]
 
@@ -108,12 +108,12 @@ def divide(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.boo
     return chosen
 
 
-def against(normal: Scores, defects: Scores) -> tuple[Scores, NDArray[np.bool_]]:
+def against(normal: ScoreArray, defects: ScoreArray) -> tuple[ScoreArray, NDArray[np.bool_]]:
     """The scores of both kinds, joined, and which of them belong to defects."""
     return np.concatenate([normal, defects]), np.arange(len(normal) + len(defects)) >= len(normal)
 
 
-def thresholds(candidate: Scored, calibration: NDArray[np.bool_], quantile: float) -> dict[str, float]:
+def thresholds(candidate: Candidate, calibration: NDArray[np.bool_], quantile: float) -> dict[str, float]:
     """The threshold that each way chooses."""
     normal = candidate.validation
     return {
@@ -123,14 +123,14 @@ def thresholds(candidate: Scored, calibration: NDArray[np.bool_], quantile: floa
     }
 
 
-def selections(candidates: Sequence[Scored], calibration: NDArray[np.bool_]) -> dict[str, int]:
+def selections(candidates: Sequence[Candidate], calibration: NDArray[np.bool_]) -> dict[str, int]:
     """The candidate that each way chooses; normals alone cannot rank candidates and take the first."""
     by_inserted = [detection.auroc(*against(c.validation, c.inserted)) for c in candidates]
     by_real = [detection.auroc(*against(c.validation, c.test[calibration])) for c in candidates]
     return {"normals": 0, "inserted": int(np.argmax(by_inserted)), "real": int(np.argmax(by_real))}
 
 
-def study(candidates: Sequence[Scored], quantile: float, divisions: int, seed: int) -> dict[str, Any]:
+def study(candidates: Sequence[Candidate], quantile: float, divisions: int, seed: int) -> dict[str, Any]:
     """Make both decisions in each way and measure them on the test images not used, over random divisions."""
     first = candidates[0]
     rng = np.random.default_rng(seed)

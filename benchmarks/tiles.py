@@ -49,7 +49,7 @@ from metaldefect.errors import UserError
 from metaldefect.figures import save_figures
 from metaldefect.hardware import set_threads
 from metaldefect.images import ImageSize, resize
-from metaldefect.ingest.natural import spread
+from metaldefect.ingest.natural import evenly_spaced
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage, RealDatasetProvider
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
@@ -68,7 +68,7 @@ OF_BANK = ("image_auroc", "au_pro")
 BALANCED = Target(cost_miss=1, cost_false_alarm=1, defect_share=0.5)
 
 
-class Run(NamedTuple):
+class TileRun(NamedTuple):
     """One training and its test: `points` are the steps of the curve, in ascending order."""
 
     teacher: Teacher
@@ -83,7 +83,7 @@ class Run(NamedTuple):
         return f"{self.teacher.name}_seed{self.settings.seed}"
 
 
-def prepared(settings: TrainSettings, work: Path) -> RealDatasetProvider:
+def provider_of_seed(settings: TrainSettings, work: Path) -> RealDatasetProvider:
     """The tiles, split by scene with the seed; prepared once per seed."""
     assert settings.root is not None
     folder = work / f"seed{settings.seed}" / "inspection"
@@ -97,7 +97,7 @@ def run_bank(settings: TrainSettings, work: Path) -> None:
     path = work / f"bank_seed{settings.seed}.json"
     if path.is_file():
         return
-    started, provider = time.monotonic(), prepared(settings, work)
+    started, provider = time.monotonic(), provider_of_seed(settings, work)
     size = chosen_size(settings, provider)
     bank = fill_bank(resized_images(provider.train(), size), backbone_features(), settings.seed)
     scored = score_with_bank(bank, provider.test(), size)
@@ -106,7 +106,7 @@ def run_bank(settings: TrainSettings, work: Path) -> None:
     print(f"memory bank, seed {settings.seed}: image AUROC {found['image_auroc']:.3f}", flush=True)
 
 
-def run_one(run: Run) -> None:
+def run_one(run: TileRun) -> None:
     """Train and test one detector; write `<teacher>_seed<n>.json` and, next to it, the detector's folder.
 
     Raises:
@@ -124,11 +124,11 @@ def run_one(run: Run) -> None:
         print(f"{name}: done before", flush=True)
         return
     print(f"{name}: {settings.steps} steps", flush=True)
-    started, provider = time.monotonic(), prepared(settings, work)
+    started, provider = time.monotonic(), provider_of_seed(settings, work)
     size = chosen_size(settings, provider)
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out, test = hold_out(provider, size, settings.seed), provider.test()
-    chosen = test if run.curve_images == 0 else [test[i] for i in spread(len(test), run.curve_images)]
+    chosen = test if run.curve_images == 0 else [test[i] for i in evenly_spaced(len(test), run.curve_images)]
     curve_path = state / "curve.json"
 
     def follow(model: EfficientAD, step: int) -> bool:
@@ -190,7 +190,7 @@ def with_balanced_threshold(
     return metrics | {"f1_calibrated": statistic(values, labels), "threshold_calibrated": threshold}
 
 
-def run_all(runs: Sequence[Run], jobs: int) -> None:
+def run_all(runs: Sequence[TileRun], jobs: int) -> None:
     """Call `run_one` with each run, `jobs` at a time."""
     if jobs == 1:
         for run in runs:
@@ -209,7 +209,7 @@ def run_all(runs: Sequence[Run], jobs: int) -> None:
             raise
 
 
-def collect(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int]) -> dict[str, Any]:
+def collect_results(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int]) -> dict[str, Any]:
     """The results: each teacher's numbers by seed, and its gain over the random teacher."""
     section: dict[str, Any] = {}
     for teacher in teachers:
@@ -258,9 +258,9 @@ def main() -> None:
     for seed in arguments.seeds:
         settings = settings_of(arguments, seed, points)
         run_bank(settings, work)  # before the runs, because it prepares the tiles that they share
-        runs += [Run(teacher, settings, work, points, arguments.curve_images) for teacher in teachers]
+        runs += [TileRun(teacher, settings, work, points, arguments.curve_images) for teacher in teachers]
     run_all(runs, arguments.jobs)
-    section = collect(work, teachers, arguments.seeds) | {
+    section = collect_results(work, teachers, arguments.seeds) | {
         "steps": list(points),
         "seeds": arguments.seeds,
         "learning_rate": arguments.learning_rate,

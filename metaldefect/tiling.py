@@ -17,7 +17,7 @@ from metaldefect.images import ImageSize, height_and_width
 
 Floats = NDArray[np.float32]
 Window = tuple[slice, slice]
-Scored = tuple[float, Floats]  # score and map
+ScoreAndMap = tuple[float, Floats]
 
 
 class Tiling(NamedTuple):
@@ -144,11 +144,11 @@ def ramps(begins: tuple[int, ...], side: int) -> list[NDArray[np.float64]]:
 
 
 def score_tiles(
-    score: Callable[[Iterable[NDArray[Any]]], Iterable[Scored]],
+    score: Callable[[Iterable[NDArray[Any]]], Iterable[ScoreAndMap]],
     image: NDArray[Any],
     size: ImageSize,
     overlap: int,
-) -> Scored:
+) -> ScoreAndMap:
     """Score an image in tiles: the largest score of any, and the map `float32 [H, W]` blended from theirs.
 
     Args:

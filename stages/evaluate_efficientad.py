@@ -104,7 +104,7 @@ def main(params: Params, run: StageRun) -> None:
         "training_losses": training_figure({str(name): losses[name].tolist() for name in losses}),
     }
     if found := [item for item in groups.get("generated defects", []) if item.is_defective]:
-        canvases = [read_image(path, config.channels) for path in generated.test_canvases()]
+        canvases = (read_image(path, config.channels) for path in generated.test_canvases())
         figures["from_good_metal_to_a_found_defect"] = insertion_figure(found, canvases, config.threshold)
     weights = record["map_weights"]
     if "image_auroc_by_student_share" in weights:

@@ -43,7 +43,7 @@ from metaldefect.images import (
 from metaldefect.inspection.layout import GOOD
 from metaldefect.procedural.anomalies import ANOMALIES
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image, keyed_generator
-from metaldefect.tiling import Scored, score_tiles
+from metaldefect.tiling import ScoreAndMap, score_tiles
 
 SCORES = "scores.csv"
 JSON_LINES = "scores.jsonl"
@@ -71,7 +71,7 @@ class Model:
     overlap: int | None = None
     resizes: bool = False
     channels: Channels = 1
-    detect_each: Callable[[Iterable[U8]], Iterable[Scored]] | None = None
+    detect_each: Callable[[Iterable[U8]], Iterable[ScoreAndMap]] | None = None
 
     def read(self, path: Path) -> U8:
         """Read an image file as the detector's training images were read."""

@@ -97,7 +97,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
         seconds,
     )
     trained, curve = train_and_keep_best(settings, teacher, images, held_out, work, clock)
-    # Fitting the covariance holds every image's residual in memory: too many tiles for that
+    # Fitting the covariance keeps every image's residual on disk: too many tiles for that
     ridges = RIDGES if settings.residual_metric == "choose" and tiles is None else ()
     plain = deepcopy(trained.model)  # before a covariance may be folded in
     calibration = calibrate(trained.model, held_out.calibration, target_of(settings), ridges)

@@ -13,13 +13,14 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from metaldefect.efficientad.anomaly_map import combine_maps
-from metaldefect.efficientad.residual_metric import Maps, cross_fitted_maps, fold_metric, whitening
+from metaldefect.efficientad.residual_metric import Maps, cross_fitted_maps, fold_metric, keep_pair, whitening
 from metaldefect.efficientad.thresholds import Target, Threshold, choose_threshold
 from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.errors import UserError
-from metaldefect.images import U8, ImageSize, stack_resized, to_imagenet_range
+from metaldefect.images import U8, ImageSize, height_and_width, resize, to_imagenet_range
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.inspection.tiles import number_wholes
+from metaldefect.on_disk import DiskStore, zeros_on_disk
 
 MAPS = ("student", "autoencoder")
 MAP_QUANTILES = (0.9, 0.995)
@@ -58,14 +59,15 @@ class CalibrationImages:
     def of(
         cls, normals: Sequence[InspectionImage], defects: Sequence[InspectionImage], size: ImageSize
     ) -> CalibrationImages:
-        """Images of a provider, resized."""
-        good, bad = list(normals), list(defects)
+        """Images of a provider, resized and in temporary files."""
+        good, normal_items = stack_on_disk(normals, size)
+        bad, defect_items = stack_on_disk(defects, size)
         return cls(
-            stack_resized((item.image for item in good), size),
-            [item.scene for item in good],
-            stack_resized((item.image for item in bad), size),
-            [item.scene for item in bad],
-            number_wholes(good),
+            good,
+            [item.scene for item in normal_items],
+            bad,
+            [item.scene for item in defect_items],
+            number_wholes(normal_items),
         )
 
     def whole_scores(self, normals: Sequence[float], defects: Sequence[float]) -> Scores:
@@ -88,6 +90,19 @@ class CalibrationImages:
         if len(other) >= FEWEST_IMAGES:
             return other, "normals of other scenes"
         return np.arange(len(self.normals)), "the normals"
+
+
+def stack_on_disk(items: Sequence[InspectionImage], size: ImageSize) -> tuple[U8, list[InspectionImage]]:
+    """The resized images of items as one array in a temporary file, and the items with these images."""
+    stack: U8 = np.empty((0, *height_and_width(size)), np.uint8)
+    found: list[InspectionImage] = []
+    for index, item in enumerate(items):
+        image = resize(item.image, size)
+        if not found:
+            stack = zeros_on_disk((len(items), *image.shape), np.uint8)
+        stack[index] = image
+        found.append(item._replace(image=stack[index], mask=None))
+    return stack, found
 
 
 @dataclass(frozen=True)
@@ -303,23 +318,37 @@ def set_map_quantiles(model: EfficientAD, maps: Maps) -> None:
     """
     if not maps:
         raise UserError("no validation normals: the anomaly map cannot be normalised without them")
-    values = (torch.cat(one).cpu().numpy().ravel() for one in zip(*maps, strict=True))
-    model.quantiles.copy_(torch.tensor(np.stack([np.quantile(v, MAP_QUANTILES) for v in values])))
+    quantiles = []
+    for one in zip(*maps, strict=True):
+        pixels = pixels_on_disk(one)
+        quantiles.append(np.quantile(pixels, MAP_QUANTILES, overwrite_input=True))  # spares a copy
+    model.quantiles.copy_(torch.tensor(np.stack(quantiles)))
+
+
+def pixels_on_disk(maps: Sequence[Tensor]) -> NDArray[np.float32]:
+    """All pixels of maps, `float32 [P]`, in a temporary file."""
+    pixels = zeros_on_disk((sum(one.numel() for one in maps),), np.float32)
+    start = 0
+    for one in maps:
+        pixels[start : start + one.numel()] = one.cpu().numpy().ravel()
+        start += one.numel()
+    return pixels
 
 
 @torch.inference_mode()
 def maps_of(model: EfficientAD, images: U8) -> list[tuple[Tensor, Tensor]]:
-    """Both maps of each image, at image size and unscaled, `float32 [1, 1, H, W]` each."""
-    device = model.quantiles.device
-    return [model.image_maps(to_imagenet_range(image[None]).to(device)) for image in images]
+    """Both maps of each image, at image size and unscaled, `float32 [1, 1, H, W]` each, on disk."""
+    device, store = model.quantiles.device, DiskStore()
+    return [keep_pair(store, model.image_maps(to_imagenet_range(image[None]).to(device))) for image in images]
 
 
 def share_scores(
     model: EfficientAD, maps: Sequence[tuple[Tensor, Tensor]], student_share: float
 ) -> NDArray[np.float64]:
     """Score of each image with this share of the student-teacher map."""
-    weights = torch.tensor([student_share, 1.0 - student_share], device=model.quantiles.device)
-    return np.array([float(combine_maps(*pair, model.quantiles, weights).max()) for pair in maps])
+    quantiles = model.quantiles.cpu()  # as the maps are
+    weights = torch.tensor([student_share, 1.0 - student_share])
+    return np.array([float(combine_maps(*pair, quantiles, weights).max()) for pair in maps])
 
 
 def choose_student_share(

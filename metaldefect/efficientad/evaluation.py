@@ -22,6 +22,7 @@ from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage
 from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.metrics import detection
+from metaldefect.on_disk import DiskStore
 from metaldefect.tiling import score_tiles
 
 CURVE_POINTS = 400
@@ -73,9 +74,11 @@ def score_images(
 ) -> list[Scored]:
     """Score every image with `detect`, which takes images of `size`; maps come back at image size.
 
+    Images, masks and maps lie in temporary files, so memory does not grow with the number of images.
+
     With `tiles`, images are cut into tiles that share so many pixels, instead of being resized.
     """
-    scored = []
+    scored, store = list[Scored](), DiskStore()
     for item in tqdm(images, desc=description, unit="image"):
         shape = (item.image.shape[0], item.image.shape[1])
         mask = np.zeros(shape, bool) if item.mask is None else item.mask
@@ -84,7 +87,8 @@ def score_images(
             full_map = map_to_size(anomaly_map, shape)
         else:
             score, full_map = score_tiles(partial(map, detect), item.image, size, tiles)
-        scored.append(Scored(item.image, mask, item.label, item.name, item.scene, score, full_map))
+        arrays = store.keep(item.image), store.keep(mask), store.keep(full_map)
+        scored.append(Scored(arrays[0], arrays[1], item.label, item.name, item.scene, score, arrays[2]))
     return scored
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 
@@ -258,7 +258,7 @@ def heat_map_figure(scored: Sequence[Scored], threshold: float) -> Figure:
     return figure
 
 
-def insertion_figure(scored: Sequence[Scored], canvases: Sequence[U8], threshold: float) -> Figure:
+def insertion_figure(scored: Sequence[Scored], canvases: Iterable[U8], threshold: float) -> Figure:
     """From good metal to a found defect: the first insertion of each class, one class per column.
 
     Args:

@@ -9,8 +9,10 @@ This score is not the paper's; a calibration has to choose it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from metaldefect.efficientad.torch_model import (
     to_image_size,
 )
 from metaldefect.images import U8, to_imagenet_range
+from metaldefect.on_disk import DiskStore
 
 
 @dataclass
@@ -148,31 +151,35 @@ def cross_fitted_maps(
         ridges: see `whitening`.
 
     Returns:
-        By ridge, the maps of the normals and of the defects as in `calibration.maps_of`; and the covariance,
-        `float64 [C, C]`.
+        By ridge, the maps of the normals and of the defects, on disk, as in `calibration.maps_of`; and the
+        covariance, `float64 [C, C]`.
     """
     folds = folds_of(scenes, FOLDS)
     fold_of_scene = dict(zip(scenes, folds, strict=True))
-    described = [describe(model, image) for image in normals]
+    store = DiskStore()
+    described = [keep_pair(store, describe(model, image)) for image in normals]
     by_fold = {
         fold: sum_of(
-            [Moments.of(one[0].flatten(1)) for one, own in zip(described, folds, strict=True) if own == fold]
+            Moments.of(one[0].flatten(1)) for one, own in zip(described, folds, strict=True) if own == fold
         )
         for fold in set(folds)
     }
-    everything = sum_of(list(by_fold.values()))
-    others = {fold: sum_of([m for name, m in by_fold.items() if name != fold]) for fold in by_fold}
+    everything = sum_of(by_fold.values())
+    others = {fold: sum_of(m for name, m in by_fold.items() if name != fold) for fold in by_fold}
     places = [fold_of_scene.get(scene) for scene in defect_scenes]
-    found_defects = [describe(model, image) for image in defects]
+    found_defects = [keep_pair(store, describe(model, image)) for image in defects]
     size = (normals.shape[1], normals.shape[2])
     found = {}
     for ridge in ridges:
         fitted = {fold: whitening(moments.covariance(), ridge) for fold, moments in others.items()}
         whole = whitening(everything.covariance(), ridge)
         found[ridge] = (
-            [maps_with(one, fitted[fold], size) for one, fold in zip(described, folds, strict=True)],
             [
-                maps_with(one, whole if fold is None else fitted[fold], size)
+                keep_pair(store, maps_with(one, fitted[fold], size))
+                for one, fold in zip(described, folds, strict=True)
+            ],
+            [
+                keep_pair(store, maps_with(one, whole if fold is None else fitted[fold], size))
                 for one, fold in zip(found_defects, places, strict=True)
             ],
         )
@@ -186,6 +193,12 @@ def describe(model: EfficientAD, image: U8) -> tuple[Tensor, Tensor]:
     return residual[0].half().cpu(), autoencoder_map.cpu()
 
 
+def keep_pair(store: DiskStore, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A copy of two tensors on disk, as tensors of the CPU."""
+    first, second = (torch.from_numpy(store.keep(one.cpu().numpy())) for one in pair)
+    return first, second
+
+
 def maps_with(
     described: tuple[Tensor, Tensor], weights: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
@@ -195,9 +208,6 @@ def maps_with(
     return to_image_size(measured, size), to_image_size(autoencoder_map, size)
 
 
-def sum_of(moments: Sequence[Moments]) -> Moments:
+def sum_of(moments: Iterable[Moments]) -> Moments:
     """The moments of all residuals together."""
-    total = moments[0]
-    for more in moments[1:]:
-        total = total + more
-    return total
+    return reduce(add, moments)

@@ -18,7 +18,7 @@ from scipy import stats
 
 from metaldefect.efficientad.config import Target as Target
 
-Scores = NDArray[np.float64]
+ScoreArray = NDArray[np.float64]
 LEVEL = 0.95
 
 
@@ -97,7 +97,7 @@ def needed_scenes(rate: float) -> int | None:
     return math.ceil(1 / rate - 1e-9) - 1 if rate > 0 else None
 
 
-def threshold_at_rate(good: Scores, rate: float, scenes: int) -> tuple[float, str]:
+def threshold_at_rate(good: ScoreArray, rate: float, scenes: int) -> tuple[float, str]:
     """The threshold above which a share `rate` of new good images is expected, and how it was found.
 
     With enough scenes it is an order statistic of the scores (split conformal prediction). With fewer, it is
@@ -122,7 +122,7 @@ def threshold_at_rate(good: Scores, rate: float, scenes: int) -> tuple[float, st
     )
 
 
-def threshold_at_least_cost(good: Scores, bad: Scores, target: Target) -> tuple[float, float]:
+def threshold_at_least_cost(good: ScoreArray, bad: ScoreArray, target: Target) -> tuple[float, float]:
     """The threshold with the least expected cost per image, and that cost.
 
     Candidates lie midway between neighbouring scores. Rates are (k + 1) / (n + 2), because no number of
@@ -142,7 +142,7 @@ def threshold_at_least_cost(good: Scores, bad: Scores, target: Target) -> tuple[
     return float(candidates[best]), float(costs[best])
 
 
-def expected_costs(thresholds: Scores, good: Scores, bad: Scores, target: Target) -> Scores:
+def expected_costs(thresholds: ScoreArray, good: ScoreArray, bad: ScoreArray, target: Target) -> ScoreArray:
     """Expected cost per image at each threshold; arguments as for `threshold_at_least_cost`."""
     assert target.costs is not None
     flagged = len(good) - np.searchsorted(good, thresholds, side="right")
@@ -152,7 +152,7 @@ def expected_costs(thresholds: Scores, good: Scores, bad: Scores, target: Target
     return np.asarray(target.costs[0] * share * misses + target.costs[1] * (1 - share) * false_alarms)
 
 
-def false_alarm_rate(good: Scores, threshold: float, scenes: int) -> tuple[float, tuple[float, float]]:
+def false_alarm_rate(good: ScoreArray, threshold: float, scenes: int) -> tuple[float, tuple[float, float]]:
     """Expected share of new good images above a threshold and its 95 % interval.
 
     Args:

@@ -84,7 +84,7 @@ def natural_photographs(folder: Path | None, size: int, limit: int | None) -> li
             Natural(str(path.relative_to(folder)), partial(read_centre, path, size))
             for path in image_files(folder)
         ]
-    return [found[index] for index in spread(len(found), limit)]
+    return [found[index] for index in evenly_spaced(len(found), limit)]
 
 
 def natural_source(folder: Path | None) -> str:
@@ -160,7 +160,7 @@ def centre_crop(image: U8, size: int) -> U8:
     return resize(image[top : top + side, left : left + side], size)
 
 
-def spread(count: int, limit: int | None) -> list[int]:
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """At most `limit` indices below `count`, evenly spread and increasing."""
     if limit is None or limit >= count:
         return list(range(count))

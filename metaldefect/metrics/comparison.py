@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Scores:
+class DetectorScores:
     """What a detector says about a set of images.
 
     Attributes:
@@ -58,8 +58,8 @@ class Difference:
 
 
 def compare(
-    champion: Scores,
-    challenger: Scores,
+    champion: DetectorScores,
+    challenger: DetectorScores,
     labels: Sequence[str],
     scenes: Sequence[str],
     confidence: float = 0.95,
@@ -99,7 +99,7 @@ def compare(
     return result
 
 
-def metric_values(detector: Scores, labels: NDArray[np.str_], weights: Floats) -> dict[str, Floats]:
+def metric_values(detector: DetectorScores, labels: NDArray[np.str_], weights: Floats) -> dict[str, Floats]:
     """The metrics of one detector under each row of weights `[B, N]`; each is `float64 [B]`, in [0, 1].
 
     `image_auroc` looks at the order of scores alone. `balanced_accuracy` looks at the decisions at the

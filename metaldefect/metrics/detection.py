@@ -1,7 +1,7 @@
 """Image-level and pixel-level anomaly detection metrics: pure functions of scores and ground truth.
 
 Maps and masks come as sequences because images of one test set may differ in size. A mask is a boolean
-array with the shape of its map.
+array with the shape of its map. Pixels are gathered in temporary files, not in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, stats
+
+from metaldefect.on_disk import zeros_on_disk
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -117,7 +119,8 @@ def pixel_auroc(maps: Sequence[Floats], masks: Sequence[Bools]) -> float:
         ValueError: all pixels have the same label.
     """
     check_maps(maps, masks)
-    outside, inside = (np.sort(values) for values in by_truth(maps, masks))
+    outside, inside = by_truth(maps, masks)
+    inside.sort()
     if not len(outside) or not len(inside):
         raise ValueError(f"all pixels are labelled {bool(len(inside))}: both kinds are needed")
     wins = sum(
@@ -127,9 +130,20 @@ def pixel_auroc(maps: Sequence[Floats], masks: Sequence[Bools]) -> float:
 
 
 def by_truth(maps: Sequence[Floats], masks: Sequence[Bools]) -> tuple[Floats, Floats]:
-    """Return (all values outside the masks, all values inside)."""
+    """All values outside the masks, ascending and on disk; and all inside, image by image, in memory.
+
+    Most pixels are outside.
+    """
     pairs = list(zip(maps, masks, strict=True))
-    return np.concatenate([m[~mask] for m, mask in pairs]), np.concatenate([m[mask] for m, mask in pairs])
+    inside = np.concatenate([values[mask] for values, mask in pairs])
+    outside = zeros_on_disk((sum(mask.size for mask in masks) - len(inside),), inside.dtype)
+    start = 0
+    for values, mask in pairs:
+        part = values[~mask]
+        outside[start : start + len(part)] = part
+        start += len(part)
+    outside.sort()
+    return outside, inside
 
 
 def check_maps(maps: Sequence[Floats], masks: Sequence[Bools]) -> None:
@@ -173,7 +187,6 @@ def pro_curve(
     outside, inside = by_truth(maps, masks)
     if not regions or not len(outside):
         raise ValueError(f"{regions} regions and {len(outside)} pixels outside them: both are needed")
-    outside = np.sort(outside)
     values, place = np.unique(inside, return_inverse=True)
     values, gain = values[::-1], np.bincount(place, np.concatenate(gains))[::-1]
     found = np.minimum(np.cumsum(gain) / regions, 1.0)
@@ -282,10 +295,12 @@ def pixel_intervals(
     weighted sum of these counts.
     """
     check_maps(maps, masks)
-    outside, inside = (np.sort(values) for values in by_truth(maps, masks))
+    outside, inside = by_truth(maps, masks)
+    inside.sort()
     levels = np.linspace(0, 1, BOOTSTRAP_THRESHOLDS) ** 2
     thresholds = np.unique(np.concatenate([at_rank(outside, 1 - levels), at_rank(inside, levels)]))
-    false, true, overlap = (np.zeros((len(maps), len(thresholds))) for _ in range(3))
+    counts = len(maps), len(thresholds)
+    false, true, overlap = (zeros_on_disk(counts, np.float64) for _ in range(3))
     regions = np.zeros(len(maps))
     for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
         false[index] = at_or_above(anomaly_map[~mask], thresholds)

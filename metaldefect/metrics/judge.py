@@ -143,8 +143,10 @@ class Judge:
         self.network, self.classes = network, classes
 
     def predict(self, images: U8) -> Labels:
-        """Classes of grey images `uint8 [N, S, S]`, `str [N]`."""
-        return self.classes[mean_logits(self.network, planes(images)).argmax(dim=1).numpy()]
+        """Classes of images `uint8 [N, S, S]` or `[N, S, S, 3]`, `str [N]`."""
+        parts = (planes(images[start : start + AT_ONCE]) for start in range(0, len(images), AT_ONCE))
+        logits = torch.cat([mean_logits(self.network, part) for part in parts])
+        return self.classes[logits.argmax(dim=1).numpy()]
 
 
 class JudgeModule(Trainee):

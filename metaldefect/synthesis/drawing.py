@@ -15,6 +15,7 @@ from metaldefect.feature_classifier import Features
 from metaldefect.images import U8
 from metaldefect.ingest.loading import load_images, split_rows
 from metaldefect.maskgit.sampling_config import DrawingSettings, SamplingConfig
+from metaldefect.on_disk import zeros_on_disk
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.config import CandidateConfig
 from metaldefect.synthesis.painter import Painter
@@ -108,11 +109,11 @@ def selector_features(painter: Painter, merged: Path, seed: int) -> tuple[Featur
 
 
 def through_tokenizer(painter: Painter, images: U8, batch_size: int = 16) -> U8:
-    """Images after a round trip through the tokenizer, with grain."""
+    """Images after a round trip through the tokenizer, with grain; in a temporary file."""
     generators = [image_generator(0, "grain", number) for number in range(len(images))]
-    parts = []
+    found = zeros_on_disk(images.shape, np.uint8)
     for start in tqdm(range(0, len(images), batch_size), desc="through the tokenizer", unit="batch"):
         chosen = slice(start, start + batch_size)
         part = images[chosen]
-        parts.append(painter.render(painter.encode(part), painter.field_of(part), generators[chosen]))
-    return np.concatenate(parts)
+        found[chosen] = painter.render(painter.encode(part), painter.field_of(part), generators[chosen])
+    return found

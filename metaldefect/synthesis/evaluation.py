@@ -11,16 +11,17 @@ import pandas as pd
 
 from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features
-from metaldefect.images import Channels, read_grey
+from metaldefect.images import U8, Channels, read_grey
 from metaldefect.ingest.loading import load_images, rows_of, split_rows, spread_over_classes
 from metaldefect.metrics.blocks import block_ratio, block_ratio_interval
 from metaldefect.metrics.bootstrap import ratio_interval, ratio_of_means
-from metaldefect.metrics.features import features_of_files
+from metaldefect.metrics.features import CHUNK, features_of_files
 from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.judge import LabelledImages, judge_metrics, train_judge
 from metaldefect.metrics.judge_config import JudgeSettings
 from metaldefect.metrics.seams import border_gradient
 from metaldefect.metrics.usefulness import chosen_weight, gain
+from metaldefect.on_disk import zeros_on_disk
 from metaldefect.synthesis.drawing import through_tokenizer
 from metaldefect.synthesis.inpainting import Mask
 from metaldefect.synthesis.insertion_set import InsertedImage
@@ -39,6 +40,15 @@ class RealSides(NamedTuple):
     through: Features  # the held-out ones through the tokenizer
 
 
+def images_on_disk(root: Path, table: pd.DataFrame, size: int, what: str, channels: Channels = 1) -> U8:
+    """`load_images` into a temporary file, so that memory does not grow with the number of images."""
+    images = zeros_on_disk((len(table), size, size, *([3] if channels == 3 else [])), np.uint8)
+    for start in range(0, len(table), CHUNK):
+        part = slice(start, start + CHUNK)
+        images[part] = load_images(root, table.iloc[part], size, what, channels)
+    return images
+
+
 def real_images(merged: Path, split: str, size: int, channels: Channels = 1) -> Labelled:
     """Features of the real images of one split, read in grey or in colour."""
     rows = split_rows(merged, split)
@@ -55,7 +65,7 @@ def real_sides(painter: Painter, merged: Path, split: str) -> RealSides:
         split: `validation` to choose by the result, `test` to publish it.
     """
     rows = split_rows(merged, split)
-    images = load_images(merged, rows, painter.image_size, f"real {split}", painter.channels)
+    images = images_on_disk(merged, rows, painter.image_size, f"real {split}", painter.channels)
     return RealSides(
         real_images(merged, "train", painter.image_size, painter.channels),
         Labelled(pooled_features(images), rows["label"].to_numpy(str), rows["scene"].to_numpy()),
@@ -117,7 +127,7 @@ def judge_drawn_images(
     """
 
     def labelled(rows: pd.DataFrame, root: Path, what: str) -> LabelledImages:
-        images = load_images(root, rows, settings.image_size, what, channels)
+        images = images_on_disk(root, rows, settings.image_size, what, channels)
         sources = rows["source"].to_numpy(str)
         return LabelledImages(images, rows["label"].to_numpy(str), sources, rows["scene"].to_numpy())
 
@@ -150,7 +160,7 @@ def block_ratios(folder: Path, size: int, cell: int) -> dict[str, Any]:
         `mean`, `low`, `high`, `per_class`, and the `highest` of the classes.
     """
     table = pd.read_parquet(folder / "samples.parquet")
-    images = load_images(folder, table, size, "drawn images")
+    images = images_on_disk(folder, table, size, "drawn images")
     labels = table["label"].to_numpy(str)
     per_class = {str(label): block_ratio(images[labels == label], cell) for label in np.unique(labels)}
     whole = block_ratio_interval(images, cell)

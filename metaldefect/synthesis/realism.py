@@ -72,7 +72,7 @@ class Place(NamedTuple):
     spot: Spot
 
 
-class Library:
+class SingleDefect:
     """One defect: what `Transplanter` moves."""
 
     def __init__(self, defect: Defect) -> None:
@@ -218,7 +218,7 @@ def insert_all(
 def proposer_of(method: str, one: Original, painter: Painter, sampling: SamplingConfig) -> Proposer | None:
     """What inserts an original's counterpart; None if the method does not know its class."""
     if method == "copy_paste":
-        return Transplanter({one.label: Library(one.defect)}, STILL)
+        return Transplanter({one.label: SingleDefect(one.defect)}, STILL)
     if method == "procedural":
         return ProceduralPainter() if one.label in PAINTERS else None
     if one.label not in painter.classes:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImages
-from metaldefect.metrics.comparison import Difference, Scores
+from metaldefect.metrics.comparison import DetectorScores, Difference
 from pipeline.gate.decision import GAINS, NOT_WORSE, WORDS, Verdict
 from pipeline.gate.settings import Gate
 
@@ -120,7 +120,7 @@ def draw_differences(axes: Axes, rows: list[tuple[str, Difference, bool]], gate:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_scores(axes: Axes, labels: tuple[str, ...], new: Scores, old: Scores | None) -> None:
+def draw_scores(axes: Axes, labels: tuple[str, ...], new: DetectorScores, old: DetectorScores | None) -> None:
     """Every image's score minus the detector's own threshold, per label."""
     kinds = sorted(set(labels), key=lambda kind: (kind != GOOD, kind))
     names = np.asarray(labels)
@@ -179,7 +179,7 @@ def draw_verdict(axes: Axes, images: InspectionImages, index: int, detector: Det
     )  # fmt: skip
 
 
-def choose(new: Scores, old: Scores | None) -> tuple[list[int], str]:
+def choose(new: DetectorScores, old: DetectorScores | None) -> tuple[list[int], str]:
     """Indices of the images to show, and why these."""
     nearness = np.abs(new.scores - new.threshold)
     if old is not None:

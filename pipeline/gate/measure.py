@@ -14,7 +14,7 @@ from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector
 from metaldefect.images import stack_resized
 from metaldefect.inspection.provider import InspectionImages
-from metaldefect.metrics.comparison import Scores
+from metaldefect.metrics.comparison import DetectorScores
 
 REFERENCE = "fp32"
 LATENCY_ROUNDS = 3
@@ -32,7 +32,7 @@ class Measured:
     """
 
     version: str
-    scores: Scores
+    scores: DetectorScores
     changed_decisions: float
     bytes: int
 
@@ -54,13 +54,13 @@ def measure(folder: Path, precision: str, images: InspectionImages) -> tuple[Mea
     return Measured(detector.version, served, changed, size), detector
 
 
-def score_all(detector: Detector, images: InspectionImages) -> Scores:
+def score_all(detector: Detector, images: InspectionImages) -> DetectorScores:
     """The scores of all images, in order."""
     found = [
         detector.predict(item.image).score
         for item in tqdm(images, desc=f"score {detector.version} {detector.precision}", unit="image")
     ]
-    return Scores(np.array(found, np.float64), detector.threshold)
+    return DetectorScores(np.array(found, np.float64), detector.threshold)
 
 
 def latencies(detectors: Sequence[Detector], images: InspectionImages, frames: int) -> list[float]:

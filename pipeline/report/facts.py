@@ -46,7 +46,7 @@ class Previous:
 
 
 @dataclass(frozen=True)
-class Change:
+class MetricChange:
     """A headline metric that differs from the last run's."""
 
     name: str
@@ -108,7 +108,7 @@ def previous_run(run: StageRun) -> Previous | None:
     )
 
 
-def metric_changes(previous: Previous, headline: Mapping[str, float]) -> list[Change]:
+def metric_changes(previous: Previous, headline: Mapping[str, float]) -> list[MetricChange]:
     """The headline metrics that differ from the last run's by more than their sixth digit."""
     found = []
     for name, after in headline.items():
@@ -118,7 +118,7 @@ def metric_changes(previous: Previous, headline: Mapping[str, float]) -> list[Ch
         better = improvement(name, before, after)
         kind = "" if not better else "good" if better > 0 else "bad"
         old = int(before) if isinstance(after, int) else before  # the store knows no whole numbers
-        found.append(Change(name.replace("_", " "), formatted(old), formatted(after), kind))
+        found.append(MetricChange(name.replace("_", " "), formatted(old), formatted(after), kind))
     return found
 
 

@@ -118,7 +118,7 @@ def layers(upstream: Mapping[str, set[str]]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """Positions in pixels: the corner of each box, the top of its row, and the size of the drawing."""
 
     corner: dict[str, tuple[int, int]]
@@ -127,7 +127,7 @@ class Layout:
     height: int
 
 
-def layout(upstream: Mapping[str, set[str]]) -> Layout:
+def layout(upstream: Mapping[str, set[str]]) -> GraphLayout:
     """Place the boxes: one column per layer, with a new row after every `COLUMNS` layers."""
     layer = layers(upstream)
     members: dict[int, list[str]] = {}
@@ -147,7 +147,7 @@ def layout(upstream: Mapping[str, set[str]]) -> Layout:
                 row[name] = top
         top += lanes * (BOX_HEIGHT + GAP_Y) - GAP_Y + ROW_GAP
     width = 2 * MARGIN + min(count, COLUMNS) * (BOX_WIDTH + GAP_X) - GAP_X
-    return Layout(corner, row, width, top - ROW_GAP + MARGIN)
+    return GraphLayout(corner, row, width, top - ROW_GAP + MARGIN)
 
 
 def edge_path(start: tuple[int, int], end: tuple[int, int], end_row: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import agreement
-from benchmarks.agreement import Answers, Difference, compare, measure
+from benchmarks.agreement import AnswerDifference, Answers, compare, measure
 from benchmarks.results import read
 from metaldefect.deploy.bundle import PRECISIONS, Tolerance
 
@@ -101,13 +101,13 @@ def test_a_program_that_fails_is_named_with_its_message(planted: dict[str, Path]
 @pytest.mark.parametrize(
     ("difference", "words"),
     [
-        (Difference(1e-8, 0, 0), []),
-        (Difference(1e-8, 2, 0), ["cpp in int8 decides 2 golden frames otherwise"]),
-        (Difference(0.25, 0, 1), ["cpp in int8 scores 1 golden frames off by up to 0.25"]),
+        (AnswerDifference(1e-8, 0, 0), []),
+        (AnswerDifference(1e-8, 2, 0), ["cpp in int8 decides 2 golden frames otherwise"]),
+        (AnswerDifference(0.25, 0, 1), ["cpp in int8 scores 1 golden frames off by up to 0.25"]),
     ],
 )
 def test_the_command_publishes_and_then_fails_when_a_runtime_disagrees(
-    difference: Difference, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    difference: AnswerDifference, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disagreements = difference.in_words("cpp in int8")
     assert disagreements == words

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernel_variants import Variant, efficientad_training
+from benchmarks.kernel_variants import KernelVariant, efficientad_training
 from benchmarks.kernels import measure, summarise
 
 
@@ -50,12 +50,12 @@ def test_a_kernel_stays_that_beats_the_faster_of_plain_and_compiled_by_the_margi
 def test_rounds_are_interleaved_and_the_first_step_is_a_warm_up() -> None:
     calls = []
 
-    def variant(name: str) -> Variant:
+    def variant(name: str) -> KernelVariant:
         def step(number: int) -> torch.Tensor:
             calls.append((number, name))
             return torch.tensor(1.0)
 
-        return Variant(name, step)
+        return KernelVariant(name, step)
 
     found = measure([variant("plain"), variant("other")], rounds=2)
     assert calls == [(0, "plain"), (0, "other"), (1, "other"), (1, "plain"), (2, "plain"), (2, "other")]

@@ -14,8 +14,8 @@ from benchmarks.pipeline import (
     FIGURES,
     PICTURES,
     Collected,
-    Run,
-    collect,
+    PipelineRun,
+    collect_run,
     copy_pictures,
     main,
     run_profile,
@@ -67,7 +67,7 @@ def write_metrics(root: Path, metrics: dict[str, object]) -> None:
 
 def test_figures_come_with_their_intervals_wherever_these_stand(tmp_path: Path) -> None:
     write_metrics(tmp_path, METRICS)
-    figures, left_out, metrics = collect(tmp_path)
+    figures, left_out, metrics = collect_run(tmp_path)
     assert left_out == []
     assert list(figures) == list(FIGURES)
     interval = Interval(value=0.5, low=0.25, high=0.75)
@@ -91,7 +91,7 @@ def test_every_missing_figure_is_listed(tmp_path: Path) -> None:
     broken = {name: dict(content) for name, content in METRICS.items() if name != "latency"}
     del broken["evaluate_efficientad"]["au_pro"]
     write_metrics(tmp_path, broken)
-    found = collect(tmp_path)
+    found = collect_run(tmp_path)
     assert found.left_out == [
         "au_pro (metrics/evaluate_efficientad.json: au_pro)",
         *(f"latency_{p}_ms (metrics/latency.json: {p}.p50_ms)" for p in ("fp32", "fp16", "int8")),
@@ -167,9 +167,9 @@ def test_a_slow_flow_with_nothing_to_do_is_published_and_fails_the_command(
     published: list[dict[str, float]] = []
     fakes = {
         "make_clone": lambda _folder: None,
-        "run_profile": lambda _root, _profile: Run(900.0, 3000.0),
+        "run_profile": lambda _root, _profile: PipelineRun(900.0, 3000.0),
         "time_noop_flow": lambda _root: seconds,
-        "collect": lambda _root: Collected({"ssim": 0.5}, [], {}),
+        "collect_run": lambda _root: Collected({"ssim": 0.5}, [], {}),
         "copy_pictures": lambda *_arguments: None,
         "publish": lambda _path, _name, figures, _details: published.append(figures),
     }

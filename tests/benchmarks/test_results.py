@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
-from benchmarks.readme import STALE, label, rendered, table
+from benchmarks.readme import PART, STALE, label, rendered, table
 from benchmarks.results import Interval, Result, command_line, is_stale, measured_paths, publish, read, write
 from metaldefect.errors import UserError
 
@@ -134,6 +134,11 @@ def test_a_table_has_one_run_its_command_machine_commit_and_date() -> None:
     assert STALE in table(result(), stale=True)
 
 
+def test_a_table_says_that_its_numbers_were_copied_from_an_older_file() -> None:
+    copied = result(details={"note": "taken from an earlier results file"})
+    assert "2026-01-31. Taken from an earlier results file." in table(copied, stale=False)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -157,7 +162,7 @@ def test_parts_of_a_page_are_made_from_the_result_of_their_name(
     assert "old" not in text
     assert "groups | 1,938" in text
     assert "<!-- real-run -->\nNot measured yet.\n<!-- /real-run -->" in text
-    with pytest.raises(UserError, match="<!-- plot -->: expected `dag`, `<result>-run`, `edge-goals`"):
+    with pytest.raises(UserError, match="<!-- plot -->: expected one of `dag`, `<result>-run`, `edge-goals`"):
         rendered("<!-- plot -->\n<!-- /plot -->")
 
 
@@ -170,6 +175,22 @@ def test_a_benchmarks_chart_stands_above_its_table(tmp_path: Path, monkeypatch: 
     (tmp_path / "docs/images/data.png").write_bytes(b"")
     assert "![data](images/data.png)\n\n`python -m" in rendered(page, Path("docs/edge.md"))
     assert "![data](docs/images/data.png)" in rendered(page, Path("README.md"))
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda p: p.stem)
+def test_no_page_shows_a_run_without_the_mark_of_its_age(page: Path) -> None:
+    """Generated parts alone name a run's machine: they are marked when the code has changed since."""
+    by_hand = PART.sub("", page.read_text())
+    machines = {read(path).machine for path in (ROOT / "benchmarks/results").glob("*.json")}
+    assert [line for line in by_hand.splitlines() if any(f"` on {name}" in line for name in machines)] == []
+
+
+def test_the_page_of_the_ablation_is_made_from_its_result() -> None:
+    text = (ROOT / "docs/ablation.md").read_text()
+    found = read(ROOT / "benchmarks/results/ablation.json")
+    assert found.date[:10] in text
+    assert found.details["note"][1:] in text
+    assert text.count("\n| ") == 2 + len(found.details["rows"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda p: p.stem)

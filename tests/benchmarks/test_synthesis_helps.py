@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import synthesis_helps
-from benchmarks.synthesis_helps import MAP_WEIGHTS, Scored, divide, selections, study, thresholds
+from benchmarks.synthesis_helps import MAP_WEIGHTS, Candidate, divide, selections, study, thresholds
 from metaldefect.artifacts import read_json
 from metaldefect.efficientad.calibration import fit_map_quantiles
 from metaldefect.efficientad.model_files import DetectorConfig, load_detector, save_detector
@@ -24,12 +24,12 @@ from metaldefect.procedural.images import generate_anomalous_image, generate_nor
 from tests.tiny_models import save_tiny_painter
 
 
-def scored(inserted: float, real: float, seed: int = 0) -> Scored:
+def scored(inserted: float, real: float, seed: int = 0) -> Candidate:
     """Normal scores around 0 with deviation 1; defects so much above."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(["good", "crack", "hole"], [40, 20, 20])
     test = rng.normal(size=80) + np.where(labels == "good", 0.0, real)
-    return Scored(rng.normal(size=60), rng.normal(size=30) + inserted, test, labels)
+    return Candidate(rng.normal(size=60), rng.normal(size=30) + inserted, test, labels)
 
 
 def test_calibration_takes_a_share_of_each_kind_and_no_normal_image() -> None:
@@ -44,7 +44,7 @@ def test_calibration_takes_a_share_of_each_kind_and_no_normal_image() -> None:
 
 def test_thresholds_of_known_scores() -> None:
     normal = np.linspace(0.0, 1.0, 101)
-    candidate = Scored(
+    candidate = Candidate(
         normal, np.array([3.0, 4.0]), np.array([0.2, 7.0, 8.0]), np.array(["good", "crack", "crack"])
     )
     found = thresholds(candidate, np.array([False, True, False]), 0.99)

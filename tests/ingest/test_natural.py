@@ -14,10 +14,10 @@ from metaldefect.images import UnreadableImageError
 from metaldefect.ingest.natural import (
     CROPS_EACH,
     crop_of,
+    evenly_spaced,
     natural_photographs,
     natural_source,
     packaged_photographs,
-    spread,
 )
 
 
@@ -49,8 +49,8 @@ def test_folder_is_read_recursively_in_sorted_order_with_centre_crops(folder: Pa
 def test_limit_takes_evenly_spread_images(folder: Path) -> None:
     assert load_natural_images(folder, 16, 2)[:, 8, 8, 0].tolist() == [60, 110]
     assert len(load_natural_images(folder, 16, 100)) == 4
-    assert spread(10, 4) == [0, 2, 5, 7]
-    assert spread(3, None) == [0, 1, 2]
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(3, None) == [0, 1, 2]
 
 
 def test_packaged_photographs_give_many_distinct_crops_without_network(

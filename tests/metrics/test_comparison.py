@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from metaldefect.metrics.comparison import Scores, compare, metric_values, scene_weights
+from metaldefect.metrics.comparison import DetectorScores, compare, metric_values, scene_weights
 
 LABELS = np.array(["good"] * 30 + ["dent"] * 12 + ["scratch"] * 8)
 SCENES = [f"s{k // 2}" for k in range(50)]
 
 
-def drawn(seed: int, gap: float) -> Scores:
+def drawn(seed: int, gap: float) -> DetectorScores:
     """Scores of which defects lie `gap` standard deviations above good images."""
     rng = np.random.default_rng(seed)
-    return Scores(rng.normal(size=50).round(1) + gap * (LABELS != "good"), 0.5 * gap)
+    return DetectorScores(rng.normal(size=50).round(1) + gap * (LABELS != "good"), 0.5 * gap)
 
 
 def test_metrics_under_weights_are_those_of_scikit_learn() -> None:
@@ -65,7 +65,7 @@ def test_scenes_of_several_images_widen_the_interval() -> None:
     """Twenty copies of each image say nothing new."""
     champion, challenger = drawn(4, 0.8), drawn(5, 1.0)
     once = compare(champion, challenger, LABELS.tolist(), [str(k) for k in range(50)])["image_auroc"]
-    again = [Scores(np.tile(one.scores, 20), one.threshold) for one in (champion, challenger)]
+    again = [DetectorScores(np.tile(one.scores, 20), one.threshold) for one in (champion, challenger)]
     names = [str(k) for _ in range(20) for k in range(50)]
     copied = compare(*again, LABELS.tolist() * 20, names)["image_auroc"]
     naive = compare(*again, LABELS.tolist() * 20, [str(k) for k in range(1000)])["image_auroc"]
@@ -91,7 +91,7 @@ def test_ties_look_better_no_more_often_than_stated() -> None:
 
 
 def test_one_kind_of_image_is_refused() -> None:
-    detector = Scores(np.zeros(3), 0.5)
+    detector = DetectorScores(np.zeros(3), 0.5)
     with pytest.raises(ValueError, match="all 3 images are good"):
         compare(detector, detector, ["good"] * 3, ["a", "b", "c"])
     with pytest.raises(ValueError, match="3 and 3 scores, 2 labels, 3 scenes"):

@@ -60,25 +60,48 @@ def test_changes_name_values_that_come_and_go() -> None:
     ]
 
 
-def test_make_repro_composes_the_profile_in_a_folder_with_spaces(folder: Path) -> None:
-    """`make` itself; the environment's Python is a stand-in that composes for real and only names DVC."""
-    shutil.copy(ROOT / "Makefile", folder)
-    python = folder / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\ncase "$2" in dvc) echo "$@";; *) exec "{sys.executable}" "$@";; esac\n')
-    python.chmod(0o755)
-    (folder / ".venv/.installed").touch()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+# Stands in for `dvc`: keeps the params that each run finds, `1.yaml`, `2.yaml`, ...
+DVC = """#!/bin/sh
+[ "$*" = repro ] && mkdir -p ran && cp params.yaml "ran/$(($(ls ran | wc -l) + 1)).yaml"
+"""
 
-    def make(*arguments: str) -> str:
-        command = ["make", "-o", ".venv/.installed", "repro", *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+@pytest.mark.parametrize("command", ["make", "python"])
+def test_a_profile_and_then_the_default_run_with_their_own_params_and_leave_no_change(
+    folder: Path, command: str
+) -> None:
+    """The Makefile's own recipe in a folder with spaces, and the commands that it consists of."""
+    shutil.copy(ROOT / "Makefile", folder)
+    tools = folder / ".venv/bin"
+    tools.mkdir(parents=True)
+    (tools / "dvc").write_text(DVC)
+    # The environment's Python composes for real and hands only DVC to the stand-in
+    (tools / "python").write_text(
+        f'#!/bin/sh\n[ "$2" = dvc ] && shift 2 && exec dvc "$@"\nexec "{sys.executable}" "$@"\n'
+    )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    (tools.parent / ".installed").touch()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    output = make("PROFILE=tiny")
-    assert "now holds the profile tiny" in output
-    assert "-m dvc repro" in output
-    assert (folder / "params.yaml").read_text() != (ROOT / "params.yaml").read_text()
-    assert "now holds the profile cpu" in make()
-    assert (folder / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+    def repro(*profile: str) -> str:
+        if command == "make":
+            return run("make", "-o", ".venv/.installed", "repro", *(f"PROFILE={name}" for name in profile))
+        return run("python", "-m", "pipeline.profiles", *profile) + run("dvc", "repro")
+
+    run("git", "init", "-q")
+    run("git", "add", "params.yaml", "conf")
+    run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "start")
+    assert "now holds the profile tiny" in repro("tiny")
+    assert run("git", "status", "--porcelain", "params.yaml") == " M params.yaml\n"
+    assert "now holds the profile cpu" in repro()
+    assert run("git", "status", "--porcelain", "params.yaml", "conf") == ""
+    ran = [yaml.safe_load((folder / f"ran/{number}.yaml").read_text()) for number in (1, 2)]
+    assert [params["sample"]["neu_det"] for params in ran] == [20, 60]
+    assert ran[1] == yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert len(list((folder / "ran").iterdir())) == 2

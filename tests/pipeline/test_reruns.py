@@ -14,7 +14,7 @@ import yaml
 from dvc.repo import Repo
 
 from pipeline.report.graph import dependencies, stage_entries
-from tests.e2e.conftest import Project, clone
+from tests.e2e.conftest import Project, clone, record_stand_ins
 
 TRAINING = {"finetune_vq", "train_maskgit", "distill_teacher", "train_efficientad"}
 DATA = {"sample", "merge", "augment", "tokenize"}
@@ -28,18 +28,7 @@ AFTER_CALIBRATION = {"calibrate", "evaluate_efficientad", "export_openvino", "ev
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone in which DVC takes every stage for done."""
     project = clone(tmp_path_factory.mktemp("made"), "tiny")
-    stages = yaml.safe_load((project.root / "dvc.yaml").read_text())["stages"].values()
-    outs = [out if isinstance(out, str) else next(iter(out)) for entry in stages for out in entry["outs"]]
-    inside = [dep for entry in stages for dep in entry["deps"] if dep.startswith(("data/", "models/"))]
-    for name in [*outs, *inside]:  # of parts of outs, such as data/tokens/train, too
-        path = project.root / name
-        if path.suffix:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("{}")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "stand-in").write_text(name)
-    project.dvc("commit", "--force")
+    record_stand_ins(project)
     assert "up to date" in project.dvc("status")
     return project
 

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metaldefect.images import U8, write_png
+from metaldefect.images import U8, Channels, write_png
+from metaldefect.ingest.loading import load_images
 from metaldefect.metrics.generation_suite import Labelled
 from metaldefect.metrics.judge_config import JudgeSettings
+from metaldefect.synthesis import evaluation
 from metaldefect.synthesis.evaluation import (
     RealSides,
     block_ratios,
@@ -222,3 +224,17 @@ def test_drawn_rows_stand_under_the_training_images_of_their_class(tmp_path: Pat
     shown = [(axis.get_ylabel(), int(axis.images[0].get_array().mean())) for axis in figure.axes]
     expected = {"training": 50, "drawn": 200}  # not "real": the images may be procedural
     assert shown == [(f"{label}\n{kind}", level) for label in STEP for kind, level in expected.items()]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_on_disk_are_those_in_memory_chunk_by_chunk(
+    channels: Channels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "CHUNK", 3)
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    for number, image in enumerate(images):
+        write_png(tmp_path / f"{number}.png", image)
+    table = pd.DataFrame({"path": [f"{number}.png" for number in range(8)]}).iloc[1:]
+    found = evaluation.images_on_disk(tmp_path, table, 16, "images", channels)
+    np.testing.assert_array_equal(found, load_images(tmp_path, table, 16, "images", channels))
+    assert len(found) == 7

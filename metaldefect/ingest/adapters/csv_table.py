@@ -46,7 +46,7 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
             f"{files.root} must hold one CSV file whose first line names the columns path and label (and,"
             f" if known, mask, group and split); such files found: {found}"
         )
-    table = Table(files, tables[0])
+    table = CsvTable(files, tables[0])
     yield from table.samples()
     table.note_unlisted_images()
 
@@ -76,7 +76,7 @@ def separator_of(line: str) -> str:
 
 
 @dataclass
-class Table:
+class CsvTable:
     """A table, and what its rows name.
 
     Attributes:
