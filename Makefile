@@ -66,13 +66,16 @@ experiments: $(STAMP) ## Experiments of DVC with the metrics that count; 'dvc ex
 rollback: $(STAMP) ## Let the previous champion serve again
 	$(BIN)/metaldefect rollback
 
-# One test file per core, each on one thread, is faster than one file at a time on all threads. The longest
-# files start first (tests/conftest.py), so that no core waits for them at the end.
+# One test file per core, each on one thread, is faster than one file at a time on all threads; one more runs
+# while tests of flows wait for servers. The longest files start first (tests/conftest.py), so that no core
+# waits for them at the end.
+WORKERS = -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile
+
 test: $(STAMP) ## All tests, including the end-to-end run; ends with the slowest
-	OMP_NUM_THREADS=1 METALDEFECT_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=40
+	OMP_NUM_THREADS=1 METALDEFECT_THREADS=1 $(BIN)/python -m pytest $(WORKERS) --no-loadscope-reorder --durations=40
 
 test-fast: $(STAMP) ## Tests without the end-to-end runs
-	OMP_NUM_THREADS=1 METALDEFECT_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist loadfile -m "not e2e and not slow"
+	OMP_NUM_THREADS=1 METALDEFECT_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not e2e and not slow"
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -21,6 +22,13 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("fixed")
 
+# Whole pipeline runs, and flows on a server, which wait most of the time: minutes each
+LONGEST = (
+    "tests/e2e/test_pipeline.py",
+    "tests/e2e/test_new_project.py",
+    "tests/flows/test_deployment.py",
+    "tests/e2e/test_own_images.py",
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # ImageEditor needs WebGL, which a headless browser has in software only
 FLAGS = [
@@ -69,8 +77,9 @@ def may_skip(missing: Sequence[str], environment: Mapping[str, str]) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the files with whole pipeline runs first: last, they would keep one core waiting."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+    """Start the longest files first: last, they would keep the other workers waiting."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -124,13 +133,30 @@ def make_environment() -> Callable[[Path], dict[str, str]]:
     return clean_environment
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:
+    """A folder that all workers of this run read, and the first of them who needs it has filled."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, unfinished = base / name, base / f"{name}-unfinished-{os.getpid()}"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            unfinished.mkdir()
+            fill(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def migrated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Prefect home with an empty database; making one takes ten seconds, so tests copy it."""
-    folder = tmp_path_factory.mktemp("prefect")
     script = "from pipeline.prefect_settings import migrate_database; migrate_database()"
-    subprocess.run([sys.executable, "-c", script], env=clean_environment(folder), check=True)
-    return folder / "prefect"
+
+    def fill(folder: Path) -> None:
+        subprocess.run([sys.executable, "-c", script], env=clean_environment(folder), check=True)
+
+    return made_once(tmp_path_factory, "migrated", fill) / "prefect"
 
 
 @pytest.fixture
@@ -148,19 +174,31 @@ def with_database(environment: dict[str, str], migrated_home: Path) -> dict[str,
 @pytest.fixture(scope="session")
 def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without any experiment; making its tables takes five seconds, so tests copy it."""
-    folder = tmp_path_factory.mktemp("mlflow")
     script = "from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').search_experiments()"
-    subprocess.run([sys.executable, "-c", script], cwd=folder, env=clean_environment(folder), check=True)
-    return folder / "mlflow.db"
+
+    def fill(folder: Path) -> None:
+        subprocess.run([sys.executable, "-c", script], cwd=folder, env=clean_environment(folder), check=True)
+
+    return made_once(tmp_path_factory, "tracking", fill) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
-def write_toy(tracking_store: Path) -> Callable[[Path, dict[str, str]], Path]:
+def give_store(tracking_store: Path) -> Callable[[Path], None]:
+    """Give a project an MLflow store of its own, without any experiment."""
+
+    def give(root: Path) -> None:
+        (root / "mlruns").mkdir(parents=True)
+        shutil.copyfile(tracking_store, root / "mlruns/mlflow.db")
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def write_toy(give_store: Callable[[Path], None]) -> Callable[[Path, dict[str, str]], Path]:
     """Make a toy project in a new folder; nothing has run in it."""
 
     def make(root: Path, environment: dict[str, str]) -> Path:
-        (root / "mlruns").mkdir(parents=True)
-        shutil.copyfile(tracking_store, root / "mlruns/mlflow.db")
+        give_store(root)
         (root / "dvc.yaml").write_text(TOY_PIPELINE)
         (root / "make.py").write_text(TOY_STAGE)
         (root / "params.yaml").write_text("first: {value: 1}\n")
@@ -190,4 +228,4 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Exported detectors of planted quality, and the dataset that tells them apart; tests change neither."""
     from tests.planted_detectors import plant
 
-    return plant(tmp_path_factory.mktemp("planted"))
+    return {path.name: path for path in made_once(tmp_path_factory, "planted", plant).iterdir()}

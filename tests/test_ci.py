@@ -16,7 +16,7 @@ from typer.main import get_command
 from pipeline.champion import CHAMPION
 from pipeline.cli import app
 from pipeline.params import load_params
-from tests.conftest import may_skip
+from tests.conftest import LONGEST, may_skip
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -49,6 +49,10 @@ def test_all_tests_run_every_night() -> None:
     assert (minute.isdigit(), hour.isdigit(), days) == (True, True, ["*", "*", "*"])
     commands = [step.get("run") for step in workflow["jobs"]["tests"]["steps"]]
     assert commands.index("chromium --version") < commands.index("make test")
+
+
+def test_the_files_that_start_first_exist() -> None:
+    assert [name for name in LONGEST if not (ROOT / name).is_file()] == []
 
 
 def test_the_comparison_names_what_a_change_did(

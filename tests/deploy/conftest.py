@@ -17,6 +17,7 @@ from metaldefect.efficientad.model_files import DetectorConfig
 from metaldefect.efficientad.torch_model import LAYERS, EfficientAD, infer
 from metaldefect.image_files import Levels
 from metaldefect.images import Channels, ImageSize
+from tests.conftest import made_once
 from tests.slim_detector import SIZE, SLIM, noise, slim_model
 
 DEEP_LEVELS = Levels(256, 4351, clip=False)  # 12 bits above a black level of 256
@@ -39,26 +40,29 @@ def model(slim: None) -> EfficientAD:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test may change."""
-    folder = tmp_path_factory.mktemp("openvino")
-    export_slim(folder, noise(4), SIZE, channels=1)
-    return folder
+    return made_once(
+        tmp_path_factory, "exported", lambda folder: export_slim(folder, noise(4), SIZE, channels=1)
+    )
 
 
 @pytest.fixture(scope="session")
 def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a detector that sees colour at 128 x 160 px; no test may change it."""
-    folder, size = tmp_path_factory.mktemp("coloured"), (128, 160)
+    size = (128, 160)
     frames = np.random.default_rng(0).integers(0, 256, (4, *size, 3), dtype=np.uint8)
-    export_slim(folder, frames, size, channels=3)
-    return folder
+    return made_once(
+        tmp_path_factory, "coloured", lambda folder: export_slim(folder, frames, size, channels=3)
+    )
 
 
 @pytest.fixture(scope="session")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a detector for 16-bit frames; no test may change it."""
-    folder = tmp_path_factory.mktemp("deep")
-    export_slim(folder, noise(4), SIZE, channels=1, levels=DEEP_LEVELS)
-    return folder
+
+    def fill(folder: Path) -> None:
+        export_slim(folder, noise(4), SIZE, channels=1, levels=DEEP_LEVELS)
+
+    return made_once(tmp_path_factory, "deep", fill)
 
 
 def export_slim(

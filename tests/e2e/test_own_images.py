@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.conftest import ROOT, Project, clone
 from tests.plant import write_plant
@@ -16,15 +18,21 @@ from tests.plant import write_plant
 pytestmark = pytest.mark.e2e
 
 
-def run_own_images(folder: Path) -> Project:
-    """Run the documented profile on a plant's folder; only the sizes are the smoke run's."""
+def run_own_images(folder: Path, give_store: Callable[[Path], None]) -> Project:
+    """Run the documented profile on a plant's folder; only the sizes are the smoke run's.
+
+    DVC runs the merge; that it runs the other stages, each in a process of its own, is in `test_pipeline.py`.
+    """
     project = clone(folder, "tiny")
+    give_store(folder)
     write_plant(folder / "data/raw/my-plant")
     profile = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)[0]
     tiny = profile.replace("# @package _global_", "# @package _global_\ndefaults: [tiny, _self_]")
     (folder / "conf/profile/mine.yaml").write_text(tiny)
     project.run(sys.executable, "-m", "pipeline.profiles", "mine")
-    project.dvc("repro")
+    project.dvc("repro", "merge")
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    project.stages(*(name for name in stages if name != "merge"))
     return project
 
 
@@ -33,8 +41,8 @@ def metrics(project: Project, stage: str) -> dict[str, Any]:
     return found
 
 
-def test_defects_of_which_half_have_masks(tmp_path: Path) -> None:
-    project = run_own_images(tmp_path)
+def test_defects_of_which_half_have_masks(tmp_path: Path, give_store: Callable[[Path], None]) -> None:
+    project = run_own_images(tmp_path, give_store)
     merged = metrics(project, "merge")
     assert merged["per_class"] == {"dent": 30, "scratch": 30}
     assert (merged["rejected"], merged["with_mask"], merged["levels"]["folder"]["high"]) == (0, 30, 65535)

@@ -29,8 +29,9 @@ from metaldefect.efficientad.residual_metric import (
     whitening,
 )
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import FEATURES, EfficientAD, infer
+from metaldefect.efficientad.torch_model import FEATURES, LAYERS, EfficientAD, infer
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
+from tests.slim_detector import SLIM
 
 
 def test_the_folded_network_gives_the_quadratic_form() -> None:
@@ -100,12 +101,15 @@ def test_the_threshold_is_one_for_new_images_not_for_those_of_the_covariance(
     monkeypatch.setattr(calibration, "choose_metric", lambda aurocs: min(set(aurocs) - {PAPER_SCORE}))
     monkeypatch.setattr(calibration, "STUDENT_SHARES", (PAPER_SHARE,))
     torch.manual_seed(0)
-    found = calibrate(EfficientAD("S").eval(), held_out(60), Target(), RIDGES)
+    with monkeypatch.context() as patch:
+        patch.setitem(LAYERS, "S", SLIM)
+        measured_anew, unchanged = (EfficientAD("S").eval() for _ in range(2))
+    found = calibrate(measured_anew, held_out(60), Target(), RIDGES)
     assert np.mean(found.deployed.normals) < np.mean(found.scores.normals)
     assert found.threshold == found.scores.threshold(Target()).value
 
     monkeypatch.undo()
-    plain = calibrate(EfficientAD("S").eval(), held_out(60), Target())
+    plain = calibrate(unchanged, held_out(60), Target())
     assert plain.deployed == plain.scores
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,9 +48,10 @@ def test_the_previous_champion_serves_and_everybody_knows(
     assert "warning rolled back | champion: old, before: new" in notices
 
 
-def test_torch_is_never_imported(tmp_path: Path, environment: dict[str, str], tracking_store: Path) -> None:
-    (tmp_path / "mlruns").mkdir()
-    shutil.copyfile(tracking_store, tmp_path / "mlruns/mlflow.db")
+def test_torch_is_never_imported(
+    tmp_path: Path, environment: dict[str, str], give_store: Callable[[Path], None]
+) -> None:
+    give_store(tmp_path)
     serve(tmp_path, "old")
     serve(tmp_path, "new")
     command = [sys.executable, "-c", TORCHLESS, str(tmp_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ METRICS = {"image_auroc": 0.9712, "au_pro": 0.6523, "f1_at_threshold": 0.9125}
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give_store: Callable[[Path], None]) -> list[str]:
     """Two parent runs, the older one the champion's, and a stage's run; ids of the parents."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    give_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     connect_tracking()
     client = mlflow.MlflowClient()

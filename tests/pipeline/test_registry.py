@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def verdict(name: str, before: str | None = None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give_store: Callable[[Path], None]) -> Path:
     root = tmp_path / "a project"
     (root / "models/vq").mkdir(parents=True)
     (root / "models/vq/weights.txt").write_text("codes")
@@ -51,6 +52,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     (root / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    give_store(root)
     monkeypatch.chdir(root)
     return root
 
@@ -158,7 +160,6 @@ def test_a_store_with_absolute_paths_is_made_relative(
 ) -> None:
     """What an earlier version wrote, in a folder that no longer exists."""
     mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
-    Path("mlruns").mkdir()
     mlflow.create_experiment("metaldefect", artifact_location=str(project / "mlruns/artifacts"))
     mlflow.set_experiment("metaldefect")
     with mlflow.start_run() as run:

@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def params() -> Params:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give_store: Callable[[Path], None]) -> Path:
     names = ("MLFLOW_TRACKING_URI", "METALDEFECT_ARTIFACTS", "METALDEFECT_PARENT_RUN_ID")
     for name in (*names, "METALDEFECT_FLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -62,6 +63,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("metaldefect/errors.py").write_text("")
     Path("metrics").mkdir()
     Path("metrics/evaluate_efficientad.json").write_text('{"image_auroc": 0.97, "au_pro": 0.6}')
+    give_store(tmp_path)
     return tmp_path
 
 
@@ -130,13 +132,15 @@ def test_the_store_is_where_the_environment_says(
 ) -> None:
     """So Postgres and S3 take their places without a change of code."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
+    unused = (project / "mlruns/mlflow.db").read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}/store.db")
     monkeypatch.setenv("METALDEFECT_ARTIFACTS", str(elsewhere / "artifacts"))
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "postgresql+asyncpg://prefect@db/prefect")
     with tracked("merge", params) as run:
         pass
     assert (elsewhere / "artifacts" / run.run_id / "artifacts/lineage.json").is_file()
-    assert list((project / "mlruns").iterdir()) == []
+    assert (project / "mlruns/mlflow.db").read_bytes() == unused
+    assert len(list((project / "mlruns").iterdir())) == 1
     assert database_file() is None
 
 
