@@ -45,6 +45,7 @@ LABELS = {
     "reconstruction_block_ratio": "block ratio of reconstructions (1: the grid of token cells is invisible)",
     "block_ratio": "block ratio of drawn images",
     "block_ratio_highest": "the same for the worst class",
+    "block_ratio_insertions": "block ratio of inserted defects, on the grid of their own windows",
     "insertion_realism_auroc": "telling drawn insertions from test defects (AUROC; 0.5: impossible)",
     "copy_paste_realism_auroc": "the same for defects copied from other photographs",
     "procedural_realism_auroc": "the same for painted defects",
