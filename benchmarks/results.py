@@ -51,6 +51,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     ),
     "kernels": ("metaldefect/kernels", "metaldefect/efficientad"),
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
+    "methods": ("metaldefect/efficientad", "metaldefect/metrics", "metaldefect/synthesis"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),
     "precisions": (
         "metaldefect/deploy/export.py", "metaldefect/deploy/quantisation.py", "metaldefect/efficientad",
