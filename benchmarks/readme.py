@@ -61,6 +61,14 @@ LABELS = {
     "latency_fp32_ms": "latency per frame, median, FP32 (ms)",
     "latency_fp16_ms": "latency per frame, median, FP16 (ms)",
     "latency_int8_ms": "latency per frame, median, INT8 (ms)",
+    # Two classes of magnetic tiles
+    "images_per_class": "photographs with masks, per class of defects",
+    "good_images": "photographs without a defect",
+    "training_images": "training images after augmentation",
+    "ssim_before": "reconstruction SSIM before fine-tuning",
+    "ssim_after": "reconstruction SSIM after it",
+    "lpips_before": "LPIPS before fine-tuning",
+    "lpips_after": "LPIPS after it",
     # Methods of insertion
     "f1_images": "images with defects of each method, the same masks in the same places",
     "f1_normals": "F1 of the detector, threshold from good images alone (0.99 quantile)",

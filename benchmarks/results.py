@@ -59,6 +59,9 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
     "service": ("metaldefect/deploy", "metaldefect/commands/serve.py"),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),
+    "tile_classes": (
+        "metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "metaldefect/tokenizer",
+    ),
     "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
     "tokenizer_speed": ("metaldefect/tokenizer", "metaldefect/hardware.py"),
 }  # fmt: skip
