@@ -47,6 +47,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "reconstruction_block_ratio": ("evaluate_vq", "after.block_ratio"),
     "block_ratio": ("evaluate_synthesis", "block_ratio"),
     "block_ratio_highest": ("evaluate_synthesis", "block_ratio.highest"),
+    "block_ratio_insertions": ("evaluate_synthesis", "block_ratio_insertions"),
     "judge_accuracy_on_real": ("evaluate_synthesis", "judge_accuracy_on_real"),
     "class_agreement_independent": ("evaluate_synthesis", "class_agreement_independent"),
     "class_agreement_independent_lowest": ("evaluate_synthesis", "class_agreement_independent_lowest"),

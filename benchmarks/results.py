@@ -51,6 +51,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     ),
     "kernels": ("metaldefect/kernels", "metaldefect/efficientad"),
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
+    "methods": ("metaldefect/efficientad", "metaldefect/metrics", "metaldefect/synthesis"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),
     "precisions": (
         "metaldefect/deploy/export.py", "metaldefect/deploy/quantisation.py", "metaldefect/efficientad",
@@ -58,6 +59,9 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "perceptual_scale": ("metaldefect/tokenizer/perceptual.py",),
     "service": ("metaldefect/deploy", "metaldefect/commands/serve.py"),
     "synthesis_helps": ("metaldefect/efficientad", "metaldefect/synthesis", "metaldefect/metrics"),
+    "tile_classes": (
+        "metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "metaldefect/tokenizer",
+    ),
     "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
     "tokenizer_speed": ("metaldefect/tokenizer", "metaldefect/hardware.py"),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from metaldefect.synthesis.evaluation import (
     block_ratios,
     drawn_images,
     gain_at,
+    insertion_block_ratio,
     inspection_border_gradients,
     judge_drawn_images,
     real_border_gradients,
@@ -53,6 +54,7 @@ def main(params: Params, run: StageRun) -> None:
         real_border_gradients(MERGED, section.border_images),
         inspection_border_gradients(MERGED / "inspection", section.border_images),
     )
+    cell = size // painter.maskgit.config.grid
     config = read_json(SYNTHETIC / "config.json")
     sampling = SamplingConfig(**config["sampling"])
     metrics: dict[str, Any] = {
@@ -60,7 +62,8 @@ def main(params: Params, run: StageRun) -> None:
         **evaluate(*real, fake, params.seed, candidates and Labelled.ungrouped(*candidates)),
         **gains(painter, real, fake, params.seed),
         **judge_drawn_images(MERGED, SYNTHETIC, section.judge, params.seed, painter.channels),
-        "block_ratio": block_ratios(SYNTHETIC, size, size // painter.maskgit.config.grid),
+        "block_ratio": block_ratios(SYNTHETIC, size, cell),
+        "block_ratio_insertions": insertion_block_ratio(read_insertions(SYNTHETIC), size, cell),
         "seams": seams,
         "realism": measure_realism(painter, MERGED, "test", sampling, section.realism_defects, params.seed),
     }

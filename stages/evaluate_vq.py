@@ -68,6 +68,8 @@ def main(params: Params, run: StageRun) -> None:
         "gain": gains(before.scores, after.scores, scenes),
         "per_class": per_class(after.scores, table["label"].tolist()),
         "constant_image": constant_image_scores(test),
+        # Those of a codebook that has not moved: all
+        "tokens_unchanged": float((before.tokens == after.tokens).mean()),
         "test_images": len(table),
         "left_out": distance.left_out(section.perceptual) | no_rkid,
     }

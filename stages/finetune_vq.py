@@ -18,6 +18,7 @@ from metaldefect.synthesis.exemplars import Exemplars
 from metaldefect.synthesis.grain import Grain
 from metaldefect.synthesis.residual import measure_detail
 from metaldefect.tokenizer.checkpoints import load_base, save_tokenizer
+from metaldefect.tokenizer.codes import NEAR_CODES, grey_codebook_digest
 from metaldefect.tokenizer.colour import colour_model
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.lightning_module import VQLightning
@@ -48,6 +49,7 @@ def main(params: Params, run: StageRun) -> None:
     torch.manual_seed(params.seed)
     order = np.random.default_rng(params.seed).permutation(len(images))
     model = start_model(params, images, order)
+    near = {NEAR_CODES: grey_codebook_digest(model)} if training.mode == "slow_codebook" else {}
     module = VQLightning(model, training_config(params))
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, training.snapshots)
     history = fit(
@@ -73,6 +75,7 @@ def main(params: Params, run: StageRun) -> None:
             "image_size": size,
             "batch_size": training.batch_size,
             "levels": read_json(AUGMENTED / LEVELS),
+            **near,
             **metrics,
         }
         save_tokenizer(model, directory, about)

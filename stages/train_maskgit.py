@@ -14,12 +14,12 @@ from metaldefect.maskgit.recipe import Recipe, train_recipe
 from metaldefect.maskgit.token_data import (
     CODEBOOK,
     TokenGrids,
-    codebook_digest,
     images_seen_before,
     require_same_codes,
 )
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
+from metaldefect.tokenizer.codes import NEAR_CODES, codebook_digest
 from metaldefect.tokenizer.colour import grey_codes_alike
 from metaldefect.tokenizer.fields import load_fields, save_fields
 from metaldefect.training.snapshot_files import FOLDER
@@ -39,7 +39,8 @@ def main(params: Params, run: StageRun) -> None:
     section, classes = params.train_maskgit, params.data.classes
     train, vocabulary = TokenGrids.training(TOKENS, classes), Vocabulary.load(TOKENS)
     tokenizer = load_tokenizer(TOKENIZER)
-    require_same_codes(section.base, tokenizer)
+    card = read_json(TOKENIZER / CONFIG)
+    require_same_codes(section.base, tokenizer, card.get(NEAR_CODES))
     codebook = tokenizer.quantize.codebook.detach().cpu()
     snapshots = Snapshots(run.checkpoint_directory / FOLDER, section.training.snapshots)
     recipe = Recipe.of(section, params.seed)
@@ -54,7 +55,6 @@ def main(params: Params, run: StageRun) -> None:
         "train_images": len(train.tokens),
         "images_seen": own + images_seen_before(section.base),
     }
-    card = read_json(TOKENIZER / CONFIG)
     about = {
         "classes": classes,
         "image_size": int(card["image_size"]),

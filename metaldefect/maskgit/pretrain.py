@@ -22,7 +22,6 @@ from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.token_data import (
     CODEBOOK,
     base_folder,
-    codebook_digest,
     images_seen_before,
     require_same_codes,
     start_weights,
@@ -31,6 +30,7 @@ from metaldefect.maskgit.training_config import MaskGITPretrainSettings, MaskGIT
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.procedural.stream import LABELS, draw_varied
 from metaldefect.tokenizer.checkpoints import load_shipped
+from metaldefect.tokenizer.codes import codebook_digest
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.training.callbacks import ComputingTime
 from metaldefect.training.trainer import fit

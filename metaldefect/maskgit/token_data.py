@@ -26,8 +26,8 @@ from metaldefect.maskgit.checkpoints import (
 from metaldefect.maskgit.model import MaskGIT, start_from_codebook
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.tokenizer.checkpoints import load_strict
+from metaldefect.tokenizer.codes import codebook_digest, grey_codebook_digest
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.training.resume import content_digest
 
 TOKENS = "tokens.npy"
 CODEBOOK = "codebook_sha256"  # in a model's card: the content of the tokenizer's codebook
@@ -121,30 +121,24 @@ def base_folder(base: str | None) -> Path | None:
     return Path(base) if base and Path(base).is_dir() else None
 
 
-def codebook_digest(tokenizer: VQModel) -> str:
-    """SHA-256 of a tokenizer's codebook as it is stored: normalising it may round differently elsewhere."""
-    return content_digest(tokenizer.quantize.embedding.weight)
-
-
-def grey_codebook_digest(tokenizer: VQModel) -> str:
-    """`codebook_digest` of the grey tokenizer that a tokenizer of colours was made from."""
-    entries, config = tokenizer.quantize.embedding.weight, tokenizer.config
-    grey = entries[: len(entries) - config.hue_codes, : config.codebook_dim - config.hue_dim]
-    return content_digest(grey.contiguous())
-
-
-def require_same_codes(base: str | None, tokenizer: VQModel) -> None:
+def require_same_codes(base: str | None, tokenizer: VQModel, near: str | None = None) -> None:
     """Refuse a base of this project whose tokens are another tokenizer's; one that does not say is accepted.
+
+    Args:
+        base: see `start_weights`.
+        tokenizer: whose tokens are to be learnt.
+        near: digest of the codebook whose meaning its codes nearly keep (`NEAR_CODES` in its card), if any.
 
     Raises:
         UserError: the base was trained with another codebook.
     """
     folder = base_folder(base)
     expected = read_json(folder / CONFIG).get(CODEBOOK) if folder is not None else None
-    if expected not in (None, codebook_digest(tokenizer), grey_codebook_digest(tokenizer)):
+    if expected not in (None, near, codebook_digest(tokenizer), grey_codebook_digest(tokenizer)):
         raise UserError(
             f"train_maskgit.base: {base} draws with the codes of another tokenizer; set "
-            "finetune_vq.training.mode to decoder_only, which keeps the codes, or train_maskgit.base to null"
+            "finetune_vq.training.mode to decoder_only or slow_codebook, which keep the codes, or"
+            " train_maskgit.base to null"
         )
 
 

@@ -49,20 +49,38 @@ def cell_steps(images: U8, cell: int) -> CellSteps:
     return CellSteps(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def steps_of(images: U8, cell: int) -> CellSteps:
-    """`cell_steps` for one batch."""
+def steps_of(images: U8, cell: int, corner: tuple[int, int] = (0, 0)) -> CellSteps:
+    """`cell_steps` for one batch of crops whose upper left pixel has these coordinates on the grid.
+
+    NaN where there is no border, or nothing but borders.
+    """
     across, inside = np.zeros(len(images)), np.zeros(len(images))
     borders = insides = 0
     for axis in (1, 2):
         steps = np.abs(np.diff(images.astype(np.int16), axis=axis))
-        crosses = np.arange(1, images.shape[axis]) % cell == 0
+        crosses = (corner[axis - 1] + np.arange(1, images.shape[axis])) % cell == 0
         of_borders = np.compress(crosses, steps, axis=axis)
         of_insides = np.compress(~crosses, steps, axis=axis)
         across += of_borders.sum(axis=(1, 2))
         inside += of_insides.sum(axis=(1, 2))
         borders += of_borders[0].size
         insides += of_insides[0].size
-    return CellSteps(across / borders, inside / insides)
+    return CellSteps(across / (borders or np.nan), inside / (insides or np.nan))
+
+
+def cell_steps_inside(image: U8, cell: int, box: tuple[slice, slice]) -> CellSteps:
+    """`cell_steps` between the pixels of a box; the grid still starts at the image's upper left corner.
+
+    Args:
+        image: `uint8 [H, W]` or `[H, W, 3]`.
+        cell: side of a token's cell in pixels.
+        box: rows and columns, inside the image.
+
+    Returns:
+        One value each, `float64 [1]`; NaN where the box has no border of cells, or nothing else.
+    """
+    crop = grey_stack(image[None])[:, box[0], box[1]]
+    return steps_of(crop, cell, (box[0].start, box[1].start))
 
 
 def block_ratio(images: U8, cell: int) -> float:

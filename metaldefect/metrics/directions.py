@@ -42,7 +42,7 @@ LOWER = (
     "p50_ms", "p90_ms", "p95_ms", "p99_ms", "seconds", "peak_rss_mb", "peak_rss_gib",
 )  # fmt: skip
 NEAR_ONE = (
-    "block_ratio", "block_ratio_highest", "diversity",
+    "block_ratio", "block_ratio_highest", "block_ratio_insertions", "diversity",
     "inserted_to_canvas", "pasted_to_canvas", "inserted_to_real", "inserted_to_real_inspection",
     "pasted_to_real_inspection", "seam_ratio", "seam_ratio_without_compositing",
 )  # fmt: skip

@@ -11,9 +11,9 @@ import pandas as pd
 
 from metaldefect.backbones import pooled_features
 from metaldefect.feature_classifier import Features
-from metaldefect.images import U8, Channels, read_grey
+from metaldefect.images import U8, Channels, read_grey, resize
 from metaldefect.ingest.loading import load_images, rows_of, split_rows, spread_over_classes
-from metaldefect.metrics.blocks import block_ratio, block_ratio_interval
+from metaldefect.metrics.blocks import CellSteps, block_ratio, block_ratio_interval, cell_steps_inside
 from metaldefect.metrics.bootstrap import ratio_interval, ratio_of_means
 from metaldefect.metrics.features import CHUNK, features_of_files
 from metaldefect.metrics.generation_suite import Labelled
@@ -23,9 +23,10 @@ from metaldefect.metrics.seams import border_gradient
 from metaldefect.metrics.usefulness import chosen_weight, gain
 from metaldefect.on_disk import zeros_on_disk
 from metaldefect.synthesis.drawing import through_tokenizer
-from metaldefect.synthesis.inpainting import Mask
+from metaldefect.synthesis.inpainting import Mask, resize_mask
 from metaldefect.synthesis.insertion_set import InsertedImage
 from metaldefect.synthesis.painter import Painter
+from metaldefect.synthesis.placement import bounding_box
 
 GAIN_DRAWS = 5  # draws of the few real images
 GAIN_WEIGHTS = (1.0, 0.3, 0.1, 0.03)  # of drawn images beside real ones
@@ -167,6 +168,44 @@ def block_ratios(folder: Path, size: int, cell: int) -> dict[str, Any]:
     return {**whole, "per_class": per_class, "highest": max(per_class.values())}
 
 
+def insertion_block_ratio(insertions: Iterable[InsertedImage], size: int, cell: int) -> dict[str, Any]:
+    """Block ratio of inserted defects, each on the grid of the window in which it was drawn.
+
+    Only steps inside the bounding box of a defect's mask count. The defect has steps of its own, so compare
+    with `canvas`, the same boxes before the insertion. Defects in whose box no two cells meet are left out.
+
+    Args:
+        insertions: visible insertions.
+        size: side of the painter's images in pixels, to which windows are resized.
+        cell: side of a token's cell in these.
+
+    Returns:
+        `mean`, `low`, `high`, `canvas`, and `insertions`: how many count; or `left_out`: the reason.
+    """
+    found: dict[str, list[CellSteps]] = {"inserted": [], "canvas": []}
+    numbers: dict[bytes, int] = {}  # of the canvases: several insertions may share one
+    canvases = []
+    for item in insertions:
+        box = bounding_box(resize_mask(item.mask[item.window], size))
+        steps = cell_steps_inside(resize(item.image[item.window], size), cell, box)
+        if np.isnan([steps.across, steps.inside]).any():
+            continue
+        found["inserted"].append(steps)
+        found["canvas"].append(cell_steps_inside(resize(item.canvas[item.window], size), cell, box))
+        canvases.append(numbers.setdefault(item.canvas.tobytes(), len(numbers)))
+    if len(numbers) < 2:
+        return {"left_out": f"visible insertions across token cells in {len(numbers)} images, 2 are needed"}
+    across, inside = (np.concatenate(values) for values in zip(*found["inserted"], strict=True))
+    before = [float(np.concatenate(values).mean()) for values in zip(*found["canvas"], strict=True)]
+    if not inside.any() or not before[1]:
+        return {"left_out": "every cell is flat"}
+    low, high = ratio_interval(across, inside, canvases)
+    mean = float(across.mean() / inside.mean())
+    return {
+        "mean": mean, "low": low, "high": high, "canvas": before[0] / before[1], "insertions": len(canvases),
+    }  # fmt: skip
+
+
 def seam_metrics(
     insertions: Iterable[InsertedImage], real: Sequence[float], inspection: Sequence[float]
 ) -> dict[str, Any]:
@@ -188,7 +227,7 @@ def seam_metrics(
     gradients: dict[str, list[float]] = {"inserted": [], "pasted": [], "canvas": []}
     canvases: list[int] = []  # which canvas: several insertions may share one
     for item in insertions:
-        canvases.append(hash(item.canvas.tobytes()))
+        canvases.append(numbers.setdefault(item.canvas.tobytes(), len(numbers)))
         for name, version in (("inserted", item.image), ("pasted", item.pasted), ("canvas", item.canvas)):
             gradients[name].append(border_gradient(version, item.brush))
     if len(set(canvases)) < 2:

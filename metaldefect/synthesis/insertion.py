@@ -220,6 +220,7 @@ def write_insertions(root: Path, jobs: Sequence[Insertion], drawn: Sequence[Draw
     """Write the visible insertions, `<split>/<label>/` and `ground_truth/<label>/`, and `insertions.csv`.
 
     An insertion that cannot be seen is not a defect: it gets no image and no mask, only a row without paths.
+    `top`, `left` and `side` are those of the square window in which it was drawn, in pixels of the canvas.
 
     Args:
         root: an existing folder.
@@ -238,10 +239,12 @@ def write_insertions(root: Path, jobs: Sequence[Insertion], drawn: Sequence[Draw
             write_png(root / mask, found.mask.astype(np.uint8) * 255)
             counts[job.split] += 1
         paths = (image, mask) if found.visible else ("", "")
-        rows.append((*paths, job.label, job.split, job.canvas.name, job.canvas.scene))
+        top, left = job.window[0].start, job.window[1].start
+        window = (top, left, job.window[0].stop - top)
+        rows.append((*paths, job.label, job.split, job.canvas.name, job.canvas.scene, *window))
     with (root / INSERTIONS).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "mask", "label", "split", "canvas", "scene"))
+        writer.writerow(("path", "mask", "label", "split", "canvas", "scene", "top", "left", "side"))
         writer.writerows(rows)
     seen = {split: counts[split] for split in SPLITS}
     return {"drawn": len(jobs), "invisible": len(jobs) - sum(seen.values()), **seen}

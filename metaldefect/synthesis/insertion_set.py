@@ -34,6 +34,7 @@ class InsertedImage(NamedTuple):
     pasted: U8  # after, without compositing
     mask: Mask  # where the image visibly changed
     brush: Mask  # where it was allowed to change
+    window: tuple[slice, slice]  # the square that the models saw, resized to their size
 
 
 def write_insertion_set(
@@ -100,7 +101,14 @@ def read_insertions(folder: Path) -> Iterator[InsertedImage]:
             read_own(f"{stem}_pasted.png"),
             read_grey(category / row["mask"]) > 127,
             read_grey(f"{stem}_brush.png") > 127,
+            window_of(row),
         )
+
+
+def window_of(row: Mapping[str, str]) -> tuple[slice, slice]:
+    """The square window in a row of the table of insertions."""
+    top, left, side = (int(row[name]) for name in ("top", "left", "side"))
+    return slice(top, top + side), slice(left, left + side)
 
 
 def window_side(merged: Path) -> int | None:

@@ -197,22 +197,52 @@ def insert_all(
 ) -> tuple[list[U8], list[str]]:
     """Crops of a method's visible insertions, and the scene of the real defect whose shape each has."""
     crops, groups = [], []
-    for number, (one, place) in enumerate(tqdm(paired, desc=f"insert {method}", unit="defect")):
-        proposer = proposer_of(method, one, painter, sampling)
-        if proposer is None:
-            continue
-        for attempt in range(ATTEMPTS):
-            rng = keyed_generator(seed, "realism", method, number, attempt)
-            change = proposer.propose(place.canvas, one.label, place.spot, rng, FEATHER)
-            if change is None:
-                continue
-            applied = apply_change(place.canvas, change, FEATHER)
-            if applied.visible:
-                assert place.spot.mask is not None
-                crops.append(crop_around(applied.photograph, place.spot.mask))
-                groups.append(one.scene)
-                break
+    changed = photographs_with(method, paired, painter, sampling, seed)
+    for (one, place), photograph in zip(paired, changed, strict=True):
+        if photograph is not None:
+            assert place.spot.mask is not None
+            crops.append(crop_around(photograph, place.spot.mask))
+            groups.append(one.scene)
     return crops, groups
+
+
+def photographs_with(
+    method: str,
+    paired: list[tuple[Original, Place]],
+    painter: Painter,
+    sampling: SamplingConfig,
+    seed: int,
+) -> list[Photograph | None]:
+    """Each place's photograph with a method's defect in it; None where nothing can be seen."""
+    found: list[Photograph | None] = []
+    for number, (one, place) in enumerate(tqdm(paired, desc=f"insert {method}", unit="defect")):
+        found.append(
+            photograph_with(method, one, place, painter, sampling, (seed, "realism", method, number))
+        )
+    return found
+
+
+def photograph_with(
+    method: str,
+    one: Original,
+    place: Place,
+    painter: Painter,
+    sampling: SamplingConfig,
+    key: tuple[int, str, str, int],
+) -> Photograph | None:
+    """A place's photograph with a method's defect in it; None if nothing can be seen after `ATTEMPTS`."""
+    proposer = proposer_of(method, one, painter, sampling)
+    if proposer is None:
+        return None
+    for attempt in range(ATTEMPTS):
+        rng = keyed_generator(*key, attempt)
+        change = proposer.propose(place.canvas, one.label, place.spot, rng, FEATHER)
+        if change is None:
+            continue
+        applied = apply_change(place.canvas, change, FEATHER)
+        if applied.visible:
+            return applied.photograph
+    return None
 
 
 def proposer_of(method: str, one: Original, painter: Painter, sampling: SamplingConfig) -> Proposer | None:

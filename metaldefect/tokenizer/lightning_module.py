@@ -57,7 +57,7 @@ class VQLightning(Trainee):
         self._recent: Tensor | None = None
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """Parameters that the mode trains; decoder-only keeps the tokens of trained transformers valid."""
+        """Parameters that the mode trains by gradient: all, or those behind the codebook."""
         if self.config.mode == "full":
             return list(self.model.parameters())
         trained = [*self.model.decoder.parameters(), *self.model.post_quant_conv.parameters()]
@@ -102,7 +102,7 @@ class VQLightning(Trainee):
             d_loss = hinge_discriminator_loss(real, fake)
             self.take_step(optimizers[1], d_loss, list(self.discriminator.parameters()))
             parts["discriminator"] = d_loss.detach()
-        if self.config.codebook_decay is not None and self.config.mode == "full":
+        if self.config.codebook_decay is not None and self.config.mode != "decoder_only":
             self.follow_vectors(reconstruction.quantized, self.config.codebook_decay)
         self.tokens_seen += torch.bincount(
             reconstruction.quantized.tokens.flatten(), minlength=self.model.config.codebook_size

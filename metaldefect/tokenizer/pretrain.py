@@ -1,7 +1,7 @@
 """Train base weights on natural photographs and procedural metal that never repeats, without real metal.
 
-`metaldefect pretrain tokenizer` made the weights in this package. Fine-tuning starts from them, so its
-*before* and *after* are both real models.
+Fine-tuning starts from such weights, so its *before* and *after* are both real models. The weights in this
+package are older than the stream of metal: they learnt from a fixed set, see their card.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from metaldefect.config import Config
 
+SLOWEST = 0.999  # smallest `codebook_decay` at which tokens nearly keep their meaning
 PerceptualName = Literal["vgg", "alex", "squeeze", "efficientnet_lite0"]
 
 
@@ -17,13 +18,16 @@ class VQTrainingSettings(Config):
     `schedule`: how the learning rates go on after the warm-up: down to the last step, or constant for a
     training without a fixed end. `codebook_decay`: decay of the running mean of encoder outputs that each
     entry follows; None: the codebook loss trains the entries, as in LlamaGen.
+    `mode`: `full` trains everything. `decoder_only` keeps the tokens as they are. `slow_codebook` trains the
+    decoder too, and lets the entries follow the encoder's outputs, with a `codebook_decay` near 1: tokens
+    nearly keep their meaning, so a MaskGIT that knows them can go on.
     """
 
     steps: PositiveInt
     learning_rate: PositiveFloat = 2e-4
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: NonNegativeInt = 50
-    mode: Literal["full", "decoder_only"] = "full"
+    mode: Literal["full", "decoder_only", "slow_codebook"] = "full"
     perceptual: PerceptualName = "squeeze"
     l1_weight: float = 1.0
     perceptual_weight: float = 1.0
@@ -35,6 +39,15 @@ class VQTrainingSettings(Config):
     entropy_ratio: float = 0.0
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     codebook_decay: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def slow_is_slow(self) -> Self:
+        """A codebook that is to move slowly needs a decay near 1."""
+        if self.mode == "slow_codebook" and (self.codebook_decay or 0.0) < SLOWEST:
+            raise ValueError(
+                f"mode: slow_codebook needs a codebook_decay of at least {SLOWEST}, got {self.codebook_decay}"
+            )
+        return self
 
 
 class VQTrainingConfig(VQTrainingSettings):

@@ -45,6 +45,12 @@ USEFULNESS = (
         "0.5: impossible",
         False,
     ),
+    (
+        "block_ratio_insertions",
+        "Steps across token cells in insertions, inside = 1",
+        "1: no grid",
+        False,
+    ),
     ("seams.inserted_to_canvas", "Gradient at an insertion's border, before = 1", "1: no seam", False),
 )
 
@@ -142,6 +148,9 @@ def references(metrics: Metrics) -> dict[str, str]:
         value = metrics.value("evaluate_synthesis", reference)
         if value is not None:
             found[key] = f"{name}: {share(value)}"
+    before = metrics.value("evaluate_synthesis", "block_ratio_insertions.canvas")
+    if before is not None:
+        found["block_ratio_insertions"] = f"before the insertion: {formatted(before)}"
     return found
 
 

@@ -45,6 +45,7 @@ METRICS = {
         "kid": {"ratio": 1.5},
         "gain_at_10": {"gain": {"mean": 0.5, "low": 0.25, "high": 0.75}, "synthetic_weight": 0.3},
         "block_ratio": {"mean": 1.1, "low": 1.0, "high": 1.2, "per_class": {"a": 1.1}, "highest": 1.1},
+        "block_ratio_insertions": {"mean": 1.1, "low": 1.0, "high": 1.2, "canvas": 1.0, "insertions": 9},
         "seams": {"inserted_to_canvas": 1.0},
         "realism": {f"{method}_realism_auroc": {"mean": 0.5, "low": 0.25, "high": 0.75} for method in
                     ("insertion", "copy_paste", "procedural")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
@@ -31,6 +32,7 @@ from metaldefect.synthesis.insertion import (
     plan_insertions,
     write_insertions,
 )
+from metaldefect.synthesis.insertion_set import window_of
 from metaldefect.synthesis.painter import load_painter
 from tests.tiny_models import CLASSES, save_tiny_painter
 
@@ -155,6 +157,8 @@ def test_invisible_insertions_have_no_files_and_are_counted(tmp_path: Path) -> N
     (tmp_path / "inserted").mkdir()
     counts = write_insertions(tmp_path / "inserted", jobs, drawn)
     assert counts == {"drawn": 8, "invisible": 1, "validation": 3, "test": 4}
+    with (tmp_path / "inserted/insertions.csv").open(newline="") as stream:
+        assert [window_of(row) for row in csv.DictReader(stream)] == [job.window for job in jobs]
     images = sorted((tmp_path / "inserted").glob("*/*/*.png"))
     assert len(images) == 14  # 7 images, 7 masks
     assert not [path for path in images if path.stem.startswith("0000") and path.parent.name == CLASSES[0]]

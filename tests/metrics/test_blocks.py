@@ -9,7 +9,7 @@ from PIL import Image
 
 from metaldefect.images import resize
 from metaldefect.metrics import blocks
-from metaldefect.metrics.blocks import block_ratio, block_ratio_interval, cell_steps
+from metaldefect.metrics.blocks import block_ratio, block_ratio_interval, cell_steps, cell_steps_inside
 
 NEU_DET = Path(__file__).resolve().parents[2] / "../shared/data/neu_det.tar"
 
@@ -41,6 +41,17 @@ def test_steps_worked_out_by_hand() -> None:
     assert block_ratio(turned, 2) == 9.0
     # Cells of 3: the last cell is narrower; steps 0, 4 inside, 30 across, 2 inside
     assert block_ratio(rows_of(7, 7, 11, 41, 43), 3) == pytest.approx((30 / 2) / (6 / 6))
+
+
+def test_a_box_counts_its_own_steps_on_the_grid_of_the_image() -> None:
+    image = rows_of(20, 21, 12, 13, 40, 45)[0]  # in cells of 2: 1 inside, 9 across, 1, 27 across, 5 inside
+    steps = cell_steps_inside(image, 2, (slice(1, 2), slice(1, 4)))  # one row: 21, 12, 13
+    assert (steps.across.tolist(), steps.inside.tolist()) == ([9.0], [1.0])
+    beside = cell_steps_inside(image, 2, (slice(0, 1), slice(3, 6)))
+    assert (beside.across.tolist(), beside.inside.tolist()) == ([27.0], [5.0])
+    no_border = cell_steps_inside(image, 2, (slice(0, 1), slice(4, 6)))
+    assert np.isnan(no_border.across).all()
+    assert no_border.inside.tolist() == [5.0]
 
 
 def test_noise_has_no_grid_and_squares_have_one() -> None:

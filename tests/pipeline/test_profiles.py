@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import ParamsError
-from pipeline.profiles import changes, main, profiles, write_params
+from metaldefect.tokenizer.config import named_config
+from pipeline.params import Params, ParamsError, parse_params
+from pipeline.profiles import changes, composed_text, main, profiles, write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +51,32 @@ def test_an_unknown_profile_lists_those_there_are(folder: Path) -> None:
     with pytest.raises(ParamsError, match=r"no profile 'tinny': .* has cpu, paper, real, real128, tiny"):
         write_params(folder, "tinny")
     assert profiles(folder / "conf") == ["cpu", "paper", "real", "real128", "tiny"]
+
+
+def params_of(profile: str) -> Params:
+    return parse_params(yaml.safe_load(composed_text(ROOT / "conf", profile)))
+
+
+def test_the_real_profile_starts_from_the_shipped_pair() -> None:
+    real, default = params_of("real"), params_of("cpu")
+    for params in (real, default):
+        assert params.finetune_vq.tokenizer.base == "shipped"
+        assert params.finetune_vq.training.mode == "decoder_only"
+        assert params.train_maskgit.base == "shipped"
+    assert real.finetune_vq.tokenizer == default.finetune_vq.tokenizer
+    assert sum(real.merge.expected_counts.values()) == 2659
+    seen = real.train_maskgit.training.steps * real.train_maskgit.training.batch_size
+    assert seen > 9 * default.train_maskgit.training.steps * default.train_maskgit.training.batch_size
+
+
+@pytest.mark.parametrize("profile", profiles(ROOT / "conf"))
+def test_a_profile_that_starts_from_the_shipped_maskgit_keeps_the_codes_it_knows(profile: str) -> None:
+    params = params_of(profile)
+    section = params.finetune_vq
+    named_config(section.tokenizer.name, section.tokenizer.codebook_size).grid(section.tokenizer.image_size)
+    if params.train_maskgit.base == "shipped":
+        assert section.tokenizer.base == "shipped"
+        assert section.training.mode in ("decoder_only", "slow_codebook")
 
 
 def test_changes_name_values_that_come_and_go() -> None:

@@ -158,6 +158,15 @@ def test_the_calibration_shows_the_interval_that_its_metrics_hold(tmp_path: Path
     assert [row[1][0].replace("\N{NO-BREAK SPACE}", " ") for row in table.rows[-1:]] == ["4 %"]
 
 
+def test_the_grid_in_insertions_is_compared_with_the_same_boxes_before(tmp_path: Path) -> None:
+    ratio = {"mean": 1.04, "low": 1.0, "high": 1.08, "canvas": 0.99, "insertions": 40}
+    table = evidence.usefulness_table(metrics(tmp_path, evaluate_synthesis={"block_ratio_insertions": ratio}))
+    assert table is not None
+    (row,) = [[text for text, _ in row] for row in table.rows]
+    assert row[0].startswith("Steps across token cells in insertions")
+    assert row[1:] == ["1.040 (1.000 to 1.080)", "before the insertion: 0.9900"]
+
+
 def scored(name: str, label: str, score: float) -> Scored:
     mask = np.zeros((8, 8), bool)
     mask[2:4, 2:4] = label != "good"

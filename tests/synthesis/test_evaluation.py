@@ -17,6 +17,7 @@ from metaldefect.synthesis.evaluation import (
     RealSides,
     block_ratios,
     gain_at,
+    insertion_block_ratio,
     judge_drawn_images,
     real_border_gradients,
     seam_metrics,
@@ -56,7 +57,8 @@ def write_merged(root: Path, per_class: int, masks: bool = True) -> None:
 def insertion(step: int, canvas: int = 0) -> InsertedImage:
     """Canvases of different numbers differ in brightness alone."""
     images = (square_image(level) + np.uint8(canvas) for level in (10, step, 2 * step))
-    return InsertedImage("scratches", *images, square_mask(), square_mask())
+    whole = (slice(0, SIDE), slice(0, SIDE))
+    return InsertedImage("scratches", *images, square_mask(), square_mask(), whole)
 
 
 def test_real_borders_are_spread_over_classes(tmp_path: Path) -> None:
@@ -123,6 +125,51 @@ def test_block_ratios_of_drawn_images_name_the_worst_class(tmp_path: Path) -> No
     assert found["per_class"]["smooth"] == pytest.approx(1.0, abs=0.05)
     assert found["highest"] == found["per_class"]["blocky"] > 2
     assert found["low"] < found["mean"] < found["high"]
+
+
+def inserted_cells(step: int, window: tuple[int, int], number: int = 0) -> InsertedImage:
+    """A rectangle of noise in a noisy canvas; the squares of 4 pixels of its window's grid differ by a step.
+
+    The window has 32 pixels; its corner is given.
+    """
+    rng = np.random.default_rng(number)
+    canvas = rng.integers(90, 110, (64, 64)).astype(np.uint8)
+    rows, columns = (slice(start, start + 32) for start in window)
+    mask = np.zeros((64, 64), bool)
+    mask[rows, columns][6:26, 9:29] = True
+    cells = step * rng.integers(0, 2, (8, 8)).repeat(4, axis=0).repeat(4, axis=1)
+    drawn = canvas.copy()
+    drawn[rows, columns] += cells.astype(np.uint8)
+    image = np.where(mask, drawn, canvas)
+    return InsertedImage("scratches", canvas, image, image, mask, mask, (rows, columns))
+
+
+def test_the_block_ratio_of_insertions_is_measured_on_each_ones_own_grid() -> None:
+    corners = [(0, 0), (5, 7), (13, 30), (32, 1)]  # most of these grids are not the canvas's
+    plain = [inserted_cells(0, corner, number) for number, corner in enumerate(corners)]
+    blocky = [inserted_cells(60, corner, number) for number, corner in enumerate(corners)]
+    found = insertion_block_ratio(blocky, 32, 4)
+    assert found["mean"] > 3
+    assert found["low"] < found["mean"] < found["high"]
+    assert found["insertions"] == 4
+    assert found["canvas"] == pytest.approx(1.0, abs=0.1)
+    assert insertion_block_ratio(plain, 32, 4)["mean"] == pytest.approx(found["canvas"])
+    elsewhere = [item._replace(window=(slice(2, 34), slice(2, 34))) for item in blocky[:1] * 2 + blocky[1:2]]
+    assert insertion_block_ratio(elsewhere, 32, 4)["mean"] < 1
+    twice = insertion_block_ratio(blocky, 64, 8)
+    assert twice["mean"] > 2  # windows are resized to the painter's size
+
+
+def test_the_block_ratio_of_insertions_needs_two_images_and_borders_of_cells() -> None:
+    reason = "visible insertions across token cells in {} images, 2 are needed"
+    assert insertion_block_ratio([], 32, 4) == {"left_out": reason.format(0)}
+    one = inserted_cells(60, (0, 0))
+    assert insertion_block_ratio([one, one], 32, 4) == {"left_out": reason.format(1)}
+    speck = np.zeros((64, 64), bool)
+    speck[9:11, 9:11] = True  # inside one cell
+    assert insertion_block_ratio([one, inserted_cells(60, (0, 0), 1)._replace(mask=speck)], 32, 4) == {
+        "left_out": reason.format(1)
+    }
 
 
 def test_drawn_images_are_judged_by_a_network_that_learnt_from_real_training_images_alone(

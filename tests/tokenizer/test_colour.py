@@ -12,16 +12,12 @@ from skimage.metrics import structural_similarity
 from metaldefect.errors import UserError
 from metaldefect.images import as_channels, decoded_levels, to_tanh_range
 from metaldefect.maskgit.config import MaskGITConfig
-from metaldefect.maskgit.token_data import (
-    codebook_digest,
-    grey_codebook_digest,
-    require_same_codes,
-    start_from_own,
-)
+from metaldefect.maskgit.token_data import require_same_codes, start_from_own
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.metrics.blocks import block_ratio
 from metaldefect.metrics.reconstruction import edge_iou, edges, ssim
 from metaldefect.tokenizer.checkpoints import load_base, load_tokenizer, save_tokenizer
+from metaldefect.tokenizer.codes import codebook_digest, grey_codebook_digest
 from metaldefect.tokenizer.colour import grey_codes_alike, widen
 from metaldefect.tokenizer.evaluation import Distance, reconstruct
 from metaldefect.tokenizer.fields import plane_of

@@ -222,6 +222,36 @@ def test_decoder_only_leaves_the_tokens_as_they_were(images: torch.Tensor, tmp_p
     assert not torch.equal(start["decoder.conv_out.weight"], state["decoder.conv_out.weight"])
 
 
+def test_a_slow_codebook_moves_while_nearly_all_tokens_stay(images: torch.Tensor, tmp_path) -> None:
+    torch.manual_seed(1)
+    start = VQModel(TINY)
+    grids, kept = start.encode(to_model_input(images)), {}
+    for mode, decay in (("slow_codebook", 0.999), ("full", 0.5)):
+        torch.manual_seed(1)
+        config = VQTrainingConfig(
+            steps=6, warmup_steps=1, learning_rate=1e-3, perceptual="efficientnet_lite0",
+            discriminator_channels=8, mode=mode, codebook_decay=decay,
+        )  # fmt: skip
+        module = VQLightning(VQModel(TINY), config)
+        batches = SampledBatches(images, 2, 3)
+        fit(module, batches, steps=6, epoch_steps=6, seed=3, checkpoint_directory=tmp_path / mode)
+        kept[mode] = float((module.model.encode(to_model_input(images)) == grids).float().mean())
+        state, before = module.model.state_dict(), start.state_dict()
+        still = [key for key in before if key.startswith(("encoder.", "quant_conv."))]
+        assert all(torch.equal(before[key], state[key]) for key in still) == (mode == "slow_codebook")
+        moved = (module.model.quantize.codebook * start.quantize.codebook).sum(dim=1).detach()
+        assert float(moved.min()) < 1 - 1e-6, "some entries follow"
+        if mode == "slow_codebook":
+            assert float(moved.min()) > 0.95
+    assert kept["slow_codebook"] > 0.9 > kept["full"]
+
+
+def test_a_slow_codebook_needs_a_decay_near_one() -> None:
+    for decay in (None, 0.99):
+        with pytest.raises(ValueError, match="slow_codebook needs a codebook_decay"):
+            VQTrainingConfig(steps=1, mode="slow_codebook", codebook_decay=decay)
+
+
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint(images, tmp_path) -> None:
     trained(images, 2, tmp_path)
     before = (tmp_path / "last.ckpt").read_bytes()
