@@ -2,19 +2,23 @@
 
 For each seed, the defect-free tiles are split by scene, and all defective tiles are in test. Each teacher
 (`shipped`, `random`, `NAME=PATH`) trains one detector up to the last of `--steps`; at each of them it is
-calibrated with painted defects and scored on the test tiles, and the last one is measured in full. A memory
-bank on the teacher's backbone is scored on the same tiles. Finished runs are skipped and killed runs resume;
-when all are done, their numbers become `benchmarks/results/tiles.json`. A short run (`--seeds 0 --steps 250
-500 1000`) is a whole one of its size: the result says which steps and seeds it has.
+calibrated with painted defects and scored on test tiles. The last one is set up as `metaldefect train` does
+it and measured in full, beside the paper's score of the same networks, and beside every choice that the
+calibration had (metric of the residual, weights of the two maps): so one sees whether painted defects choose
+well. A memory bank on the teacher's backbone is scored on the same tiles. Finished runs are skipped and
+killed runs resume; when all are done, their numbers become `benchmarks/results/tiles.json` and
+`docs/images/tiles.png`. A short run (`--seeds 0 --steps 250 500 1000`) is a whole one of its size: the result
+says which steps and seeds it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -26,15 +30,16 @@ import numpy as np
 import torch
 
 from benchmarks.results import add_results_argument, publish
+from benchmarks.tile_measures import Minutes, curve_point, measure_choices
 from benchmarks.tile_teachers import RANDOM, SHIPPED, Teacher, parse_teachers
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import chosen_size, prepared_folder
 from metaldefect.commands.train import detector_config, target_of, train_detector
-from metaldefect.efficientad.calibration import Scores, calibrate
+from metaldefect.efficientad.calibration import PAPER_SHARE, RIDGES, Scores, calibrate
 from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
 from metaldefect.efficientad.figures import detector_figures, steps_figure
-from metaldefect.efficientad.held_out import HeldOut, hold_out
+from metaldefect.efficientad.held_out import hold_out
 from metaldefect.efficientad.memory_bank import (
     backbone_features,
     bank_metrics,
@@ -43,16 +48,13 @@ from metaldefect.efficientad.memory_bank import (
 )
 from metaldefect.efficientad.model_files import save_detector
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import EfficientAD, infer
+from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.efficientad.training_sets import resized_images, training_images
 from metaldefect.errors import UserError
 from metaldefect.figures import save_figures
 from metaldefect.hardware import set_threads
-from metaldefect.images import ImageSize, resize
 from metaldefect.ingest.natural import evenly_spaced
-from metaldefect.inspection.layout import GOOD
-from metaldefect.inspection.provider import InspectionImage, RealDatasetProvider
-from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
+from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.metrics import detection
 
 # Name in the results -> name of the metric.
@@ -64,6 +66,7 @@ REPORTED = {
     "f1_max": "f1_max",
 }
 OF_BANK = ("image_auroc", "au_pro")
+OF_PAPER = ("image_auroc", "au_pro", "f1_max")
 # The threshold for `f1_calibrated` weighs a missed painted defect as much as a flagged normal tile.
 BALANCED = Target(cost_miss=1, cost_false_alarm=1, defect_share=0.5)
 
@@ -124,37 +127,52 @@ def run_one(run: TileRun) -> None:
         print(f"{name}: done before", flush=True)
         return
     print(f"{name}: {settings.steps} steps", flush=True)
-    started, provider = time.monotonic(), provider_of_seed(settings, work)
+    provider = provider_of_seed(settings, work)
     size = chosen_size(settings, provider)
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out, test = hold_out(provider, size, settings.seed), provider.test()
     chosen = test if run.curve_images == 0 else [test[i] for i in evenly_spaced(len(test), run.curve_images)]
-    curve_path = state / "curve.json"
+    minutes, curve_path = Minutes(state / "minutes.json"), state / "curve.json"
 
     def follow(model: EfficientAD, step: int) -> bool:
+        minutes.save()
         if step in run.points:
             rows = read_json(curve_path) if curve_path.is_file() else []
             point = curve_point(model, held_out, chosen, size)
             print(f"{name}: step {step}, image AUROC {point['image_auroc']:.3f}", flush=True)
-            write_json(curve_path, [*(row for row in rows if row["step"] < step), {"step": step, **point}])
+            row = {"step": step, **point, "minutes": round(minutes.total, 2)}
+            write_json(curve_path, [*(row for row in rows if row["step"] < step), row])
         return False
 
     network = run.teacher.load(settings.model, settings.padding, settings.seed)
     trained = train_detector(settings, network, images, state, follow)
-    calibration = calibrate(trained.model, held_out.calibration, target_of(settings))
+    minutes_of_training = minutes.total
+    paper = copy.deepcopy(trained.model)
+    calibrate(paper, held_out.calibration, target_of(settings))
+    paper.map_weights.fill_(PAPER_SHARE)
+    choices = measure_choices(trained.model, held_out.calibration, test, size)
+    calibration = calibrate(trained.model, held_out.calibration, target_of(settings), RIDGES)
     scored = score_test_images(trained.model, test, size, f"test {name}")
+    # The threshold concerns none of the numbers that are kept of the paper's score
+    by_paper = summarise(score_test_images(paper, test, size, f"{name}, paper's score"), 0.0, settings.seed)
     result = {
         "recipe": recipe,
         "metrics": with_balanced_threshold(
             summarise(scored, calibration.threshold, settings.seed), scored, calibration.scores
         ),
+        "paper_score": {
+            metric: {"value": by_paper[metric], "interval_95": by_paper["interval_95"][metric]}
+            for metric in OF_PAPER
+        },
+        "choices": choices,
         "threshold": calibration.threshold,
         "calibration": calibration.record,
         "train_images": len(images.normal),
         "penalty_source": images.penalty_source,
         "curve": read_json(curve_path),
         "final_losses": dict(trained.history[-1]),
-        "minutes_since_last_start": (time.monotonic() - started) / 60,
+        "minutes": minutes_of_training,
+        "minutes_with_tests": minutes.total,
     }
     detector = work / name
     detector.mkdir(parents=True, exist_ok=True)
@@ -164,17 +182,6 @@ def run_one(run: TileRun) -> None:
     save_figures(detector_figures(groups, calibration.threshold), detector / "figures")
     write_json(path, result)
     shutil.rmtree(state)
-
-
-def curve_point(
-    model: EfficientAD, held_out: HeldOut, test: Sequence[InspectionImage], size: ImageSize
-) -> dict[str, float]:
-    """Image AUROC on test tiles after a calibration, and the weight that it gave the student-teacher map."""
-    with cpu_kernels(model, enabled=is_on_cpu(model)):
-        share = calibrate(model, held_out.calibration, Target()).student_share
-        scores = [infer(model, resize(item.image, size))[0] for item in test]
-    labels = [item.label != GOOD for item in test]
-    return {"image_auroc": detection.auroc(scores, labels), "student_share": share}
 
 
 def with_balanced_threshold(
@@ -232,7 +239,15 @@ def collect_results(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int
         entry["curve"] = {str(seed): run["curve"] for seed, run in runs.items()}
         entry["images"] = {str(seed): run["metrics"]["images"] for seed, run in runs.items()}
         entry["map_weights"] = {str(seed): run["calibration"]["map_weights"] for seed, run in runs.items()}
-        entry["minutes"] = {str(seed): run["minutes_since_last_start"] for seed, run in runs.items()}
+        entry["residual_metric"] = {
+            str(seed): run["calibration"]["residual_metric"]["chosen"] for seed, run in runs.items()
+        }
+        entry["paper_score"] = {
+            name: {str(seed): run["paper_score"][name] for seed, run in runs.items()} for name in OF_PAPER
+        }
+        entry["choices"] = {str(seed): run["choices"] for seed, run in runs.items()}
+        for name in ("minutes", "minutes_with_tests"):
+            entry[name] = {str(seed): run[name] for seed, run in runs.items()}
         section[f"{teacher.name}_teacher"] = entry
     section["memory_bank"] = {str(seed): read_json(work / f"bank_seed{seed}.json") for seed in seeds}
     baseline = section.get(f"{RANDOM}_teacher")
@@ -268,12 +283,23 @@ def main() -> None:
         "image_size": arguments.image_size,
         "model": f"EfficientAD-{arguments.model}",
     }
-    curves = {f"{t.name} teacher": list(section[f"{t.name}_teacher"]["curve"].values()) for t in teachers}
+    draw_curves(section, teachers, arguments.picture)
+    publish(arguments.results, "tiles", figures_of(section, teachers), section)
+
+
+def draw_curves(section: Mapping[str, Any], teachers: Sequence[Teacher], picture: Path) -> None:
+    """Draw image AUROC against steps, with that of the memory bank as a line."""
+    curves: dict[str, list[list[dict[str, float]]]] = {}
+    for teacher in teachers:
+        runs = list(section[f"{teacher.name}_teacher"]["curve"].values())
+        curves[f"{teacher.name} teacher, set up by painted defects"] = runs
+        curves[f"{teacher.name} teacher, paper's score"] = [
+            [{"step": row["step"], "image_auroc": row["image_auroc_paper"]} for row in run] for run in runs
+        ]
     bank = np.mean([found["image_auroc"] for found in section["memory_bank"].values()])
     figure = steps_figure(curves, "image_auroc", {"memory bank, no training": float(bank)})
-    save_figures({"image_auroc_by_step": figure}, work)
+    save_figures({picture.stem: figure}, picture.parent)
     plt.close(figure)
-    publish(arguments.results, "tiles", figures_of(section, teachers), section)
 
 
 def settings_of(arguments: argparse.Namespace, seed: int, points: Sequence[int]) -> TrainSettings:
@@ -314,6 +340,12 @@ def figures_of(section: dict[str, Any], teachers: Sequence[Teacher]) -> dict[str
         by_seed = {seed: found[name] for seed, found in section["memory_bank"].items()}
         figures[f"memory_bank_{name}"] = float(np.mean(list(by_seed.values())))
         figures |= {f"memory_bank_{name}_seed{seed}": value for seed, value in by_seed.items()}
+    paper = section[f"{teachers[0].name}_teacher"]["paper_score"]
+    for name, by_seed in paper.items():
+        figures[f"paper_score_{name}"] = float(np.mean([found["value"] for found in by_seed.values()]))
+        for seed, found in by_seed.items():
+            low, high = found["interval_95"]
+            figures[f"paper_score_{name}_seed{seed}"] = {"value": found["value"], "low": low, "high": high}
     minutes = section[f"{teachers[0].name}_teacher"]["minutes"]
     figures["minutes"] = float(np.mean(list(minutes.values())))
     figures |= {f"minutes_seed{seed}": value for seed, value in minutes.items()}
@@ -342,6 +374,7 @@ def parse_arguments() -> argparse.Namespace:
         "--curve-images", type=int, default=136, help="test images per point of the curve; 0: all"
     )
     parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/tiles.png"), help="of the curves")
     parser.add_argument("--work", type=Path, default=Path("data/tiles"), help="runs, detectors and figures")
     add_results_argument(parser, "tiles")
     return parser.parse_args()

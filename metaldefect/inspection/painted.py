@@ -17,6 +17,8 @@ from metaldefect.synthesis.procedural_insertion import PAINTERS, paint_defect
 FEATHER = 3.0  # px
 # Every second defect is faint: strong ones alone are soon all found, and then say nothing more.
 STRENGTHS = (1.0, 0.5)
+# On rough metal many are left out because nobody could see them; others take their place.
+TRIES = 3
 
 
 def paint_defects(
@@ -29,7 +31,7 @@ def paint_defects(
     Args:
         normals: where to paint.
         size: that images are resized to first, px.
-        count: defects to paint; those that nobody could see are left out.
+        count: defects to paint; instead of those that nobody could see, up to twice as many more are tried.
         seed: of kind, place and shape.
 
     Returns:
@@ -37,7 +39,9 @@ def paint_defects(
     """
     kinds = list(PAINTERS)
     found = []
-    for number in range(count if len(normals) else 0):
+    for number in range(TRIES * count if len(normals) else 0):
+        if len(found) == count:
+            break
         item, kind = normals[number % len(normals)], kinds[number % len(kinds)]
         rng = keyed_generator(seed, "painted", item.scene, kind, number)
         photograph = as_photograph(resize(item.image, size))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks import tiles
 from benchmarks.tile_teachers import parse_teachers, random_teacher
-from metaldefect.artifacts import read_json
+from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad import held_out
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.efficientad.teacher_weights import shipped_teacher
@@ -36,6 +36,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(monkeypatch: pytest.MonkeyPatch, raw: Path, work: Path, *extra: str) -> None:
     options = ["--raw", str(raw), "--work", str(work / "tiles"), "--results", str(work / "tiles.json")]
+    options += ["--picture", str(work / "curves.png")]
     small = ["--image-size", "128", "--steps", "2", "4", "--curve-images", "5", "--seeds", "3"]
     teachers = ["--teachers", f"short={shipped_teacher('S')}", "random"]
     monkeypatch.setattr(sys, "argv", ["tiles", *options, *small, *teachers, "--penalty-images", "3", *extra])
@@ -71,7 +72,17 @@ def test_every_teacher_is_measured_once_beside_the_memory_bank(
     difference = [section[f"{name}_teacher"]["mean"]["image_auroc"] for name in ("short", "random")]
     assert gain == pytest.approx(difference[0] - difference[1])
     assert load_detector(tmp_path / "tiles/random_seed3")[1].image_size == 128
-    assert (tmp_path / "tiles/image_auroc_by_step.png").stat().st_size > 5000
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    short = section["short_teacher"]
+    rows = short["choices"]["3"]
+    assert len(rows) == len({(row["ridge"], row["student_share"]) for row in rows}) == 25
+    by_share = {row["student_share"]: row["painted"] for row in rows if row["ridge"] == 0}
+    assert max(by_share.values()) == pytest.approx(image_auroc_of_painted(tmp_path, "short_seed3"), abs=0.02)
+    paper = next(row["test"] for row in rows if (row["ridge"], row["student_share"]) == (0, 0.5))
+    assert short["paper_score"]["image_auroc"]["3"]["value"] == pytest.approx(paper, abs=0.03)
+    assert figures["paper_score_image_auroc"] == short["paper_score"]["image_auroc"]["3"]["value"]
+    last = short["curve"]["3"][-1]
+    assert 0 < last["minutes"] <= short["minutes"]["3"] < short["minutes_with_tests"]["3"]
 
     for name in ("train_detector", "fill_bank"):
         monkeypatch.setattr(tiles, name, lambda *_: pytest.fail("done again"))
@@ -80,6 +91,20 @@ def test_every_teacher_is_measured_once_beside_the_memory_bank(
     assert "short_seed3: done before" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"short_seed3\.json is of other settings"):
         run(monkeypatch, raw, tmp_path, "--steps", "6")
+
+
+def image_auroc_of_painted(work: Path, name: str) -> float:
+    found: float = read_json(work / "tiles" / f"{name}.json")["calibration"]["residual_metric"][
+        "image_auroc_paper_score"
+    ]
+    return found
+
+
+def test_minutes_of_a_killed_run_count(tmp_path: Path) -> None:
+    write_json(tmp_path / "minutes.json", {"minutes": 7.0})
+    minutes = tiles.Minutes(tmp_path / "minutes.json")
+    minutes.save()
+    assert 7 <= read_json(tmp_path / "minutes.json")["minutes"] <= minutes.total < 8
 
 
 def test_a_random_teacher_keeps_its_signal_to_the_last_layer() -> None:
