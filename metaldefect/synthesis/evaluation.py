@@ -225,7 +225,9 @@ def seam_metrics(
         could not be measured.
     """
     gradients: dict[str, list[float]] = {"inserted": [], "pasted": [], "canvas": []}
-    canvases: list[int] = []  # which canvas: several insertions may share one
+    # Not hash(): it differs from process to process, and the resamples with it
+    numbers: dict[bytes, int] = {}  # of the canvases: several insertions may share one
+    canvases: list[int] = []
     for item in insertions:
         canvases.append(numbers.setdefault(item.canvas.tobytes(), len(numbers)))
         for name, version in (("inserted", item.image), ("pasted", item.pasted), ("canvas", item.canvas)):
