@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Figure, add_results_argument, publish
+from benchmarks.results import Figure, Interval, add_results_argument, publish
 from benchmarks.strip_windows import write_windows
 from metaldefect.artifacts import atomic_directory, read_json
 from metaldefect.commands.settings import load_settings
@@ -49,7 +49,7 @@ def figures_of(name: str, metrics: Mapping[str, Any]) -> dict[str, Figure]:
 def with_interval(metrics: Mapping[str, Any], name: str) -> Figure:
     """A metric as a figure."""
     low, high = metrics["interval_95"][name]
-    return {"value": metrics[name], "low": low, "high": high}
+    return Interval(value=metrics[name], low=low, high=high)
 
 
 def main() -> None:

@@ -94,7 +94,10 @@ def measure_choices(
     weights = {ridge: whitening(covariance, ridge) for ridge in RIDGES}
     weights[PAPER_SCORE] = torch.eye(len(covariance), dtype=torch.float64)
     labels = [item.label != GOOD for item in test]
-    scales, scores = {}, {(ridge, share): [] for ridge in sorted(weights) for share in STUDENT_SHARES}
+    scales = {}
+    scores: dict[tuple[float, float], list[float]] = {
+        (ridge, share): [] for ridge in sorted(weights) for share in STUDENT_SHARES
+    }
     for ridge, (normals, _) in fitted.items():
         set_map_quantiles(model, normals)
         scales[ridge] = model.quantiles.clone()
@@ -109,9 +112,9 @@ def measure_choices(
     rows = []
     for (ridge, share), values in scores.items():
         model.quantiles.copy_(scales[ridge])
-        normals, defects = (share_scores(model, maps, share) for maps in fitted[ridge])
-        painted = np.concatenate([normals[judges], defects])
-        truth = np.repeat([False, True], [len(judges), len(defects)])
+        good, bad = (share_scores(model, maps, share) for maps in fitted[ridge])
+        painted = np.concatenate([good[judges], bad])
+        truth = np.repeat([False, True], [len(judges), len(bad)])
         row = {"ridge": ridge, "student_share": share, "painted": detection.auroc(painted, truth)}
         rows.append({**row, "test": detection.auroc(values, labels)})
     return rows

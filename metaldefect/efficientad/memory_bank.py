@@ -222,7 +222,8 @@ def auroc_difference(
     if len(set(labels)) < 2:
         return None
     bank, detector = (
-        comparison.Scores(np.array([item.score for item in items]), 0.0) for items in (with_bank, scored)
+        comparison.DetectorScores(np.array([item.score for item in items]), 0.0)
+        for items in (with_bank, scored)
     )
     scenes = [item.scene for item in scored]
     found = comparison.compare(bank, detector, labels, scenes, samples=samples, seed=seed)["image_auroc"]

@@ -38,7 +38,7 @@ def paint_defects(
         At most `count` images with masks, in order; none without normals.
     """
     kinds = list(PAINTERS)
-    found = []
+    found: list[InspectionImage] = []
     for number in range(TRIES * count if len(normals) else 0):
         if len(found) == count:
             break
