@@ -70,7 +70,7 @@ FEWEST = 3  # masks, below which nothing is measured
 Scores = NDArray[np.float64]
 
 
-class Inserted(NamedTuple):
+class MethodImages(NamedTuple):
     """Masks in their places, and each method's photographs, in the same order."""
 
     pairs: list[tuple[Original, Place]]
@@ -87,7 +87,7 @@ class Inserted(NamedTuple):
 
 def insert_with_all(
     pairs: list[tuple[Original, Place]], painter: Painter, sampling: SamplingConfig, seed: int
-) -> Inserted:
+) -> MethodImages:
     """Fill every place with every method; masks that one of them leaves invisible are dropped."""
     made = {method: photographs_with(method, pairs, painter, sampling, seed) for method in METHODS}
     everywhere = [
@@ -97,7 +97,7 @@ def insert_with_all(
         method: [one for number in everywhere if (one := found[number]) is not None]
         for method, found in made.items()
     }
-    return Inserted([pairs[number] for number in everywhere], photographs)
+    return MethodImages([pairs[number] for number in everywhere], photographs)
 
 
 def on_normal_images(
@@ -310,7 +310,7 @@ def compare_gain(
     return study | {"images": len(labels)}
 
 
-def require(inserted: Inserted, where: str) -> None:
+def require(inserted: MethodImages, where: str) -> None:
     """Refuse to compare by a handful of images."""
     if len(inserted.pairs) < FEWEST:
         raise UserError(

@@ -80,7 +80,7 @@ LABELS = {
     "f1_drawn_minus_copy_paste": "F1: drawn minus copied",
     "f1_drawn_minus_procedural": "F1: drawn minus painted",
     "gain_images": "crops with defects of each method, the same masks in the same places",
-    "gain_drawn": "accuracy that drawn crops add to 10 real ones per class",
+    "gain_drawn": "accuracy that drawn crops add to 10 originals per class",
     "gain_copy_paste": "the same for copied ones",
     "gain_procedural": "the same for painted ones",
     "gain_drawn_minus_copy_paste": "gain: drawn minus copied",
