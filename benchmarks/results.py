@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.errors import UserError
-from metaldefect.hardware import cpu_name
+from metaldefect.hardware import machine_name
 
 RESULTS = Path("benchmarks/results")
 PIPELINE = ("metaldefect", "stages", "conf")
@@ -158,7 +158,13 @@ def add_results_argument(parser: argparse.ArgumentParser, name: str) -> None:
     )
 
 
-def publish(path: Path, module: str, figures: Mapping[str, Any], details: Mapping[str, Any]) -> Result:
+def publish(
+    path: Path,
+    module: str,
+    figures: Mapping[str, Any],
+    details: Mapping[str, Any],
+    machine: str | None = None,
+) -> Result:
     """Write this run's result, print it as one line of JSON, and return it.
 
     Args:
@@ -166,11 +172,12 @@ def publish(path: Path, module: str, figures: Mapping[str, Any], details: Mappin
         module: name in `benchmarks`, for the command.
         figures: name -> number, or `{value, low, high}`.
         details: everything else that the run measured, stored unchanged.
+        machine: that measured, where its parts come from elsewhere; None: this one.
     """
     commit, date = commit_and_date()
     result = Result(
         command=command_line(module),
-        machine=cpu_name(),
+        machine=machine or machine_name(),
         commit=commit,
         date=date,
         figures=dict(figures),

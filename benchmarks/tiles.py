@@ -52,7 +52,7 @@ from metaldefect.efficientad.torch_model import EfficientAD
 from metaldefect.efficientad.training_sets import resized_images, training_images
 from metaldefect.errors import UserError
 from metaldefect.figures import save_figures
-from metaldefect.hardware import set_threads
+from metaldefect.hardware import machine_name, set_threads
 from metaldefect.ingest.natural import evenly_spaced
 from metaldefect.inspection.provider import RealDatasetProvider
 from metaldefect.metrics import detection
@@ -157,6 +157,7 @@ def run_one(run: TileRun) -> None:
     by_paper = summarise(score_test_images(paper, test, size, f"{name}, paper's score"), 0.0, settings.seed)
     result = {
         "recipe": recipe,
+        "machine": machine_name(),
         "metrics": with_balanced_threshold(
             summarise(scored, calibration.threshold, settings.seed), scored, calibration.scores
         ),
@@ -284,7 +285,8 @@ def main() -> None:
         "model": f"EfficientAD-{arguments.model}",
     }
     draw_curves(section, teachers, arguments.picture)
-    publish(arguments.results, "tiles", figures_of(section, teachers), section)
+    machine = " and ".join(sorted({read_json(work / f"{run.name}.json")["machine"] for run in runs}))
+    publish(arguments.results, "tiles", figures_of(section, teachers), section, machine)
 
 
 def draw_curves(section: Mapping[str, Any], teachers: Sequence[Teacher], picture: Path) -> None:

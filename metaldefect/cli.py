@@ -252,14 +252,26 @@ pretraining = typer.Typer(
 )
 app.add_typer(pretraining, name="pretrain")
 Minutes = Annotated[
-    float, option("Computing time in minutes, over all legs: a leg goes on from the last state.", min=0)
+    float | None,
+    option("Computing time in minutes, over all legs: a leg goes on from the last state.", min=0),
 ]
+PretrainImages = Annotated[
+    int | None,
+    option("Images to train on: the learning rate falls to the last one. Without it, --minutes is needed."),
+]
+
+
+def require_end(minutes: float | None, images: int | None) -> None:
+    """Refuse a training that would never end."""
+    if minutes is None and images is None:
+        raise typer.BadParameter("give --minutes or --images: how long to train")
 
 
 @pretraining.command("tokenizer")
 def pretrain_tokenizer(
-    minutes: Minutes,
     output: Annotated[Path, option("The .safetensors file to write; the card goes beside it.")],
+    minutes: Minutes = None,
+    images: PretrainImages = None,
     natural: Annotated[
         Path | None, option("Folder of photographs, instead of those in installed packages.")
     ] = None,
@@ -296,17 +308,24 @@ def pretrain_tokenizer(
         batch_size=batch_size,
         learning_rate=learning_rate,
         mode=mode,
+        images=images,
         discriminator_start=discriminator_start,
         checkpoint_steps=checkpoint_steps,
         seed=seed,
     )
+    require_end(minutes, images)
     pretrain(settings, minutes, natural, base, checkpoints, output)
 
 
 @pretraining.command("maskgit")
 def pretrain_maskgit(
-    minutes: Minutes,
     output: Annotated[Path, option("Folder to write the model and its card to.")],
+    minutes: Minutes = None,
+    images: PretrainImages = None,
+    symmetries: Annotated[
+        int,
+        typer.Option(help="How often each drawn image comes, in other symmetries, where drawing is slow."),
+    ] = DRAWING["symmetries"],
     base: Annotated[
         str | None, option("Weights to start from: `shipped`, or the --output of another training.")
     ] = None,
@@ -331,9 +350,12 @@ def pretrain_maskgit(
         MaskGITPretrainSettings,
         size=size,
         image_size=image_size,
+        images=images,
+        symmetries=symmetries,
         batch_size=batch_size,
         learning_rate=learning_rate,
         checkpoint_steps=checkpoint_steps,
         seed=seed,
     )
+    require_end(minutes, images)
     pretrain(settings, minutes, base, checkpoints, output)

@@ -60,6 +60,15 @@ def cpu_name() -> str:
     return f"{name}, {os.cpu_count()} cores, {'+'.join(units) or 'no bf16 units'}"
 
 
+def machine_name() -> str:
+    """What computes here, as text: the GPU in use, if any, and the processor."""
+    import torch
+
+    chosen = device()
+    gpu = f"{torch.cuda.get_device_name(chosen)}, " if chosen.type == "cuda" else ""
+    return gpu + cpu_name()
+
+
 def available_devices() -> list[str]:
     """Devices of this machine in order of preference: `cuda`, `cuda:1` and so on, `mps`, `cpu`."""
     import torch

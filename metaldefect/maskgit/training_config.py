@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from metaldefect.config import Config
 from metaldefect.maskgit.config import ShapeSettings
@@ -97,11 +97,30 @@ class RecipeSettings(ShapeSettings, StartSettings):
 
 
 class MaskGITPretrainSettings(Config):
-    """What determines base weights besides the time spent on them; the defaults made the shipped ones."""
+    """What determines base weights besides the time spent on them.
+
+    `images`: token grids to train on, with a learning rate that falls to zero; None: as many as the time
+    allows, at a constant rate. `symmetries`: in how many of the square's eight symmetries each drawn image
+    comes, where drawing takes longer than training; the batch size counts all of them.
+    """
 
     size: str = "cpu"
     image_size: PositiveInt = 256
+    images: PositiveInt | None = None
+    symmetries: int = Field(default=1, ge=1, le=8)
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 2e-3
     checkpoint_steps: PositiveInt = 50
     seed: NonNegativeInt = 0
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the training, if its images are numbered."""
+        return None if self.images is None else -(-self.images // self.batch_size)
+
+    @model_validator(mode="after")
+    def whole_images(self) -> Self:
+        """A batch holds each of its images in all symmetries."""
+        if self.batch_size % self.symmetries:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of {self.symmetries} symmetries")
+        return self

@@ -6,7 +6,7 @@ package are older than the stream of metal: they learnt from a fixed set, see th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from metaldefect.artifacts import atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.errors import UserError
-from metaldefect.hardware import cpu_name
+from metaldefect.hardware import machine_name
 from metaldefect.images import U8
 from metaldefect.ingest.natural import Natural, natural_photographs, natural_source
 from metaldefect.metrics.blocks import block_ratio
@@ -34,12 +34,15 @@ from metaldefect.tokenizer.patch_start import refit_codes, refit_outwards, start
 from metaldefect.tokenizer.training_config import PretrainSettings, VQTrainingConfig
 from metaldefect.training.callbacks import ComputingTime
 from metaldefect.training.data import LazyImages
+from metaldefect.training.snapshot_files import FOLDER, load_snapshot
+from metaldefect.training.snapshots import Snapshots
 from metaldefect.training.trainer import fit
 
 START_IMAGES = 1000  # images of which codebook and patch path are fitted before training
 HELD_OUT_EVERY = 20  # photographs: every 20th is never trained on
 HELD_OUT_SEED = 1_000_003  # of a stream of metal that no training draws from
 HELD_OUT_METAL = 64
+CURVE_POINTS = 6  # with the start and the end, where the number of images is known
 
 
 def random_view(image: U8, generator: torch.Generator) -> Tensor:
@@ -82,8 +85,18 @@ class DrawnImages:
         self.batch_size, self.seed = batch_size, seed
 
     def batch(self, step: int) -> Tensor:
+        return self.finish(self.draw(step))
+
+    def draw(self, step: int) -> U8:
+        """The images of a step, as an array."""
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return torch.stack([self.image(number) for number in numbers])
+        return np.stack([self.image(number).numpy() for number in numbers])
+
+    def drawing(self) -> Callable[[int], U8]:
+        return self.draw
+
+    def finish(self, drawn: U8) -> Tensor:
+        return torch.from_numpy(drawn)
 
     def image(self, number: int) -> Tensor:
         """Image `number` of the training, `uint8 [size, size]`."""
@@ -135,31 +148,13 @@ def start_model(settings: PretrainSettings, base: Path | None, images: DrawnImag
     return model
 
 
-def pretrain(
-    settings: PretrainSettings,
-    minutes: float,
-    natural: Path | None,
-    base: Path | None,
-    checkpoints: Path,
-    output: Path,
-) -> None:
-    """Train for some computing time, over all legs, and write weights in half precision with their card.
-
-    Args:
-        settings: what to train, and how.
-        minutes: computing time of all legs together; a leg goes on from the last one's state.
-        natural: folder of photographs; None uses those in installed packages.
-        base: weights to start from, the output of another training; None: the closed-form start.
-        checkpoints: folder of the state between legs.
-        output: the `.safetensors` file; the card with the learning curve is the `.json` next to it.
-    """
-    training, held_out = split_photographs(natural_photographs(natural, settings.image_size, None))
-    batches = DrawnImages(training, settings.image_size, settings.batch_size, settings.seed)
-    before = read_json(base.with_suffix(".json")) if base else {}
-    config = VQTrainingConfig(
-        steps=10**9,  # the clock ends the training
-        schedule="constant",
+def training_config(settings: PretrainSettings) -> VQTrainingConfig:
+    """The settings of the training."""
+    return VQTrainingConfig(
+        steps=settings.steps or 10**9,  # without a number of images, the clock ends the training
+        schedule="constant" if settings.steps is None else "cosine",
         learning_rate=settings.learning_rate,
+        warmup_steps=50 if settings.steps is None else min(200, settings.steps // 10),
         mode=settings.mode,
         discriminator_start=settings.discriminator_start // settings.batch_size,
         ema_decay=0.998,
@@ -168,28 +163,61 @@ def pretrain(
         edge_weight=2.0,
         codebook_decay=0.99,
     )
-    module = VQLightning(start_model(settings, base, batches), config)
-    clock = ComputingTime(60 * minutes)
+
+
+def pretrain(
+    settings: PretrainSettings,
+    minutes: float | None,
+    natural: Path | None,
+    base: Path | None,
+    checkpoints: Path,
+    output: Path,
+) -> None:
+    """Train for some computing time or images, and write weights in half precision with their card.
+
+    Args:
+        settings: what to train, and how. With a number of images, the learning rate falls to the last one,
+            and snapshots on the way make the learning curve.
+        minutes: computing time of all legs together; a leg goes on from the last one's state. None: no limit.
+        natural: folder of photographs; None uses those in installed packages.
+        base: weights to start from, the output of another training; None: the closed-form start.
+        checkpoints: folder of the state between legs.
+        output: the `.safetensors` file; the card with the learning curve is the `.json` next to it.
+    """
+    training, held_out = split_photographs(natural_photographs(natural, settings.image_size, None))
+    batches = DrawnImages(training, settings.image_size, settings.batch_size, settings.seed)
+    before = read_json(base.with_suffix(".json")) if base else {}
+    module = VQLightning(start_model(settings, base, batches), training_config(settings))
+    clock = ComputingTime(None if minutes is None else 60 * minutes)
+    snapshots = Snapshots(checkpoints / FOLDER, CURVE_POINTS) if settings.steps else None
     fit(
         module,
         batches,
-        steps=None,
+        steps=settings.steps,
         epoch_steps=settings.checkpoint_steps,
         seed=settings.seed,
         checkpoint_directory=checkpoints,
+        snapshots=snapshots,
         clock=clock,
     )
     module.average.copy_to(module.model)
+    # First the weights: who waits for them need not wait for the measuring
+    write_weights(module.model, output)
+    seen = before.get("images_seen", 0)
+    curve = before.get("curve", [])
+    if output.with_suffix(".json").is_file():
+        curve = read_json(output.with_suffix(".json")).get("curve", [])
+    for step, path in snapshots.written()[:-1] if snapshots else ():
+        load_snapshot(module.model, path)
+        point = measure(module.model, held_out, settings.image_size, module.config.perceptual)
+        curve = extended(curve, {"images_seen": seen + step * settings.batch_size, **point})
+    module.average.copy_to(module.model)
     row: dict[str, Any] = {
-        "images_seen": before.get("images_seen", 0) + module.step * settings.batch_size,
+        "images_seen": seen + module.step * settings.batch_size,
         "computing_minutes": round(clock.seconds / 60, 1),
         **measure(module.model, held_out, settings.image_size, module.config.perceptual),
     }
-    curve = before.get("curve", [])
-    if output.is_file():
-        curve = read_json(output.with_suffix(".json")).get("curve", [])
-    curve = [point for point in curve if point["images_seen"] < row["images_seen"]] + [row]
-    write_weights(module.model, output)
+    curve = extended(curve, row)
     card = {
         "what": "base weights of the tokenizer: photographs and procedural metal, no real metal",
         "tokenizer": module.model.config.model_dump(mode="json"),
@@ -200,13 +228,23 @@ def pretrain(
         **row,
         "curve": curve,
         "legs": clock.legs,
-        "machine": cpu_name(),
-        "command": f"metaldefect pretrain tokenizer --minutes {row['computing_minutes']:g}",
+        "machine": machine_name(),
+        "command": "metaldefect pretrain tokenizer " + length(settings.images, row["computing_minutes"]),
         "sha256": sha256_file(output),
         **({"base": {key: before[key] for key in ("images_seen", "command", "sha256")}} if base else {}),
     }
     write_json(output.with_suffix(".json"), card)
     print(f"{output}: {row}", flush=True)
+
+
+def extended(curve: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The curve up to the row, which replaces earlier points of as many images."""
+    return [*(point for point in curve if point["images_seen"] < row["images_seen"]), row]
+
+
+def length(images: int | None, minutes: float) -> str:
+    """The option that says how long a training was."""
+    return f"--minutes {minutes:g}" if images is None else f"--images {images}"
 
 
 def write_weights(model: VQModel, output: Path) -> None:

@@ -62,7 +62,8 @@ class VQTrainingConfig(VQTrainingSettings):
 class PretrainSettings(Config):
     """What determines base weights besides the time spent on them.
 
-    `discriminator_start`: images after which the adversarial loss starts.
+    `images`: to train on, with a learning rate that falls to zero; None: as many as the time allows, at a
+    constant rate. `discriminator_start`: images after which the adversarial loss starts.
     """
 
     tokenizer: str = "vq16_small"
@@ -70,6 +71,12 @@ class PretrainSettings(Config):
     batch_size: PositiveInt = 8
     learning_rate: PositiveFloat = 3e-4
     mode: Literal["full", "decoder_only"] = "full"
+    images: PositiveInt | None = None
     discriminator_start: NonNegativeInt = 4000
     checkpoint_steps: PositiveInt = 25
     seed: NonNegativeInt = 0
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the training, if its images are numbered."""
+        return None if self.images is None else -(-self.images // self.batch_size)

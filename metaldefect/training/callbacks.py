@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_file
+from metaldefect.hardware import device
 from metaldefect.training.module import Trainee, not_finite
 
 History = list[dict[str, float]]
@@ -86,8 +87,9 @@ class Recorder(Callback):
 class ComputingTime(Callback):
     """Counts the computing time of a training over all its resumed runs, and stops it at a limit.
 
-    Computing time is processor time divided by the number of threads, so a process that is paused or shares
-    the machine does not stop early.
+    On a CPU, computing time is processor time divided by the number of threads, so a process that is paused
+    or shares the machine does not stop early. A GPU's work costs no processor time: there the clock on the
+    wall counts.
 
     Attributes:
         limit: seconds after which training stops; None: never.
@@ -134,7 +136,9 @@ class ComputingTime(Callback):
 
 
 def computing_time() -> float:
-    """Seconds that this process has computed: its processor time divided by its threads."""
+    """Seconds computed: processor time divided by the number of threads, or time on the wall beside a GPU."""
+    if device().type != "cpu":
+        return time.monotonic()
     return time.process_time() / torch.get_num_threads()
 
 

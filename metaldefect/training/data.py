@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -177,25 +178,80 @@ class SampledBatches:
         return {"data": items, "sampling": sampling}
 
 
-class Prefetched:
-    """Batches of `count` steps from `first` on, prepared in threads while the device computes."""
+@runtime_checkable
+class DrawnBatches(Batches, Protocol):
+    """Batches that take more processor time than a GPU leaves one process: others can draw them."""
 
-    def __init__(self, batches: Batches, first: int, count: int) -> None:
-        self.batches, self.first, self.count = batches, first, count
+    def drawing(self) -> Callable[[int], Any]:
+        """A function that draws the batch of a step on the CPU; it can be pickled."""
+
+    def finish(self, drawn: Any) -> Any:
+        """The batch of a step, from what `drawing()` returned for it."""
+
+
+class Prefetcher:
+    """Prepares batches while the device computes: in threads, or beside a GPU in a process per core.
+
+    Args:
+        batches: `DrawnBatches` can be drawn in processes, others cannot.
+        processes: number of processes; 0 for threads.
+    """
+
+    def __init__(self, batches: Batches, processes: int = 0) -> None:
+        self.batches, self.processes = batches, processes
+        self.pool: Executor
+        self.draw: Callable[[int], Any]
+        self.finish: Callable[[Any], Any]
+        if processes and isinstance(batches, DrawnBatches):
+            self.draw, self.finish = batches.drawing(), batches.finish
+            self.ahead = 2 * processes
+            # Processes that are forked from one with a GPU and threads can hang
+            self.pool = ProcessPoolExecutor(processes, get_context("spawn"), use_one_thread)
+        else:
+            self.draw, self.finish, self.ahead = batches.batch, unchanged, AHEAD
+            self.pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def steps(self, first: int, count: int) -> Prefetched:
+        """The batches of `count` steps from `first` on."""
+        return Prefetched(self, first, count)
+
+
+def use_one_thread() -> None:
+    """Let a process that shares the machine with others like it compute on one thread."""
+    torch.set_num_threads(1)
+
+
+def unchanged(value: Any) -> Any:
+    """Return the value."""
+    return value
+
+
+class Prefetched:
+    """Batches of `count` steps from `first` on; see `Prefetcher`."""
+
+    def __init__(self, prefetcher: Prefetcher, first: int, count: int) -> None:
+        self.prefetcher, self.first, self.count = prefetcher, first, count
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Any]:
+        source = self.prefetcher
         steps = iter(range(self.first, self.first + self.count))
-        pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
+        pending = deque(source.pool.submit(source.draw, step) for step in islice(steps, source.ahead))
         try:
-            pending = deque(pool.submit(self.batches.batch, step) for step in islice(steps, AHEAD))
             while pending:
-                batch = pending.popleft().result()
+                drawn = pending.popleft().result()
                 following = next(steps, None)
                 if following is not None:
-                    pending.append(pool.submit(self.batches.batch, following))
-                yield batch
+                    pending.append(source.pool.submit(source.draw, following))
+                yield source.finish(drawn)
         finally:
-            pool.shutdown(cancel_futures=True)
+            for future in pending:
+                future.cancel()

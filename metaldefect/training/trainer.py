@@ -23,6 +23,7 @@ from metaldefect.hardware import (
     keep_freed_memory,
     request_deterministic_kernels,
     trainer_arguments,
+    workers,
 )
 from metaldefect.kernels.switch import cpu_kernels
 from metaldefect.training.callbacks import (
@@ -34,7 +35,7 @@ from metaldefect.training.callbacks import (
     Recorder,
     Reseed,
 )
-from metaldefect.training.data import Batches, Prefetched
+from metaldefect.training.data import Batches, Prefetched, Prefetcher
 from metaldefect.training.module import Trainee
 from metaldefect.training.resume import resume_key, state_to_take_up
 from metaldefect.training.snapshots import Snapshots, SnapshotWriter
@@ -57,13 +58,13 @@ NOISE = (
 class _EpochData(pl.LightningDataModule):
     """The steps of the current epoch; Lightning requests a new loader for each."""
 
-    def __init__(self, module: Trainee, batches: Batches, epoch_steps: int, steps: int | None) -> None:
+    def __init__(self, module: Trainee, batches: Prefetcher, epoch_steps: int, steps: int | None) -> None:
         super().__init__()
         self.module, self.batches, self.epoch_steps, self.steps = module, batches, epoch_steps, steps
 
     def train_dataloader(self) -> Prefetched:
         left = self.epoch_steps if self.steps is None else max(0, self.steps - self.module.step)
-        return Prefetched(self.batches, self.module.step, min(self.epoch_steps, left))
+        return self.batches.steps(self.module.step, min(self.epoch_steps, left))
 
 
 def make_trainer(callbacks: Sequence[Callback], max_epochs: int) -> pl.Trainer:
@@ -143,8 +144,13 @@ def fit(
         )
         state = state_to_take_up(last, key)
         callbacks.append(Checkpoint(last, key))
-    data = _EpochData(module, batches, epoch_steps, steps)
-    with quiet_lightning(), cpu_kernels(module, enabled=device().type == "cpu"):
+    on_cpu = device().type == "cpu"
+    with (
+        quiet_lightning(),
+        cpu_kernels(module, enabled=on_cpu),
+        Prefetcher(batches, 0 if on_cpu else workers()) as prefetcher,
+    ):
+        data = _EpochData(module, prefetcher, epoch_steps, steps)
         trainer = make_trainer(callbacks, last_epoch(state, steps, epoch_steps, clock))
         trainer.fit(module, datamodule=data, ckpt_path=last if state is not None else None, weights_only=True)
     return recorder.rows

@@ -1,5 +1,6 @@
 """Base weights: photographs are held out whole, and a leg writes weights that load, with a card."""
 
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from metaldefect.tokenizer.checkpoints import load_strict, read_weights
 from metaldefect.tokenizer.config import named_config
 from metaldefect.tokenizer.model import VQModel
 from metaldefect.tokenizer.training_config import PretrainSettings
+from metaldefect.training.data import Prefetcher
 
 A_LEG = 0.001  # minutes: ends after the first step
 
@@ -81,3 +83,56 @@ def test_a_leg_of_maskgit_writes_a_model_of_all_labels(small: None, tmp_path: Pa
     after = read_json(tmp_path / "longer/config.json")
     assert [row["images_seen"] for row in after["curve"]] == [card["images_seen"], after["images_seen"]]
     assert after["images_seen"] > card["images_seen"]
+
+
+def test_a_number_of_images_makes_a_whole_training_with_its_curve(
+    photographs: Path, small: None, tmp_path: Path
+) -> None:
+    settings = PretrainSettings(
+        tokenizer="vq16_tiny", image_size=64, batch_size=2, checkpoint_steps=5, images=19
+    )
+    assert settings.steps == 10
+    assert tokenizer_pretrain.training_config(settings).schedule == "cosine"
+    output = tmp_path / "base.safetensors"
+    tokenizer_pretrain.pretrain(settings, None, photographs, None, tmp_path / "state", output)
+    card = read_json(output.with_suffix(".json"))
+    assert [row["images_seen"] for row in card["curve"]] == [0, 4, 8, 12, 16, 20]
+    assert card["command"] == "metaldefect pretrain tokenizer --images 19"
+    maskgit = MaskGITPretrainSettings(
+        size="cpu_tiny", image_size=64, batch_size=16, symmetries=8, checkpoint_steps=5, images=160
+    )
+    maskgit_pretrain.pretrain(maskgit, None, None, tmp_path / "other", tmp_path / "maskgit")
+    card = read_json(tmp_path / "maskgit/config.json")
+    assert [row["images_seen"] for row in card["curve"]] == [0, 32, 64, 96, 128, 160]
+    # Untrained, MaskGIT cannot know more than that there are so many codes
+    assert card["curve"][0]["ce_true"] > card["curve"][-1]["ce_true"]
+
+
+def test_symmetries_of_an_image_share_a_batch_and_a_label() -> None:
+    class Corner(torch.nn.Module):
+        """Takes the pixels of the corners for tokens."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            return images[:, 0, ::31, ::31].add(1).mul(127.5).round().long()
+
+    batches = maskgit_pretrain.DrawnTokens(Corner(), 32, 16, seed=0, symmetries=8)  # type: ignore[arg-type]
+    tokens, labels = batches.batch(0)
+    assert tokens.shape == (16, 2, 2)
+    for image in (0, 1):
+        views = {tuple(grid.flatten().tolist()) for grid in tokens[image::2]}
+        assert len(views) == 8
+        assert len({tuple(sorted(view)) for view in views}) == 1
+        assert len(set(labels[image::2].tolist())) == 1
+
+
+def test_processes_draw_the_batches_that_threads_draw(photographs: Path) -> None:
+    training, _ = tokenizer_pretrain.split_photographs(natural_photographs(photographs, 32, None))
+    batches = tokenizer_pretrain.DrawnImages(training, 32, 2, seed=0)
+    with Prefetcher(batches, processes=2) as prefetcher:
+        assert isinstance(prefetcher.pool, ProcessPoolExecutor)
+        drawn = [batch for _ in range(2) for batch in prefetcher.steps(3, 3)]
+    assert [batch.tolist() for batch in drawn] == [batches.batch(step).tolist() for step in (3, 4, 5)] * 2

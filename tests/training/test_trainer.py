@@ -16,7 +16,7 @@ from metaldefect.errors import UserError
 from metaldefect.images import UnreadableImageError
 from metaldefect.training.average import WeightAverage
 from metaldefect.training.callbacks import ComputingTime
-from metaldefect.training.data import ImageFiles, LazyImages, Prefetched, SampledBatches
+from metaldefect.training.data import ImageFiles, LazyImages, Prefetcher, SampledBatches
 from metaldefect.training.module import Trainee
 from metaldefect.training.schedule import warmup_cosine
 from metaldefect.training.trainer import LAST, fit
@@ -91,11 +91,12 @@ def test_weighted_items_are_drawn_by_their_weights() -> None:
 def test_prefetched_batches_come_in_order_and_a_failure_reaches_the_training() -> None:
     batches = numbers()
     expected = [batches.batch(step).tolist() for step in range(3, 8)]
-    assert [batch.tolist() for batch in Prefetched(batches, 3, 5)] == expected
-    assert len(Prefetched(batches, 3, 5)) == 5
+    with Prefetcher(batches) as prefetcher:
+        assert [batch.tolist() for batch in prefetcher.steps(3, 5)] == expected
+        assert len(prefetcher.steps(3, 5)) == 5
     missing = SampledBatches(ImageFiles([Path("nowhere.png")], 8), 1, seed=0)
-    with pytest.raises(UnreadableImageError, match=r"nowhere\.png"):
-        list(Prefetched(missing, 0, 2))
+    with Prefetcher(missing) as prefetcher, pytest.raises(UnreadableImageError, match=r"nowhere\.png"):
+        list(prefetcher.steps(0, 2))
 
 
 def test_images_are_read_when_asked_for_and_few_are_kept() -> None:
