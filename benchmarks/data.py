@@ -142,14 +142,15 @@ def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
 
 def peak_of_tokenizer_loader(folder: Path, factor: int) -> float:
     """Peak memory, in MiB, of one pass over `factor` times the augmented images in training batches."""
-    from metaldefect.training.data import ImageFiles, Prefetched, SampledBatches
+    from metaldefect.training.data import ImageFiles, Prefetcher, SampledBatches
 
     table = read_table(folder / "augmented" / TABLE_NAME)
     paths = [folder / "augmented" / path for path in table["path"]] * factor
     batches = SampledBatches(ImageFiles(paths, LOADED_SIZE), batch_size=8, seed=0)
     batches.content()["data"].digest()
-    for _ in Prefetched(batches, 0, len(paths) // 8):
-        pass
+    with Prefetcher(batches) as prefetcher:
+        for _ in prefetcher.steps(0, len(paths) // 8):
+            pass
     return peak_rss_mb()
 
 
@@ -157,14 +158,15 @@ def peak_of_detector_loader(folder: Path, factor: int) -> float:
     """Peak memory, in MiB, of one pass over `factor` times 100 images with cached teacher features."""
     from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
     from metaldefect.efficientad.training_data import TeacherFeatures, TrainingBatches, TrainingImages
-    from metaldefect.training.data import LazyImages, Prefetched
+    from metaldefect.training.data import LazyImages, Prefetcher
 
     readers = [partial(generate_normal_image, number, DETECTOR_SIZE) for number in range(DETECTOR_IMAGES)]
     images = TrainingImages(LazyImages(readers * factor, (DETECTOR_SIZE, DETECTOR_SIZE)), None, "none")
     teacher = PatchDescriptionNetwork("S").eval()
     features = TeacherFeatures(teacher, images.normal, folder / f"features-{factor}.bin")
-    for _ in Prefetched(TrainingBatches(images, features, 1, 0), 0, len(images.normal)):
-        pass
+    with Prefetcher(TrainingBatches(images, features, 1, 0)) as prefetcher:
+        for _ in prefetcher.steps(0, len(images.normal)):
+            pass
     return peak_rss_mb()
 
 
