@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -205,8 +206,8 @@ class Prefetcher:
         if processes and isinstance(batches, DrawnBatches):
             self.draw, self.finish = batches.drawing(), batches.finish
             self.ahead = 2 * processes
-            # Processes that are forked from one with a GPU and threads can hang
-            self.pool = ProcessPoolExecutor(processes, get_context("spawn"), use_one_thread)
+            context = clean_processes(type(batches).__module__)
+            self.pool = ProcessPoolExecutor(processes, context, use_one_thread)
         else:
             self.draw, self.finish, self.ahead = batches.batch, unchanged, AHEAD
             self.pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
@@ -220,6 +221,19 @@ class Prefetcher:
     def steps(self, first: int, count: int) -> Prefetched:
         """The batches of `count` steps from `first` on."""
         return Prefetched(self, first, count)
+
+
+def clean_processes(module: str) -> BaseContext:
+    """How to start processes: not as forks of this one, which has a GPU and threads, and could hang.
+
+    Where the system can, they are forks of a server that has imported `module`: importing it in each process
+    would take as long as many steps.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def use_one_thread() -> None:
