@@ -27,7 +27,7 @@ from app.paint import build_paint_tab
 from app.results import KEPT_SECONDS
 from app.studio import Studio, check_finished
 from app.tabs import build_compare_tab, build_generate_tab, build_inspect_tab, build_reconstruct_tab
-from metaldefect.errors import UserError
+from metaldefect.errors import UserError, exit_on_user_error
 
 TITLE = "Metal-defect synthesis"
 PASSWORD_VARIABLE = "METALDEFECT_DEMO_PASSWORD"
@@ -135,11 +135,9 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
-    try:
+    with exit_on_user_error("demo"):
         check_finished(args.compare)  # here, because page_of serves a page whatever is missing
         serve(page_of(args.root, args.compare), args.host, args.port)
-    except UserError as error:
-        sys.exit(f"demo: {error}")
 
 
 if __name__ == "__main__":

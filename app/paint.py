@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -12,6 +13,7 @@ from app.reading import painted_mask, read_photograph, read_settings, told
 from app.results import mvtec_zip, new_folder, write_animation, write_image
 from app.studio import (
     Drawing,
+    Mask,
     Settings,
     Studio,
     Verdict,
@@ -97,6 +99,17 @@ def offered_files(folder: Path, image: U8, drawn: Drawing, label: str, settings:
     return [gr.DownloadButton(value=file, interactive=True) for file in files]
 
 
+class Controls(NamedTuple):
+    """The components with which people choose an image and paint on it."""
+
+    editor: Any
+    gallery: Any
+    upload: Any
+    fields: list[Any]
+    button: Any
+    words: Any
+
+
 def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
     """Add the tab's components to the page that is being built."""
 
@@ -127,30 +140,58 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
             progress(0.1, "drawing tokens")
             drawn = draw_defect(studio, image, mask, label, settings)
             progress(0.6, "the detector looks at both")
-            before, after = (inspect_image(studio.detector, picture) for picture in (image, drawn.image))
-        folder, threshold = new_folder(), studio.detector.threshold
-        words = [
-            f"Before: {verdict_line(before, threshold)}. After: {verdict_line(after, threshold)}.",
-            f"{int(drawn.changed.sum()):,} pixels changed visibly; no pixel changed farther than "
-            f"{settings.feather:g} pixels from your mask.",
-        ]
-        if not drawn.changed.any():
-            words.insert(0, NOTHING_VISIBLE)
-        return (
-            "\n\n".join([*remark_on(image, familiarity), *words]),
-            image,
-            drawn.image,
-            visualize_mask_on_image(image, mask),
-            visualize_mask_on_image(drawn.image, drawn.changed),
-            write_animation(folder, drawn.steps),
-            before.heat_map,
-            after.heat_map,
-            *offered_files(folder, image, drawn, label, settings),
-        )
+            verdicts = [inspect_image(studio.detector, picture) for picture in (image, drawn.image)]
+        words = [*remark_on(image, familiarity), *result_words(drawn, verdicts, studio, settings)]
+        return "\n\n".join(words), *result_files(image, mask, drawn, verdicts, label, settings)
 
     examples = studio.examples()
     first = read_image(examples[0], studio.channels) if examples else None
     state = gr.State(first)
+    controls = place_controls(studio, examples, first)
+    images, downloads = place_results()
+    shown = [controls.editor, state, controls.words]
+    controls.gallery.select(choose, None, shown, api_visibility="private")
+    controls.upload.upload(open_file, controls.upload, shown, api_visibility="private")
+    controls.button.click(
+        draw,
+        [state, controls.editor, *controls.fields],
+        [controls.words, *images, *downloads],
+        concurrency_id="models",
+        api_visibility="private",
+    )
+
+
+def result_words(
+    drawn: Drawing, verdicts: Sequence[Verdict], studio: Studio, settings: Settings
+) -> list[str]:
+    """What the page says about a drawing; `verdicts` are those before and after it."""
+    before, after = (verdict_line(verdict, studio.detector.threshold) for verdict in verdicts)
+    words = [
+        f"Before: {before}. After: {after}.",
+        f"{int(drawn.changed.sum()):,} pixels changed visibly; no pixel changed farther than "
+        f"{settings.feather:g} pixels from your mask.",
+    ]
+    return words if drawn.changed.any() else [NOTHING_VISIBLE, *words]
+
+
+def result_files(
+    image: U8, mask: Mask, drawn: Drawing, verdicts: Sequence[Verdict], label: str, settings: Settings
+) -> list[Any]:
+    """The pictures that the page shows of a drawing, in the order of `SHOWN`, and its downloads."""
+    folder = new_folder()
+    return [
+        image,
+        drawn.image,
+        visualize_mask_on_image(image, mask),
+        visualize_mask_on_image(drawn.image, drawn.changed),
+        write_animation(folder, drawn.steps),
+        *(verdict.heat_map for verdict in verdicts),
+        *offered_files(folder, image, drawn, label, settings),
+    ]
+
+
+def place_controls(studio: Studio, examples: Sequence[Path], first: U8 | None) -> Controls:
+    """Place the editor, which begins with the image `first`, beside the fields."""
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
             editor = gr.ImageEditor(
@@ -178,6 +219,11 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
             fields = number_fields(studio, "paint")
             button = gr.Button("Draw the defect", variant="primary", elem_id="draw")
             words = gr.Markdown(elem_id="words")
+    return Controls(editor, gallery, upload, fields, button, words)
+
+
+def place_results() -> tuple[list[Any], list[Any]]:
+    """Place the pictures of `SHOWN` in rows, and the downloads below."""
     images = []
     for kinds in SHOWN:
         with gr.Row():
@@ -189,13 +235,4 @@ def build_paint_tab(studio: Studio, familiarity: Familiarity | None) -> None:
                 ("Image (PNG)", "get-image"), ("Exact mask (PNG)", "get-mask"), ("MVTec zip", "get-zip"),
             )
         ]  # fmt: skip
-    shown = [editor, state, words]
-    gallery.select(choose, None, shown, api_visibility="private")
-    upload.upload(open_file, upload, shown, api_visibility="private")
-    button.click(
-        draw,
-        [state, editor, *fields],
-        [words, *images, *downloads],
-        concurrency_id="models",
-        api_visibility="private",
-    )
+    return images, downloads

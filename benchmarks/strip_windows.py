@@ -24,7 +24,7 @@ DEFECT_EVERY = 3
 
 
 def write_windows(root: Path, output: Path) -> dict[str, int]:
-    """Write `good/`, `defects/<label>/` and `masks/<label>/`, one window per photograph.
+    """Write `good/`, `<label>/` and `masks/<label>/`, one window per photograph.
 
     Args:
         root: SD-saliency-900 as published.
@@ -42,7 +42,7 @@ def write_windows(root: Path, output: Path) -> dict[str, int]:
             write_window(output / label / f"{path.stem}.png", image, place)
         elif mask.any():
             label, place = LABELS[path.stem.split("_")[0]], window_around(mask)
-            write_window(output / "defects" / label / f"{path.stem}.png", image, place)
+            write_window(output / label / f"{path.stem}.png", image, place)
             write_window(output / "masks" / label / f"{path.stem}.png", mask.astype(np.uint8) * 255, place)
         else:
             continue

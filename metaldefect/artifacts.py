@@ -23,6 +23,7 @@ import functools
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -31,12 +32,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from metaldefect.errors import UserError
+from metaldefect.errors import UserError, is_disk_full
 
 AT_FDCWD = -100  # renameat2: paths are relative to the working directory
 RENAME_EXCHANGE = 2
 # Error codes of renameat2 when the kernel or the file system cannot exchange
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
+ALMOST_NOTHING = 64 * 1024  # bytes of free space
 # Another writer created or removed the target between our check and our rename
 OVERTAKEN = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
@@ -85,15 +87,44 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def working_directory(path: Path) -> Iterator[Path]:
-    """Yield a new, locked folder beside `path`; remove whatever has that folder's name at the end."""
+    """Yield a new, locked folder beside `path`; remove whatever has that folder's name at the end.
+
+    Raises:
+        OSError: the disk is full; the error names `path`.
+    """
     prefix = f".{path.name}.tmp-"
     sweep_leftovers(path.parent, prefix)
     temporary, lock = make_locked_directory(path.parent, prefix)
     try:
         yield temporary
+    except Exception as error:
+        if not isinstance(error, UserError) and shows_full_disk(error, temporary):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         remove(temporary)
         os.close(lock)
+
+
+def shows_full_disk(error: Exception, folder: Path) -> bool:
+    """Whether a full disk below `folder` is the reason of an error that does not name the place itself.
+
+    The writers of torch, NumPy and OpenVINO raise `RuntimeError` or `OSError` without the system's reason:
+    what they have written until then still fills the disk.
+    """
+    if is_disk_full(error):
+        place = getattr(error, "filename", None)
+        return place is None or Path(os.fsdecode(place)).is_relative_to(folder)
+    return isinstance(error, OSError | RuntimeError) and free_space(folder.parent) < ALMOST_NOTHING
+
+
+def free_space(folder: Path) -> float:
+    """Bytes that are free on a folder's disk; infinite where the file system does not say."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return math.inf
+    return usage.free if usage.total else math.inf
 
 
 def make_locked_directory(parent: Path, prefix: str) -> tuple[Path, int]:

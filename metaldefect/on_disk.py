@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from metaldefect.errors import is_disk_full
 
 Dtype = TypeVar("Dtype", bound=np.generic)
 SMALLEST, LARGEST = 1024**2, 64 * 1024**2  # bytes per file of a `DiskStore`: each costs a descriptor
@@ -24,7 +26,7 @@ def zeros_on_disk(shape: tuple[int, ...], dtype: np.dtype[Dtype] | type[Dtype]) 
     """`np.zeros` in a temporary file; writable.
 
     Raises:
-        OSError: the disk is full.
+        OSError: the disk is full; the error names the folder and how much was wanted.
 
     Example:
         >>> zeros_on_disk((2, 3), np.float32).tolist()
@@ -33,10 +35,27 @@ def zeros_on_disk(shape: tuple[int, ...], dtype: np.dtype[Dtype] | type[Dtype]) 
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if not size:
         return np.zeros(shape, dtype)
-    with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):  # not on macOS. Without it, a full disk would crash a later write
-            os.posix_fallocate(file.fileno(), 0, size)
-        return np.asarray(np.memmap(file, dtype, "w+", shape=shape))
+    try:
+        with tempfile.TemporaryFile() as file:
+            reserve(file, size)
+            return np.asarray(np.memmap(file, dtype, "w+", shape=shape))
+    except OSError as error:
+        if not is_disk_full(error) or error.errno is None:
+            raise
+        wanted = f"{error.strerror}, {size / 1e6:.1f} MB wanted for temporary files"
+        raise OSError(error.errno, wanted, tempfile.tempdir) from error
+
+
+def reserve(file: IO[Any], size: int) -> None:
+    """Give a file its space on the disk, in bytes, before memory-mapped writes.
+
+    Without it, a full disk ends the process with a bus error at some later write.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 class DiskStore:

@@ -13,9 +13,10 @@ import yaml
 from dvc.utils.hydra import compose_and_dump
 
 from metaldefect.artifacts import atomic_file
-from pipeline.params import ParamsError, parse_params
-from pipeline.run import flatten
+from metaldefect.errors import UserError
 
+# The typed parameters take longer to import than a profile to compose. `make repro` composes at every start,
+# so they are imported only where the parameters change.
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
 DEFAULT = "cpu"
@@ -34,15 +35,29 @@ def composed_text(conf: Path, profile: str) -> str:
     Raises:
         ParamsError: the profile does not exist, or its values are not valid.
     """
+    text = compose(conf, profile)
+    check(text, profile)
+    return text
+
+
+def check(text: str, profile: str) -> None:
+    """Raise `ParamsError` if a profile's composed text is not valid."""
+    from pipeline.params import parse_params
+
+    parse_params(yaml.safe_load(text), f"profile {profile}")
+
+
+def compose(conf: Path, profile: str) -> str:
+    """`composed_text` without the check of its values."""
     known = profiles(conf)
     if profile not in known:
+        from pipeline.params import ParamsError
+
         raise ParamsError(f"no profile {profile!r}: {conf}/profile has {', '.join(known) or 'none'}")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "params.yaml"
         compose_and_dump(str(target), str(conf.resolve()), None, "config", folder, [f"profile={profile}"])
-        text = target.read_text(encoding="utf-8")
-    parse_params(yaml.safe_load(text), f"profile {profile}")
-    return text
+        return target.read_text(encoding="utf-8")
 
 
 def profile_name(params: Path, conf: Path) -> str:
@@ -56,6 +71,8 @@ def profile_name(params: Path, conf: Path) -> str:
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """One line per value that differs: `a.b: 1 -> 2`."""
+    from pipeline.run import flatten
+
     old, new = dict(flatten(before)), dict(flatten(after))
     missing = object()
 
@@ -70,12 +87,17 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def write_params(root: Path, profile: str) -> list[str]:
-    """Write `params.yaml` in `root` for a profile; return one line per changed value."""
-    text = composed_text(root / CONF, profile)
+    """Write `params.yaml` in `root` for a profile; return one line per changed value.
+
+    Raises:
+        ParamsError: the profile does not exist, or values that would be written are not valid.
+    """
+    text = compose(root / CONF, profile)
     target = root / PARAMS
     old = target.read_text(encoding="utf-8") if target.is_file() else ""
     if old == text:
         return []
+    check(text, profile)
     with atomic_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return changes(yaml.safe_load(old) or {}, yaml.safe_load(text))
@@ -90,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         changed = write_params(Path(), options.profile)
-    except ParamsError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     if changed:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
-from metaldefect.efficientad.calibration import PAPERS, with_papers_score
+from metaldefect.efficientad.calibration import with_papers_score
 from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.evaluation import (
     papers_metrics,
@@ -32,7 +32,15 @@ from metaldefect.efficientad.memory_bank import (
     fill_bank,
     score_with_bank,
 )
-from metaldefect.efficientad.model_files import CONFIG, TRAINED, load_detector, load_networks, read_scores
+from metaldefect.efficientad.model_files import (
+    CONFIG,
+    PAPERS,
+    TRAINED,
+    load_detector,
+    load_networks,
+    read_papers_score,
+    read_scores,
+)
 from metaldefect.efficientad.thresholds import Target
 from metaldefect.efficientad.training_sets import resized_images
 from metaldefect.figures import save_figures
@@ -54,7 +62,7 @@ def main(params: Params, run: StageRun) -> None:
     """Measure on the real test set and on the inserted defects that calibration did not use."""
     samples = params.evaluate_efficientad.bootstrap_samples
     model, config = load_detector(DETECTOR)
-    record = read_json(DETECTOR / CONFIG)["calibration"]
+    record, papers = read_json(DETECTOR / CONFIG)["calibration"], read_papers_score(DETECTOR)
     real = RealDatasetProvider(INSPECTION, config.channels)
     sets = {"test defects": real.test()}
     generated = GeneratedDatasetProvider(INSPECTION, INSERTED, config.channels)
@@ -86,9 +94,9 @@ def main(params: Params, run: StageRun) -> None:
         "threshold": config.threshold,
         PAPERS: papers_metrics(
             summaries["test defects"],
-            record,
+            papers,
             lambda: score_test_images(
-                with_papers_score(load_networks(NETWORKS)[0], record),
+                with_papers_score(load_networks(NETWORKS)[0], papers),
                 sets["test defects"],
                 config.image_size,
                 "the paper's score",

@@ -17,6 +17,7 @@ from metaldefect.images import read_image, to_tanh_range
 from metaldefect.ingest.loading import rows_of, training_rows
 from metaldefect.ingest.samples import TABLE_NAME, counts_of
 from metaldefect.maskgit.vocabulary import Vocabulary
+from metaldefect.on_disk import reserve
 from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
 from metaldefect.tokenizer.fields import fields_by_class, save_fields
 from metaldefect.tokenizer.model import VQModel
@@ -108,7 +109,10 @@ def array_file(path: Path, shape: tuple[int, ...], dtype: type, fill: int) -> np
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
-            np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)[:] = fill
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            with temporary.open("r+b") as file:
+                reserve(file, temporary.stat().st_size)
+            array[:] = fill
     return np.lib.format.open_memmap(path, mode="r+")
 
 

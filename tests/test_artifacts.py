@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,7 @@ FILES = 40
 WRITER = f"""
 import itertools, sys
 from pathlib import Path
+from typing import Any
 from metaldefect import artifacts
 {{patch}}
 for turn in itertools.count():
@@ -303,3 +307,52 @@ def test_json_refuses_nan_and_names_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(UserError, match=r"b\.json is not valid JSON"):
         read_json(tmp_path / "b.json")
+
+
+def write_to_full_device() -> None:
+    with Path("/dev/full").open("wb", buffering=0) as stream:
+        stream.write(b"bytes")
+
+
+def lose_the_reason() -> None:
+    raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+
+def say_it_in_words() -> None:
+    raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("write", "free"),
+    [(write_to_full_device, 10**9), (say_it_in_words, 10**9), (lose_the_reason, 100)],
+)
+@pytest.mark.parametrize("atomic", [atomic_directory, atomic_file])
+def test_a_full_disk_is_named_whatever_the_writer_says(
+    atomic: Any, write: Callable[[], None], free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "free_space", lambda folder: free)
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic(tmp_path / "model"):
+        write()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/elsewhere/a"),
+        RuntimeError("shapes differ"),
+        UserError("No space left on device"),
+    ],
+    ids=["another_disk", "mistake", "user_error"],
+)
+def test_other_errors_pass_unchanged(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, atomic_directory(tmp_path / "model"):
+        raise error
+    assert caught.value is error
+
+
+def test_a_mistake_on_a_full_disk_keeps_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "free_space", lambda folder: 0)
+    with pytest.raises(ValueError, match="negative"), atomic_directory(tmp_path / "model"):
+        raise ValueError("negative")

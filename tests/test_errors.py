@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,54 @@ def test_a_users_error_is_one_line_without_a_traceback(program: str, tmp_path: P
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].endswith("a.png is empty: take another copy")
+
+
+@pytest.mark.parametrize("program", [STAGE, COMMAND, GET_DATA], ids=["stage", "command", "get_data"])
+def test_a_full_disk_is_one_sentence_without_a_traceback(program: str, tmp_path: Path) -> None:
+    full = "OSError(28, 'No space left on device', 'data/merged')"
+    done = run(program.format(error=full), tmp_path)
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .endswith(": the disk of data/merged is full (No space left on device): free some space")
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "a.png"),
+            "the disk of a.png is full (Disk quota exceeded): free some space",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.png", None, b"copies/a.png"),
+            "the disk of copies/a.png is full (No space left on device): free some space",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device, 8 MB wanted", f"{tempfile.gettempdir()}/a"),
+            f"the disk of {tempfile.gettempdir()}/a is full (No space left on device, 8 MB wanted):"
+            " free some space, or set TMPDIR to a folder on another disk",
+        ),
+        (
+            RuntimeError("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]"),
+            "a disk is full (database or disk is full): free some space",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "a disk is full (No usable temporary directory found in ['/tmp']):"
+            " free some space, or set TMPDIR to a folder on another disk",
+        ),
+    ],
+    ids=["quota", "copy", "temporary", "sqlite", "nowhere"],
+)
+def test_a_full_disk_is_named_with_what_to_do(error: Exception, sentence: str) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_user_error("merge"):
+        raise error
+    assert end.value.code == f"merge: {sentence}"
 
 
 def test_a_users_error_shows_its_traceback_when_asked(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import errno
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from metaldefect import on_disk
+from metaldefect.errors import exit_on_user_error
 from metaldefect.on_disk import DiskStore, zeros_on_disk
 
 
@@ -51,3 +54,19 @@ def test_files_have_no_name_and_lie_where_temporary_files_do(
 def test_a_full_disk_is_an_error_before_anything_is_written() -> None:
     with pytest.raises(OSError, match=r"No space left|File too large"):
         zeros_on_disk((2**52,), np.uint8)
+
+
+def test_the_error_of_a_full_disk_names_its_folder_and_what_was_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(SystemExit) as end, exit_on_user_error("evaluate"):
+        DiskStore().keep(np.zeros(1_250_000))
+    assert end.value.code == (
+        f"evaluate: the disk of {tmp_path} is full (No space left on device, 10.0 MB wanted for temporary"
+        " files): free some space, or set TMPDIR to a folder on another disk"
+    )

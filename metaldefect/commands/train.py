@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,7 @@ from metaldefect.commands.export import RANGE_IMAGES, export_beside
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import chosen_size, make_provider
 from metaldefect.deploy.bundle import PRECISIONS
-from metaldefect.efficientad.calibration import (
-    PAPERS,
-    RIDGES,
-    Calibration,
-    calibrate,
-    with_papers_score,
-)
+from metaldefect.efficientad.calibration import RIDGES, Calibration, calibrate, with_papers_score
 from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.evaluation import Scored, papers_metrics, score_test_images, summarise
@@ -39,10 +34,16 @@ from metaldefect.efficientad.memory_bank import (
     fill_bank,
     score_with_bank,
 )
-from metaldefect.efficientad.model_files import DetectorConfig, NetworkConfig, calibrated, save_detector
+from metaldefect.efficientad.model_files import (
+    PAPERS,
+    DetectorConfig,
+    NetworkConfig,
+    calibrated,
+    save_detector,
+)
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
 from metaldefect.efficientad.thresholds import Target
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
 from metaldefect.efficientad.training import AfterEpoch, Trained, train
 from metaldefect.efficientad.training_data import TrainingImages
 from metaldefect.efficientad.training_sets import training_images
@@ -51,7 +52,7 @@ from metaldefect.errors import UserError
 from metaldefect.figures import save_figures
 from metaldefect.hardware import set_threads, use_device
 from metaldefect.images import ImageSize, height_and_width
-from metaldefect.inspection.provider import DatasetProvider, InspectionImage
+from metaldefect.inspection.provider import DatasetProvider, InspectionImage, InspectionImages
 from metaldefect.inspection.tiles import TiledProvider
 from metaldefect.metrics import detection
 from metaldefect.tiling import plan_tiles
@@ -59,6 +60,48 @@ from metaldefect.training.callbacks import ComputingTime
 
 METRICS = "metrics.json"
 DRIFT_IMAGES = 200  # that drift is measured against; more would take longer to score than they help
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run trains, calibrates and tests with.
+
+    Attributes:
+        provider: the images, cut into tiles if the settings say so.
+        size: of the images that the networks see.
+        tiles: how many pixels neighbouring tiles share; None: images are resized.
+        unseen: whole normal images that drift is measured against.
+        teacher: what the student learns from.
+        images: for the training.
+        held_out: for the calibration and the validation curve.
+        test: for the test.
+    """
+
+    provider: DatasetProvider
+    size: ImageSize
+    tiles: int | None
+    unseen: InspectionImages
+    teacher: PatchDescriptionNetwork
+    images: TrainingImages
+    held_out: HeldOut
+    test: InspectionImages
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A detector's calibration and what it reaches on the test images.
+
+    Attributes:
+        calibration: chosen scales, weights and threshold.
+        scored: the test images.
+        summary: metrics of their scores.
+        papers: metrics of the paper's score.
+    """
+
+    calibration: Calibration
+    scored: list[Scored]
+    summary: dict[str, Any]
+    papers: dict[str, float]
 
 
 def run_training(settings: TrainSettings) -> dict[str, Any]:
@@ -74,6 +117,40 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     set_threads()
     budget = Budget(settings.minutes)
     work = work_folder(settings)
+    inputs = read_inputs(settings, work)
+    bank = fill_bank(inputs.images.normal, available_features(inputs.teacher), settings.seed)
+    with_bank, of_bank, seconds = measure_bank(bank, inputs.test, inputs.size, settings.seed, inputs.tiles)
+    clock = clock_of(settings, budget, inputs, seconds)
+    trained, curve = train_and_keep_best(
+        settings, inputs.teacher, inputs.images, inputs.held_out, work, clock
+    )
+    tested = calibrate_and_test(settings, inputs, trained.model)
+    difference = auroc_difference(tested.scored, with_bank, settings.seed, detection.BOOTSTRAP_SAMPLES)
+    compared = compare_with_bank(tested.summary, of_bank, difference)
+    metrics = metrics_of(inputs, trained, tested, compared, curve)
+    for names, reason in metrics["left_out"].items():
+        print(f"not measured: {names}: {reason}")
+    figures = detector_figures(
+        {settings.source: tested.scored},
+        tested.calibration.threshold,
+        with_bank,
+        tested.calibration.scores.normals,
+    )
+    figures |= training_figures(settings, tested.calibration, curve)
+    write_output(settings, inputs, trained, tested.calibration, metrics, figures)
+    for figure in figures.values():
+        plt.close(figure)
+    shutil.rmtree(work)
+    print(f"{settings.output}: {metrics['steps']} steps, {budget.in_words()}")
+    return metrics
+
+
+def read_inputs(settings: TrainSettings, work: Path) -> Inputs:
+    """Read or prepare everything that a run needs; `work` holds prepared images.
+
+    Raises:
+        UserError: the images, the teacher or the settings are wrong.
+    """
     provider = make_provider(settings, work)
     size, tiles = chosen_size(settings, provider), settings.tiles
     unseen = (provider.validation() + provider.canvases())[:DRIFT_IMAGES]
@@ -83,71 +160,90 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     teacher = choose_teacher(settings)
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out = hold_out(provider, size, settings.seed)
-    test = provider.test()
-    bank = fill_bank(images.normal, available_features(teacher), settings.seed)
-    with_bank, of_bank, seconds = measure_bank(bank, test, size, settings.seed, tiles)
-    clock = budget.clock_for_training(
-        passes_around_training(
-            held_out,
-            len(images.normal),
-            count_passes(test, size, tiles),
-            count_passes(unseen, size, tiles) if settings.export else None,
-        ),
-        seconds_per_image(teacher, size),
-        seconds,
+    return Inputs(provider, size, tiles, unseen, teacher, images, held_out, provider.test())
+
+
+def clock_of(
+    settings: TrainSettings, budget: Budget, inputs: Inputs, bank_seconds: float
+) -> TrainingClock | None:
+    """The time that the budget leaves for the training; None without a budget.
+
+    Raises:
+        UserError: it is too short.
+    """
+    passes = passes_around_training(
+        inputs.held_out,
+        len(inputs.images.normal),
+        count_passes(inputs.test, inputs.size, inputs.tiles),
+        count_passes(inputs.unseen, inputs.size, inputs.tiles) if settings.export else None,
     )
-    trained, curve = train_and_keep_best(settings, teacher, images, held_out, work, clock)
+    return budget.clock_for_training(passes, seconds_per_image(inputs.teacher, inputs.size), bank_seconds)
+
+
+def calibrate_and_test(settings: TrainSettings, inputs: Inputs, model: EfficientAD) -> Tested:
+    """Calibrate trained networks and score the test images with them, and with the paper's score."""
     # Fitting the covariance keeps every image's residual on disk: too many tiles for that
-    ridges = RIDGES if settings.residual_metric == "choose" and tiles is None else ()
-    plain = deepcopy(trained.model)  # before a covariance may be folded in
-    calibration = calibrate(trained.model, held_out.calibration, target_of(settings), ridges)
-    score = partial(score_test_images, images=test, size=size, tiles=tiles)
-    scored = score(trained.model, description="score test images")
+    ridges = RIDGES if settings.residual_metric == "choose" and inputs.tiles is None else ()
+    plain = deepcopy(model)  # before a covariance may be folded in
+    calibration = calibrate(model, inputs.held_out.calibration, target_of(settings), ridges)
+    score = partial(score_test_images, images=inputs.test, size=inputs.size, tiles=inputs.tiles)
+    scored = score(model, description="score test images")
     summary = summarise(scored, calibration.threshold, settings.seed)
     papers = papers_metrics(
         summary,
-        calibration.record,
-        lambda: score(with_papers_score(plain, calibration.record), description="the paper's score"),
+        calibration.papers,
+        lambda: score(with_papers_score(plain, calibration.papers), description="the paper's score"),
     )
-    difference = auroc_difference(scored, with_bank, settings.seed, detection.BOOTSTRAP_SAMPLES)
-    metrics = {
-        **summary,
+    return Tested(calibration, scored, summary, papers)
+
+
+def metrics_of(
+    inputs: Inputs,
+    trained: Trained,
+    tested: Tested,
+    compared_with_bank: Mapping[str, Any],
+    curve: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of `METRICS`."""
+    calibration = tested.calibration
+    return {
+        **tested.summary,
         "threshold": calibration.threshold,
         "calibration": calibration.record,
-        PAPERS: papers,
-        "memory_bank": compare_with_bank(summary, of_bank, difference),
+        PAPERS: tested.papers,
+        "memory_bank": compared_with_bank,
         "validation_curve": curve,
-        "train_images": len(images.normal),
+        "train_images": len(inputs.images.normal),
         "validation_images": calibration.record["threshold"]["normals"],
-        "penalty_source": images.penalty_source,
+        "penalty_source": inputs.images.penalty_source,
         "steps": int(trained.history[-1]["step"]),
         "final_losses": dict(trained.history[-1]),
     }
-    for names, reason in metrics["left_out"].items():
-        print(f"not measured: {names}: {reason}")
-    figures = detector_figures(
-        {settings.source: scored}, calibration.threshold, with_bank, calibration.scores.normals
-    )
-    figures |= training_figures(settings, calibration, curve)
-    config = detector_config(settings, teacher, calibration, size, provider)
+
+
+def write_output(
+    settings: TrainSettings,
+    inputs: Inputs,
+    trained: Trained,
+    calibration: Calibration,
+    metrics: Mapping[str, Any],
+    figures: Mapping[str, Figure],
+) -> None:
+    """Write the detector with its metrics and figures, and its exports if the settings ask for them."""
+    model, images = trained.model, inputs.images
+    config = detector_config(settings, inputs.teacher, calibration, inputs.size, inputs.provider)
+    look = {"image_size": inputs.size, "channels": inputs.provider.channels}
+    record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source} | look
     with atomic_directory(settings.output) as folder:
-        look = {"image_size": size, "channels": provider.channels}
-        record = settings.model_dump(mode="json") | {"penalty_source": images.penalty_source} | look
-        save_detector(folder, trained.model, config, record, calibration)
+        save_detector(folder, model, config, record, calibration)
         write_json(folder / METRICS, metrics)
         write_json(folder / "losses.json", trained.history)
         save_figures(figures, folder / "figures")
         if settings.export:
-            validation, normal = held_out.calibration, images.normal
             export_beside(
-                folder, trained.model, config, calibration, validation, normal, unseen, settings.seed,
-                settings.real_golden_frames,
+                folder, model, config, calibration, inputs.held_out.calibration, images.normal,
+                inputs.unseen, settings.seed, settings.real_golden_frames,
             )  # fmt: skip
-    for figure in figures.values():
-        plt.close(figure)
-    shutil.rmtree(work)
-    print(f"{settings.output}: {metrics['steps']} steps, {budget.in_words()}")
-    return metrics
 
 
 def measure_bank(

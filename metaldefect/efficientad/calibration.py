@@ -31,7 +31,6 @@ STUDENT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 RIDGES = (10.0, 1.0, 0.1, 0.003)
 PAPER_SCORE = 0.0
 CLEARLY = 0.02
-PAPERS = "paper_score"  # in a calibration's record: what makes plain networks give the paper's score
 # With fewer images of either kind, an AUROC is too coarse to choose by.
 FEWEST_IMAGES = 10
 
@@ -129,6 +128,19 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class PapersScore:
+    """What gives the networks before a calibration the paper's score: plain residual, both maps at half.
+
+    Attributes:
+        map_quantiles: q_a and q_b of each map of `MAPS`, measured on the plain residual.
+        is_the_detectors: the calibration chose this very score.
+    """
+
+    map_quantiles: dict[str, list[float]]
+    is_the_detectors: bool
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The values chosen for a detector, and how they were chosen.
 
@@ -139,6 +151,7 @@ class Calibration:
         scores: of the calibration images, with the chosen scales and weights: as new images would score.
         deployed: the same by the final networks, which may have fitted a covariance to these very images and
             then score them lower than new ones.
+        papers: what the same networks need for the paper's score.
     """
 
     threshold: float
@@ -146,6 +159,7 @@ class Calibration:
     record: dict[str, Any]
     scores: Scores
     deployed: Scores
+    papers: PapersScore
 
 
 def calibrate(
@@ -197,24 +211,23 @@ def calibrate(
         "map_weights": chosen.record,
         "residual_metric": metric_record(metric, found, asked=bool(ridges), enough=enough),
         "threshold": threshold_record(threshold, kept, target),
-        PAPERS: {
-            "is_the_detectors": metric == PAPER_SCORE and chosen.share == PAPER_SHARE,
-            "map_quantiles": dict(zip(MAPS, found[PAPER_SCORE].quantiles.tolist(), strict=True)),
-        },
     }
-    return Calibration(threshold.value, chosen.share, record, kept, deployed)
+    papers = PapersScore(
+        dict(zip(MAPS, found[PAPER_SCORE].quantiles.tolist(), strict=True)),
+        is_the_detectors=metric == PAPER_SCORE and chosen.share == PAPER_SHARE,
+    )
+    return Calibration(threshold.value, chosen.share, record, kept, deployed, papers)
 
 
 @torch.no_grad()
-def with_papers_score(model: EfficientAD, record: Mapping[str, Any]) -> EfficientAD:
+def with_papers_score(model: EfficientAD, papers: PapersScore) -> EfficientAD:
     """Set plain networks up for the paper's score: their own map scales, both maps at half; returns them.
 
     Args:
         model: the trained networks before the calibration, which may fold a covariance into them.
-        record: of that calibration.
+        papers: from that calibration.
     """
-    scales = record[PAPERS]["map_quantiles"]
-    model.quantiles.copy_(torch.tensor([scales[name] for name in MAPS]))
+    model.quantiles.copy_(torch.tensor([papers.map_quantiles[name] for name in MAPS]))
     model.map_weights.fill_(PAPER_SHARE)
     return model
 

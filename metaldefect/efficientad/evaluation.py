@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.efficientad.anomaly_map import map_to_size
-from metaldefect.efficientad.calibration import PAPERS, fit_map_quantiles
+from metaldefect.efficientad.calibration import PapersScore, fit_map_quantiles
 from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.hardware import autocast, device_of
 from metaldefect.images import U8, ImageSize, resize
@@ -161,18 +161,18 @@ def summarise(
 
 
 def papers_metrics(
-    summary: Mapping[str, Any], record: Mapping[str, Any], score: Callable[[], Sequence[Scored]]
+    summary: Mapping[str, Any], papers: PapersScore, score: Callable[[], Sequence[Scored]]
 ) -> dict[str, float]:
     """`PAPERS_METRICS` of the paper's score (plain residual, both maps at half), those that the images allow.
 
     Args:
         summary: the detector's metrics on the same images, from `summarise`.
-        record: of the detector's calibration.
+        papers: from the detector's calibration.
         score: scores the images with the paper's score; called only where the detector has another one.
     """
     if "image_auroc" not in summary:
         return {}
-    if record[PAPERS]["is_the_detectors"]:
+    if papers.is_the_detectors:
         return {name: summary[name] for name in PAPERS_METRICS if name in summary}
     scored = score()
     scores, labels = [item.score for item in scored], [item.is_defective for item in scored]

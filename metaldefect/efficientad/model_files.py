@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metaldefect.artifacts import check_sha256, read_json, sha256_file, write_json
-from metaldefect.efficientad.calibration import MAPS, Calibration, Scores
+from metaldefect.efficientad.calibration import MAPS, Calibration, PapersScore, Scores
 from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.torch_model import EfficientAD, check_image_size
 from metaldefect.errors import UserError
@@ -23,6 +23,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 SCORES = "calibration_scores.json"
 TRAINED = "trained"
+PAPERS = "paper_score"  # in the configuration: what the paper's score needs; in metrics: what it reaches
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def save_detector(
             "calibration": dict(calibration.record) if calibration else {},
         }
     if calibration is not None:
+        content[PAPERS] = asdict(calibration.papers)
         write_scores(folder, {TRAINED: calibration.scores})
     write_json(folder / CONFIG, content)
 
@@ -153,6 +155,21 @@ def read_scores(folder: Path) -> dict[str, Scores]:
             f"{path} does not exist: an earlier version made this detector; calibrate or train anew"
         )
     return {precision: Scores(**found) for precision, found in read_json(path).items()}
+
+
+def read_papers_score(folder: Path) -> PapersScore:
+    """What gives the networks of a calibrated detector the paper's score.
+
+    Raises:
+        UserError: the detector's configuration does not say.
+    """
+    content = read_json(folder / CONFIG)
+    if PAPERS not in content:
+        raise UserError(
+            f"{folder / CONFIG} says nothing about {PAPERS!r}: an earlier version made this detector;"
+            " calibrate or train anew"
+        )
+    return PapersScore(**content[PAPERS])
 
 
 def load_networks(folder: Path | str) -> tuple[EfficientAD, NetworkConfig, dict[str, Any]]:

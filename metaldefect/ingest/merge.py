@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -145,17 +145,9 @@ def merge_datasets(
             its validation.
     """
     check_sources(datasets)
-    examined: list[Examined] = []
-    rejected: list[Rejected] = []
-    notes: list[str] = []
-    for spec in datasets:
-        found, files = examine_dataset(spec, options.classes, options.image_size)
-        examined += found
-        rejected += files.rejected
-        notes += [f"{note.path}: {note.reason}" for note in files.notes]
+    examined, rejected, notes = examine_all(datasets, options)
     with atomic_directory(output) as folder:
-        write_rejected(reports / "rejected.csv", rejected)
-        check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
+        refuse(rejected, options, reports)
         if not examined:
             raise UserError(
                 "no image is left to merge: check the datasets' labels, splits and ignored labels"
@@ -170,61 +162,89 @@ def merge_datasets(
             (options.validation, options.test),
         )
         trained_on = {place.item.source_sha256 for place in placed if place.split != "test"}
-        counts, refused = build_inspection(
-            inspection.adapter,
-            inspection.root,
-            folder / "inspection",
-            options.seed,
-            trained_on,
-            inspection.levels,
-            inspection.scenes,
-            labels=inspection.labels,
-            ignore=inspection.ignore,
-            source=source_of(inspection, datasets),
+        counts, refused = write_inspection(
+            inspection, folder, options.seed, trained_on, source_of(inspection, datasets)
         )
         counted = {file.path for file in rejected}
         rejected += [file for file in refused if file.path not in counted]
-        write_rejected(reports / "rejected.csv", rejected)
-        check_rejected(rejected, options.max_rejected, reports / "rejected.csv")
+        refuse(rejected, options, reports)
         table, statistics = write_images(placed, folder, options)
-        write_table(folder / TABLE_NAME, table)
-        write_rejected(folder / "rejected.csv", rejected)
-        write_pairs(folder / NEAR_DUPLICATES, pairs, examined, table)
-        write_window_side(folder, placed)
-        write_dataset_levels(
-            folder, {item.raw.source: item.levels for item in examined if item.levels is not None}
-        )
+        write_tables(folder, table, rejected, pairs, examined, placed)
         report = validate_merged(
             table, folder, options.classes, options.image_size, options.expected_counts, options.channels
         )
         write(report, reports)
         report.raise_if_failed()
     mixed = photographs_of_several_classes(examined, pairs)
+    notes += [*alike, *class_notes(mixed, options.duplicates == "drop"), *window_notes(placed)]
     summary = summarise(table, counts, report) | {
-        "duplicate_pairs": sum(pair.same_photograph for pair in pairs),
-        "scene_pairs": len(pairs),
-        "dropped_duplicates": len(examined) - len(table[["source", "source_path"]].drop_duplicates()),
+        **summarise_scenes(examined, table, pairs, placed),
         "groups_of_several_classes": len(mixed),
         "moved_scenes": len(moved),
-        "notes": [
-            *notes,
-            *alike,
-            *class_notes(mixed, options.duplicates == "drop"),
-            *window_notes(placed),
-        ],
+        "notes": notes,
         "rejected": len(rejected),
-        "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
-        "boxes_of_another_class": count_foreign_boxes(placed),
         "source_shortcut": source_shortcut(table, statistics),
     }
     paths = [item.raw.path for item in examined]
-    return MergeResult(
-        table,
-        [(paths[pair.first], paths[pair.second], pair) for pair in pairs],
-        rejected,
-        report,
-        counts,
-        summary,
+    found = [(paths[pair.first], paths[pair.second], pair) for pair in pairs]
+    return MergeResult(table, found, rejected, report, counts, summary)
+
+
+def examine_all(
+    datasets: Sequence[DatasetSpec], options: MergeOptions
+) -> tuple[list[Examined], list[Rejected], list[str]]:
+    """The usable images of all datasets, the files left out, and notes on files used in a surprising way."""
+    examined: list[Examined] = []
+    rejected: list[Rejected] = []
+    notes: list[str] = []
+    for spec in datasets:
+        found, files = examine_dataset(spec, options.classes, options.image_size)
+        examined += found
+        rejected += files.rejected
+        notes += [f"{note.path}: {note.reason}" for note in files.notes]
+    return examined, rejected, notes
+
+
+def refuse(rejected: Sequence[Rejected], options: MergeOptions, reports: Path) -> None:
+    """Write the rejected files to `reports`; raise `TooManyRejectedError` if they are too many."""
+    path = reports / "rejected.csv"
+    write_rejected(path, rejected)
+    check_rejected(rejected, options.max_rejected, path)
+
+
+def write_inspection(
+    inspection: InspectionSpec, folder: Path, seed: int, trained_on: Set[str], source: str | None
+) -> tuple[InspectionCounts, list[Rejected]]:
+    """Write the detector's dataset into the merged folder; arguments and result as in `build_inspection`."""
+    return build_inspection(
+        inspection.adapter,
+        inspection.root,
+        folder / "inspection",
+        seed,
+        trained_on,
+        inspection.levels,
+        inspection.scenes,
+        labels=inspection.labels,
+        ignore=inspection.ignore,
+        source=source,
+    )
+
+
+def write_tables(
+    folder: Path,
+    table: pd.DataFrame,
+    rejected: Sequence[Rejected],
+    pairs: Sequence[Pair],
+    examined: Sequence[Examined],
+    placed: Sequence[Placed],
+) -> None:
+    """Write what lies beside the images: samples, rejected files, near-duplicates, window side, levels."""
+    write_table(folder / TABLE_NAME, table)
+    write_rejected(folder / "rejected.csv", rejected)
+    write_pairs(folder / NEAR_DUPLICATES, pairs, examined, table)
+    write_window_side(folder, placed)
+    write_dataset_levels(
+        folder, {item.raw.source: item.levels for item in examined if item.levels is not None}
     )
 
 
@@ -376,6 +396,19 @@ def summarise(table: pd.DataFrame, inspection: InspectionCounts, report: Validat
         "expectations_passed": report.passed,
         "expectations_failed": report.failed,
         "inspection": asdict(inspection),
+    }
+
+
+def summarise_scenes(
+    examined: Sequence[Examined], table: pd.DataFrame, pairs: Sequence[Pair], placed: Sequence[Placed]
+) -> dict[str, Any]:
+    """Count what relates images to one another, and name the datasets' levels, for the metrics file."""
+    return {
+        "duplicate_pairs": sum(pair.same_photograph for pair in pairs),
+        "scene_pairs": len(pairs),
+        "dropped_duplicates": len(examined) - len(table[["source", "source_path"]].drop_duplicates()),
+        "levels": {item.raw.source: asdict(item.levels) for item in examined if item.levels is not None},
+        "boxes_of_another_class": count_foreign_boxes(placed),
     }
 
 

@@ -200,6 +200,17 @@ def test_committed_results_are_results_of_a_benchmark(path: Path) -> None:
     assert all((ROOT / measured).exists() for measured in measured_paths(path.stem))
 
 
+def test_every_committed_result_is_shown_on_a_page_or_quoted_in_the_code() -> None:
+    pages = "".join(page.read_text() for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    code = "".join(path.read_text() for path in ROOT.glob("metaldefect/**/*.py"))
+    unread = [
+        path.stem
+        for path in (ROOT / "benchmarks/results").glob("*.json")
+        if f"<!-- {path.stem}-" not in pages and f"python -m benchmarks.{path.stem}" not in code
+    ]
+    assert unread == []
+
+
 def test_what_is_measured_exists() -> None:
     missing = [p for paths in results.MEASURES.values() for p in paths if not (ROOT / p).exists()]
     assert missing == []

@@ -34,7 +34,7 @@ def test_good_windows_keep_clear_and_defects_keep_their_masks(tmp_path: Path) ->
         assert window.shape == (SIDE, SIDE)
         rows = np.flatnonzero(read_grey(root / "Ground truth" / name).any(axis=1))
         assert window[-1, 0] + CLEARANCE < rows.min()
-    for path in (output / "defects/scratches").iterdir():
+    for path in (output / "scratches").iterdir():
         window, mask = read_grey(path), read_grey(output / "masks/scratches" / path.name)
         truth = read_grey(root / "Ground truth" / path.name)
         top = int(window[0, 0])

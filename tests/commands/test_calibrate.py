@@ -12,7 +12,7 @@ from metaldefect.commands import budget as budgets
 from metaldefect.commands import calibrate as commands
 from metaldefect.commands.budget import Budget
 from metaldefect.commands.calibrate import share_of
-from metaldefect.efficientad.calibration import Calibration, Scores
+from metaldefect.efficientad.calibration import Calibration, PapersScore, Scores
 from metaldefect.efficientad.model_files import (
     CONFIG,
     TRAINED,
@@ -35,7 +35,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained detector with scores of 20 normals and 4 defects, and thresholds of one export."""
     folder = tmp_path_factory.mktemp("detector")
     scores = Scores(NORMALS, [f"s{k}" for k in range(20)], DEFECTS)
-    calibration = Calibration(0.2, 0.5, {"threshold": {"value": 0.2}}, scores, scores)
+    papers = PapersScore({}, is_the_detectors=True)
+    calibration = Calibration(0.2, 0.5, {"threshold": {"value": 0.2}}, scores, scores, papers)
     config = DetectorConfig("S", True, 128, 0.2, 0.99, "")
     save_detector(folder, EfficientAD("S"), config, {}, calibration)
     return folder

@@ -22,7 +22,7 @@ from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.reference import read_reference
 from metaldefect.deploy.runtime import Detector, overlay
 from metaldefect.efficientad.anomaly_map import map_to_size
-from metaldefect.efficientad.calibration import Calibration, CalibrationImages, Scores
+from metaldefect.efficientad.calibration import Calibration, CalibrationImages, PapersScore, Scores
 from metaldefect.efficientad.evaluation import Scored
 from metaldefect.efficientad.model_files import TRAINED, WEIGHTS, DetectorConfig, read_scores
 from metaldefect.efficientad.torch_model import EfficientAD, infer
@@ -32,6 +32,8 @@ from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImage, InspectionImages
 from metaldefect.procedural.images import generate_normal_image
 from tests.slim_detector import SIZE, noise, slim_model
+
+UNUSED = PapersScore({}, is_the_detectors=True)
 
 
 def as_pillow(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -164,7 +166,7 @@ def test_other_thresholds_are_set_in_metadata_and_graphs(bundle: Path) -> None:
 def test_scores_of_a_covariance_fitted_to_the_images_become_those_of_new_images() -> None:
     fitted, new = Scores([1.0, 2.0], ["a", "b"], [5.0]), Scores([1.5, 2.25], ["a", "b"], [5.125])
     exported = Scores([1.0, 2.5], ["a", "b"], [5.0])
-    found = as_of_new_images(exported, Calibration(2.3, 0.5, {}, new, fitted))
+    found = as_of_new_images(exported, Calibration(2.3, 0.5, {}, new, fitted, UNUSED))
     assert found == Scores([1.5, 2.75], ["a", "b"], [5.125])
 
 
@@ -177,7 +179,7 @@ def test_a_trained_detector_gets_its_files_and_every_precisions_scores(
     of_tiles = [infer(model, image)[0] for image in images.normals]
     of_defects = [infer(model, image)[0] for image in images.defects]
     known = Scores([max(of_tiles[:2]), of_tiles[2]], ["a", "b"], of_defects)
-    calibration = Calibration(0.0, 0.5, {}, known, known)
+    calibration = Calibration(0.0, 0.5, {}, known, known, UNUSED)
     config = DetectorConfig("S", True, SIZE, sorted(of_tiles)[1], 0.5, "made up", tiles=32, channels=3)
     cameras = [np.tile(colours[k], (1, 2, 1)) for k in range(2)]
     unseen = InspectionImages(

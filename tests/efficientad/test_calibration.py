@@ -19,6 +19,7 @@ from metaldefect.efficientad.model_files import (
     calibrated,
     load_detector,
     load_networks,
+    read_papers_score,
     read_scores,
     save_detector,
 )
@@ -161,6 +162,9 @@ def test_networks_become_a_detector_on_disk(model: EfficientAD, tmp_path: Path) 
     assert content["calibration"] == found.record
     assert "12 independent good images support a rate of 10 %" in content["threshold_source"]
     assert read_scores(folders[1]) == {TRAINED: found.scores}
+    assert read_papers_score(folders[1]) == found.papers
+    with pytest.raises(UserError, match="says nothing about 'paper_score': an earlier version made this"):
+        read_papers_score(folders[0])
     loaded, stated = load_detector(folders[1])
     assert stated.threshold == found.threshold
     assert infer(loaded, noise[0])[0] == infer(networks, noise[0])[0]

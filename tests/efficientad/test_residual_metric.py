@@ -13,9 +13,9 @@ from metaldefect.efficientad import calibration
 from metaldefect.efficientad.calibration import (
     PAPER_SCORE,
     PAPER_SHARE,
-    PAPERS,
     RIDGES,
     CalibrationImages,
+    PapersScore,
     calibrate,
     choose_metric,
     with_papers_score,
@@ -155,8 +155,8 @@ def test_plain_networks_give_the_papers_score_after_a_covariance_was_folded_into
     found = calibrate(folded, images, Target(), RIDGES)
     without_defects = CalibrationImages(images.normals, images.scenes, images.defects[:0], [])
     papers = calibrate(alone, without_defects, Target())
-    assert [one.record[PAPERS]["is_the_detectors"] for one in (found, papers)] == [False, True]
-    again = with_papers_score(plain, found.record)
+    assert [one.papers.is_the_detectors for one in (found, papers)] == [False, True]
+    again = with_papers_score(plain, found.papers)
     assert [infer(again, image)[0] for image in images.normals] == pytest.approx(papers.scores.normals)
     assert [infer(folded, image)[0] for image in images.normals] != pytest.approx(papers.scores.normals)
 
@@ -169,9 +169,10 @@ def test_metrics_of_the_papers_score_are_measured_only_where_it_is_another_one()
         for label, score in (("good", 0.3), ("dent", 0.9), ("good", 0.1), ("dent", 0.2))
     ]
     summary = {"image_auroc": 1.0, "au_pro": 0.9, "f1_max": 1.0, "pixel_auroc": 0.8}
-    measured = papers_metrics(summary, {PAPERS: {"is_the_detectors": False}}, lambda: items)
+    measured = papers_metrics(summary, PapersScore({}, is_the_detectors=False), lambda: items)
     assert (measured["image_auroc"], measured["f1_max"]) == (0.75, 0.8)
     assert 0.5 < measured["au_pro"] <= 1
-    same = papers_metrics(summary, {PAPERS: {"is_the_detectors": True}}, list)
+    its_own = PapersScore({}, is_the_detectors=True)
+    same = papers_metrics(summary, its_own, list)
     assert same == {"image_auroc": 1.0, "au_pro": 0.9, "f1_max": 1.0}
-    assert papers_metrics({"false_alarm_rate": 0.1}, {}, list) == {}
+    assert papers_metrics({"false_alarm_rate": 0.1}, its_own, list) == {}

@@ -132,3 +132,17 @@ def test_a_profile_and_then_the_default_run_with_their_own_params_and_leave_no_c
     assert [params["sample"]["neu_det"] for params in ran] == [20, 60]
     assert ran[1] == yaml.safe_load((ROOT / "params.yaml").read_text())
     assert len(list((folder / "ran").iterdir())) == 2
+
+
+def test_composing_what_params_yaml_holds_already_imports_no_typed_parameters(folder: Path) -> None:
+    """`make repro` composes at every start."""
+    write_params(folder, "cpu")
+    program = (
+        "import sys; from pipeline.profiles import main; assert main(['cpu']) == 0;"
+        "print(sorted({'pipeline.params', 'numpy', 'pydantic', 'torch'} & {*sys.modules}))"
+    )
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
