@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,19 +36,48 @@ def test_runs_are_compared_by_bytes_here_and_by_intervals_elsewhere(
     runs = iter([(0.70, 0.95, "a"), (0.70, 0.96, "b"), (0.75, 0.90, "c")])
     environments = []
 
-    def run(root: Path, _profile: str, more: dict[str, str]) -> None:
+    def run(root: Path, _profile: str, number: int, more: dict[str, str]) -> None:
         environments.append(dict(more))
+        assert number == len(environments)
         write_run(root, *next(runs))
 
     monkeypatch.setattr(reproducibility, "run", run)
     figures, details = reproducibility.compare(tmp_path, "tiny")
 
     assert [bool(more) for more in environments] == [False, False, True]
+    assert environments[-1]["METALDEFECT_PRECISION"] == "float32", "bf16 would be emulated, for hours"
     assert (figures["outputs"], figures["outputs_unequal_on_one_machine"]) == (2, 1)
     assert details["unequal"] == ["models/vq"]
+    assert figures["outputs_unequal_elsewhere"] == 1
     assert figures["numbers"] == 8  # no latency, word or truth value
     assert figures["numbers_unequal_on_one_machine"] == 1
     assert figures["ssim_difference"] == pytest.approx(0.05)
     assert figures["image_auroc_difference"] == pytest.approx(0.05)
     assert details["beyond"] == ["ssim"]
     assert not any(isinstance(figure, Interval) for figure in figures.values())
+
+
+@pytest.fixture
+def fake_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Python that answers for DVC: it runs one stage and succeeds."""
+    script = tmp_path / "python"
+    script.write_text(
+        "#!/bin/sh\n"
+        """case "$2" in dvc) echo "Running stage 'merge':"; echo "$MARK";; esac\nexit 0\n"""
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    return tmp_path
+
+
+def test_a_run_names_each_stage_as_it_begins(fake_dvc: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    reproducibility.run(fake_dvc, "tiny", 2, {})
+    lines = [re.sub(r"[\d.]+ min", "N min", line) for line in capfd.readouterr().err.splitlines()]
+    assert lines == ["run 2 of 3, N min: merge", "run 2 of 3 took N min"]
+
+
+def test_a_failed_run_shows_its_last_lines(fake_dvc: Path) -> None:
+    script = fake_dvc / "python"
+    script.write_text(script.read_text().replace("exit 0", 'test "$2" != dvc'))
+    with pytest.raises(SystemExit, match=r"dvc repro.* failed:\nRunning stage 'merge':\nlater"):
+        reproducibility.run(fake_dvc, "tiny", 3, {"MARK": "later"})
