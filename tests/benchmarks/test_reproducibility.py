@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -57,27 +58,51 @@ def test_runs_are_compared_by_bytes_here_and_by_intervals_elsewhere(
     assert not any(isinstance(figure, Interval) for figure in figures.values())
 
 
+def test_a_run_covers_every_stage_once() -> None:
+    text = (Path(__file__).resolve().parents[2] / "dvc.yaml").read_text()
+    stages = yaml.safe_load(text.replace("${data.root}", "data/sample"))["stages"]
+    needs = {name: places(stage, "deps") for name, stage in stages.items()}
+    makes = {name: places(stage, *("outs", "metrics", "plots")) for name, stage in stages.items()}
+
+    def before(name: str) -> set[str]:
+        near = {other for other in stages if makes[other] & needs[name]}
+        return near.union(*map(before, near))
+
+    first = set(reproducibility.BEFORE_EXPORT).union(*map(before, reproducibility.BEFORE_EXPORT))
+    second = {name for name in stages if reproducibility.EXPORT in before(name) | {name}}
+    assert (first | second, first & second) == (set(stages), set())
+
+
+def places(stage: dict[str, Any], *keys: str) -> set[str]:
+    """The paths under some keys of a stage of dvc.yaml."""
+    found = [item for key in keys for item in stage.get(key, ())]
+    return {next(iter(item)) if isinstance(item, dict) else item for item in found}
+
+
 @pytest.fixture
 def fake_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Python that answers for DVC: it runs one stage and succeeds."""
+    """A Python that answers for DVC: it names a stage, then the limit of its CPU, and succeeds."""
     script = tmp_path / "python"
     script.write_text(
         "#!/bin/sh\n"
-        """case "$2" in dvc) echo "Running stage 'merge':"; echo "$MARK";; esac\nexit 0\n"""
+        """case "$2" in dvc) echo "Running stage 'merge':"; echo "$ONEDNN_MAX_CPU_ISA" >> limits;; esac\n"""
+        "exit 0\n"
     )
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.delenv(reproducibility.ISA, raising=False)
     return tmp_path
 
 
 def test_a_run_names_each_stage_as_it_begins(fake_dvc: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    reproducibility.run(fake_dvc, "tiny", 2, {})
+    reproducibility.run(fake_dvc, "tiny", 2, reproducibility.OTHER_MACHINE)
     lines = [re.sub(r"[\d.]+ min", "N min", line) for line in capfd.readouterr().err.splitlines()]
-    assert lines == ["run 2 of 3, N min: merge", "run 2 of 3 took N min"]
+    assert lines == ["run 2 of 3, N min: merge"] * 2 + ["run 2 of 3 took N min"]
+    assert (fake_dvc / "limits").read_text() == "AVX2\n\n", "OpenVINO cannot work under the limit"
 
 
 def test_a_failed_run_shows_its_last_lines(fake_dvc: Path) -> None:
     script = fake_dvc / "python"
     script.write_text(script.read_text().replace("exit 0", 'test "$2" != dvc'))
-    with pytest.raises(SystemExit, match=r"dvc repro.* failed:\nRunning stage 'merge':\nlater"):
-        reproducibility.run(fake_dvc, "tiny", 3, {"MARK": "later"})
+    with pytest.raises(SystemExit, match=r"dvc repro.* failed:\nRunning stage 'merge':\n$"):
+        reproducibility.run(fake_dvc, "tiny", 3, {})
