@@ -12,8 +12,16 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from benchmarks.screenshots import MLFLOW_PAGES, open_mlflow, photograph_mlflow, serve_mlflow
-from pipeline.mlflow_view import SERVER, comparison, links, server_address
+from benchmarks.screenshots import (
+    COMPARISON_SIZE,
+    LIST_SIZE,
+    MLFLOW_PAGES,
+    open_mlflow,
+    photograph_mlflow,
+    serve_mlflow,
+)
+from pipeline.headline import WORDS
+from pipeline.mlflow_view import COLUMNS, SERVER, comparison, links, server_address
 from pipeline.registry import DETECTOR
 from pipeline.run import connect_tracking
 
@@ -38,6 +46,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give_store: Callable[[
         run = client.create_run(experiment.experiment_id, started, tags, run_name=name)
         for metric, value in METRICS.items():
             client.log_metric(run.info.run_id, metric, value + day / 1000)
+        client.log_param(run.info.run_id, "calibrate.threshold_quantile", 0.99 - day / 100)
         client.set_terminated(run.info.run_id)
         made.append(run.info.run_id)
     client.create_run(experiment.experiment_id, run_name="merge")
@@ -55,6 +64,7 @@ def test_the_links_open_pages_with_the_runs_and_their_metrics(
         addresses = [line.split()[-1] for line in links(tmp_path, server)]
         for address, name in zip(addresses, MLFLOW_PAGES, strict=True):
             page = open_mlflow(browser, address, [*NAMES, *METRICS, *values])
+            expect(page.get_by_placeholder("Ask a question")).to_have_count(0)  # of the assistant
             if name == "mlflow_list":
                 expect(page.get_by_text("merge", exact=True)).to_have_count(0)
             page.close()
@@ -62,10 +72,14 @@ def test_the_links_open_pages_with_the_runs_and_their_metrics(
 
 def test_both_pages_are_photographed(browser: Any, runs: list[str], tmp_path: Path) -> None:
     photograph_mlflow(browser, tmp_path, tmp_path)
-    for name in MLFLOW_PAGES:
+    for name, size in zip(MLFLOW_PAGES, (LIST_SIZE, COMPARISON_SIZE), strict=True):
         with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.size == (1600, 1000)
+            assert picture.size == size
             assert len(set(picture.getdata())) > 20, "an empty page has fewer colours"
+
+
+def test_the_columns_of_the_list_are_headline_metrics() -> None:
+    assert set(COLUMNS) <= set(WORDS)
 
 
 def test_nothing_is_compared_before_there_are_two_runs(
