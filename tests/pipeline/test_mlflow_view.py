@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from typer.testing import CliRunner
 
 from benchmarks.screenshots import (
     COMPARISON_SIZE,
@@ -20,6 +21,7 @@ from benchmarks.screenshots import (
     photograph_mlflow,
     serve_mlflow,
 )
+from pipeline.cli import app
 from pipeline.headline import WORDS
 from pipeline.mlflow_view import COLUMNS, SERVER, comparison, links, server_address
 from pipeline.registry import DETECTOR
@@ -113,3 +115,11 @@ def test_the_champions_run_is_compared_also_if_it_is_none_of_the_last(
     compared = comparison(tmp_path, last=1)
     assert compared is not None
     assert [compared.index(run) for run in runs] == sorted(compared.index(run) for run in runs)
+
+
+def test_deploy_says_where_the_links_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.deployment.deploy", lambda _root, port: f"server on {port}")
+    answer = CliRunner().invoke(app, ["deploy"])
+    assert answer.exit_code == 0
+    assert answer.output.startswith("server on 4200\n")
+    assert "python -m pipeline.mlflow_view" in answer.output
