@@ -10,6 +10,8 @@ difference is larger than its own 95 % interval is wide. Writes `benchmarks/resu
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -25,11 +27,13 @@ import yaml
 
 from benchmarks.pipeline import FIGURES, collect_run, make_clone
 from benchmarks.results import Figure, Interval, add_results_argument, publish
-from metaldefect.artifacts import read_json
+from metaldefect.artifacts import read_json, sha256_file
+from metaldefect.deploy.bundle import METADATA
 from metaldefect.errors import exit_on_user_error
 
 # Differ from run to run by their nature: times, dates, and the machine's speed
 TIMED = ("metrics/latency.json", "plots/evaluate_openvino", "reports/index.html", "metrics/headline.json")
+BUNDLE = "models/openvino"
 # Limits torch. OpenVINO reads it too, but still computes FP16 in bf16, and finds no kernel that may
 ISA = "ONEDNN_MAX_CPU_ISA"
 OTHER_MACHINE = {
@@ -93,10 +97,23 @@ def report(line: str) -> None:
 
 
 def outputs(root: Path) -> dict[str, str]:
-    """The hash of every output that no clock shapes."""
+    """The hash of every output that no clock shapes; the bundle's leaves out which MLflow run exported it."""
     lock = yaml.safe_load((root / "dvc.lock").read_text())
     found = (out for stage in lock["stages"].values() for out in stage.get("outs", ()))
-    return {out["path"]: out["md5"] for out in found if out["path"] not in TIMED}
+    hashes = {out["path"]: out["md5"] for out in found if out["path"] not in TIMED}
+    if BUNDLE in hashes:
+        hashes[BUNDLE] = bundle_hash(root / BUNDLE)
+    return hashes
+
+
+def bundle_hash(bundle: Path) -> str:
+    """The hash of a bundle without the id of the MLflow run that exported it."""
+    files = {str(path.relative_to(bundle)): path for path in sorted(bundle.rglob("*")) if path.is_file()}
+    found: dict[str, Any] = {name: sha256_file(path) for name, path in files.items()}
+    metadata = read_json(files[METADATA])
+    metadata["lineage"].pop("mlflow_run")
+    found[METADATA] = metadata
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def numbers(content: Any, key: str = "") -> Iterator[tuple[str, float]]:

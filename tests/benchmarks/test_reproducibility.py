@@ -58,6 +58,20 @@ def test_runs_are_compared_by_bytes_here_and_by_intervals_elsewhere(
     assert not any(isinstance(figure, Interval) for figure in figures.values())
 
 
+@pytest.mark.parametrize(("key", "same"), [("mlflow_run", True), ("data_sha256", False)])
+def test_a_bundle_may_name_another_mlflow_run_and_nothing_else(tmp_path: Path, key: str, same: bool) -> None:
+    hashes = []
+    for value in ("a", "b"):
+        bundle = tmp_path / "models/openvino"
+        bundle.mkdir(parents=True, exist_ok=True)
+        lineage = {"mlflow_run": "a", "data_sha256": "a"} | {key: value}
+        (bundle / "metadata.json").write_text(json.dumps({"lineage": lineage}))
+        outs = [{"path": "models/openvino", "md5": value}]
+        (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"export": {"outs": outs}}}))
+        hashes.append(reproducibility.outputs(tmp_path))
+    assert (hashes[0] == hashes[1]) is same
+
+
 def test_a_run_covers_every_stage_once() -> None:
     text = (Path(__file__).resolve().parents[2] / "dvc.yaml").read_text()
     stages = yaml.safe_load(text.replace("${data.root}", "data/sample"))["stages"]
