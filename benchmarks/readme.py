@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.ablation_table import settings, tables
 from benchmarks.edge_tables import execution_line, goals_table, speeds_table
+from benchmarks.pipeline import FIGURES
 from benchmarks.results import Figure, Interval, Result, is_stale, measured_paths, path_of, read
 from metaldefect.errors import UserError, exit_on_user_error
 from pipeline.main_metrics import formatted
@@ -164,7 +165,15 @@ LABELS = {
     "seconds": "wall-clock seconds",
     "peak_rss_mb": "peak memory (MiB)",
     "noop_flow_s": "flow of the whole graph that finds nothing to do (s; limit: 15)",
+    # Three runs of the pipeline
+    "outputs": "outputs of the pipeline whose bytes no clock shapes",
+    "outputs_unequal_on_one_machine": "of these, different in a second run on one machine",
+    "outputs_unequal_elsewhere": "of these, different on the other machine",
+    "numbers": "numbers in the metrics, without latencies",
+    "numbers_unequal_on_one_machine": "of these, different in a second run on one machine",
+    "figures_beyond_their_interval_elsewhere": "figures moved elsewhere by more than their interval",
 }
+LABELS |= {f"{name}_difference": f"moved elsewhere: {LABELS[name]}" for name in FIGURES if name in LABELS}
 
 
 def dag() -> str:

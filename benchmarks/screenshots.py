@@ -28,6 +28,10 @@ COLOURS = 128  # of a picture's palette: half the bytes, and no visible differen
 PAGES = ("report", "demo", "mlflow")
 MLFLOW_PAGES = ("mlflow_list", "mlflow_comparison")  # in the order of `links`
 HEADLINE = ("image_auroc", "f1_at_threshold", "au_pro")  # some of what both MLflow pages show
+# MLflow opens its assistant over the table on a browser's first visit, unless this says that it has done so
+NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+FOLDING = 1000  # ms that a section takes to open or close
+LIST_SIZE, COMPARISON_SIZE = (1600, 440), (1280, 1170)  # width, height of the pictures
 
 
 def photograph(page: Any, path: Path, height: int) -> None:
@@ -83,14 +87,41 @@ def serve_mlflow(root: Path) -> Iterator[str]:
                 child.terminate()
 
 
-def open_mlflow(browser: Any, address: str, texts: Sequence[str | re.Pattern[str]]) -> Any:
-    """Open a page of MLflow, and wait until it shows all these texts."""
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+def open_mlflow(
+    browser: Any, address: str, texts: Sequence[str | re.Pattern[str]], size: tuple[int, int] = LIST_SIZE
+) -> Any:
+    """Open a page of MLflow without its assistant, and wait until it shows all these texts.
+
+    Args:
+        browser: Playwright's.
+        address: of the page.
+        texts: whole texts of elements, or patterns in them.
+        size: width and height of the window, in pixels.
+    """
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     page.set_default_timeout(PATIENCE)
+    page.add_init_script(NO_ASSISTANT)
     page.goto(address)
     for text in texts:
         page.get_by_text(text, exact=True).first.wait_for()
     return page
+
+
+def tidy_list(page: Any) -> None:
+    """Hide the side bar and the banner of a shared view, and widen the names of the runs."""
+    page.get_by_label("Toggle sidebar").click()
+    page.get_by_label("Hide banner").click()
+    page.locator(".ag-header-cell", has_text="Run Name").locator(".ag-header-cell-resize").dblclick()
+
+
+def tidy_comparison(page: Any) -> None:
+    """Leave the runs, the settings that differ, and the first metrics.
+
+    Scrolling is no way to the others: MLflow 3.17 then moves the values and not their names.
+    """
+    for section in ("Visualizations", "Artifacts", "Tags"):
+        page.get_by_text(section, exact=True).first.click()
+    page.get_by_label("Parameters - Show diff only").click()
 
 
 def photograph_mlflow(browser: Any, root: Path, output: Path) -> None:
@@ -104,9 +135,13 @@ def photograph_mlflow(browser: Any, root: Path, output: Path) -> None:
             addresses = [line.split()[-1] for line in links(Path(), server)]
         if len(addresses) < len(MLFLOW_PAGES):
             raise UserError(f"{root} holds no two finished pipeline runs to compare")
-        for address, name in zip(addresses, MLFLOW_PAGES, strict=True):
-            page = open_mlflow(browser, address, HEADLINE)
-            photograph(page, output / f"{name}.png", 1000)
+        tidies, sizes = (tidy_list, tidy_comparison), (LIST_SIZE, COMPARISON_SIZE)
+        for address, name, tidy, size in zip(addresses, MLFLOW_PAGES, tidies, sizes, strict=True):
+            page = open_mlflow(browser, address, HEADLINE, size)
+            tidy(page)
+            page.mouse.move(0, 0)  # else what is under the mouse stands out
+            page.wait_for_timeout(FOLDING)
+            photograph(page, output / f"{name}.png", size[1])
             page.close()
 
 

@@ -117,6 +117,9 @@ def deploy(
     from pipeline.deployment import deploy as start
 
     print(start(root.resolve(), port))
+    print(
+        "MLflow's pages: `make ui` serves them; `python -m pipeline.mlflow_view` prints links to the metrics."
+    )
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """`python -m pipeline.mlflow_view`: links to MLflow's pages about the pipeline runs.
 
-- The list of runs with the headline columns. MLflow opens in its GenAI mode with an empty page, and its list
-  of runs shows no metric. A view stored with the experiment, as the page's own Share button makes it, has the
-  columns, the order and the filter.
+- The list of runs with as many headline columns as fit on a screen. MLflow opens in its GenAI mode with an
+  empty page, and its list of runs shows no metric. A view stored with the experiment, as the page's own Share
+  button makes it, has the columns, the order and the filter.
 - What serves beside the last runs, on MLflow's page that compares runs.
 """
 
@@ -16,12 +16,22 @@ from urllib.parse import quote
 
 from metaldefect.errors import UserError
 from pipeline.compare import find_runs
-from pipeline.headline import WORDS
 from pipeline.run import EXPERIMENT, connect_tracking
 
 KEY = "headline"
 SERVER = "http://127.0.0.1:5000"  # that `make ui` starts
 TAGS = ("verdict", "profile", "git.commit", "data.md5")
+# What fits on a screen: MLflow orders columns by name, and the last of all headline metrics are out of sight
+COLUMNS = (
+    "image_auroc",
+    "au_pro",
+    "f1_at_threshold",
+    "cas_ratio",
+    "class_agreement_independent",
+    "kid_ratio",
+    "ssim",
+    "edge_iou_1px",
+)
 COMPARED = 4  # MLflow's page gives each run a column; more do not fit on a screen
 PARENTS = "tags.profile != ''"  # only the parents of stages have this tag
 
@@ -34,7 +44,7 @@ def store_view() -> str:
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    columns = [f"tags.`{name}`" for name in TAGS] + [f"metrics.`{name}`" for name in WORDS]
+    columns = [f"tags.`{name}`" for name in TAGS] + [f"metrics.`{name}`" for name in COLUMNS]
     view = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
@@ -68,7 +78,8 @@ def comparison(root: Path, last: int = COMPARED) -> str | None:
     import mlflow
 
     experiment = mlflow.MlflowClient().get_run(runs[0]).info.experiment_id
-    return f"/#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+    query = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+    return f"/#/compare-runs?{query}&workflowType=machine_learning"
 
 
 def server_address() -> str:

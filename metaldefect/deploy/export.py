@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ from metaldefect.image_files import MAX_PIXELS, MIN_SIDE
 from metaldefect.images import U8, height_and_width
 
 FRAME_CHANNELS = (1, 3)  # that frames of every detector may have
+COUNTED = re.compile(r"\b(?P<kind>[A-Z][A-Za-z]*)_(?P<count>\d+)\b")  # in names that OpenVINO makes
 
 
 def export_bundle(
@@ -211,6 +213,7 @@ def control(
     target = folder / "controlled"
     target.mkdir()
     model = quantise_with_control(openvino.convert_model(onnx_path), calibration, frames, judges, max_drop)
+    number_nodes(model)
     openvino.save_model(model, target / graph_file("int8"), compress_to_fp16=False)
     return target
 
@@ -311,10 +314,27 @@ def export_openvino(onnx_path: Path, folder: Path, calibration: Sequence[NDArray
         calibration: frames `[H, W, C]` that set the INT8 ranges.
     """
     model = openvino.convert_model(onnx_path)
+    number_nodes(model)
     openvino.save_model(model, folder / graph_file("fp32"), compress_to_fp16=False)
     openvino.save_model(model, folder / graph_file("fp16"), compress_to_fp16=True)
     quantised = quantise(openvino.convert_model(onnx_path), calibration)
+    number_nodes(quantised)
     openvino.save_model(quantised, folder / graph_file("int8"), compress_to_fp16=False)
+
+
+def number_nodes(model: openvino.Model) -> None:
+    """Number the nodes that OpenVINO has named itself by their order in the graph.
+
+    OpenVINO calls them `Constant_147191`, by a counter of all nodes that the process has made. How many that
+    are depends on the timing of its threads, so two exports of one detector would differ.
+    """
+    numbers: dict[str, int] = {}
+    for node in model.get_ordered_ops():
+        name = COUNTED.sub(
+            lambda found: f"{found['kind']}_{numbers.setdefault(found['count'], len(numbers))}",
+            node.get_friendly_name(),
+        )
+        node.set_friendly_name(name)
 
 
 def set_thresholds(

@@ -145,6 +145,7 @@ def test_a_table_says_that_its_numbers_were_copied_from_an_older_file() -> None:
         ("image_auroc", "detector: image AUROC"),
         ("image_auroc_seed2", "detector: image AUROC, seed 2"),
         ("short_teacher_au_pro_seed0", "short teacher, detector: AU-PRO, seed 0"),
+        ("image_auroc_difference", "moved elsewhere: detector: image AUROC"),
         ("edge_iou_components_4_at_128", "edge iou components 4 at 128"),
     ],
 )

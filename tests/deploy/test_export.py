@@ -262,6 +262,17 @@ def test_int8_does_not_cut_off_what_few_calibration_images_show(exported: Path, 
     assert 0.8 * fp32 < int8 < 2 * fp32  # untrained, its INT8 is coarse, but not cut off
 
 
+def test_two_exports_are_the_same_bytes(exported: Path, tmp_path: Path) -> None:
+    frames = [*noise(2)[..., None]]
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        export_openvino(exported / "model.onnx", tmp_path / name, frames)
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert len(files) == 6
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
 def test_a_quarter_of_the_calibration_images_shows_an_anomaly() -> None:
     normal = np.full((8, SIZE, SIZE), 120, np.uint8)
     painted = with_painted_anomalies(normal, 0)

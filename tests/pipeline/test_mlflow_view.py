@@ -11,9 +11,19 @@ import mlflow
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from typer.testing import CliRunner
 
-from benchmarks.screenshots import MLFLOW_PAGES, open_mlflow, photograph_mlflow, serve_mlflow
-from pipeline.mlflow_view import SERVER, comparison, links, server_address
+from benchmarks.screenshots import (
+    COMPARISON_SIZE,
+    LIST_SIZE,
+    MLFLOW_PAGES,
+    open_mlflow,
+    photograph_mlflow,
+    serve_mlflow,
+)
+from pipeline.cli import app
+from pipeline.headline import WORDS
+from pipeline.mlflow_view import COLUMNS, SERVER, comparison, links, server_address
 from pipeline.registry import DETECTOR
 from pipeline.run import connect_tracking
 
@@ -38,6 +48,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give_store: Callable[[
         run = client.create_run(experiment.experiment_id, started, tags, run_name=name)
         for metric, value in METRICS.items():
             client.log_metric(run.info.run_id, metric, value + day / 1000)
+        client.log_param(run.info.run_id, "calibrate.threshold_quantile", 0.99 - day / 100)
         client.set_terminated(run.info.run_id)
         made.append(run.info.run_id)
     client.create_run(experiment.experiment_id, run_name="merge")
@@ -55,6 +66,7 @@ def test_the_links_open_pages_with_the_runs_and_their_metrics(
         addresses = [line.split()[-1] for line in links(tmp_path, server)]
         for address, name in zip(addresses, MLFLOW_PAGES, strict=True):
             page = open_mlflow(browser, address, [*NAMES, *METRICS, *values])
+            expect(page.get_by_placeholder("Ask a question")).to_have_count(0)  # of the assistant
             if name == "mlflow_list":
                 expect(page.get_by_text("merge", exact=True)).to_have_count(0)
             page.close()
@@ -62,10 +74,14 @@ def test_the_links_open_pages_with_the_runs_and_their_metrics(
 
 def test_both_pages_are_photographed(browser: Any, runs: list[str], tmp_path: Path) -> None:
     photograph_mlflow(browser, tmp_path, tmp_path)
-    for name in MLFLOW_PAGES:
+    for name, size in zip(MLFLOW_PAGES, (LIST_SIZE, COMPARISON_SIZE), strict=True):
         with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.size == (1600, 1000)
+            assert picture.size == size
             assert len(set(picture.getdata())) > 20, "an empty page has fewer colours"
+
+
+def test_the_columns_of_the_list_are_headline_metrics() -> None:
+    assert set(COLUMNS) <= set(WORDS)
 
 
 def test_nothing_is_compared_before_there_are_two_runs(
@@ -99,3 +115,11 @@ def test_the_champions_run_is_compared_also_if_it_is_none_of_the_last(
     compared = comparison(tmp_path, last=1)
     assert compared is not None
     assert [compared.index(run) for run in runs] == sorted(compared.index(run) for run in runs)
+
+
+def test_deploy_says_where_the_links_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.deployment.deploy", lambda _root, port: f"server on {port}")
+    answer = CliRunner().invoke(app, ["deploy"])
+    assert answer.exit_code == 0
+    assert answer.output.startswith("server on 4200\n")
+    assert "python -m pipeline.mlflow_view" in answer.output
