@@ -1,7 +1,6 @@
 """Train base weights on natural photographs and procedural metal that never repeats, without real metal.
 
-Fine-tuning starts from such weights, so its *before* and *after* are both real models. The weights in this
-package are older than the stream of metal: they learnt from a fixed set, see their card.
+Fine-tuning starts from such weights, so its *before* and *after* are both real models.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from metaldefect.artifacts import atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.errors import UserError
-from metaldefect.hardware import machine_name
+from metaldefect.hardware import device, machine_name
 from metaldefect.images import U8
 from metaldefect.ingest.natural import Natural, natural_photographs, natural_source
 from metaldefect.metrics.blocks import block_ratio
@@ -187,7 +186,10 @@ def pretrain(
     training, held_out = split_photographs(natural_photographs(natural, settings.image_size, None))
     batches = DrawnImages(training, settings.image_size, settings.batch_size, settings.seed)
     before = read_json(base.with_suffix(".json")) if base else {}
-    module = VQLightning(start_model(settings, base, batches), training_config(settings))
+    model = start_model(settings, base, batches)
+    if device().type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    module = VQLightning(model, training_config(settings))
     clock = ComputingTime(None if minutes is None else 60 * minutes)
     snapshots = Snapshots(checkpoints / FOLDER, CURVE_POINTS) if settings.steps else None
     fit(
