@@ -93,7 +93,7 @@ def test_every_option_has_a_help_text(name: str) -> None:
             "pretrain tokenizer --minutes 1 --output o --image-size 8",
             "--image-size: Input should be greater than or equal to 16",
         ),
-        ("pretrain maskgit --output o", "Missing option '--minutes'"),
+        ("pretrain maskgit --output o", "give --minutes or --images"),
         ("polish", "No such command 'polish'"),
     ],
 )
