@@ -32,6 +32,7 @@ SHARED_WORDS = {
     "checkpoint_steps",
     "classes",
     "image_size",
+    "images",
     "natural",
     "seed",
     "steps",
