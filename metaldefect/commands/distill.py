@@ -25,7 +25,7 @@ from metaldefect.efficientad.teacher_weights import (
     save_teacher,
 )
 from metaldefect.errors import UserError
-from metaldefect.hardware import cpu_name, set_threads
+from metaldefect.hardware import machine_name, set_threads
 from metaldefect.image_files import IMAGE_SUFFIXES, is_hidden_name
 from metaldefect.images import read_grey
 from metaldefect.ingest.natural import natural_photographs, natural_source
@@ -162,7 +162,7 @@ def run_distillation(
         "legs": distilled.legs,
         "config": config.model_dump(mode="json"),
         "command": shlex.join(["metaldefect", *sys.argv[1:]]),
-        "machine": cpu_name(),
+        "machine": machine_name(),
     }
     statistics = (distilled.target_mean, distilled.target_std)
     save_teacher(output, distilled.teacher, card, torch.float16, statistics)

@@ -15,6 +15,7 @@ from torch import Tensor
 from metaldefect.artifacts import atomic_directory, read_json
 from metaldefect.hardware import autocast, device_of, machine_name
 from metaldefect.images import U8, to_tanh_range
+from metaldefect.ingest.groups import apply_symmetry
 from metaldefect.maskgit.checkpoints import CONFIG, save_maskgit
 from metaldefect.maskgit.config import named_config
 from metaldefect.maskgit.evaluation import held_out_cross_entropy
@@ -33,7 +34,7 @@ from metaldefect.procedural.stream import LABELS, draw_varied
 from metaldefect.tokenizer.checkpoints import load_shipped
 from metaldefect.tokenizer.codes import codebook_digest
 from metaldefect.tokenizer.model import VQModel
-from metaldefect.tokenizer.pretrain import CURVE_POINTS, extended, length
+from metaldefect.tokenizer.pretrain import CURVE_POINTS, command_of, extended
 from metaldefect.training.callbacks import ComputingTime
 from metaldefect.training.snapshot_files import FOLDER, load_snapshot
 from metaldefect.training.snapshots import Snapshots
@@ -78,7 +79,7 @@ class DrawnTokens:
 
     def finish(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
         images, labels = drawn
-        views = [turned(images, number) for number in range(self.symmetries)]
+        views = [apply_symmetry(images, number) for number in range(self.symmetries)]
         return self.encode(np.concatenate(views)), torch.from_numpy(labels).repeat(self.symmetries)
 
     @torch.no_grad()
@@ -98,13 +99,6 @@ class DrawnTokens:
                 "symmetries": self.symmetries,
             },
         }
-
-
-def turned(images: U8, number: int) -> U8:
-    """Images `[N, S, S]` in one of the eight symmetries of the square; number 0 leaves them as they are."""
-    turns, flip = divmod(number, 2)
-    images = np.rot90(images, turns, axes=(1, 2))
-    return images[:, :, ::-1] if flip else images
 
 
 def label_numbers(names: Sequence[str]) -> Tensor:
@@ -188,7 +182,9 @@ def pretrain(
         clock=clock,
     )
     curve = []
-    for step, path in snapshots.written()[:-1] if snapshots else ():
+    for step, path in snapshots.written() if snapshots else ():
+        if step == module.step:  # the end is measured last
+            continue
         load_snapshot(model.eval(), path)
         curve.append({"images_seen": step * settings.batch_size, **rounded(held_out_losses(model, batches))})
     module.average.copy_to(model)
@@ -239,9 +235,7 @@ def write_base(
                 CODEBOOK: codebook_digest(batches.tokenizer),
                 "legs": clock.legs,
                 "machine": machine_name(),
-                "command": "metaldefect pretrain maskgit "
-                + length(settings.images, row["computing_minutes"])
-                + (f" --base {Path(base).name}" if base else ""),
+                "command": command_of("maskgit", settings, row["computing_minutes"], base),
             }
             | row,
         )

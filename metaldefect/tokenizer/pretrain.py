@@ -5,6 +5,7 @@ Fine-tuning starts from such weights, so its *before* and *after* are both real 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from metaldefect.artifacts import atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
+from metaldefect.config import Config
 from metaldefect.errors import UserError
 from metaldefect.hardware import device, machine_name
 from metaldefect.images import U8
@@ -209,7 +211,9 @@ def pretrain(
     curve = before.get("curve", [])
     if output.with_suffix(".json").is_file():
         curve = read_json(output.with_suffix(".json")).get("curve", [])
-    for step, path in snapshots.written()[:-1] if snapshots else ():
+    for step, path in snapshots.written() if snapshots else ():
+        if step == module.step:  # the end is measured last
+            continue
         load_snapshot(module.model, path)
         point = measure(module.model, held_out, settings.image_size, module.config.perceptual)
         curve = extended(curve, {"images_seen": seen + step * settings.batch_size, **point})
@@ -231,7 +235,7 @@ def pretrain(
         "curve": curve,
         "legs": clock.legs,
         "machine": machine_name(),
-        "command": "metaldefect pretrain tokenizer " + length(settings.images, row["computing_minutes"]),
+        "command": command_of("tokenizer", settings, row["computing_minutes"], base),
         "sha256": sha256_file(output),
         **({"base": {key: before[key] for key in ("images_seen", "command", "sha256")}} if base else {}),
     }
@@ -244,9 +248,19 @@ def extended(curve: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> list
     return [*(point for point in curve if point["images_seen"] < row["images_seen"]), row]
 
 
-def length(images: int | None, minutes: float) -> str:
-    """The option that says how long a training was."""
-    return f"--minutes {minutes:g}" if images is None else f"--images {images}"
+def command_of(model: str, settings: Config, minutes: float, base: Path | str | None) -> str:
+    """The command of a training with every setting that is not the default; `minutes` where no images are."""
+    chosen = settings.model_dump(mode="json", exclude_defaults=True)
+    if "images" not in chosen:
+        chosen["minutes"] = minutes
+    if base:
+        chosen["base"] = Path(base).name
+    words = [
+        word
+        for name, value in chosen.items()
+        for word in (f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value))
+    ]
+    return shlex.join(["metaldefect", "pretrain", model, *words])
 
 
 def write_weights(model: VQModel, output: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -207,7 +210,7 @@ class Prefetcher:
             self.draw, self.finish = batches.drawing(), batches.finish
             self.ahead = 2 * processes
             context = clean_processes(type(batches).__module__)
-            self.pool = ProcessPoolExecutor(processes, context, use_one_thread)
+            self.pool = ProcessPoolExecutor(processes, context, begin_process)
         else:
             self.draw, self.finish, self.ahead = batches.batch, unchanged, AHEAD
             self.pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
@@ -236,9 +239,18 @@ def clean_processes(module: str) -> BaseContext:
     return context
 
 
-def use_one_thread() -> None:
-    """Let a process that shares the machine with others like it compute on one thread."""
+def begin_process() -> None:
+    """Let a process that draws compute on one thread, and end with the training, even with a killed one."""
     torch.set_num_threads(1)
+    training = parent_process()
+    if training is not None:
+        Thread(target=end_with, args=(training,), daemon=True).start()
+
+
+def end_with(process: BaseProcess) -> None:
+    """End this process as soon as another has ended."""
+    process.join()
+    os._exit(1)
 
 
 def unchanged(value: Any) -> Any:

@@ -1,9 +1,13 @@
 """Base weights: photographs are held out whole, and a leg writes weights that load, with a card."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -97,7 +101,10 @@ def test_a_number_of_images_makes_a_whole_training_with_its_curve(
     tokenizer_pretrain.pretrain(settings, None, photographs, None, tmp_path / "state", output)
     card = read_json(output.with_suffix(".json"))
     assert [row["images_seen"] for row in card["curve"]] == [0, 4, 8, 12, 16, 20]
-    assert card["command"] == "metaldefect pretrain tokenizer --images 19"
+    assert card["command"] == (
+        "metaldefect pretrain tokenizer --tokenizer vq16_tiny --image-size 64 --batch-size 2 --images 19"
+        " --checkpoint-steps 5"
+    )
     maskgit = MaskGITPretrainSettings(
         size="cpu_tiny", image_size=64, batch_size=16, symmetries=8, checkpoint_steps=5, images=160
     )
@@ -136,3 +143,47 @@ def test_processes_draw_the_batches_that_threads_draw(photographs: Path) -> None
         assert isinstance(prefetcher.pool, ProcessPoolExecutor)
         drawn = [batch for _ in range(2) for batch in prefetcher.steps(3, 3)]
     assert [batch.tolist() for batch in drawn] == [batches.batch(step).tolist() for step in (3, 4, 5)] * 2
+
+
+def test_a_killed_training_leaves_no_process_that_draws(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import time\n"
+        "from metaldefect.tokenizer.pretrain import DrawnImages\n"
+        "from metaldefect.training.data import Prefetcher\n"
+        "if __name__ == '__main__':\n"
+        "    with Prefetcher(DrawnImages([], 32, 2, seed=0), processes=2) as prefetcher:\n"
+        "        next(iter(prefetcher.steps(0, 1000)))\n"
+        "        print('drawn', flush=True)\n"
+        "        time.sleep(600)\n"
+    )
+    root = Path(__file__).parents[2]
+    training = subprocess.Popen(
+        [sys.executable, script],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+    )
+    assert training.stdout is not None
+    assert training.stdout.readline() == b"drawn\n"
+    children = psutil.Process(training.pid).children(recursive=True)
+    assert len(children) >= 2
+    training.kill()
+    training.wait()  # not for the end of its output, which its processes hold open
+    training.stdout.close()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    for child in alive:
+        child.kill()
+    assert alive == []
+
+
+def test_a_training_that_the_clock_ends_keeps_all_points_of_its_curve(
+    photographs: Path, small: None, tmp_path: Path
+) -> None:
+    settings = PretrainSettings(
+        tokenizer="vq16_tiny", image_size=64, batch_size=2, checkpoint_steps=1, images=10
+    )
+    output = tmp_path / "base.safetensors"
+    tokenizer_pretrain.pretrain(settings, A_LEG, photographs, None, tmp_path / "state", output)
+    seen = [row["images_seen"] for row in read_json(output.with_suffix(".json"))["curve"]]
+    assert seen == [0, 2]
