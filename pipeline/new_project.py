@@ -197,6 +197,7 @@ def params_text(name: str, classes: list[str], steps: dict[str, int], channels: 
             "finetune_vq.training.steps": f"{steps['finetune_vq']}",
             "finetune_vq.training.discriminator_start": f"{steps['finetune_vq'] // 2}",
             "train_maskgit.training.steps": f"{steps['train_maskgit']}",
+            "train_maskgit.training.learning_rate": "1.0e-3",  # metal that the base has not seen
             "train_efficientad.steps": f"{steps['train_efficientad']}",
             "report.title": json.dumps(name, ensure_ascii=False),
         },

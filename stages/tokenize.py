@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, write_json
 from metaldefect.hardware import autocast, device_of, keep_freed_memory, workers
-from metaldefect.images import read_image, to_tanh_range
+from metaldefect.images import read_grey, read_image, to_tanh_range
 from metaldefect.ingest.loading import rows_of, training_rows
 from metaldefect.ingest.samples import TABLE_NAME, counts_of
+from metaldefect.maskgit.token_data import DEFECTS, TOKENS
+from metaldefect.maskgit.training_masks import defect_cells
 from metaldefect.maskgit.vocabulary import Vocabulary
 from metaldefect.on_disk import reserve
 from metaldefect.tokenizer.checkpoints import CONFIG, load_tokenizer
@@ -28,7 +32,7 @@ STAGE = "tokenize"
 MERGED, AUGMENTED = Path("data/merged"), Path("data/augmented")
 TOKENIZER = Path("models/vq")
 OUTPUT = Path("data/tokens")
-TOKENS, FIELDS = "tokens.npy", "fields.npy"
+FIELDS = "fields.npy"
 MISSING = np.iinfo(np.uint16).max  # marks a row not yet encoded: no codebook is that large
 KEPT = ["path", "label", "source", "split", "group"]
 
@@ -60,6 +64,7 @@ def main(params: Params, run: StageRun) -> None:
             (directory / name).mkdir()
             np.save(directory / name / TOKENS, vocabulary.nearest.numpy()[part].astype(np.uint16))
             rows[KEPT].to_parquet(directory / name / TABLE_NAME, index=False)
+        np.save(directory / "train" / DEFECTS, cells_of_defects(sides["train"], codes.shape[1]))
         vocabulary.save(directory / "train")
         if model.config.field:
             light = fields[: len(sides["train"])]
@@ -102,6 +107,18 @@ def encode(model: VQModel, table: pd.DataFrame, size: int, batch_size: int, work
             bar.update(len(part))
     lights.flush()
     out.flush()
+
+
+def cells_of_defects(rows: pd.DataFrame, grid: int) -> NDArray[np.bool_]:
+    """Token cells of each row's defects, by its mask or else its boxes, `bool [N, grid, grid]`."""
+
+    def cells(row: Mapping[str, Any]) -> NDArray[np.bool_]:
+        mask = read_grey(Path(row["root"]) / row["mask_path"]) if pd.notna(row["mask_path"]) else None
+        return defect_cells(mask, row["boxes"], row["width"], grid)
+
+    with ThreadPoolExecutor(workers()) as pool:
+        found = list(pool.map(cells, rows[["root", "mask_path", "boxes", "width"]].to_dict("records")))
+    return np.stack(found) if found else np.zeros((0, grid, grid), bool)
 
 
 def array_file(path: Path, shape: tuple[int, ...], dtype: type, fill: int) -> np.memmap:

@@ -106,7 +106,7 @@ def make_proposer(settings: InsertSettings) -> tuple[Proposer, dict[str, str]]:
         painter.label(label)
     inputs |= {"tokenizer": folder_digest(settings.tokenizer), "maskgit": folder_digest(settings.maskgit)}
     masks = {label: library.masks() for label, library in libraries.items()}
-    return MaskGITPainter(painter, SamplingConfig.of(settings), masks, settings.attempts), inputs
+    return MaskGITPainter(painter, SamplingConfig.of(settings), masks), inputs
 
 
 def stated_levels(settings: InsertSettings) -> Levels | None:

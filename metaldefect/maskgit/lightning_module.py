@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,10 @@ from metaldefect.training.schedule import warmup_constant, warmup_cosine
 
 
 class MaskGITLightning(Trainee):
-    """Train on batches of (tokens `int [B, grid, grid]`, labels `int [B]`)."""
+    """Train on batches of tokens, labels, and, if they are known, the cells of defects (see `training_mask`).
+
+    They are `int [B, grid, grid]`, `int [B]` and `bool [B, grid, grid]`.
+    """
 
     model: MaskGIT
     average: WeightAverage
@@ -67,10 +71,12 @@ class MaskGITLightning(Trainee):
         """The settings, and which codes look alike."""
         return {"settings": self.config, "soft_targets": self.soft}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
         tokens, labels = batch[0].flatten(1).long(), batch[1].long()
         shape = self.model.config
-        mask = training_mask(len(tokens), shape.grid, self.config.rectangle_share).to(tokens.device)
+        defects = batch[2] if len(batch) > 2 else None
+        shares = self.config.rectangle_share, defects, self.config.defect_share
+        mask = training_mask(len(tokens), shape.grid, *shares).to(tokens.device)
         hidden_share = self.config.label_dropout if self.config.conditional else 1.0
         dropped = torch.rand(len(labels)).to(labels.device) < hidden_share
         labels = labels.masked_fill(dropped, shape.null_label)

@@ -101,5 +101,6 @@ def train_recipe(
         checkpoint_directory,
         soft,
         snapshots,
+        None if data.defects is None else torch.from_numpy(data.defects),
     )
     return model, history

@@ -30,6 +30,7 @@ from metaldefect.tokenizer.codes import codebook_digest, grey_codebook_digest
 from metaldefect.tokenizer.model import VQModel
 
 TOKENS = "tokens.npy"
+DEFECTS = "defects.npy"
 CODEBOOK = "codebook_sha256"  # in a model's card: the content of the tokenizer's codebook
 
 
@@ -39,11 +40,13 @@ class TokenGrids(NamedTuple):
     tokens: NDArray[np.uint16]  # [N, grid, grid], numbers of the vocabulary
     labels: NDArray[np.int64]  # [N], class numbers
     table: pd.DataFrame
+    defects: NDArray[np.bool_] | None = None  # [N, grid, grid], cells of defects; see `defect_cells`
 
     @classmethod
     def training(cls, folder: Path, classes: Sequence[str]) -> TokenGrids:
-        """The training grids; like `training_rows`, refuses rows of other splits."""
-        return cls.of(folder, training_rows(folder), classes)
+        """The training grids with their defects; like `training_rows`, refuses rows of other splits."""
+        found, path = cls.of(folder, training_rows(folder), classes), folder / DEFECTS
+        return found._replace(defects=np.load(path)) if path.is_file() else found
 
     @classmethod
     def held_out(cls, folder: Path, split: str, classes: Sequence[str]) -> TokenGrids:

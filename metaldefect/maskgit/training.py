@@ -27,6 +27,7 @@ def train(
     checkpoint_directory: Path | None,
     soft: SoftTargets | None = None,
     snapshots: Snapshots | None = None,
+    defects: Tensor | None = None,
 ) -> History:
     """Train `model` in place and leave the averaged weights in it, in eval mode.
 
@@ -38,6 +39,7 @@ def train(
         checkpoint_directory: a killed training resumes from here; None keeps no checkpoints.
         soft: neighbours for `config.soft_weight`.
         snapshots: of the averaged weights, spaced over both stages.
+        defects: cells of each image's defects, `bool [N, grid, grid]`; see `training_mask`.
 
     Returns:
         Means of the logged values per checkpoint.
@@ -50,7 +52,7 @@ def train(
         raise UserError(
             f"unconditional_steps = {first} leaves nothing of {config.steps} steps for the classes"
         )
-    data = TensorDataset(tokens, labels)
+    data = TensorDataset(tokens, labels) if defects is None else TensorDataset(tokens, labels, defects)
     history: History = []
     done = 0
     for name, steps in (("unconditional", first), ("conditional", config.steps - first)):

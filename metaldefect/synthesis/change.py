@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metaldefect.images import U8, as_channels, to_u8
-from metaldefect.synthesis.inpainting import Mask, outer_feather, visible_change
+from metaldefect.synthesis.inpainting import Mask, feathered, visible_change
 from metaldefect.synthesis.photographs import LUMA, Levels, Photograph, Window, grey_of
 
 SMALLEST_VISIBLE = 12  # pixels; fewer are a speck
@@ -68,7 +68,7 @@ def apply_change(photograph: Photograph, change: Change, feather: float) -> Appl
     enough = max(SMALLEST_VISIBLE, SMALLEST_SHARE * np.count_nonzero(change.brush))
     if np.count_nonzero(seen) < enough:
         return Applied(photograph, mask, 0.0, False)
-    after = photograph.changed_by(change.window, added * outer_feather(seen, feather)[..., None])
+    after = photograph.changed_by(change.window, added * feathered(seen, feather)[..., None])
     mask[change.window] = seen
     contrast = np.abs(grey_of(after.levels(change.window)) - grey_of(before))[seen].mean()
     return Applied(after, mask, float(contrast), True)

@@ -24,8 +24,7 @@ class CandidateConfig(DrawingSettings):
 
 
 class BlendSettings(Config):
-    """How an insertion meets its canvas; `feather`: width in pixels of the blend on either side of a
-    mask's border."""
+    """How an insertion meets its canvas; `feather`: width in pixels of the blend outside a mask."""
 
     feather: PositiveFloat = 6.0
 

@@ -13,8 +13,8 @@ import numpy as np
 from metaldefect.images import U8, Channels, to_u8
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
-from metaldefect.synthesis.change import SMALLEST_SHARE, Change
-from metaldefect.synthesis.inpainting import Inpainted, Mask, draw_into, prepare
+from metaldefect.synthesis.change import Change
+from metaldefect.synthesis.inpainting import FILLED, Inpainted, Mask, draw_into, guided_more, prepare
 from metaldefect.synthesis.mask_makers import make_mask
 from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.photographs import Levels, Photograph, grey_of
@@ -30,8 +30,9 @@ from metaldefect.synthesis.placement import (
 )
 
 ROOM = 2.2  # side of the window over the extent of the mask: the models need metal around it
-SMALLEST_WINDOW = 64  # pixels
-STRONGER = 2.0  # guidance added at each further attempt: models that see metal around like to continue it
+SMALLEST_WINDOW = 128  # pixels; in a smaller one the models see metal larger than they learnt it
+CANDIDATES = 4  # defects drawn at once, of which the one that fills the brush best is taken
+TRIES = 2  # times that candidates are drawn until one fills the brush, each time with more guidance
 
 
 def draw_defect(
@@ -43,9 +44,8 @@ def draw_defect(
     sampling: SamplingConfig,
     masks: Sequence[Mask],
     feather: float,
-    attempts: int,
 ) -> Change | None:
-    """Draw a defect of a class into a photograph.
+    """Draw a defect of a class into a photograph: the one of several candidates that fills the brush best.
 
     Args:
         canvas: the photograph to change.
@@ -55,8 +55,7 @@ def draw_defect(
         rng: source of everything random.
         sampling: how to sample.
         masks: shapes of real defects, `bool`, any size; without any, strokes and blobs.
-        feather: width in pixels of the blend on either side of the mask's border.
-        attempts: how often to draw until a change is visible.
+        feather: width in pixels of the blend outside the mask.
 
     Returns:
         The change, or None if the photograph has no room.
@@ -73,18 +72,17 @@ def draw_defect(
     window = square_around(centre_of(box), side, canvas.shape)
     before = pixels_of(canvas.levels(window), painter.channels)
     inside, seed = brush[window], int(rng.integers(2**31))
-    best: Inpainted | None = None
-    guidance = sampling.guidance
-    prepared = prepare(painter, [before], [inside], feather)
-    for attempt in range(attempts):
-        config = sampling.model_copy(update={"guidance": sampling.guidance + STRONGER * attempt})
-        generators = [image_generator(seed, attempt)]
-        (found,) = draw_into(painter, prepared, [label], config, generators, feather)
-        if best is None or found.changed.sum() > best.changed.sum():
-            best, guidance = found, config.guidance
-        if best.changed.sum() >= SMALLEST_SHARE * inside.sum():
+    found: list[Inpainted] = []
+    prepared = prepare(painter, [before] * CANDIDATES, [inside] * CANDIDATES, feather)
+    for attempt in range(TRIES):
+        config = guided_more(sampling, attempt)
+        generators = [image_generator(seed, attempt, number) for number in range(CANDIDATES)]
+        found += draw_into(painter, prepared, [label] * CANDIDATES, config, generators, feather)
+        filled = [one.fills(inside) for one in found]
+        if max(filled) >= FILLED:
             break
-    assert best is not None
+    number = filled.index(max(filled))
+    best, guidance = found[number], guided_more(sampling, number // CANDIDATES).guidance
     added = best.image.astype(np.float32) - before
     details = {"window": float(len(inside)), "guidance": guidance}
     return Change(window, added if added.ndim == 3 else added[..., None], inside, "", details)

@@ -33,12 +33,27 @@ BLURS = (1.5, 5.0)
 AROUND = 16.0
 
 
+# Guidance added at each further try: models that see good metal around like to continue it
+STRONGER = 2.0
+# Agreement with the brush (intersection over union) from which on a defect is not drawn again
+FILLED = 0.4
+
+
 class Inpainted(NamedTuple):
     """An image with a defect drawn into it, `[H, W]`, and with a painter of colours `[H, W, 3]`."""
 
     image: U8  # composited
     pasted: U8  # what was drawn under the mask without compositing, for comparison
     changed: Mask  # [H, W], where the image visibly changed
+
+    def fills(self, brush: Mask) -> float:
+        """Agreement of the visible change with the brush `bool [H, W]`: intersection over union."""
+        return float((self.changed & brush).sum() / (self.changed | brush).sum())
+
+
+def guided_more(config: SamplingConfig, attempt: int) -> SamplingConfig:
+    """How to sample at a further try; the first one is number 0."""
+    return config.model_copy(update={"guidance": config.guidance + STRONGER * attempt})
 
 
 def visible_change(before: U8, after: U8, stands_out: float = STANDS_OUT) -> Mask:
@@ -98,23 +113,13 @@ def cells_under(mask: Mask, grid: int) -> NDArray[np.bool_]:
     return np.asarray(mask.reshape(grid, side, grid, side).any(axis=(1, 3)))
 
 
-def feather(mask: Mask, width: float) -> Weights:
-    """Blend weight: 0 at `width` pixels outside the mask and beyond, 1 at `width` pixels inside and deeper.
-
-    In masks that are nowhere so deep, the weight reaches 1 at the deepest point. Half of the blend lies
-    inside, because a defect drawn up to the mask's border and cut off there would show the border.
-    """
-    outside, inside = ndimage.distance_transform_edt(~mask), ndimage.distance_transform_edt(mask)
-    return smooth_step((width - outside + inside) / (width + min(width, inside.max())))
-
-
 def smooth_step(progress: NDArray[np.floating]) -> Weights:
     """Cubic step from 0 at 0 to 1 at 1, with flat ends."""
     share = np.clip(progress, 0.0, 1.0)
     return (share * share * (3.0 - 2.0 * share)).astype(np.float32)
 
 
-def outer_feather(mask: Mask, width: float) -> Weights:
+def feathered(mask: Mask, width: float) -> Weights:
     """1 on the mask, falling to 0 at `width` pixels outside it: the defect itself is not attenuated."""
     if not mask.any():
         return np.zeros(mask.shape, np.float32)
@@ -124,6 +129,7 @@ def outer_feather(mask: Mask, width: float) -> Weights:
 def composite(image: U8, drawn: U8, unchanged: U8, mask: Mask, width: float) -> U8:
     """Blend `drawn` into `image` under the feathered mask; no byte changes farther than `width` from it.
 
+    All of what was drawn on the mask is used: a blend that began inside would thin out narrow defects.
     Blends in the image plus the difference of `drawn` and `unchanged`. So what `unchanged` lacks of the
     image, such as the grain that a tokenizer cannot keep, stays under the defect. The difference is shifted
     to 0 on a ring around the mask; the shift continues smoothly inward.
@@ -133,9 +139,9 @@ def composite(image: U8, drawn: U8, unchanged: U8, mask: Mask, width: float) -> 
         drawn: the image with the defect, same shape.
         unchanged: the same without it: the original in the sharpness of `drawn`.
         mask: `bool [H, W]`.
-        width: feather in pixels on either side of the mask's border.
+        width: feather in pixels outside the mask.
     """
-    alpha = feather(mask, width)
+    alpha = feathered(mask, width)
     original = image.astype(np.float32)
     ring = (ndimage.distance_transform_edt(~mask) <= max(RING, width)) & ~mask
     change = drawn.astype(np.float32) - unchanged
@@ -165,7 +171,7 @@ def only_around(changed: Mask, before: U8, after: U8, width: float) -> U8:
 
     What is drawn under a brush is more than the defect: metal around it, whose grain is not this image's.
     """
-    weight = outer_feather(changed, width).reshape(*changed.shape, *[1] * (before.ndim - 2))
+    weight = feathered(changed, width).reshape(*changed.shape, *[1] * (before.ndim - 2))
     return to_u8(np.asarray(before + weight * (after.astype(np.float32) - before), np.float32))
 
 
@@ -258,7 +264,7 @@ def inpaint(
         labels: class name of each image's defect.
         config: how to sample.
         generators: source of each image's randomness; see `image_generator`.
-        feather_pixels: width of the blend on either side of the mask's border, in pixels of the input images.
+        feather_pixels: width of the blend outside the mask, in pixels of the input images.
         history: receives the token grids `int64 [N, grid, grid]` after each step.
 
     Returns:

@@ -20,7 +20,7 @@ from metaldefect.inspection.provider import InspectionImage, RealDatasetProvider
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.change import recolour
-from metaldefect.synthesis.inpainting import Inpainted, Mask, inpaint
+from metaldefect.synthesis.inpainting import FILLED, Inpainted, Mask, guided_more, inpaint
 from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, make_mask
 from metaldefect.synthesis.painter import Painter
 
@@ -169,7 +169,7 @@ def draw_insertions(
     batch_size: int,
     attempts: int,
 ) -> list[Drawn]:
-    """Draw every job; redraw those with no visible change and keep the most visible attempt.
+    """Draw every job; redraw those that do not fill their brush, and keep the attempt that fills it best.
 
     A model that sees the surroundings often continues undamaged metal under the mask, so each further
     attempt uses stronger guidance towards the class. The result of a job depends on the seed, its class and
@@ -186,19 +186,24 @@ def draw_insertions(
             found = inpaint(
                 painter,
                 [as_channels(job.canvas.image[job.window], painter.channels) for job in chosen],
-                [job.mask[job.window] for job in chosen],
+                [brush(job) for job in chosen],
                 [job.label for job in chosen],
-                config.model_copy(update={"guidance": config.guidance + 2.0 * attempt}),
+                guided_more(config, attempt),
                 [image_generator(seed, "insertion", job.label, job.number, attempt) for job in chosen],
                 feather,
             )
             for i, new in zip(part, found, strict=True):
-                if i not in best or new.changed.sum() > best[i].changed.sum():
+                if i not in best or new.fills(brush(jobs[i])) > best[i].fills(brush(jobs[i])):
                     best[i] = new
-        todo = [i for i in todo if not visible(jobs[i], best[i])]
+        todo = [i for i in todo if best[i].fills(brush(jobs[i])) < FILLED]
         if not todo:
             break
     return [placed(job, best[i]) for i, job in enumerate(jobs)]
+
+
+def brush(job: Insertion) -> Mask:
+    """The mask to fill, inside the window."""
+    return job.mask[job.window]
 
 
 def visible(job: Insertion, found: Inpainted) -> bool:

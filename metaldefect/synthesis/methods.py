@@ -69,15 +69,12 @@ class MaskGITPainter:
     painter: Painter
     sampling: SamplingConfig
     masks: Mapping[str, Sequence[Mask]]
-    attempts: int
 
     def propose(
         self, canvas: Photograph, label: str, spot: Spot, rng: np.random.Generator, feather: float
     ) -> Change | None:
         shapes = self.masks.get(label, ())
-        return draw_defect(
-            canvas, self.painter, label, spot, rng, self.sampling, shapes, feather, self.attempts
-        )
+        return draw_defect(canvas, self.painter, label, spot, rng, self.sampling, shapes, feather)
 
 
 class Inserted(NamedTuple):

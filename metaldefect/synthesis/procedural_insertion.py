@@ -18,7 +18,7 @@ from metaldefect.procedural.images import keyed_generator
 from metaldefect.procedural.plates import PLATE_CLASSES
 from metaldefect.procedural.textures import SMALLEST_SIZE, Painter
 from metaldefect.synthesis.change import Change, contrast_gain
-from metaldefect.synthesis.inpainting import Mask, Weights, outer_feather, smooth_step
+from metaldefect.synthesis.inpainting import Mask, Weights, feathered, smooth_step
 from metaldefect.synthesis.mask_makers import blob
 from metaldefect.synthesis.photographs import Levels, Photograph, Window, grey_of
 from metaldefect.synthesis.placement import (
@@ -140,7 +140,7 @@ def paint_window(
     if unbounded or limit.strict:
         if not mask.all():  # painters may light the whole sheet
             added = added - np.median(added[~mask])
-        added = added * outer_feather(limit.brush[window], feather)
+        added = added * feathered(limit.brush[window], feather)
         mask = mask & limit.brush[window]
     if mask.any():
         added = added * contrast_gain(added[mask], float(before.mean()), PAINTED_LEVEL)

@@ -253,7 +253,7 @@ def proposer_of(method: str, one: Original, painter: Painter, sampling: Sampling
         return ProceduralPainter() if one.label in PAINTERS else None
     if one.label not in painter.classes:
         return None
-    return MaskGITPainter(painter, sampling, {}, ATTEMPTS)
+    return MaskGITPainter(painter, sampling, {})
 
 
 def crop_side(mask: Mask) -> int:

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from metaldefect.synthesis.change import Change, contrast_gain
 from metaldefect.synthesis.config import TransplantConfig
-from metaldefect.synthesis.inpainting import Mask, Weights, outer_feather, smooth_step
+from metaldefect.synthesis.inpainting import Mask, Weights, feathered, smooth_step
 from metaldefect.synthesis.photographs import Levels, Photograph, Window, grey_of
 from metaldefect.synthesis.placement import Spot, bounding_box, extent_of, free_place
 
@@ -197,10 +197,10 @@ def transplant(
         return None
     height, width = turned.mask.shape
     window = slice(place[0], place[0] + height), slice(place[1], place[1] + width)
-    weight = turned.weight * outer_feather(turned.mask, feather)
+    weight = turned.weight * feathered(turned.mask, feather)
     brush = turned.mask
     if spot.mask is not None:
-        weight, brush = weight * outer_feather(spot.mask[window], feather), brush & spot.mask[window]
+        weight, brush = weight * feathered(spot.mask[window], feather), brush & spot.mask[window]
         if not brush.any():  # a thin defect may pass between the parts of the mask
             return None
     levels = canvas.levels(window)

@@ -1,6 +1,7 @@
 """The loss, the stages of a training and what held-out tokens say about it."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from metaldefect.errors import UserError
+from metaldefect.maskgit import lightning_module
 from metaldefect.maskgit.evaluation import held_out_cross_entropy, unigram_losses
 from metaldefect.maskgit.lightning_module import MaskGITLightning
 from metaldefect.maskgit.loss import masked_cross_entropy
@@ -15,7 +17,7 @@ from metaldefect.maskgit.model import MaskGIT
 from metaldefect.maskgit.soft_targets import soft_targets
 from metaldefect.maskgit.training import train
 from metaldefect.maskgit.training_config import MaskGITTrainingConfig, Schedule
-from metaldefect.maskgit.training_masks import training_mask
+from metaldefect.maskgit.training_masks import defect_cells, training_mask
 from metaldefect.training.data import SampledBatches
 from metaldefect.training.trainer import fit
 from tests.tiny_models import TINY, randomised
@@ -43,6 +45,55 @@ def test_training_masks_hide_something_and_rectangles_are_solid() -> None:
         rows, columns = np.where(mask)
         assert mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
         assert mask.sum() < 64
+
+
+def test_defects_are_hidden_whole_one_or_all_with_or_without_the_cells_around() -> None:
+    torch.manual_seed(0)
+    defects = torch.zeros(200, 8, 8, dtype=torch.bool)
+    defects[:, 1, 1] = True  # one defect of a cell
+    defects[:, 4:6, 5] = True  # another one of two
+    defects[150:] = False  # of these images no defect is known
+    found = training_mask(200, 8, 0.0, defects, 1.0).view(-1, 8, 8)
+    # One alone, the other alone, both; and with the cells around 9, 12 and 21
+    assert {int(mask.sum()) for mask in found[:150]} == {1, 2, 3, 9, 12, 21}
+    assert all((mask & known).any() for mask, known in zip(found[:150], defects[:150], strict=True))
+    assert len({int(mask.sum()) for mask in found[150:]}) > 15  # scattered, at any ratio
+    torch.manual_seed(0)
+    half = training_mask(200, 8, 0.0, defects, 0.5).view(-1, 8, 8)[:150]
+    whole = sum(int(mask.sum()) in {1, 2, 3, 9, 12, 21} and bool(mask[1, 1] | mask[4, 5]) for mask in half)
+    assert 60 < whole < 110
+
+
+def test_cells_of_defects_come_from_the_mask_else_from_the_boxes() -> None:
+    mask = np.zeros((200, 200), np.uint8)
+    mask[60:65, 10:101] = 255  # 12.5 pixels per cell: row 4 and 5, columns 0 to 8
+    expected = np.zeros((16, 16), bool)
+    expected[4:6, 0:9] = True
+    boxes = '[{"label": "crazing", "xmin": 30.0, "ymin": 100.0, "xmax": 75.0, "ymax": 100.0}]'
+    assert np.array_equal(defect_cells(mask, boxes, 200, 16), expected)
+    expected = np.zeros((16, 16), bool)
+    expected[8, 2:6] = True  # a box without height still lies in a row of cells
+    assert np.array_equal(defect_cells(None, boxes, 200, 16), expected)
+    assert not defect_cells(None, "[]", 200, 16).any()
+
+
+def test_a_training_hides_the_known_defects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of images whose only defect is known, every step hides just that cell: so only its token is learnt."""
+    seen = []
+
+    def spy(*arguments: Any, **settings: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        seen.append(arguments[3])
+        return masked_cross_entropy(*arguments, **settings)
+
+    monkeypatch.setattr(lightning_module, "masked_cross_entropy", spy)
+    defects = torch.zeros(6, 4, 4, dtype=torch.bool)
+    defects[:, 2, 3] = True
+    config = MaskGITTrainingConfig(steps=2, warmup_steps=1, defect_share=1.0, rectangle_share=0.0)
+    schedule = Schedule(unconditional_steps=0, batch_size=3, checkpoint_steps=2, seed=0)
+    tokens, labels = torch.randint(0, 11, (6, 4, 4)), torch.randint(0, 3, (6,))
+    train(MaskGIT(TINY), config, tokens, labels, schedule, None, defects=defects)
+    assert len(seen) == 2
+    assert all(mask.view(-1, 4, 4)[:, 2, 3].all() for mask in seen)
 
 
 def test_a_resumed_training_ends_with_the_same_weights(tmp_path) -> None:

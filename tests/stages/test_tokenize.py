@@ -48,3 +48,16 @@ def test_an_interrupted_encoding_is_gone_on_with(tmp_path: Path, monkeypatch: py
     assert calls == 5  # two images are left after the interruption's batch: 2 + 1
     np.testing.assert_array_equal(np.load(parts), np.load(whole))
     assert np.load(whole).max() < 256
+
+
+def test_each_row_gets_the_cells_of_its_mask_else_of_its_boxes(tmp_path: Path) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:8, 8:16] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    box = '[{"label": "rust", "xmin": 16, "ymin": 24, "xmax": 32, "ymax": 32}]'
+    rows = pd.DataFrame(
+        {"root": str(tmp_path), "mask_path": ["mask.png", None], "boxes": [box, box], "width": 32}
+    )
+    found = tokenize.cells_of_defects(rows, 4)
+    assert found.dtype == bool
+    assert [np.argwhere(cells).tolist() for cells in found] == [[[0, 1]], [[3, 2], [3, 3]]]

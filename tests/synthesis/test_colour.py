@@ -24,7 +24,7 @@ from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.exemplars import guide_of
 from metaldefect.synthesis.figures import unmasking
 from metaldefect.synthesis.grain import Grain, add_grain
-from metaldefect.synthesis.inpainting import composite, feather, inpaint, visible_change
+from metaldefect.synthesis.inpainting import composite, feathered, inpaint, visible_change
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions, write_insertions
 from metaldefect.synthesis.painter import Painter, load_painter
 from tests.coloured import BROWN, CLASSES, RED, plates, save_coloured_painter
@@ -61,7 +61,7 @@ def test_inserted_metal_keeps_its_colour_and_the_rest_every_byte(brown: Painter)
     images, _ = plates(1, seed=20, red=False)
     plain = replace(brown, exemplars=None)
     found = inpaint(plain, [images[0]], [square()], ["dent"], SAMPLING, [image_generator(0)], 4.0)[0]
-    outside = feather(square(), 4.0) == 0
+    outside = feathered(square(), 4.0) == 0
     assert outside.sum() > 2000
     np.testing.assert_array_equal(found.image[outside], images[0][outside])
     assert (found.image[square()] != images[0][square()]).any()
@@ -77,7 +77,7 @@ def test_a_defect_of_another_hue_shows_in_its_hue(painter: Painter) -> None:
     red = painter.decode(painter.encode(images), painter.field_of(plain))[0]
     none = painter.decode(painter.encode(plain), painter.field_of(plain))[0]
     result = composite(plain[0], red, none, mask, 4.0)
-    inner = feather(mask, 4.0) == 1
+    inner = feathered(mask, 4.0) == 1
     change = (result[inner].astype(float) - plain[0][inner]).mean(axis=0)
     assert change[0] > 15
     assert change[1] < -25
@@ -150,7 +150,7 @@ def test_insertions_into_grey_and_coloured_canvases_are_written_in_colour(
     drawn = draw_insertions(painter, jobs, SAMPLING, 0, 4.0, 8, 1)
     for job, found in zip(jobs, drawn, strict=True):
         before = as_channels(job.canvas.image, 3)
-        outside = feather(job.mask, 4.0) == 0
+        outside = feathered(job.mask, 4.0) == 0
         np.testing.assert_array_equal(found.image[outside], before[outside])
     folder = tmp_path / "inserted"
     folder.mkdir()

@@ -19,7 +19,7 @@ from metaldefect.synthesis.grain import BANDS, Grain
 from metaldefect.synthesis.inpainting import (
     cells_under,
     composite,
-    feather,
+    feathered,
     inpaint,
     visible_change,
 )
@@ -61,7 +61,7 @@ def test_outside_the_feather_not_a_byte_changes(painter: Painter) -> None:
     mask = np.zeros((64, 64), bool)
     mask[20:36, 24:40] = True
     result = run(painter, image, mask)
-    outside = feather(mask, 4.0) == 0
+    outside = feathered(mask, 4.0) == 0
     assert outside.sum() > 2500
     assert np.array_equal(result[outside], image[outside])
     assert not np.array_equal(result[mask], image[mask])
@@ -74,22 +74,23 @@ def test_images_of_another_size_than_the_models(painter: Painter) -> None:
     assert run(painter, image, mask).shape == (100, 100)
 
 
-def test_feather_rises_over_its_width_on_either_side_of_the_border() -> None:
+def test_feather_is_whole_on_the_mask_and_falls_over_its_width_outside() -> None:
     mask = np.zeros((30, 30), bool)
     mask[10:20, 10:20] = True
-    alpha = feather(mask, 3.0)
-    # Distances to the border count pixels on either side: 3, 2, 1 outside, then 1, 2, 3, 4 inside
-    shares = [0, 1 / 6, 2 / 6, 4 / 6, 5 / 6, 1, 1]
-    assert alpha[15, 7:14].tolist() == pytest.approx([s * s * (3 - 2 * s) for s in shares])
+    alpha = feathered(mask, 3.0)
+    # Distances to the mask: 3, 2 and 1 pixels outside, then inside
+    shares = [0, 1 / 3, 2 / 3, 1, 1]
+    assert alpha[15, 7:12].tolist() == pytest.approx([s * s * (3 - 2 * s) for s in shares])
     assert (alpha[:7] == 0).all()
 
 
-def test_a_stroke_thinner_than_the_feather_is_whole_where_it_is_deepest() -> None:
+def test_all_of_a_narrow_defect_arrives() -> None:
+    image = np.full((40, 40), 100, np.uint8)
     mask = np.zeros((40, 40), bool)
     mask[20:23, 5:35] = True
-    alpha = feather(mask, 8.0)
-    assert alpha[21, 20] == 1
-    assert 0.8 < alpha[20, 20] < 1
+    drawn = image.copy()
+    drawn[mask] = 30
+    assert (composite(image, drawn, image, mask, 8.0)[mask] == 30).all()
 
 
 def test_composite_of_an_image_with_itself_at_another_level_is_the_image() -> None:
@@ -252,7 +253,7 @@ def test_parts_of_an_insertion(painter: Painter, monkeypatch: pytest.MonkeyPatch
     assert not np.array_equal(found.pasted[mask], found.image[mask])
     assert found.changed.any()
     # Blurred, a change reaches a few pixels over the feather
-    assert not (found.changed & (feather(mask, 10.0) == 0)).any()
+    assert not (found.changed & (feathered(mask, 10.0) == 0)).any()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,41 +95,55 @@ def test_a_small_defect_in_a_large_photograph_is_drawn_in_a_window_of_its_size(t
     canvas = metal((500, 700, 3))
     spot = Spot(nothing_taken(canvas), centre=(200, 300), size=40)
     change = draw_defect(
-        canvas, painter, "patches", spot, np.random.default_rng(0), SamplingConfig(steps=2), [], FEATHER, 1
+        canvas, painter, "patches", spot, np.random.default_rng(0), SamplingConfig(steps=2), [], FEATHER
     )
     assert change is not None
-    assert change.details["window"] == 88
-    assert 156 <= change.window[0].start < change.window[0].stop <= 244
+    assert change.details["window"] == 128
+    assert 136 <= change.window[0].start < change.window[0].stop <= 264
     found = apply_change(canvas, change, FEATHER)
     far = ndimage.distance_transform_edt(~found.mask) >= FEATHER if found.visible else ~found.mask
     assert np.array_equal(found.photograph.pixels[far], canvas.pixels[far])
     with pytest.raises(UserError, match="unknown class 'dent'"):
         draw_defect(
-            canvas, painter, "dent", spot, np.random.default_rng(0), SamplingConfig(steps=2), [], FEATHER, 1
+            canvas, painter, "dent", spot, np.random.default_rng(0), SamplingConfig(steps=2), [], FEATHER
         )
 
 
-def test_the_guidance_in_the_details_is_that_of_the_change_that_was_kept(
+def test_the_candidate_that_fills_the_brush_best_is_kept_with_its_guidance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second try changes less than the first, so that the first is kept."""
+    """None fills it, so all tries are used; the last candidate of the first try fills it best."""
     save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
     painter = load_painter(tmp_path / "vq", tmp_path / "maskgit")
     canvas = metal((200, 200))
     used = []
 
     def draw_into(
-        _: object, prepared: Prepared, labels: object, config: SamplingConfig, *rest: object
+        _: object, prepared: Prepared, labels: Sequence[str], config: SamplingConfig, *rest: object
     ) -> list[Inpainted]:
         used.append(config.guidance)
-        changed = np.zeros(prepared.images[0].shape[:2], bool)
-        changed[0, : 5 - len(used)] = True
-        return [Inpainted(prepared.images[0], prepared.images[0], changed)]
+        found = []
+        for number in range(len(labels)):
+            changed = np.zeros(prepared.images[0].shape[:2], bool)
+            rows, columns = np.nonzero(prepared.masks[0])
+            kept = 2 + number if len(used) == 1 else 1
+            changed[rows[:kept], columns[:kept]] = True
+            found.append(Inpainted(prepared.images[0] + np.uint8(kept), prepared.images[0], changed))
+        return found
 
     monkeypatch.setattr(drawn_insertion, "draw_into", draw_into)
     spot = Spot(nothing_taken(canvas), centre=(100, 100), size=40)
     sampling = SamplingConfig(steps=2, guidance=1.5)
-    change = draw_defect(canvas, painter, "patches", spot, np.random.default_rng(0), sampling, [], FEATHER, 2)
+    change = draw_defect(canvas, painter, "patches", spot, np.random.default_rng(0), sampling, [], FEATHER)
     assert used == [1.5, 3.5]
     assert change is not None
     assert change.details["guidance"] == 1.5
+    assert np.median(change.added) == 1 + drawn_insertion.CANDIDATES
+
+
+def test_agreement_with_the_brush_counts_what_lies_outside_it_too() -> None:
+    brush, changed = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
+    brush[:4, :5] = True
+    changed[2:6, :5] = True
+    image = np.zeros((10, 10), np.uint8)
+    assert Inpainted(image, image, changed).fills(brush) == 10 / 30
