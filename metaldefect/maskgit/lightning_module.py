@@ -75,7 +75,7 @@ class MaskGITLightning(Trainee):
         tokens, labels = batch[0].flatten(1).long(), batch[1].long()
         shape = self.model.config
         defects = batch[2] if len(batch) > 2 else None
-        shares = self.config.rectangle_share, defects, self.config.defect_share
+        shares = self.config.rectangle_share, defects, self.config.hidden_defect_share
         mask = training_mask(len(tokens), shape.grid, *shares).to(tokens.device)
         hidden_share = self.config.label_dropout if self.config.conditional else 1.0
         dropped = torch.rand(len(labels)).to(labels.device) < hidden_share

@@ -16,7 +16,7 @@ class LossSettings(Config):
 
     `schedule`: how the learning rate goes on after the warm-up: down to the last step, or constant for a
     training without a fixed end.
-    `rectangle_share` and `defect_share`: see `training_mask`.
+    `rectangle_share` and `hidden_defect_share`: see `training_mask`.
     `soft_weight` is the share of the target that goes to codes similar to the true one (see `soft_targets`).
     """
 
@@ -29,7 +29,7 @@ class LossSettings(Config):
     label_smoothing: float = Field(default=0.1, ge=0, le=1)
     unmasked_weight: float = 0.0
     rectangle_share: float = Field(default=0.15, ge=0, le=1)
-    defect_share: Annotated[float, ADDED_LATER, Field(ge=0, le=1)] = 0.5
+    hidden_defect_share: Annotated[float, ADDED_LATER, Field(ge=0, le=1)] = 0.5
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     soft_weight: float = Field(default=0.0, ge=0, lt=1)
 

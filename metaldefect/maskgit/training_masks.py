@@ -21,22 +21,22 @@ def training_mask(
     grid: int,
     rectangle_share: float,
     defects: Tensor | None = None,
-    defect_share: float = 0.0,
+    hidden_defect_share: float = 0.0,
 ) -> Tensor:
     """Masks `bool [batch, grid^2]`, True where hidden; each sample has at least one hidden position.
 
     Hides each sample either position by position (Bernoulli with an arccos-distributed ratio) or, in
     `rectangle_share` of cases, as one rectangle, as inpainting does. Of the samples whose defects are known,
-    `defect_share` hide one defect or all of them instead, and nothing else: so a model learns that what is
-    missing amid good metal is a defect, which is what inserting one asks for. Uses torch's global generator,
-    which training reseeds at every step.
+    `hidden_defect_share` hide one defect or all of them instead, and nothing else: so a model learns that
+    what is missing amid good metal is a defect, which is what inserting one asks for. Uses torch's global
+    generator, which training reseeds at every step.
 
     Args:
         batch: number of samples.
         grid: side of the token grid.
         rectangle_share: in [0, 1].
         defects: cells of each sample's defects, `bool [batch, grid, grid]`, all False where they are unknown.
-        defect_share: in [0, 1].
+        hidden_defect_share: in [0, 1].
     """
     ratio = arccos_mask_ratio(torch.rand(batch, 1))
     mask = torch.rand(batch, grid * grid) < ratio
@@ -47,9 +47,9 @@ def training_mask(
         rectangle = torch.zeros(grid, grid, dtype=torch.bool)
         rectangle[top : top + height, left : left + width] = True
         mask[i] = rectangle.flatten()
-    if defects is not None and defect_share > 0:
+    if defects is not None and hidden_defect_share > 0:
         known = defects.flatten(1).any(dim=1).cpu()
-        for i in (known & (torch.rand(batch) < defect_share)).nonzero().flatten().tolist():
+        for i in (known & (torch.rand(batch) < hidden_defect_share)).nonzero().flatten().tolist():
             mask[i] = torch.from_numpy(hole(defects[i].cpu().numpy())).flatten()
     empty = ~mask.any(dim=1)
     mask[empty, 0] = True

@@ -150,10 +150,10 @@ RULES = (
     ),
     Rule(
         "evaluate_synthesis",
-        "seams.inserted_to_canvas",
+        "seams.inserted_to_real_inspection",
         1.2,
         "at most",
-        "Insertions show their border: it is steeper than the same place before (ratio; 1 is no seam).",
+        "Insertions show their border: it is steeper than that of the test images' defects (ratio; 1 is alike).",
         "Raise synthesize.feather.",
         unit="number",
     ),

@@ -52,6 +52,7 @@ USEFULNESS = (
         False,
     ),
     ("seams.inserted_to_canvas", "Gradient at an insertion's border, before = 1", "1: no seam", False),
+    ("seams.inserted_to_real_inspection", "The same, the test images' defects = 1", "1: alike", False),
 )
 
 

@@ -88,7 +88,7 @@ def test_a_training_hides_the_known_defects(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(lightning_module, "masked_cross_entropy", spy)
     defects = torch.zeros(6, 4, 4, dtype=torch.bool)
     defects[:, 2, 3] = True
-    config = MaskGITTrainingConfig(steps=2, warmup_steps=1, defect_share=1.0, rectangle_share=0.0)
+    config = MaskGITTrainingConfig(steps=2, warmup_steps=1, hidden_defect_share=1.0, rectangle_share=0.0)
     schedule = Schedule(unconditional_steps=0, batch_size=3, checkpoint_steps=2, seed=0)
     tokens, labels = torch.randint(0, 11, (6, 4, 4)), torch.randint(0, 3, (6,))
     train(MaskGIT(TINY), config, tokens, labels, schedule, None, defects=defects)
