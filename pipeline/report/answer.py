@@ -153,7 +153,7 @@ RULES = (
         "seams.inserted_to_real_inspection",
         1.2,
         "at most",
-        "Insertions show their border: it is steeper than that of the test images' defects (ratio; 1 is alike).",
+        "Insertions show their border: it is steeper than those of the test images' defects (1 is alike).",
         "Raise synthesize.feather.",
         unit="number",
     ),
