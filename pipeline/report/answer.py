@@ -150,10 +150,10 @@ RULES = (
     ),
     Rule(
         "evaluate_synthesis",
-        "seams.inserted_to_real_inspection",
+        "seams.inserted_to_canvas",
         1.2,
         "at most",
-        "Insertions show their border: it is steeper than those of the test images' defects (1 is alike).",
+        "Insertions show their border: it is steeper than the same place before (ratio; 1 is no seam).",
         "Raise synthesize.feather.",
         unit="number",
     ),
