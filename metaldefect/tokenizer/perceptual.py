@@ -137,10 +137,10 @@ class FeatureDistance(_Frozen):
     """
 
     def __init__(self) -> None:
-        from metaldefect.backbones import efficientnet_lite0
+        from metaldefect.backbones import efficientnet_lite
 
         super().__init__()
-        net = efficientnet_lite0()
+        net = efficientnet_lite()
         self.stem = nn.Sequential(net.get_submodule("conv_stem"), net.get_submodule("bn1"))
         self.blocks = nn.ModuleList(net.get_submodule("blocks").children())
         self.freeze()
