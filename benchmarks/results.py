@@ -63,6 +63,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "metaldefect/tokenizer",
     ),
     "tiles": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
+    "tiles_256": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
     "tokenizer_speed": ("metaldefect/tokenizer", "metaldefect/hardware.py"),
 }  # fmt: skip
 

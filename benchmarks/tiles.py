@@ -37,6 +37,7 @@ from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.sources import chosen_size, prepared_folder
 from metaldefect.commands.train import detector_config, target_of, train_detector
 from metaldefect.efficientad.calibration import PAPER_SHARE, RIDGES, Scores, calibrate
+from metaldefect.efficientad.config import AUTO
 from metaldefect.efficientad.evaluation import Scored, score_test_images, summarise
 from metaldefect.efficientad.figures import detector_figures, steps_figure
 from metaldefect.efficientad.held_out import hold_out
@@ -95,17 +96,19 @@ def provider_of_seed(settings: TrainSettings, work: Path) -> RealDatasetProvider
     return RealDatasetProvider(folder)
 
 
-def run_bank(settings: TrainSettings, work: Path) -> None:
-    """Score the test tiles of a seed with a memory bank; write `bank_seed<n>.json`."""
+def run_bank(settings: TrainSettings, teacher: Teacher, work: Path) -> None:
+    """Score the test tiles of a seed with a memory bank, at the teacher's size; write `bank_seed<n>.json`."""
     path = work / f"bank_seed{settings.seed}.json"
     if path.is_file():
         return
-    started, provider = time.monotonic(), provider_of_seed(settings, work)
-    size = chosen_size(settings, provider)
+    provider = provider_of_seed(settings, work)
+    network = teacher.load(settings.model, settings.padding, settings.seed)
+    size, started = chosen_size(settings, provider, network).size, time.monotonic()
     bank = fill_bank(resized_images(provider.train(), size), backbone_features(), settings.seed)
     scored = score_with_bank(bank, provider.test(), size)
     found = bank_metrics(bank, scored, settings.seed, detection.BOOTSTRAP_SAMPLES)
-    write_json(path, found | {"minutes": (time.monotonic() - started) / 60})
+    record = {"image_size": size, "machine": machine_name()}
+    write_json(path, found | record | {"minutes": (time.monotonic() - started) / 60})
     print(f"memory bank, seed {settings.seed}: image AUROC {found['image_auroc']:.3f}", flush=True)
 
 
@@ -128,7 +131,8 @@ def run_one(run: TileRun) -> None:
         return
     print(f"{name}: {settings.steps} steps", flush=True)
     provider = provider_of_seed(settings, work)
-    size = chosen_size(settings, provider)
+    network = run.teacher.load(settings.model, settings.padding, settings.seed)
+    size = chosen_size(settings, provider, network).size
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out, test = hold_out(provider, size, settings.seed), provider.test()
     chosen = test if run.curve_images == 0 else [test[i] for i in evenly_spaced(len(test), run.curve_images)]
@@ -144,7 +148,6 @@ def run_one(run: TileRun) -> None:
             write_json(curve_path, [*(row for row in rows if row["step"] < step), row])
         return False
 
-    network = run.teacher.load(settings.model, settings.padding, settings.seed)
     trained = train_detector(settings, network, images, state, follow)
     minutes_of_training = minutes.total
     paper = copy.deepcopy(trained.model)
@@ -157,6 +160,7 @@ def run_one(run: TileRun) -> None:
     by_paper = summarise(score_test_images(paper, test, size, f"{name}, paper's score"), 0.0, settings.seed)
     result = {
         "recipe": recipe,
+        "image_size": size,
         "machine": machine_name(),
         "metrics": with_balanced_threshold(
             summarise(scored, calibration.threshold, settings.seed), scored, calibration.scores
@@ -247,7 +251,7 @@ def collect_results(work: Path, teachers: Sequence[Teacher], seeds: Sequence[int
             name: {str(seed): run["paper_score"][name] for seed, run in runs.items()} for name in OF_PAPER
         }
         entry["choices"] = {str(seed): run["choices"] for seed, run in runs.items()}
-        for name in ("minutes", "minutes_with_tests"):
+        for name in ("image_size", "minutes", "minutes_with_tests"):
             entry[name] = {str(seed): run[name] for seed, run in runs.items()}
         section[f"{teacher.name}_teacher"] = entry
     section["memory_bank"] = {str(seed): read_json(work / f"bank_seed{seed}.json") for seed in seeds}
@@ -273,7 +277,9 @@ def main() -> None:
     runs = []
     for seed in arguments.seeds:
         settings = settings_of(arguments, seed, points)
-        run_bank(settings, work)  # before the runs, because it prepares the tiles that they share
+        run_bank(
+            settings, teachers[0], work
+        )  # before the runs, because it prepares the tiles that they share
         runs += [TileRun(teacher, settings, work, points, arguments.curve_images) for teacher in teachers]
     run_all(runs, arguments.jobs)
     section = collect_results(work, teachers, arguments.seeds) | {
@@ -285,7 +291,8 @@ def main() -> None:
         "model": f"EfficientAD-{arguments.model}",
     }
     draw_curves(section, teachers, arguments.picture)
-    machine = " and ".join(sorted({read_json(work / f"{run.name}.json")["machine"] for run in runs}))
+    parts = [run.name for run in runs] + [f"bank_seed{seed}" for seed in arguments.seeds]
+    machine = " and ".join(sorted({read_json(work / f"{part}.json")["machine"] for part in parts}))
     publish(arguments.results, "tiles", figures_of(section, teachers), section, machine)
 
 
@@ -365,7 +372,9 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="the paper: 1e-4")
     parser.add_argument("--hard-quantile", type=float, default=0.97, help="the paper: 0.999")
-    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument(
+        "--image-size", default=AUTO, help="px; auto: painted defects decide, as in `metaldefect train`"
+    )
     parser.add_argument("--model", choices=("S", "M"), default="S")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(

@@ -96,7 +96,7 @@ def train(
     teacher: Annotated[str | None, option("`shipped`, or a file of teacher weights.")] = None,
     image_size: Annotated[
         str | None,
-        option("Side, or height x width as 160x400, that images are resized to, px; default: their shape."),
+        option("Side, or height x width as 160x400, that images are resized to, px; default: chosen."),
     ] = None,
     channels: Annotated[
         Literal["auto", "1", "3"] | None,

@@ -8,9 +8,11 @@ from pathlib import Path
 from metaldefect.artifacts import atomic_directory
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
 from metaldefect.efficientad.config import AUTO
+from metaldefect.efficientad.size_choice import SizeChoice, choose_size
+from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
-from metaldefect.images import Channels, ImageSize
+from metaldefect.images import Channels
 from metaldefect.ingest.adapters import recognise
 from metaldefect.ingest.inspection import build_inspection
 from metaldefect.inspection.layout import SCENES
@@ -93,16 +95,23 @@ def chosen_channels(settings: TrainSettings, root: Path) -> Channels:
     return channels
 
 
-def chosen_size(settings: TrainSettings, provider: DatasetProvider) -> ImageSize:
-    """The image size that the settings name, or the one that suits the training images."""
+def chosen_size(
+    settings: TrainSettings, provider: DatasetProvider, teacher: PatchDescriptionNetwork
+) -> SizeChoice:
+    """The image size that the settings name, or the one that suits the training images.
+
+    A size that nobody named follows the images' shape, and painted defects decide whether a smaller one shows
+    them better.
+    """
     if not isinstance(settings.image_size, str):
-        return settings.image_size
+        return SizeChoice(settings.image_size, {}, "")
     if settings.tiles is not None:
-        return SIDE
-    size, why = look_for_size(provider.train())
-    if why:
-        print(why)
-    return size
+        return SizeChoice(SIDE, {}, "")
+    largest, why = look_for_size(provider.train())
+    choice = choose_size(provider, largest, teacher, settings.seed)
+    for line in filter(None, (why, choice.why)):
+        print(line, flush=True)
+    return choice
 
 
 def prepared_folder(

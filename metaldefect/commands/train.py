@@ -41,6 +41,7 @@ from metaldefect.efficientad.model_files import (
     calibrated,
     save_detector,
 )
+from metaldefect.efficientad.size_choice import SizeChoice
 from metaldefect.efficientad.teacher_weights import load_teacher, shipped_teacher
 from metaldefect.efficientad.thresholds import Target
 from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNetwork
@@ -68,7 +69,7 @@ class Inputs:
 
     Attributes:
         provider: the images, cut into tiles if the settings say so.
-        size: of the images that the networks see.
+        choice: the size of the images that the networks see, and why.
         tiles: how many pixels neighbouring tiles share; None: images are resized.
         unseen: whole normal images that drift is measured against.
         teacher: what the student learns from.
@@ -78,13 +79,18 @@ class Inputs:
     """
 
     provider: DatasetProvider
-    size: ImageSize
+    choice: SizeChoice
     tiles: int | None
     unseen: InspectionImages
     teacher: PatchDescriptionNetwork
     images: TrainingImages
     held_out: HeldOut
     test: InspectionImages
+
+    @property
+    def size(self) -> ImageSize:
+        """Of the images that the networks see."""
+        return self.choice.size
 
 
 @dataclass(frozen=True)
@@ -152,15 +158,16 @@ def read_inputs(settings: TrainSettings, work: Path) -> Inputs:
         UserError: the images, the teacher or the settings are wrong.
     """
     provider = make_provider(settings, work)
-    size, tiles = chosen_size(settings, provider), settings.tiles
+    teacher = choose_teacher(settings)
+    choice, tiles = chosen_size(settings, provider, teacher), settings.tiles
+    size = choice.size
     unseen = (provider.validation() + provider.canvases())[:DRIFT_IMAGES]
     if tiles is not None:
         provider = TiledProvider(provider, height_and_width(size), tiles, work / "tiles")
         print("; ".join([f"{len(provider.train())} tiles to train on", *provider.notes]))
-    teacher = choose_teacher(settings)
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out = hold_out(provider, size, settings.seed)
-    return Inputs(provider, size, tiles, unseen, teacher, images, held_out, provider.test())
+    return Inputs(provider, choice, tiles, unseen, teacher, images, held_out, provider.test())
 
 
 def clock_of(
@@ -216,6 +223,7 @@ def metrics_of(
         "train_images": len(inputs.images.normal),
         "validation_images": calibration.record["threshold"]["normals"],
         "penalty_source": inputs.images.penalty_source,
+        **({"painted_auroc_by_image_size": inputs.choice.aurocs} if inputs.choice.aurocs else {}),
         "steps": int(trained.history[-1]["step"]),
         "final_losses": dict(trained.history[-1]),
     }

@@ -110,7 +110,7 @@ class AutoImageSettings(NetworkSettings):
     """`ImageSettings` whose size may be found from the training images, and the channels.
 
     Attributes:
-        image_size: as there, or `auto`.
+        image_size: as there, or `auto`, see `size_choice`.
         channels: 1, colour becomes grey; or 3, colours are kept and grey images have three equal channels; or
             `auto`.
     """

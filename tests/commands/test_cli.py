@@ -15,12 +15,15 @@ import yaml
 from PIL import Image
 
 from metaldefect.artifacts import read_json
+from metaldefect.commands import sources
 from metaldefect.commands.settings import load_settings
 from metaldefect.efficientad import held_out
+from metaldefect.efficientad.model_files import load_detector
+from metaldefect.efficientad.size_choice import SizeChoice
 from metaldefect.efficientad.teacher_weights import save_teacher
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
 from metaldefect.errors import UserError
-from metaldefect.images import write_png
+from metaldefect.images import ImageSize, write_png
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 from pipeline.cli import main
 from tests.tiny_models import CLASSES, save_tiny_painter
@@ -146,6 +149,27 @@ def test_real_images_from_training_to_heat_maps(tmp_path: Path, category: Path) 
         ]
     )
     assert [row["image"] for row in rows_of(maps)] == ["001.png"]
+
+
+def test_the_size_that_painted_defects_choose_is_the_detectors(
+    tmp_path: Path, category: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def choose(_provider: object, largest: ImageSize, *_: object) -> SizeChoice:
+        asked.append(largest)
+        return SizeChoice(128, {"256": 0.7, "128": 0.8}, "image size: 128; because")
+
+    monkeypatch.setattr(sources, "choose_size", choose)
+    model = tmp_path / "detector"
+    arguments = ["train", "--source", "real", "--root", str(category), "--output", str(model), *SMALL]
+    arguments.remove("--image-size")
+    arguments.remove("128")
+    succeed(arguments)
+    assert asked == [256]
+    assert "image size: 128; because" in capsys.readouterr().out
+    assert load_detector(model)[1].image_size == 128
+    assert read_json(model / "metrics.json")["painted_auroc_by_image_size"] == {"256": 0.7, "128": 0.8}
 
 
 def test_a_training_killed_by_the_system_goes_on_to_the_same_losses(
