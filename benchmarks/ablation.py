@@ -33,7 +33,7 @@ from benchmarks.results import add_results_argument, command_line, publish
 from metaldefect.artifacts import atomic_directory, atomic_file, read_json, sha256_file, write_json
 from metaldefect.backbones import pooled_features
 from metaldefect.errors import UserError
-from metaldefect.hardware import cpu_name, keep_freed_memory, set_threads
+from metaldefect.hardware import keep_freed_memory, machine_name, set_threads
 from metaldefect.maskgit.checkpoints import load_maskgit, save_maskgit
 from metaldefect.maskgit.evaluation import measure
 from metaldefect.maskgit.model import MaskGIT
@@ -237,7 +237,7 @@ def describe_run(base: Params, sampling: Path | None) -> dict[str, Any]:
     images_seen = training.steps * training.batch_size
     return {
         "command": command_line("ablation"),
-        "machine": cpu_name(),
+        "machine": machine_name(),
         "steps": training.steps,
         "batch_size": training.batch_size,
         "images_seen": images_seen,

@@ -32,6 +32,9 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "metaldefect/deploy/export.py", "metaldefect/deploy/for_anomalib.py", "metaldefect/deploy/frames.py",
         "metaldefect/deploy/golden.py", "metaldefect/deploy/graph.py", "metaldefect/deploy/runtime.py",
     ),
+    "categories": (
+        "metaldefect/commands", "metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights",
+    ),
     "data": ("metaldefect/ingest", "metaldefect/procedural"),
     "efficientad_speed": ("metaldefect/efficientad", "metaldefect/kernels", "metaldefect/hardware.py"),
     "efficientad_synthetic": ("metaldefect/efficientad", "metaldefect/procedural"),

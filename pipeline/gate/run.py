@@ -14,7 +14,7 @@ import numpy as np
 from metaldefect.artifacts import write_json
 from metaldefect.deploy.runtime import Detector
 from metaldefect.errors import UserError
-from metaldefect.hardware import cpu_name
+from metaldefect.hardware import machine_name
 from metaldefect.inspection.provider import InspectionImages
 from metaldefect.metrics.comparison import Difference, compare, metric_values
 from pipeline.gate import decision
@@ -165,7 +165,7 @@ def as_json(verdict: Verdict, compared: Comparison | None, gate: Gate, locked: s
         "gate": gate.model_dump(mode="json"),
         "gate_md5": gate_md5(gate),
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": cpu_name(),
+        "machine": machine_name(),
         "challenger": None,
         "champion": None,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from metaldefect.hardware import cpu_name
+from metaldefect.hardware import machine_name
 from metaldefect.metrics.directions import improvement
 from pipeline.main_metrics import formatted
 from pipeline.params import Params
@@ -61,7 +61,7 @@ def collect_facts(params: Params) -> Facts:
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=git_commit(),
         profile=profile_name(PARAMS, CONF),
-        machine=cpu_name(),
+        machine=machine_name(),
         data_hash=data_hash(Path("dvc.lock")),
         procedural=is_procedural(params),
     )
