@@ -166,7 +166,7 @@ def steps_figure(
         metric: for example `image_auroc`.
         levels: the metric of detectors that do not train, by name, as horizontal lines.
     """
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.5, 4.8), layout="constrained")
     for number, (name, runs) in enumerate(curves.items()):
         for index, run in enumerate(runs):
             axes.plot(
@@ -182,8 +182,11 @@ def steps_figure(
         axes.axhline(level, color=f"C{len(curves) + number}", linestyle="--", label=f"{name}: {level:.3f}")
     title = metric.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO")
     axes.set(xlabel="training step", ylabel=title, title=f"{title} while training", xscale="log")
+    steps = sorted({row["step"] for runs in curves.values() for run in runs for row in run})
+    axes.set_xticks(steps, [f"{step:,.0f}" for step in steps])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center")
     return figure
 
 
