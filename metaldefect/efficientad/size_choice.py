@@ -68,12 +68,13 @@ def choose_size(
     if len(sizes) == 1:
         return SizeChoice(largest, {}, "")
     normals = some(provider.validation(), NORMALS)
+    if len(normals) < FEWEST_IMAGES:
+        return too_few(largest, f"{len(normals)} good images are held out")
     defects = some(provider.defects(), DEFECTS) or paint_defects(
         list(provider.canvases()), largest, DEFECTS, seed
     )
-    if min(len(normals), len(defects)) < FEWEST_IMAGES:
-        few = f"{len(normals)} good images and {len(defects)} painted defects are too few to try smaller ones"
-        return SizeChoice(largest, {}, f"image size: {in_words(largest)}; {few}")
+    if len(defects) < FEWEST_IMAGES:
+        return too_few(largest, f"{len(defects)} defects are inserted")
     teacher = teacher.to(device()).eval()
     aurocs = [auroc_at(provider, size, teacher, normals, defects, seed) for size in sizes]
     size = pick(dict(zip(sizes, aurocs, strict=True)))
@@ -81,6 +82,12 @@ def choose_size(
     compared = ", ".join(f"{value:.3f} at {name}" for name, value in found.items())
     why = f"image size: {in_words(size)}; before any training, painted defects stand out by {compared}"
     return SizeChoice(size, found, f"{why} px (image AUROC); --image-size decides otherwise")
+
+
+def too_few(largest: ImageSize, found: str) -> SizeChoice:
+    """The largest size, because too few images were found to compare others."""
+    why = f"image size: {in_words(largest)}; {found}, and smaller sizes are tried from {FEWEST_IMAGES} on"
+    return SizeChoice(largest, {}, why)
 
 
 def candidates(largest: ImageSize) -> list[ImageSize]:

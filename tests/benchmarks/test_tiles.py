@@ -60,11 +60,8 @@ def test_every_teacher_is_measured_once_beside_the_memory_bank(
     assert 0 < figures["minutes"] == figures["minutes_seed3"]
     assert 0 <= figures["f1_calibrated"] <= 1
     assert (section["steps"], section["seeds"]) == ([2, 4], [3])
-    assert (
-        section["short_teacher"]["image_size"]
-        == {"3": 128}
-        == {"3": section["memory_bank"]["3"]["image_size"]}
-    )
+    assert section["short_teacher"]["image_size"] == {"3": 128}
+    assert section["memory_bank"]["3"]["image_size"] == 128
     for name in ("short_teacher", "random_teacher"):
         for metric in ("image_auroc", "au_pro", "f1", "f1_calibrated"):
             entry = section[name][metric]["3"]

@@ -74,7 +74,7 @@ def etching(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def wide_shadow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A shadow with soft edges over an eighth of the image; grain hides it at full size."""
+    """A shadow with soft edges over a tenth of the image; grain hides it at full size."""
     mask = np.zeros((SIDE, SIDE))
     row, column = rng.integers(60, SIDE - 60, 2)
     mask[row - 40 : row + 40, column - 40 : column + 40] = 1
@@ -113,5 +113,8 @@ def test_pixel_fine_defects_keep_the_full_size(teacher: PatchDescriptionNetwork)
 def test_too_few_images_keep_the_full_size(teacher: PatchDescriptionNetwork) -> None:
     choice = choose_size(Planted(grain, wide_shadow, normals=9), SIDE, teacher, 0)
     assert (choice.size, choice.aurocs) == (SIDE, {})
-    assert "9 good images and 12 painted defects are too few" in choice.why
+    assert "9 good images are held out, and smaller sizes are tried from 10 on" in choice.why
+    choice = choose_size(Planted(grain, wide_shadow, defects=9), SIDE, teacher, 0)
+    assert (choice.size, choice.aurocs) == (SIDE, {})
+    assert "9 defects are inserted, and smaller" in choice.why
     assert choose_size(Planted(grain, wide_shadow), (408, 160), teacher, 0) == ((408, 160), {}, "")
