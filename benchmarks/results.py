@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from metaldefect.artifacts import read_json, write_json
@@ -23,7 +24,8 @@ from metaldefect.errors import UserError
 from metaldefect.hardware import machine_name
 
 RESULTS = Path("benchmarks/results")
-PIPELINE = ("metaldefect", "stages", "conf")
+CODE = ("metaldefect/", "stages/")
+CONF = Path("conf")
 # What each benchmark measures: a result is stale if one of these has changed since its commit.
 MEASURES: dict[str, tuple[str, ...]] = {
     "ablation": ("metaldefect/maskgit", "metaldefect/metrics", "metaldefect/synthesis", "conf"),
@@ -192,9 +194,26 @@ def publish(
     return result
 
 
-def measured_paths(name: str) -> tuple[str, ...]:
+def measured_paths(name: str, root: Path = Path()) -> tuple[str, ...]:
     """The files that a result measures; a name that `MEASURES` lacks is a run of the pipeline."""
-    return MEASURES.get(name, PIPELINE)
+    return MEASURES[name] if name in MEASURES else pipeline_paths(name, root)
+
+
+def pipeline_paths(name: str, root: Path) -> tuple[str, ...]:
+    """What a run of the pipeline reads: the code and weights that `dvc.yaml` names, and its profile.
+
+    Commands and benchmarks are no part of it, so that a change of theirs leaves its figures valid.
+
+    Args:
+        name: of the result: a profile; `default` and others ran the profile cpu.
+        root: the project's root.
+    """
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    code = {path for stage in stages.values() for path in stage["deps"] if path.startswith(CODE)}
+    profile = CONF / "profile" / f"{name}.yaml"
+    if not (root / profile).is_file():
+        profile = CONF / "profile/cpu.yaml"
+    return (*sorted(code), f"{CONF}/config.yaml", str(profile))
 
 
 def is_stale(result: Result, paths: Iterable[str], root: Path = Path()) -> bool:

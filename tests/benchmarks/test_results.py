@@ -212,6 +212,16 @@ def test_every_committed_result_is_shown_on_a_page_or_quoted_in_the_code() -> No
     assert unread == []
 
 
+def test_a_run_of_the_pipeline_measures_what_its_stages_read() -> None:
+    default, real = (set(measured_paths(name, ROOT)) for name in ("default", "real"))
+    assert {"stages/merge.py", "metaldefect/efficientad/torch_model.py", "conf/config.yaml"} <= default & real
+    assert default ^ real == {"conf/profile/cpu.yaml", "conf/profile/real.yaml"}
+    assert any(path.startswith("metaldefect/weights/") for path in default)
+    # A command, and the report's pages: neither shapes a figure
+    assert not any(path.startswith(("metaldefect/commands/", "pipeline/")) for path in default)
+    assert all((ROOT / path).exists() for path in default | real)
+
+
 def test_what_is_measured_exists() -> None:
     missing = [p for paths in results.MEASURES.values() for p in paths if not (ROOT / p).exists()]
     assert missing == []
