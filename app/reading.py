@@ -13,7 +13,7 @@ import numpy as np
 
 from app.studio import Mask, Settings
 from metaldefect.errors import RejectedFileError, UserError
-from metaldefect.image_files import Levels, open_checked, read_mask, read_pixels, upright
+from metaldefect.image_files import Levels, read_mask, read_original, read_pixels
 from metaldefect.images import U8, Channels, as_channels, resize
 
 LONGEST_SIDE = 1024  # larger photographs are shrunk, so that an answer takes seconds
@@ -82,8 +82,8 @@ def read_mask_of(path: str | Path | None, original: str | Path, image: U8) -> Ma
     if path is None:
         raise UserError("A mask is needed: an image of the same size, white where the defect should go.")
     try:
-        seen = upright(open_checked(Path(original)))
-        mask = read_mask(path, (seen.height, seen.width), Path(original))
+        height, width = read_original(original).shape[:2]
+        mask = read_mask(path, (height, width), Path(original))
     except RejectedFileError as error:
         raise UserError(f"{Path(path).name}: {error}") from error
     return resize(mask, (image.shape[0], image.shape[1]), nearest=True) > 0

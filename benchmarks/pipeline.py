@@ -63,6 +63,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "au_pro": ("evaluate_efficientad", "au_pro"),
     "memory_bank_image_auroc": ("evaluate_efficientad", "memory_bank.image_auroc"),
     "memory_bank_au_pro": ("evaluate_efficientad", "memory_bank.au_pro"),
+    "detection_rate_drawn": ("evaluate_efficientad", "generated.detection_rate"),
     "f1_at_threshold": ("evaluate_efficientad", "f1_at_threshold"),
     "false_alarm_rate": ("evaluate_efficientad", "false_alarm_rate"),
     "parity_max_abs_error": ("evaluate_openvino", "parity.max_abs_error"),

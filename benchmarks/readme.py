@@ -61,6 +61,7 @@ LABELS = {
     "paper_score_f1_max": "the paper's score: highest F1 of any threshold",
     "memory_bank_image_auroc": "a memory bank without training, same test: image AUROC",
     "memory_bank_au_pro": "a memory bank without training, same test: AU-PRO",
+    "detection_rate_drawn": "detector: share of drawn test defects that it finds at its threshold",
     "f1_at_threshold": "detector: F1 at its threshold",
     "false_alarm_rate": "detector: false alarms at its threshold",
     "parity_max_abs_error": "largest difference between exported and trained scores",

@@ -96,6 +96,11 @@ def provider_of_seed(settings: TrainSettings, work: Path) -> RealDatasetProvider
     return RealDatasetProvider(folder)
 
 
+def choice_folder(settings: TrainSettings, teacher: Teacher, work: Path) -> Path:
+    """Keeps the size chosen for a seed's tiles and a teacher: the memory bank and the detector share it."""
+    return work / f"seed{settings.seed}" / teacher.name
+
+
 def run_bank(settings: TrainSettings, teacher: Teacher, work: Path) -> None:
     """Score the test tiles of a seed with a memory bank, at the teacher's size; write `bank_seed<n>.json`."""
     path = work / f"bank_seed{settings.seed}.json"
@@ -103,7 +108,8 @@ def run_bank(settings: TrainSettings, teacher: Teacher, work: Path) -> None:
         return
     provider = provider_of_seed(settings, work)
     network = teacher.load(settings.model, settings.padding, settings.seed)
-    size, started = chosen_size(settings, provider, network).size, time.monotonic()
+    choice = chosen_size(settings, provider, network, choice_folder(settings, teacher, work))
+    size, started = choice.size, time.monotonic()
     bank = fill_bank(resized_images(provider.train(), size), backbone_features(), settings.seed)
     scored = score_with_bank(bank, provider.test(), size)
     found = bank_metrics(bank, scored, settings.seed, detection.BOOTSTRAP_SAMPLES)
@@ -132,7 +138,7 @@ def run_one(run: TileRun) -> None:
     print(f"{name}: {settings.steps} steps", flush=True)
     provider = provider_of_seed(settings, work)
     network = run.teacher.load(settings.model, settings.padding, settings.seed)
-    size = chosen_size(settings, provider, network).size
+    size = chosen_size(settings, provider, network, choice_folder(settings, run.teacher, work)).size
     images = training_images(provider, size, settings.penalty, settings.natural, settings.penalty_images)
     held_out, test = hold_out(provider, size, settings.seed), provider.test()
     chosen = test if run.curve_images == 0 else [test[i] for i in evenly_spaced(len(test), run.curve_images)]

@@ -32,7 +32,7 @@ def git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"git {' '.join(arguments)} in {folder} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
+    return done.stdout.rstrip("\n")  # a status line may begin with a space
 
 
 def worktree_path(root: Path, branch: str) -> Path:
@@ -171,7 +171,8 @@ def commit(tree: Path, message: str, also: Sequence[Path] = ()) -> str | None:
         written = [str(out) for out in run_outputs()]
     # DVC lists its outs in .gitignore files, so only those that belong in git are found
     patterns = ["*.dvc", ":(glob)**/.gitignore", *written]
-    new = git(tree, "ls-files", "--others", "--exclude-standard", "--", *patterns).splitlines()
+    listed = git(tree, "ls-files", "-z", "--others", "--exclude-standard", "--", *patterns)
+    new = [name for name in listed.split("\0") if name]
     new += [str(path) for path in also if (tree / path).is_file()]
     if new:
         git(tree, "add", "--", *new)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from metaldefect.errors import RejectedFileError, UserError, printable
 
@@ -61,9 +61,20 @@ TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # EXIF orientation
     7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
     8: np.rot90,
 }
+# The same for Pillow, whose own function also writes EXIF anew and fails on odd tags of other kinds
+TRANSPOSED: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 EXIF_ORIENTATION = 0x0112
 BITS_PER_SAMPLE = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag; 0: white is zero
+SAMPLE_FORMAT, UNSIGNED, SIGNED = 339, 1, 2  # TIFF tag and two of its values
 # How masks are coded; see `defect_pixels`
 LARGEST_CLASS = 32
 HALF, FEW_LEVELS, NOISE = 127, 4, 16
@@ -243,7 +254,17 @@ def read_deep_tiff(path: Path) -> NDArray[np.uint16]:
 
 def upright(image: Image.Image) -> Image.Image:
     """The image as EXIF says that it stands."""
-    return ImageOps.exif_transpose(image)
+    turn = TRANSPOSED.get(orientation_of(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's number of an image's orientation; 1, upright, where EXIF is broken or says nothing."""
+    try:
+        found = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # broken EXIF raises all kinds of exceptions; the pixels are fine
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def read_mask(path: Path | str, size: tuple[int, int], image: Path | None = None) -> U8:
@@ -278,8 +299,10 @@ def suffix_is_jpeg(path: Path | str) -> bool:
 
 
 def is_turned(path: Path) -> bool:
-    """Whether EXIF swaps width and height of an image file."""
-    return open_checked(path).getexif().get(EXIF_ORIENTATION, 1) in TURNED
+    """Whether EXIF swaps width and height of an image file that can be read."""
+    # Decoding a TIFF would turn it and drop the tag
+    with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+        return orientation_of(image) in TURNED
 
 
 def coded_levels(image: Image.Image) -> NDArray[Any]:
@@ -363,14 +386,18 @@ def open_checked(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise RejectedFileError("empty file")
-        with warnings.catch_warnings():
-            # Pillow only warns, at half its own limit; `check_header` is stricter and raises.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            check_header(image)
-            image.load()
-            return image.copy()
+        # Not by name: Pillow would map the file into memory. A TIFF that it turns would then have wrong rows,
+        # and a file that is cut short meanwhile would end the process.
+        with path.open("rb") as stream:
+            with warnings.catch_warnings():
+                # Pillow only warns, at half its own limit; `check_header` is stricter and raises.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(stream, formats=FORMATS)
+            with image:
+                check_header(image)
+                image.load()
+                check_range(image)
+                return image.copy()
     except RejectedFileError:
         raise
     except Image.DecompressionBombError as error:
@@ -402,6 +429,17 @@ def check_header(image: Image.Image) -> None:
         raise DeepColourError("16-bit colour: save it as TIFF, as 16-bit grey or as 8-bit colour")
     if image.mode in DEEP_MODES and tiff_tag(image, PHOTOMETRIC) == 0:
         raise RejectedFileError("more than 8 bits per pixel with white as zero: save it with black as zero")
+
+
+def check_range(image: Image.Image) -> None:
+    """Raise `RejectedFileError` if a decoded TIFF's levels wrapped around: Pillow knows one sign a depth."""
+    if (bits := tiff_tag(image, BITS_PER_SAMPLE)) is None:
+        return
+    sign = (tiff_tag(image, SAMPLE_FORMAT) or (UNSIGNED,))[0]
+    if sign == SIGNED and max(bits) == 8:
+        raise RejectedFileError("signed 8-bit levels: save it as 8-bit grey without a sign")
+    if sign == UNSIGNED and image.mode == "I" and np.asarray(image).min() < 0:
+        raise RejectedFileError("32-bit levels above 2147483647: save it as 16-bit grey or as float")
 
 
 def has_deep_channels(image: Image.Image) -> bool:

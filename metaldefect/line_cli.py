@@ -58,7 +58,7 @@ def detect(
 
     detector = load_model(model, precision, tiles, public_key)
     if image is not None:
-        frames = watch_frames(image, detector.read) if watch else frames_of(image, detector.read)
+        frames = watch_frames(image, detector.read) if watch else frames_of(image, detector.read, output)
     else:
         assert synthetic is not None
         frames = synthetic_frames(synthetic, detector.image_size, seed)

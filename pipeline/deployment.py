@@ -161,12 +161,19 @@ def start_server(root: Path, api: str, port: int) -> str:
     """Start the server unless this project's runs; say which.
 
     Raises:
-        UserError: another program has the port, or the server does not start.
+        UserError: another program has the port, this project's server runs on another one, or the server
+            does not start.
     """
     server = Background(root, "server")
     server.end_leftovers()
     page = api.removesuffix("/api")
-    if server.process() is None and answers(api):
+    running = server.process()
+    if running is not None and (own := running.cmdline()[-1]) != str(port):
+        raise UserError(
+            f"this project's server runs on port {own}: type `metaldefect deploy --port {own}`, or end it"
+            " with `metaldefect undeploy` first"
+        )
+    if running is None and answers(api):
         raise UserError(
             f"another project's Prefect server answers at {page}: choose another port (`make deploy"
             f" PORT=4201`, `metaldefect deploy --port 4201`), or set PREFECT_API_URL={api} to use that server"

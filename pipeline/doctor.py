@@ -15,6 +15,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -225,7 +226,8 @@ def mlflow_revisions() -> set[str]:
 def table_value(file: Path, table: str, column: str) -> str | None:
     """The first value in a column of a SQLite file, or None if the file or table cannot be read."""
     try:
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as store:
+        # As a URI: in a plain path `#` and `?` would end the name
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as store:
             row = store.execute(f"select {column} from {table}").fetchone()
     except sqlite3.Error:
         return None

@@ -264,17 +264,19 @@ def quarantine(root: Path, inbox: Path, refusal: Refusal) -> None:
     """Move a file and its mask to today's quarantine, with the reason in a text file beside it."""
     name = refusal.path.relative_to(inbox)
     folder = root / QUARANTINE / datetime.now(UTC).strftime("%Y-%m-%d")
-    target = folder / name
-    number = 1
-    while target.exists():
-        number += 1
-        target = folder / name.with_name(f"{name.stem}-{number}{name.suffix}")
+    its_mask = refusal.mask if refusal.mask is not None and refusal.mask.is_file() else None
+    names = [name, *([its_mask.relative_to(inbox)] if its_mask else [])]
+    places, number = [folder / each for each in names], 1
+    while any(place.exists() for place in places):
+        number += 1  # image and mask get the same one, so that they still belong together
+        places = [folder / each.with_name(f"{each.stem}-{number}{each.suffix}") for each in names]
+    target = places[0]
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(refusal.path, target)
-    if refusal.mask is not None and refusal.mask.is_file():
-        mask = folder / refusal.mask.relative_to(inbox)
+    if its_mask:
+        mask = places[1]
         mask.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(refusal.mask, mask)
+        shutil.move(its_mask, mask)
     target.with_name(target.name + REASON).write_text(f"{refusal.reason}\n", encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,9 +83,10 @@ def plan_copies(folders: Folders) -> dict[str, Path]:
         return copies
     classes = find_classes(folders)
     for label, folder in classes.items():
-        copies |= {f"{label}/{name.as_posix()}": folder / name for name in files_below(folder)}
+        copies |= {f"{label}/{name.as_posix()}": folder / name for name in files_of_class(folder, folders)}
     if (masks := mask_folder(folders)) is not None:
-        copies |= plan_masks(masks, classes)
+        images = {label: files_of_class(folder, folders) for label, folder in classes.items()}
+        copies |= plan_masks(masks, images)
     return copies
 
 
@@ -103,6 +104,16 @@ def files_below(folder: Path) -> list[Path]:
     """Paths of all files below a folder, relative to it, without those that file managers leave."""
     names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     return [name for name in names if not any(is_hidden_name(part) for part in name.parts)]
+
+
+def files_of_class(folder: Path, folders: Folders) -> list[Path]:
+    """Like `files_below`, without good images and masks in there, as in a folder of one class."""
+    apart = {each.resolve() for each in (folders.good, mask_folder(folders)) if each is not None}
+    return [
+        name
+        for name in files_below(folder)
+        if not any((folder / parent).resolve() in apart for parent in name.parents)
+    ]
 
 
 def is_image(path: Path) -> bool:
@@ -153,19 +164,23 @@ def find_classes(folders: Folders) -> dict[str, Path]:
     return classes
 
 
-def plan_masks(masks: Path, classes: Mapping[str, Path]) -> dict[str, Path]:
+def plan_masks(masks: Path, images: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
     """The source of every mask by its path in the project's data.
+
+    Args:
+        masks: their folder.
+        images: paths of each class's files, relative to its folder.
 
     Raises:
         UserError: a mask fits no image, or images of several classes.
     """
     owners: dict[str, list[tuple[str, Path]]] = {}
-    for label, folder in classes.items():
-        for name in filter(is_image, files_below(folder)):
+    for label, names in images.items():
+        for name in filter(is_image, names):
             owners.setdefault(name.stem.lower(), []).append((label, name.parent))
     copies, refused = {}, {}
     for name in files_below(masks):
-        if name.parts[0] in classes and len(name.parts) > 1:
+        if name.parts[0] in images and len(name.parts) > 1:
             copies[f"masks/{name.as_posix()}"] = masks / name
             continue
         found = next((owners[stem] for stem in stems_of(name) if stem in owners), [])

@@ -91,6 +91,8 @@ def create_project(target: Path, folders: Folders, minutes: float) -> str:
 
 def check_target(target: Path) -> None:
     """Raise `UserError` where no new project may be made."""
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise UserError(f"{target} holds the folder you are in: go one up and name a folder to make there")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already: choose another name, or remove it")
     if (INSTALLED / ".git").exists() and target.resolve().is_relative_to(INSTALLED.resolve()):

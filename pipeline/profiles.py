@@ -34,6 +34,7 @@ def composed_text(conf: Path, profile: str) -> str:
 
     Raises:
         ParamsError: the profile does not exist, or its values are not valid.
+        UserError: a file of it is not YAML, or refers to what is not there.
     """
     text = compose(conf, profile)
     check(text, profile)
@@ -56,7 +57,10 @@ def compose(conf: Path, profile: str) -> str:
         raise ParamsError(f"no profile {profile!r}: {conf}/profile has {', '.join(known) or 'none'}")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "params.yaml"
-        compose_and_dump(str(target), str(conf.resolve()), None, "config", folder, [f"profile={profile}"])
+        try:
+            compose_and_dump(str(target), str(conf.resolve()), None, "config", folder, [f"profile={profile}"])
+        except Exception as error:  # Hydra, OmegaConf and YAML have no common one
+            raise UserError(f"{conf}/profile/{profile}.yaml cannot be composed: {error}") from error
         return target.read_text(encoding="utf-8")
 
 
@@ -64,7 +68,11 @@ def profile_name(params: Path, conf: Path) -> str:
     """The profile that `params` was composed from, or `OWN` where it is none of them."""
     content = yaml.safe_load(params.read_text(encoding="utf-8"))
     for name in profiles(conf):
-        if yaml.safe_load(composed_text(conf, name)) == content:
+        try:
+            text = composed_text(conf, name)
+        except UserError:  # somebody is still writing it: nothing was run with it
+            continue
+        if yaml.safe_load(text) == content:
             return name
     return OWN
 

@@ -94,7 +94,7 @@ def find_trouble(api: str, now: datetime, root: Path | None = None) -> list[str]
         root: the project's folder, whose `prefect.yaml` says what must be deployed; None: nothing must.
     """
     if not answers(api):
-        return [f"the Prefect server at {api} does not answer: type `make deploy`"]
+        return [f"the Prefect server at {api} does not answer: type `metaldefect deploy`"]
     try:
         known = {each["id"]: each for each in call(api, "/deployments/filter", {})}
         missing = missing_deployments(known, root) if root is not None else []
@@ -116,11 +116,11 @@ def worker_trouble(api: str, now: datetime) -> list[str]:
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
-        return [f"there is no work pool {POOL!r}: type `make deploy`"]
+        return [f"there is no work pool {POOL!r}: type `metaldefect deploy`"]
     beats = [instant(worker["last_heartbeat_time"]) for worker in workers if worker["last_heartbeat_time"]]
     if any(now - beat < WORKER_SILENCE for beat in beats):
         return []
-    return ["no worker runs: nothing that is due will start; type `make deploy`"]
+    return ["no worker runs: nothing that is due will start; type `metaldefect deploy`"]
 
 
 def missing_deployments(known: Mapping[str, Deployment], root: Path) -> list[str]:
@@ -132,7 +132,8 @@ def missing_deployments(known: Mapping[str, Deployment], root: Path) -> list[str
         return [f"{path} cannot be read: {' '.join(str(error).split())}"]
     names = {each["name"] for each in known.values()}
     missing = [each["name"] for each in content.get("deployments", ()) if each["name"] not in names]
-    return [f"the server has no deployment {', '.join(missing)}: type `make deploy`"] if missing else []
+    lost = f"the server has no deployment {', '.join(missing)}: type `metaldefect deploy`"
+    return [lost] if missing else []
 
 
 def waiting_runs(api: str, states: Sequence[str], before: datetime) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import Levels, defect_pixels, read_mask, read_original, read_pixels
@@ -151,10 +151,76 @@ def test_every_reader_turns_images_upright(tmp_path, orientation, turns):
     assert np.array_equal(read_grey(path), np.rot90(GREY, turns))
 
 
-def test_a_mask_that_fits_only_the_stored_pixels_is_refused_with_that_reason(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "RGBA"])
+def test_a_tiff_is_turned_whatever_its_mode_and_compression(tmp_path, mode, compression, orientation):
+    stored = Image.fromarray(RAMP) if mode == "I;16" else Image.fromarray(GREY).convert(mode)
+    path = write(tmp_path / "a.tif", stored, compression=compression, tiffinfo={0x0112: orientation})
+    # TIFF 6.0: where the first row and the first column of the file belong
+    turned = {
+        1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud,
+        5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, 3),
+        7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90,
+    }[orientation](np.asarray(stored))  # fmt: skip
+    assert np.array_equal(read_original(path), turned)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_broken_exif_costs_no_image(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", Image.fromarray(GREY), exif=b"Exif\0\0garbage garbage")
+    assert read_pixels(path).shape == GREY.shape
+
+
+def test_an_orientation_is_followed_among_tags_that_cannot_be_written_again(tmp_path):
+    # Two tags: the orientation as a short number, and a resolution that is text instead of a rational
+    tags = struct.pack("<HHIHHHHIHH", 0x0112, 3, 1, 6, 0, 0x011A, 2, 1, 72, 0)
+    block = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + tags + bytes(4)
+    path = write(tmp_path / "a.jpg", Image.fromarray(np.repeat(GREY, 8, axis=0)), exif=bytes(block))
+    assert read_pixels(path).shape == (30, 160)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp"])
+def test_no_file_is_mapped_into_memory(tmp_path, monkeypatch, suffix):
+    """Reading a mapped file that is cut short meanwhile would end the process, not raise."""
+    path = write(tmp_path / f"a{suffix}", Image.fromarray(GREY))
+    mapped = []
+    load = ImageFile.ImageFile.load
+
+    def watched(image):
+        found = load(image)
+        mapped.append(image.map)
+        return found
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
+    assert np.array_equal(read_pixels(path), GREY)
+    assert mapped
+    assert set(mapped) == {None}
+
+
+def test_levels_that_wrap_around_are_refused(tmp_path):
+    for name, pixels in {
+        "u32": GREY.astype(np.uint32) * 10_000_000,
+        "i8": GREY.astype(np.int8),
+    }.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels)
+        with pytest.raises(RejectedFileError, match="levels"):
+            read_original(tmp_path / f"{name}.tif")
+    small = GREY.astype(np.uint32) * 1000
+    tifffile.imwrite(tmp_path / "small.tif", small)
+    assert np.array_equal(read_original(tmp_path / "small.tif"), small)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_a_mask_that_fits_only_the_stored_pixels_is_refused_with_that_reason(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = write(tmp_path / "a.jpg", Image.fromarray(GREY), exif=exif)
+    if suffix == ".jpg":
+        image = write(tmp_path / "a.jpg", Image.fromarray(GREY), exif=exif)
+    else:
+        image = tmp_path / "a.tif"
+        deep = np.repeat(RAMP[..., None], 3, axis=2)
+        tifffile.imwrite(image, deep, photometric="rgb", extratags=[(0x0112, "H", 1, 6, True)])
     mask = write(tmp_path / "a_mask.png", Image.fromarray(MARK))
     with pytest.raises(RejectedFileError, match="it fits the stored pixels only, which EXIF turns"):
         read_mask(mask, (30, 20), image)

@@ -25,6 +25,7 @@ from metaldefect.efficientad.model_files import (
 from metaldefect.efficientad.thresholds import Target, percent
 from metaldefect.errors import UserError
 from metaldefect.figures import save_figures
+from metaldefect.training.resume import content_digest
 
 FIGURES = "figures"
 
@@ -103,9 +104,12 @@ def with_more_normals(folder: Path, scores: dict[str, Scores], good: Path) -> di
     trained = load_model(folder, TRAINED)
     frames = frames_of(good, trained.read)
     images = [frame.load() for frame in frames]
-    names = [f"{good.name}/{frame.name}" for frame in frames]
-    if known := set(names) & set(scores[TRAINED].scenes):
+    # By content: every camera counts from 0001.png, and a copied image is still the same one
+    digests = [content_digest(image) for image in images]
+    added_before = {scene.rpartition(" ")[2] for scene in scores[TRAINED].scenes}
+    if known := [frame.name for frame, one in zip(frames, digests, strict=True) if one in added_before]:
         raise UserError(f"{good}: {len(known)} images were added before, such as {min(known)}")
+    names = [f"{good.name}/{frame.name} {one}" for frame, one in zip(frames, digests, strict=True)]
     found = {}
     for precision, held in scores.items():
         model = trained if precision == TRAINED else load_model(folder / EXPORTED, precision)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from metaldefect.errors import UserError
+from metaldefect.errors import UserError, printable
 from metaldefect.image_files import IMAGE_SUFFIXES, Levels, is_hidden_name
 from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.samples import unique_names
@@ -56,6 +56,31 @@ def find_canvases(images: Path, levels: Levels | None = None) -> list[Canvas]:
     stems = unique_names(plain, [name.as_posix() for name in names])
     depth = levels or find_levels(paths)
     return [Canvas(p, n.as_posix(), s, depth) for p, n, s in zip(paths, names, stems, strict=True)]
+
+
+def with_text_names(canvases: Sequence[Canvas]) -> tuple[list[Canvas], list[str]]:
+    """The canvases whose names are UTF-8, as manifests need them, and a reason for each of the others.
+
+    Raises:
+        UserError: no name is.
+    """
+    reasons = {
+        canvas: f"{printable(str(canvas.path))}: its name is not UTF-8: rename it"
+        for canvas in canvases
+        if not is_text(canvas.name)
+    }
+    if len(reasons) == len(canvases):
+        raise UserError(next(iter(reasons.values())))
+    return [canvas for canvas in canvases if canvas not in reasons], list(reasons.values())
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is valid UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sorted_like_masks(canvases: Sequence[Canvas]) -> list[Canvas]:

@@ -137,7 +137,7 @@ def load_model(
     )
 
 
-def frames_of(path: Path, read: Callable[[Path], U8] = read_grey) -> list[Frame]:
+def frames_of(path: Path, read: Callable[[Path], U8] = read_grey, output: Path | None = None) -> list[Frame]:
     """List one image, every image below a folder, or those that a pattern matches, sorted.
 
     Images of a folder are named by their relative path, those of a pattern by their path. Leaves out hidden
@@ -146,9 +146,10 @@ def frames_of(path: Path, read: Callable[[Path], U8] = read_grey) -> list[Frame]
     Args:
         path: an image, a folder of images, or a pattern such as `shift-*/*.png`.
         read: the model's.
+        output: a folder of results: what a pattern matches in there is left out.
 
     Raises:
-        UserError: `path` does not exist or holds no image.
+        UserError: `path` does not exist, or holds or matches no image.
     """
     if path.is_file():
         return [Frame(path.name, partial(read, path))]
@@ -156,7 +157,15 @@ def frames_of(path: Path, read: Callable[[Path], U8] = read_grey) -> list[Frame]
         matched = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         if not matched:
             raise UserError(f"{path} does not exist: name an image, a folder of images or a pattern")
-        files = [file for file in matched if file.is_file() and file.suffix.lower() in IMAGES]
+        files = [
+            file
+            for file in matched
+            if file.is_file()
+            and file.suffix.lower() in IMAGES
+            and not (output is not None and file.resolve().is_relative_to(output.resolve()))
+        ]
+        if not files:
+            raise UserError(f"{path} matches no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return [Frame(inside(file), partial(read, file)) for file in files]
     found = images_below(path)
     if not found:

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaldefect.artifacts import atomic_file, sha256_file
-from metaldefect.commands.canvases import Canvas, check_names, find_canvases, sorted_like_masks
+from metaldefect.commands.canvases import (
+    Canvas,
+    check_names,
+    find_canvases,
+    sorted_like_masks,
+    with_text_names,
+)
 from metaldefect.commands.insert_settings import InsertSettings
 from metaldefect.commands.manifest import (
     Output,
@@ -122,10 +128,10 @@ def insert(settings: InsertSettings) -> Summary:
     `metaldefect.hardware.workers` says; their number changes no result.
 
     Raises:
-        UserError: see `find_canvases`, `make_proposer`, `find_spot` and `Output`.
+        UserError: see `find_canvases`, `with_text_names`, `make_proposer`, `find_spot` and `Output`.
     """
     settings = settings.absolute()
-    canvases = find_canvases(settings.images, stated_levels(settings))
+    canvases, misnamed = with_text_names(find_canvases(settings.images, stated_levels(settings)))
     proposer, inputs = make_proposer(settings)
     if (depth := canvases[0].depth) is not None:
         inputs["levels"] = f"{depth.low:g} to {depth.high:g}"
@@ -138,7 +144,7 @@ def insert(settings: InsertSettings) -> Summary:
     check_names(keys.values(), settings.format)
     output.check_canvases({key: canvas.path for key, (canvas, _) in keys.items()})
     todo = [job for key, job in keys.items() if key not in output]
-    unreadable = list(roles.unreadable.values())
+    unreadable = [*misnamed, *roles.unreadable.values()]
 
     def insert_into(job: tuple[Canvas, str]) -> str | None:
         """Insert and write; return why the image cannot be read."""

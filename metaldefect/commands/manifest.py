@@ -231,5 +231,6 @@ def folder_digest(folder: Path) -> str:
         return sha256_file(folder)
     found = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
+        line = f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n"
+        found.update(line.encode(errors="surrogateescape"))
     return found.hexdigest()

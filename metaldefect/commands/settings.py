@@ -72,6 +72,11 @@ class TrainSettings(TrainingConfig, AutoImageSettings, CalibrationSettings):
     def source_has_a_root(self) -> TrainSettings:
         if self.source != "synthetic" and self.root is None:
             raise ValueError(f"source: {self.source} needs root: the folder of the dataset (--root)")
+        if self.source == "synthetic" and self.root is not None:
+            raise ValueError(
+                "source: synthetic draws its own images and reads no root (--root): set source to real"
+                " (--source real), or leave root out"
+            )
         return self
 
 
@@ -101,7 +106,9 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
 
 
 def without_file(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run without a settings file."""
+    """The settings of a run without a settings file; a dataset's folder alone makes it a real one."""
+    if "root" in chosen:
+        chosen = {"source": "real", **chosen}
     if chosen.get("source", "synthetic") == "synthetic":
         return {**SHORT, **PROCEDURAL, "output": Path("models/procedural"), **chosen}
     root = Path(chosen.get("root", "."))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from metaldefect.artifacts import atomic_directory
+from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.commands.settings import GeneratedSettings, TrainSettings
 from metaldefect.efficientad.config import AUTO
 from metaldefect.efficientad.size_choice import SizeChoice, choose_size
 from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.efficientad.training_data import teacher_content
 from metaldefect.errors import UserError
 from metaldefect.image_files import Levels
 from metaldefect.images import Channels
@@ -35,6 +36,7 @@ from metaldefect.synthesis.painter import Painter, load_painter
 from metaldefect.training.resume import kept_folder
 
 INSERTION_ATTEMPTS = 3
+CHOICE = "choice.json"
 FOLDER = "folder"  # the layout of a folder per class
 
 
@@ -96,19 +98,31 @@ def chosen_channels(settings: TrainSettings, root: Path) -> Channels:
 
 
 def chosen_size(
-    settings: TrainSettings, provider: DatasetProvider, teacher: PatchDescriptionNetwork
+    settings: TrainSettings, provider: DatasetProvider, teacher: PatchDescriptionNetwork, work: Path
 ) -> SizeChoice:
     """The image size that the settings name, or the one that suits the training images.
 
     A size that nobody named follows the images' shape, and painted defects decide whether a smaller one shows
-    them better.
+    them better. `work` keeps that choice, which takes about a minute, for a run that goes on after a kill.
     """
     if not isinstance(settings.image_size, str):
         return SizeChoice(settings.image_size, {}, "")
     if settings.tiles is not None:
         return SizeChoice(SIDE, {}, "")
     largest, why = look_for_size(provider.train())
-    choice = choose_size(provider, largest, teacher, settings.seed)
+    parts = {
+        "seed": settings.seed,
+        "largest": largest,
+        "teacher": teacher_content(teacher),
+        "images": [provider.train(), provider.validation(), provider.canvases(), provider.defects()],
+    }
+
+    def choose(folder: Path) -> None:
+        write_json(folder / CHOICE, choose_size(provider, largest, teacher, settings.seed)._asdict())
+
+    kept = read_json(kept_folder(work / "image_size", parts, choose) / CHOICE)
+    size = kept["size"]
+    choice = SizeChoice(size if isinstance(size, int) else (size[0], size[1]), kept["aurocs"], kept["why"])
     for line in filter(None, (why, choice.why)):
         print(line, flush=True)
     return choice

@@ -35,6 +35,7 @@ from metaldefect.efficientad.memory_bank import (
     score_with_bank,
 )
 from metaldefect.efficientad.model_files import (
+    CONFIG,
     PAPERS,
     DetectorConfig,
     NetworkConfig,
@@ -116,9 +117,10 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     A killed run resumes from a folder beside the output, which is deleted at the end.
 
     Raises:
-        UserError: the images, the teacher or the settings are wrong, the time is too short, or the machine
-            lacks the accelerator.
+        UserError: the output would replace something else than a detector, the images, the teacher or the
+            settings are wrong, the time is too short, or the machine lacks the accelerator.
     """
+    check_output(settings)
     use_device(settings.accelerator)
     set_threads()
     budget = Budget(settings.minutes)
@@ -151,6 +153,19 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     return metrics
 
 
+def check_output(settings: TrainSettings) -> None:
+    """Raise `UserError` if the output would replace anything else than an earlier detector."""
+    output = settings.output.resolve()
+    if Path.cwd().is_relative_to(output):
+        raise UserError(f"--output {settings.output} holds the folder you are in: name a new folder")
+    if settings.root is not None and settings.root.resolve().is_relative_to(output):
+        raise UserError(f"--output {settings.output} holds the images of --root: choose another folder")
+    if not output.exists() or (output / CONFIG).is_file():
+        return
+    if output.is_file() or any(output.iterdir()):
+        raise UserError(f"--output {settings.output} exists and holds no detector: choose another folder")
+
+
 def read_inputs(settings: TrainSettings, work: Path) -> Inputs:
     """Read or prepare everything that a run needs; `work` holds prepared images.
 
@@ -159,7 +174,7 @@ def read_inputs(settings: TrainSettings, work: Path) -> Inputs:
     """
     provider = make_provider(settings, work)
     teacher = choose_teacher(settings)
-    choice, tiles = chosen_size(settings, provider, teacher), settings.tiles
+    choice, tiles = chosen_size(settings, provider, teacher, work), settings.tiles
     size = choice.size
     unseen = (provider.validation() + provider.canvases())[:DRIFT_IMAGES]
     if tiles is not None:

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from metaldefect.artifacts import read_json
-from metaldefect.commands import sources
+from metaldefect.commands import sources, train
 from metaldefect.commands.settings import load_settings
 from metaldefect.efficientad import held_out
 from metaldefect.efficientad.model_files import load_detector
@@ -170,6 +170,35 @@ def test_the_size_that_painted_defects_choose_is_the_detectors(
     assert "image size: 128; because" in capsys.readouterr().out
     assert load_detector(model)[1].image_size == 128
     assert read_json(model / "metrics.json")["painted_auroc_by_image_size"] == {"256": 0.7, "128": 0.8}
+
+
+def test_a_killed_training_keeps_its_image_size_until_the_images_change(
+    tmp_path: Path, category: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[ImageSize] = []
+
+    def choose(_provider: object, largest: ImageSize, *_: object) -> SizeChoice:
+        asked.append(largest)
+        return SizeChoice((128, 160), {"256": 0.7, "128x160": 0.8}, "because")
+
+    def killed(_provider: object, size: ImageSize, _seed: int) -> None:
+        assert size == (128, 160)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "choose_size", choose)
+    monkeypatch.setattr(train, "hold_out", killed)
+    arguments = ["train", "--source", "real", "--root", str(category), "--output", str(tmp_path / "detector")]
+
+    def chosen_so_far() -> int:
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "because" in capsys.readouterr().out
+        return len(asked)
+
+    assert chosen_so_far() == 1
+    assert chosen_so_far() == 1
+    write_png(category / "train/good/000.png", generate_normal_image(77, 140)[:, :120])
+    assert chosen_so_far() == 2
 
 
 def test_a_training_killed_by_the_system_goes_on_to_the_same_losses(

@@ -118,7 +118,7 @@ def test_a_worker_that_is_gone_is_reported_once_and_that_it_is_back(
     server: FakeServer, tmp_path: Path
 ) -> None:
     server.heartbeat = NOW - timedelta(minutes=5)
-    trouble = "no worker runs: nothing that is due will start; type `make deploy`"
+    trouble = "no worker runs: nothing that is due will start; type `metaldefect deploy`"
     for minute in range(3):
         assert watch_once(tmp_path, server.api, NOW + timedelta(minutes=minute)) == [trouble]
     assert notices(tmp_path) == [f"error   retraining stands still | {trouble}"]
@@ -147,7 +147,7 @@ def test_a_server_that_lost_its_deployments_is_not_well(server: FakeServer, tmp_
     file = tmp_path / "prefect.yaml"
     file.write_text("deployments: [{name: retrain}, {name: watch-inbox}, {name: watch-drift}]\n")
     assert watch_once(tmp_path, server.api, NOW) == [
-        "the server has no deployment watch-inbox, watch-drift: type `make deploy`"
+        "the server has no deployment watch-inbox, watch-drift: type `metaldefect deploy`"
     ]
     file.write_text("deployments: [{name: retrain}]\n")
     assert watch_once(tmp_path, server.api, NOW) == []
@@ -171,14 +171,14 @@ def test_a_server_with_a_password_is_asked_with_it(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.authorization = "Basic YWRtaW46cGFzcw=="
-    assert find_trouble(server.api, NOW)[0].endswith("does not answer: type `make deploy`")
+    assert find_trouble(server.api, NOW)[0].endswith("does not answer: type `metaldefect deploy`")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pass")
     assert find_trouble(server.api, NOW) == []
 
 
 def test_a_dead_server_is_reported(server: FakeServer, tmp_path: Path) -> None:
     assert watch_once(tmp_path, "http://127.0.0.1:9/api", NOW) == [
-        "the Prefect server at http://127.0.0.1:9/api does not answer: type `make deploy`"
+        "the Prefect server at http://127.0.0.1:9/api does not answer: type `metaldefect deploy`"
     ]
     assert notices(tmp_path)[0].startswith("error   retraining stands still | the Prefect server at")
 
