@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import ipaddress
 import os
+import shutil
+import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Files of the page live in a folder of their own, and are deleted after an hour
-os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="metaldefect-demo-cache-"))
+# Files of the page live in a folder of their own; they are deleted after an hour, and when the page ends
+if "GRADIO_TEMP_DIR" not in os.environ:
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="metaldefect-demo-cache-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 import gradio as gr
 
@@ -96,11 +102,13 @@ def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = 7860, **m
     """Launch the page with its limits; returns what `Blocks.launch` returns.
 
     Raises:
-        UserError: other machines could reach `host`, and no password is set.
+        UserError: other machines could reach `host` and no password is set, or nothing can listen there.
     """
     password = os.environ.get(PASSWORD_VARIABLE)
     if not password and not is_loopback(host):
         raise UserError(f"{host} is reachable by others: set {PASSWORD_VARIABLE} first (user: {USER})")
+    if port is not None:
+        check_free(host, port)
     return page.queue(max_size=WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
@@ -115,6 +123,20 @@ def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = 7860, **m
         css=STYLE,
         **more,
     )
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise `UserError` if nothing can listen there; Gradio's own message names a variable without effect."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot listen on {host}:{port} ({reason}): choose another --port or --host"
+        ) from error
 
 
 def is_loopback(host: str) -> bool:
@@ -135,6 +157,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or the folder of uploads would stay
     with exit_on_user_error("demo"):
         check_finished(args.compare)  # here, because page_of serves a page whatever is missing
         serve(page_of(args.root, args.compare), args.host, args.port)

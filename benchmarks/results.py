@@ -127,8 +127,12 @@ def git(*words: str, root: Path = Path()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
 
 
+# HEAD when a benchmark began: it may measure for hours, while somebody commits
+BEGUN_AT = {Path.cwd(): git("rev-parse", "HEAD").stdout.strip()}
+
+
 def commit_and_date(root: Path = Path()) -> tuple[str, str]:
-    """HEAD and the current time.
+    """The commit that was checked out when this module was imported, or else HEAD, and the current time.
 
     Raises:
         UserError: this is not a git repository, so the result cannot name its commit.
@@ -136,7 +140,8 @@ def commit_and_date(root: Path = Path()) -> tuple[str, str]:
     head = git("rev-parse", "HEAD", root=root)
     if head.returncode:
         raise UserError(f"a result needs the commit that it measures: {head.stderr.strip()}")
-    return head.stdout.strip(), datetime.now(UTC).isoformat(timespec="seconds")
+    begun_at = BEGUN_AT.get(root.absolute()) or head.stdout.strip()
+    return begun_at, datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write(path: Path, result: Result) -> None:

@@ -72,8 +72,10 @@ def detect(
 @app.command()
 def serve(
     model: Annotated[Path, option("Folder of an exported detector.")],
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 listens on all addresses, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
     precision: Annotated[Precision, typer.Option(help="Which graph to run.")] = "fp16",
     public_key: Annotated[Path | None, option("PEM file; the detector must be signed by its owner.")] = None,
     challenger: Annotated[

@@ -112,11 +112,15 @@ def demo(
 def deploy(
     root: Root = Path(),
     port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+    flows_only: Annotated[
+        bool,
+        typer.Option("--flows-only", help="Only deploy, where systemd runs server, worker and watchdog."),
+    ] = False,
 ) -> None:
     """Start Prefect's server, a worker and the watchdog on this machine, and deploy all flows."""
     from pipeline.deployment import deploy as start
 
-    print(start(root.resolve(), port))
+    print(start(root.resolve(), port, flows_only))
     print(
         "MLflow's pages: `make ui` serves them; `python -m pipeline.mlflow_view` prints links to the metrics."
     )

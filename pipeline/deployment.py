@@ -116,12 +116,13 @@ def session_of(process: psutil.Process) -> int | None:
         return None
 
 
-def deploy(root: Path, port: int = PORT) -> str:
+def deploy(root: Path, port: int = PORT, flows_only: bool = False) -> str:
     """Start server, worker and watchdog where they do not run, and deploy all flows.
 
     Args:
         root: the project's folder, with `prefect.yaml`.
         port: of the server; ignored where `PREFECT_API_URL` names one.
+        flows_only: something else, such as systemd, runs the three; wait for the server, and deploy.
 
     Returns:
         What runs now, and what to do next.
@@ -134,12 +135,15 @@ def deploy(root: Path, port: int = PORT) -> str:
     prepare_environment(root)
     given = os.environ.get("PREFECT_API_URL")
     api = given or f"http://127.0.0.1:{port}/api"
-    lines = [] if given else [start_server(root, api, port)]
+    lines = [] if given or flows_only else [start_server(root, api, port)]
     os.environ["PREFECT_API_URL"] = api
-    if not answers(api):
-        raise UserError(f"PREFECT_API_URL={api} does not answer: start that server, or unset the variable")
+    if not answers_soon(api, START_SECONDS if flows_only else 0.0):
+        named = f"PREFECT_API_URL={api} does not answer: start that server, or unset the variable"
+        raise UserError(named if given else f"no server answers at {api} yet: start it first")
     prefect(root, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect(root, "--no-prompt", "deploy", "--all")
+    if flows_only:
+        return f"deployed; open {api.removesuffix('/api')} to watch"
     worker = Background(root, "worker").start(["pipeline.cli", "worker"])
     watchdog = Background(root, "watchdog").start(["pipeline.cli", "watchdog"])
     (root / INBOX).mkdir(exist_ok=True)
@@ -155,6 +159,16 @@ def deploy(root: Path, port: int = PORT) -> str:
             "`make undeploy` (or `metaldefect undeploy`) ends all three.",
         ]
     )
+
+
+def answers_soon(api: str, seconds: float) -> bool:
+    """Whether a server answers, or begins to within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not answers(api):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def start_server(root: Path, api: str, port: int) -> str:

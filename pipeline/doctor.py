@@ -25,6 +25,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from metaldefect.errors import UserError
+from pipeline.code_version import INSTALLED
 from pipeline.prefect_settings import database_file, prepare_environment
 from pipeline.run import TRACKING_DIRECTORY
 
@@ -70,11 +71,15 @@ def check_python(_root: Path) -> Iterator[Finding]:
 
 
 def check_pins(root: Path) -> Iterator[Finding]:
-    """Compare the installed versions with `constraints.txt`, and report `PINS_THAT_MATTER` one by one."""
-    file = root / "constraints.txt"
-    if not file.is_file():
-        yield Finding("FAIL", "pins", f"{file} does not exist; run in the project's folder")
+    """Compare the installed versions with `constraints.txt`, and report `PINS_THAT_MATTER` one by one.
+
+    A project of `metaldefect new` has no such file: that of the clone it was made with counts.
+    """
+    found_in = [folder for folder in (root, INSTALLED) if (folder / "constraints.txt").is_file()]
+    if not found_in:
+        yield Finding("note", "pins", "no constraints.txt beside the package: versions are not checked")
         return
+    file = found_in[0] / "constraints.txt"
     wanted = read_pins(file.read_text(encoding="utf-8"))
     installed: dict[str, str] = {
         canonicalize_name(found.name): found.version
@@ -175,7 +180,7 @@ def check_prefect_server(url: str | None) -> Finding:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SECONDS):
             return Finding("ok", "Prefect server", f"runs go to {url}")
     except (OSError, ValueError) as error:
-        mend = "start it with `make ui`, or unset PREFECT_API_URL"
+        mend = "start it with `metaldefect deploy`, or unset PREFECT_API_URL"
         return Finding("FAIL", "Prefect server", f"PREFECT_API_URL={url} does not answer ({error}); {mend}")
 
 
@@ -294,14 +299,15 @@ def cpu_features() -> set[str]:
     return {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
 
 
-def check_weights(root: Path) -> Iterator[Finding]:
-    """Check the weights that the project ships and the optional LPIPS backbone."""
-    folder = root / "metaldefect" / "weights"
+def check_weights(_root: Path) -> Iterator[Finding]:
+    """Check the weights that the package ships and the optional LPIPS backbone."""
+    folder = INSTALLED / "metaldefect" / "weights"
     shipped = sorted(path.name for path in folder.glob("*.safetensors"))
     if shipped:
         yield Finding("ok", "shipped weights", ", ".join(shipped))
     else:
-        text = f"none in {folder}; restore them with `git checkout -- metaldefect/weights`"
+        mend = "install the package again, or type `git checkout -- metaldefect/weights` in its clone"
+        text = f"none in {folder}; {mend}"
         yield Finding("FAIL", "shipped weights", text)
     hub = hub_folder(os.environ)
     if found := lpips_backbone(os.environ):

@@ -107,9 +107,10 @@ def with_more_normals(folder: Path, scores: dict[str, Scores], good: Path) -> di
     # By content: every camera counts from 0001.png, and a copied image is still the same one
     digests = [content_digest(image) for image in images]
     added_before = {scene.rpartition(" ")[2] for scene in scores[TRAINED].scenes}
-    if known := [frame.name for frame, one in zip(frames, digests, strict=True) if one in added_before]:
+    places = [f"{good.name}/{frame.name}" for frame in frames]
+    if known := [place for place, one in zip(places, digests, strict=True) if one in added_before]:
         raise UserError(f"{good}: {len(known)} images were added before, such as {min(known)}")
-    names = [f"{good.name}/{frame.name} {one}" for frame, one in zip(frames, digests, strict=True)]
+    names = [f"{place} {one}" for place, one in zip(places, digests, strict=True)]
     found = {}
     for precision, held in scores.items():
         model = trained if precision == TRAINED else load_model(folder / EXPORTED, precision)

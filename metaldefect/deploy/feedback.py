@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -103,12 +104,23 @@ def read_table(path: Path) -> list[dict[str, object]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a table: {error}") from error
     first = text.partition("\n")[0]
-    reader = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    names = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+    # Not strict, an unclosed quote would swallow all further rows
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True
+    )
+    try:
+        names = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        # The reader counts whole rows: the broken one follows
+        raise UserError(f"{path}, line {reader.line_num + 1}: {error}; is a quote left open?") from error
     if missing := {"id", "verdict"} - names.keys():
         raise UserError(f"{path} lacks the column(s) {', '.join(sorted(missing))}: the first line names them")
     rows: list[dict[str, object]] = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in lines:
+        name = (row[names["id"]] or "").strip()
+        if not name:
+            raise UserError(f"{path}, line {number}: the id is missing")
         word = (row[names["verdict"]] or "").strip().lower()
         if word not in WORDS:
             raise UserError(f"{path}, line {number}: verdict {printable(word)!r}, expected good or defect")
@@ -119,5 +131,5 @@ def read_table(path: Path) -> list[dict[str, object]]:
             raise UserError(f"{path}, line {number}: {printable(more['label'])!r} is no name of a class")
         if more.get("path"):
             more["path"] = str(path.parent / more["path"])
-        rows.append({"id": (row[names["id"]] or "").strip(), "defective": WORDS[word], **more})
+        rows.append({"id": name, "defective": WORDS[word], **more})
     return rows

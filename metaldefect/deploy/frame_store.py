@@ -44,11 +44,18 @@ class FrameStore:
         """Keep an image file under the id of its verdict; the same id again replaces it."""
         path = self.folder / (file_stem(name) + suffix_of(content))
         temporary = self.folder / f".{path.name}-{threading.get_ident()}"
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError:  # on a full disk, half a file would take the last bytes from the log
+            temporary.unlink(missing_ok=True)
+            raise
         old = []
         with self._lock:
             self._bytes += len(content) - self._kept.pop(path, 0)
+            for other in {path.with_suffix(suffix) for suffix in SUFFIXES.values()} & self._kept.keys():
+                self._bytes -= self._kept.pop(other)  # the same id, sent in another format
+                old.append(other)
             self._kept[path] = len(content)
             while len(self._kept) > 1 and (len(self._kept) > self.most or self._bytes > self.most_bytes):
                 gone, size = self._kept.popitem(last=False)

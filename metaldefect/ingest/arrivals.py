@@ -122,7 +122,7 @@ def existing(dataset: Path, arrivals: Iterable[RawSample]) -> dict[str, str]:
     for folder, _, names in os.walk(dataset):
         for name in names:
             path = Path(folder, name)
-            if path.stat().st_size in sizes:
+            if path.is_file() and path.stat().st_size in sizes:  # no link to nowhere, no pipe
                 found[sha256(path)] = path.relative_to(dataset).as_posix()
     return found
 

@@ -52,6 +52,7 @@ METRICS = {
     },
     "evaluate_efficientad": {
         "memory_bank": {"image_auroc": 1.0, "au_pro": 0.5},
+        "generated": {"detection_rate": 0.5},
         "image_auroc": 1.0, "au_pro": 0.5, "f1_at_threshold": 0.5, "false_alarm_rate": 0.0,
         "interval_95": {"image_auroc": [0.75, 1.0]},
     },

@@ -110,6 +110,19 @@ def test_publish_writes_the_commit_and_prints_one_line_of_json_last(
     assert "details" not in line
 
 
+def test_a_result_names_the_commit_that_was_there_when_the_benchmark_began(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    begun_at = git(repository, "rev-parse", "HEAD")
+    monkeypatch.setitem(results.BEGUN_AT, repository, begun_at)
+    (repository / "measured/more.py").write_text("meanwhile = 1\n")
+    git(repository, "add", "measured")
+    git(repository, "commit", "--quiet", "--message", "meanwhile")
+    assert publish(Path("out.json"), "data", {"groups": 3}, {}).commit == begun_at
+    assert is_stale(read(repository / "out.json"), ["measured"], repository)
+
+
 def test_without_a_repository_nothing_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

@@ -112,6 +112,16 @@ def test_more_good_images_support_lower_rates(
         main(["calibrate", str(trained), "--false-alarms", "5%", "--good", str(tmp_path / "more")])
     assert "3 images were added before, such as more/0.png" in str(stop.value.code)
 
+    # Another day's images bear the same names; copies bear other ones
+    (tmp_path / "day 2/more").mkdir(parents=True)
+    write_png(tmp_path / "day 2/more/0.png", noise[0].T)
+    run(capsys, str(trained), "--false-alarms", "5%", "--good", str(tmp_path / "day 2/more"))
+    assert len(read_scores(trained)[TRAINED].normals) == 24
+    write_png(tmp_path / "copies/5.png", noise[1])
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", str(trained), "--false-alarms", "5%", "--good", str(tmp_path / "copies")])
+    assert "1 images were added before, such as copies/5.png" in str(stop.value.code)
+
 
 @pytest.mark.parametrize(
     ("words", "message"),

@@ -172,6 +172,36 @@ def test_the_size_that_painted_defects_choose_is_the_detectors(
     assert read_json(model / "metrics.json")["painted_auroc_by_image_size"] == {"256": 0.7, "128": 0.8}
 
 
+def test_an_output_replaces_nothing_but_a_detector(
+    tmp_path: Path, category: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/notes.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["train", "--root", str(category), *SMALL, "--output"]
+    for output, message in {
+        category: "holds the images of --root: choose another folder",
+        category.parent: "holds the images of --root: choose another folder",
+        tmp_path / "models": "exists and holds no detector: choose another folder",
+        tmp_path / "file": "exists and holds no detector: choose another folder",
+    }.items():
+        assert message in refused([*arguments, str(output)])
+    monkeypatch.chdir(tmp_path / "models")
+    assert "--output . holds the folder you are in: name a new folder" in refused([*arguments, "."])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_folder_of_a_dataset_alone_makes_its_images_the_real_ones(tmp_path: Path) -> None:
+    found = load_settings(None, {"root": tmp_path})
+    assert (found.source, found.output.name) == ("real", tmp_path.name)
+    assert load_settings(None, {"root": tmp_path, "source": "generated"}).source == "generated"
+    assert load_settings(None, {}).source == "synthetic"
+    for given in (None, CONFIG):
+        with pytest.raises(UserError, match="synthetic draws its own images and reads no root"):
+            load_settings(given, {"root": tmp_path, "source": "synthetic"})
+
+
 def test_a_killed_training_keeps_its_image_size_until_the_images_change(
     tmp_path: Path, category: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -660,6 +661,29 @@ def test_an_image_that_cannot_be_read_is_named_after_all_others_are_done(
     assert "left out 1 image that cannot be read:\n" in str(stop.value.code)
     assert "b.png: unreadable image" in str(stop.value.code)
     assert len(files_of(tmp_path / "out")) == 2
+
+
+def test_an_image_whose_name_is_no_text_is_named_after_all_others_are_done(tmp_path: Path) -> None:
+    write_png(tmp_path / "mixed/a.png", normal(3))
+    odd = tmp_path / "mixed" / os.fsdecode("划痕.png".encode("gbk"))
+    shutil.copyfile(tmp_path / "mixed/a.png", odd)
+    arguments = [
+        "insert",
+        "--label",
+        "scratch",
+        "--method",
+        "procedural",
+        "--images",
+        str(tmp_path / "mixed"),
+    ]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--output", str(tmp_path / "out")])
+    assert r"\xbb\xae\xba\xdb.png: its name is not UTF-8: rename it" in str(stop.value.code)
+    assert len(files_of(tmp_path / "out")) == 2
+    (tmp_path / "mixed/a.png").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--output", str(tmp_path / "none")])
+    assert "its name is not UTF-8: rename it" in str(stop.value.code)
 
 
 def test_more_images_of_a_class_leave_the_first_ones_as_they_are(tmp_path: Path) -> None:

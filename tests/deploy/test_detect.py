@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,18 @@ def test_a_pattern_gives_table_json_lines_and_overlays(exported: Path, photos: P
     assert "does not exist: name an image, a folder of images or a pattern" in str(
         detect(exported, f"{photos}/*/none.png", tmp_path / "out")
     )
+    (tmp_path / "notes.txt").touch()
+    assert "matches no image (.bmp," in str(detect(exported, f"{tmp_path}/*.txt", tmp_path / "out"))
+    assert rows(tmp_path / "out") == table, "results stay"
+
+
+def test_a_pattern_that_reaches_the_results_leaves_them_out(
+    exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(photos, tmp_path / "line")
+    for _ in range(2):
+        assert detect(exported, f"{tmp_path}/line/**/*.png", tmp_path / "line/maps") == 0
+        assert len(rows(tmp_path / "line/maps")) == len(list(photos.rglob("*.png")))
 
 
 def test_tiles_score_the_image_at_its_own_size(exported: Path, photos: Path, tmp_path: Path) -> None:

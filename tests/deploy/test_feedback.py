@@ -31,9 +31,22 @@ def test_verdicts_of_a_table_replace_earlier_ones(tmp_path: Path) -> None:
     [
         ("id,result\na,good\n", "lacks the column.s. verdict"),
         ("id,verdict\na,good\nb,maybe\n", "line 3: verdict 'maybe', expected good or defect"),
+        (
+            'id,verdict,note\n1,good,ok\n2,defect,"5 mm\n3,defect,x\n4,good,y\n',
+            r"line 3: unexpected end of data; is a quote left open\?",
+        ),
+        ("id,verdict\na,good\n ,defect\n", "line 3: the id is missing"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "shift.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_feedback(tmp_path, tmp_path / "shift.csv")
+
+
+def test_a_note_may_hold_any_line_break(tmp_path: Path) -> None:
+    (tmp_path / "shift.csv").write_text(
+        'id,verdict,note\n1,good,"a\nb"\n2,defect,x\u2028y\n', encoding="utf-8"
+    )
+    found = read_feedback(tmp_path, tmp_path / "shift.csv")
+    assert found["note"].tolist() == ["a\nb", "x\u2028y"]

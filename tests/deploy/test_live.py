@@ -168,6 +168,29 @@ def test_kept_images_take_no_more_than_their_share_of_the_disk(tmp_path: Path) -
     assert len(list((tmp_path / "frames").iterdir())) == 1
 
 
+def test_an_id_has_one_image_whatever_its_format(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path / "frames", most=10)
+    store.add("part 7", b"BM the old one")
+    store.add("part 7", b"\x89PNG the new one")
+    kept = kept_frame(tmp_path, "part 7")
+    assert kept is not None
+    assert kept.read_bytes() == b"\x89PNG the new one"
+    assert list((tmp_path / "frames").iterdir()) == [kept]
+
+
+def test_a_full_disk_leaves_no_half_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as stream:
+            stream.write(content[:2])
+        raise OSError(28, "No space left on device")
+
+    store = FrameStore(tmp_path / "frames", most=10)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        store.add("part 7", b"\x89PNG")
+    assert list((tmp_path / "frames").iterdir()) == []
+
+
 def test_a_promotion_while_the_service_starts_is_followed(bundle: Path) -> None:
     service = make_service(bundle, "fp32")
     version = renamed(bundle)  # before the follower first looks

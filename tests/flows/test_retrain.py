@@ -26,7 +26,17 @@ from flows.limits import TimeLimit
 from flows.processes import ChildProcesses
 from flows.retrain import Retraining, act, compare, push, restore, tell_untold, train_and_decide
 from flows.tracking import ParentRun
-from flows.worktree import FOLDER, add_worktree, commit, git, link_data, remove_worktree, uncommitted
+from flows.worktree import (
+    FOLDER,
+    IDENTITY,
+    add_worktree,
+    commit,
+    git,
+    link_data,
+    remove_worktree,
+    take_changed_data_files,
+    uncommitted,
+)
 from metaldefect.artifacts import read_json
 from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
@@ -416,13 +426,25 @@ def test_the_worktree_has_the_data_at_hand_and_shares_the_cache(
     subprocess.run(command, cwd=tree, env=environment, check=True)
     assert (tree / "new/image.txt").read_text() == "new data"
 
+    (project / "new/image.txt").write_text("newer data")  # `dvc add` again: a file of git changes
+    git(project, "add", "new.dvc")
+    git(project, *IDENTITY, "commit", "--quiet", "--message", "data", "--", "new.dvc")
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "add", "-q", "new"], cwd=project, env=environment, check=True
+    )
+    (tree / "new.dvc").unlink()
+    take_changed_data_files(project, tree)
+    assert (tree / "new.dvc").read_bytes() == (project / "new.dvc").read_bytes()
+
     assert uncommitted(project) == []
     (project / "params.yaml").write_text("seed: 1\n")
     assert uncommitted(project) == ["params.yaml"]  # the flow says that this is not trained with
 
+    (tree / "prüfung.dvc").write_text("outs: []\n")
     made = commit(tree, "data", [Path("data/holdout.json")])
     assert made is not None
-    assert git(project, "show", "--name-only", "--format=", made) == "new.dvc"
+    shown = git(project, "-c", "core.quotePath=false", "show", "--name-only", "--format=", made)
+    assert shown.split() == ["new.dvc", "prüfung.dvc"]
     remove_worktree(project, tree, "retrain/2026-01-03-000000")
     assert (project / "data/raw/one.txt").read_text() == "1"
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -53,9 +54,12 @@ def test_pins_as_installed_are_ok(tmp_path: Path) -> None:
     assert "ok   pins: 1 installed packages as in constraints.txt" in lines(doctor.check_pins(tmp_path))
 
 
-def test_missing_and_broken_constraints_are_named(tmp_path: Path) -> None:
+def test_missing_and_broken_constraints_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [finding.level for finding in doctor.check_pins(tmp_path)]
+    assert len(found) > 1, "a project of its own is held against the clone it was made with"
+    monkeypatch.setattr(doctor, "INSTALLED", tmp_path)
     (finding,) = doctor.check_pins(tmp_path)
-    assert str(finding).startswith(f"FAIL pins: {tmp_path / 'constraints.txt'} does not exist")
+    assert str(finding).startswith("note pins: no constraints.txt beside the package")
     with pytest.raises(UserError, match="'numpy === = 3' is no requirement"):
         doctor.read_pins("numpy === = 3")
 
@@ -125,6 +129,8 @@ def test_little_disk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_weights_are_looked_for_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("METALDEFECT_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    assert lines(doctor.check_weights(tmp_path))[0].startswith("ok   shipped weights: teacher_pdn_")
+    monkeypatch.setattr(doctor, "INSTALLED", tmp_path)
     levels = {finding.name: finding.level for finding in doctor.check_weights(tmp_path)}
     assert levels == {"shipped weights": "FAIL", "LPIPS backbone": "note"}
     (tmp_path / "vgg16.safetensors").touch()
@@ -210,3 +216,14 @@ def test_command_exits_with_1_on_a_failure_and_never_imports_torch(
     assert done.returncode == 1, done.stderr
     assert "FAIL DVC: " in done.stdout
     assert done.stdout.endswith(" to mend\n")
+
+
+@pytest.mark.parametrize("name", ["parts#2", "parts?2", "50% parts"])
+def test_a_database_is_read_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name / "prefect.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as store, store:
+        store.execute("create table alembic_version (version_num)")
+        store.execute("insert into alembic_version values ('abc')")
+    assert doctor.table_value(file, "alembic_version", "version_num") == "abc"
+    assert [path.name for path in tmp_path.iterdir()] == [name]

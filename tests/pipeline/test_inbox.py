@@ -127,6 +127,14 @@ def test_what_cannot_be_used_lies_in_quarantine_with_a_reason(project: Path, tra
         assert (day / name).is_file()
         assert expected[name] in (day / f"{name}.reason.txt").read_text()
     assert (day / "good/marked_mask.png").is_file()
+
+    first = (day / "good/marked_mask.png").read_bytes()
+    picture(project / "inbox/good/marked.png", 7)
+    mask(project / "inbox/good/marked_mask.png")
+    assert take_in(project, settle=0).added == []
+    assert (day / "good/marked-2.png").is_file()
+    assert (day / "good/marked_mask-2.png").is_file()
+    assert (day / "good/marked_mask.png").read_bytes() == first, "the first one's mask stays"
     assert [path for path in (project / "inbox").rglob("*") if path.is_file()] == []
 
 

@@ -219,10 +219,16 @@ def test_unusable_folders_are_refused_and_nothing_is_left(
     assert not list((tmp_path / "made").glob("*")) if (tmp_path / "made").exists() else True
 
 
-def test_no_project_inside_the_tool_nor_over_another_folder(plant: Path, tmp_path: Path) -> None:
+def test_no_project_inside_the_tool_nor_over_another_folder(
+    plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = Folders(plant / "good", None, None)
     with pytest.raises(UserError, match=r"inside the tool's own folder: name a place outside, such as \.\./"):
         create_project(ROOT / "line3", folders, 60)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="holds the folder you are in: go one up"):
+        create_project(Path(), folders, 60)
+    monkeypatch.undo()
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="exists already"):
         create_project(tmp_path, folders, 60)
@@ -250,6 +256,21 @@ def test_no_project_inside_the_tool_nor_over_another_folder(plant: Path, tmp_pat
             ["all/dent/a.png", "all/ground_truth/dent/a.png", "all/normal/n.png", "all/Thumbs.db"],
             {"defects": "all", "good": "all/normal"},
             {"dent/a.png": "all/dent/a.png", "masks/dent/a.png": "all/ground_truth/dent/a.png"},
+        ),
+        (
+            ["photos/1.png", "photos/good/n.png"],
+            {"defects": "photos", "good": "photos/good"},
+            {"photos/1.png": "photos/1.png"},
+        ),
+        (
+            ["scratch/1.png", "scratch/masks/1.png"],
+            {"defects": "scratch"},
+            {"scratch/1.png": "scratch/1.png", "masks/scratch/1.png": "scratch/masks/1.png"},
+        ),
+        (
+            ["scratch/1.png", "scratch/labels/1.png"],
+            {"defects": "scratch", "masks": "scratch/labels"},
+            {"scratch/1.png": "scratch/1.png", "masks/scratch/1.png": "scratch/labels/1.png"},
         ),
     ],
 )

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metaldefect.errors import UserError
 from metaldefect.tokenizer.config import named_config
 from pipeline.params import Params, ParamsError, parse_params
-from pipeline.profiles import changes, composed_text, main, profiles, write_params
+from pipeline.profiles import changes, composed_text, main, profile_name, profiles, write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +52,14 @@ def test_an_unknown_profile_lists_those_there_are(folder: Path) -> None:
     with pytest.raises(ParamsError, match=r"no profile 'tinny': .* has cpu, paper, real, real128, tiny"):
         write_params(folder, "tinny")
     assert profiles(folder / "conf") == ["cpu", "paper", "real", "real128", "tiny"]
+
+
+@pytest.mark.parametrize("text", ["a: [1", "sample: 3\n", "defaults: [nowhere]\n"])
+def test_a_profile_that_somebody_is_still_writing_disturbs_no_other(folder: Path, text: str) -> None:
+    (folder / "conf/profile/another.yaml").write_text(f"# @package _global_\n{text}")
+    assert profile_name(folder / "params.yaml", folder / "conf") == "cpu"
+    with pytest.raises(UserError, match="another"):
+        write_params(folder, "another")
 
 
 def params_of(profile: str) -> Params:

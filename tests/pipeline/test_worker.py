@@ -107,6 +107,38 @@ def test_another_projects_server_is_not_taken(
         deploy(tmp_path, 4300)
 
 
+def test_this_projects_server_on_another_port_is_named_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
+    (tmp_path / "prefect.yaml").write_text("deployments: []\n")
+    server = Background(tmp_path, "server")
+    server.start(["http.server", "--bind", "127.0.0.1", "0"])
+    # Whether or not another project's server answers on the port that is asked for
+    for answered in (True, False):
+        monkeypatch.setattr(deployment, "answers", lambda _api, answered=answered: answered)
+        with pytest.raises(UserError, match=r"runs on port 0: type `metaldefect deploy --port 0`"):
+            deploy(tmp_path, 4300)
+    assert server.process() is not None
+    assert server.stop()
+
+
+def test_where_something_else_runs_the_three_only_the_flows_are_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
+    (tmp_path / "prefect.yaml").write_text("deployments: []\n")
+    called: list[tuple[str, ...]] = []
+    beats = iter([False, False, True])
+    monkeypatch.setattr(deployment, "answers", lambda _api: next(beats))
+    monkeypatch.setattr(deployment, "prefect", lambda _root, *words: called.append(words))
+    monkeypatch.setattr(Background, "start", lambda *_: pytest.fail("starts a process"))
+    assert "http://127.0.0.1:4200" in deploy(tmp_path, flows_only=True)
+    assert [words[0] for words in called] == ["work-pool", "--no-prompt"]
+
+
 def test_a_server_that_the_environment_names_must_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
