@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -94,6 +95,7 @@ Image read_frame(const std::filesystem::path& path) {
     int channels = 0;
     if (stbi_info_from_memory(data, length, &image.width, &image.height, &channels) == 0)
         throw Error(name + ": unreadable image: " + stbi_failure_reason() + "; PNG, JPEG and BMP are read");
+    image.height = std::abs(image.height);  // negative in a BMP whose first row is the upper one
     const long count = static_cast<long>(image.width) * image.height;
     if (count > max_pixels || std::min(image.width, image.height) < min_side)
         throw Error(name + ": " + std::to_string(image.width) + "x" + std::to_string(image.height) +
@@ -103,7 +105,7 @@ Image read_frame(const std::filesystem::path& path) {
         throw Error(name + ": turned by EXIF: save it upright");
     if (header.frames > 1)
         throw Error(name + ": " + std::to_string(header.frames) + " frames: save each as a file of its own");
-    if (!header.whole) throw Error(name + ": unreadable image: it is cut off");
+    if (!header.whole) throw Error(name + ": unreadable image: it is cut off or damaged");
     if (header.components == 4) channels = 4;  // CMYK, of which stb makes RGB in its own way
     image.deep = stbi_is_16_bit_from_memory(data, length) != 0;
     if (channels != 1 && channels != 3)
@@ -111,15 +113,19 @@ Image read_frame(const std::filesystem::path& path) {
     if (image.deep && channels == 3)
         throw Error(name + ": 16-bit colour: save it as 16-bit grey or as 8-bit colour");
     image.channels = channels;
+    // A PNG with a transparent level gets an alpha channel that its header does not count
+    int loaded = 0;
     const auto keep = [&](auto* pixels) {
         if (pixels == nullptr) throw Error(name + ": unreadable image: " + stbi_failure_reason());
-        image.pixels.assign(pixels, pixels + count * channels);
+        if (loaded == channels) image.pixels.assign(pixels, pixels + count * channels);
         stbi_image_free(pixels);
+        if (loaded != channels)
+            throw Error(name + ": " + std::to_string(loaded) + " channels: save it as grey or RGB");
     };
     if (image.deep)
-        keep(stbi_load_16_from_memory(data, length, &image.width, &image.height, &channels, 0));
+        keep(stbi_load_16_from_memory(data, length, &image.width, &image.height, &loaded, 0));
     else
-        keep(stbi_load_from_memory(data, length, &image.width, &image.height, &channels, 0));
+        keep(stbi_load_from_memory(data, length, &image.width, &image.height, &loaded, 0));
     return image;
 }
 

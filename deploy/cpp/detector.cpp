@@ -67,6 +67,10 @@ ov::Tensor Detector::frame(const Image& image) const {
     const auto& allowed = bundle_.channels;
     if (std::find(allowed.begin(), allowed.end(), image.channels) == allowed.end())
         throw Error(std::to_string(image.channels) + " channels: this detector does not take them");
+    const auto count = static_cast<std::size_t>(image.height) * image.width * image.channels;
+    if (image.pixels.size() != count)
+        throw Error(std::to_string(image.pixels.size()) + " values, but the sides and channels give " +
+                    std::to_string(count));
     const ov::Shape shape{1, static_cast<std::size_t>(image.height), static_cast<std::size_t>(image.width),
                           static_cast<std::size_t>(image.channels)};
     if (bundle_.levels) {

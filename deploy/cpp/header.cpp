@@ -1,6 +1,8 @@
 #include "header.hpp"
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 
 namespace metaldefect {
@@ -65,11 +67,49 @@ struct Found {
     bool whole = true;
 };
 
+// CRC-32 of PNG (ISO 3309), of `length` bytes from `at` on.
+std::uint32_t checksum(const std::string& bytes, std::size_t at, std::size_t length) {
+    static const auto table = [] {
+        std::array<std::uint32_t, 256> made{};
+        for (std::uint32_t byte = 0; byte < 256; ++byte) {
+            std::uint32_t value = byte;
+            for (int bit = 0; bit < 8; ++bit) value = value & 1 ? 0xEDB88320U ^ (value >> 1) : value >> 1;
+            made[byte] = value;
+        }
+        return made;
+    }();
+    std::uint32_t value = 0xFFFFFFFFU;
+    for (std::size_t place = at; place < at + length; ++place)
+        value = table[(value ^ static_cast<unsigned char>(bytes[place])) & 0xFF] ^ (value >> 8);
+    return ~value;
+}
+
+Found in_bmp(const std::string& bytes) {
+    constexpr std::size_t core_header = 12;  // of OS/2, with short sides
+    const bool is_short = number(bytes, 14, 4, true) == core_header;
+    const std::size_t width = number(bytes, 18, is_short ? 2 : 4, true);
+    const std::size_t stored = number(bytes, is_short ? 20 : 22, is_short ? 2 : 4, true);
+    // A negative height: the first row is the upper one
+    const std::size_t height = !is_short && stored > 0x7FFFFFFF ? 0x100000000 - stored : stored;
+    const std::size_t bits = width * number(bytes, is_short ? 24 : 28, 2, true);
+    Found found;
+    // Rows fill words of four bytes; the last one may end with its pixels
+    found.whole = height == 0 ||
+                  number(bytes, 10, 4, true) + (height - 1) * ((bits + 31) / 32 * 4) + (bits + 7) / 8 <=
+                      bytes.size();
+    return found;
+}
+
 Found in_png(const std::string& bytes) {
     Found found;
     for (std::size_t at = png_signature.size(); at + 12 <= bytes.size();) {
         const std::size_t length = number(bytes, at, 4);
         const std::string type = bytes.substr(at + 4, 4);
+        if (length > bytes.size() - at - 12 ||
+            checksum(bytes, at + 4, 4 + length) != number(bytes, at + 8 + length, 4)) {
+            found.whole = false;
+            break;
+        }
         if (type == "eXIf") found.exif = in_exif(bytes.substr(at + 8, length));
         if (type == "iTXt" && bytes.compare(at + 8, xmp_keyword.size(), xmp_keyword) == 0)
             found.xmp = in_xmp(bytes.substr(at + 8, length));
@@ -120,6 +160,7 @@ Header read_header(const std::string& bytes) {
     Found found;
     if (starts_with(bytes, png_signature)) found = in_png(bytes);
     if (starts_with(bytes, "\xFF\xD8")) found = in_jpeg(bytes);
+    if (starts_with(bytes, "BM")) found = in_bmp(bytes);
     return {found.exif ? *found.exif : found.xmp.value_or(1), found.components, found.frames, found.whole};
 }
 

@@ -325,13 +325,21 @@ def test_formats_that_python_refuses_are_refused(
 
 
 def test_files_that_python_refuses_are_refused(program: Path, exported: Path, tmp_path: Path) -> None:
-    paths = {name: tmp_path / name for name in (*HOSTILE, "cut.jpg")}
+    damaged = ("cut.jpg", "cut.bmp", "cut_colour.bmp", "cut.png", "flipped.png")
+    paths = {name: tmp_path / name for name in (*HOSTILE, *damaged)}
     for name, (make, _) in HOSTILE.items():
         make(paths[name])
-    Image.fromarray(noise(1)[0]).save(paths["cut.jpg"])
-    paths["cut.jpg"].write_bytes(paths["cut.jpg"].read_bytes()[:-2000])
-    with pytest.raises(RejectedFileError, match="truncated"):
-        read_pixels(paths["cut.jpg"])
+    for name in damaged:
+        image = Image.fromarray(noise(1)[0])
+        (image.convert("RGB") if "colour" in name else image).save(paths[name])
+        whole = bytearray(paths[name].read_bytes())
+        if "cut" in name:
+            del whole[-2000:]
+        else:
+            whole[len(whole) // 2] ^= 4
+        paths[name].write_bytes(whole)
+        with pytest.raises(RejectedFileError, match=r"truncated|broken"):
+            read_pixels(paths[name])
     done = run(program, exported, "--precision", "fp32", *paths.values())
     assert rows(done) == []
     lines = [line.removeprefix(f"detect: {tmp_path}/") for line in done.stderr.splitlines()]
@@ -341,9 +349,37 @@ def test_files_that_python_refuses_are_refused(program: Path, exported: Path, tm
         "cmyk.jpg": "4 channels: save it as grey or RGB",
         "deep_colour.png": "16-bit colour: save it as 16-bit grey or as 8-bit colour",
         "animated.png": "2 frames: save each as a file of its own",
-        "cut.jpg": "unreadable image: it is cut off",
+        **dict.fromkeys(damaged, "unreadable image: it is cut off or damaged"),
     }
     assert {name: reasons[name] for name in named} == named
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_a_transparent_level_is_refused_and_the_others_are_scored(
+    program: Path, exported: Path, images: list[Path], tmp_path: Path, mode: str
+) -> None:
+    """The image reader then gives more channels than the header says."""
+    path = tmp_path / "transparent.png"
+    pixels = noise(1)[0]
+    image = Image.fromarray(pixels.astype(np.uint16) * 100) if mode == "I;16" else Image.fromarray(pixels)
+    image = image.convert("RGB") if mode == "RGB" else image
+    image.save(path, transparency=(1, 2, 3) if mode == "RGB" else 1)
+    done = run(program, exported, "--precision", "fp32", path, images[0])
+    assert [row["image"] for row in rows(done)] == [str(images[0])]
+    assert done.stderr == f"detect: {path}: {4 if mode == 'RGB' else 2} channels: save it as grey or RGB\n"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_every_kind_of_whole_bmp_is_scored(program: Path, exported: Path, tmp_path: Path, mode: str) -> None:
+    whole = tmp_path / "whole.bmp"
+    Image.fromarray(noise(1)[0][:, :37]).convert(mode).save(whole)  # rows that need filling up
+    content = bytearray(whole.read_bytes())
+    upside_down = tmp_path / "upside_down.bmp"
+    content[22:26] = (-int.from_bytes(content[22:26], "little")).to_bytes(4, "little", signed=True)
+    upside_down.write_bytes(content)
+    done = run(program, exported, "--precision", "fp32", whole, upside_down)
+    assert done.stderr == ""
+    assert len(rows(done)) == 2
 
 
 def test_levels_that_only_files_have_leave_8_bit_images_alone(
