@@ -19,15 +19,29 @@ from pathlib import Path
 from benchmarks.ablation_table import settings, tables
 from benchmarks.edge_tables import execution_line, goals_table, speeds_table
 from benchmarks.pipeline import FIGURES
+from benchmarks.pivots import PIVOTS, pivoted
 from benchmarks.results import Figure, Interval, Result, is_stale, measured_paths, path_of, read
 from metaldefect.errors import UserError, exit_on_user_error
 from pipeline.main_metrics import formatted
 
 CHARTS = Path("docs/images")
+CHART_WORDS = {  # for those who do not see the picture
+    "edge": "Milliseconds per frame of torch, anomalib's export, onnxruntime and this project's graphs",
+    "tiles": "Image AUROC on magnetic tiles, 128 px, against training steps, and a memory bank's",
+    "tiles_256": "Image AUROC on magnetic tiles, 256 px, against training steps, and a memory bank's",
+}
 PART = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 RUN = re.compile(r"(?P<result>[\w-]+)-run")
 # Figures of several teachers and seeds (`benchmarks.tiles`)
 VARIANT = re.compile(r"(?:(?P<teacher>[a-z0-9]+)_teacher_)?(?P<figure>.+?)(?:_seed(?P<seed>\d+))?")
+SEED = re.compile(r"_seed\d+$")
+# Of a pipeline's run: what a reader asks first
+MAIN = (
+    "ssim", "ssim_gain", "edge_iou_1px", "lpips", "class_agreement_independent",
+    "class_agreement_independent_lowest", "cas_ratio", "gain_at_10", "block_ratio", "insertion_realism_auroc",
+    "copy_paste_realism_auroc", "procedural_realism_auroc", "image_auroc", "au_pro", "memory_bank_image_auroc",
+    "detection_rate_drawn", "f1_at_threshold", "false_alarm_rate", "latency_int8_ms", "seconds", "peak_rss_mb",
+)  # fmt: skip
 STALE = "**Measured before the code changed; to be measured again.**"
 LABELS = {
     "ssim": "reconstruction SSIM",
@@ -68,6 +82,34 @@ LABELS = {
     "latency_fp32_ms": "latency per frame, median, FP32 (ms)",
     "latency_fp16_ms": "latency per frame, median, FP16 (ms)",
     "latency_int8_ms": "latency per frame, median, INT8 (ms)",
+    # Reading, merging and augmenting
+    "total": "images in all",
+    "merge_images_per_s": "merging: images per second",
+    "merge_peak_rss_mb_at_1x": "merging: peak memory (MiB)",
+    "merge_peak_rss_mb_at_4x": "the same with four times the images",
+    "augmented": "images after augmentation",
+    "augment_images_per_s": "augmenting: images per second",
+    "augment_peak_rss_mb": "augmenting: peak memory (MiB)",
+    "tokenizer_loader_peak_rss_mb_at_1x": "reading them as the tokenizer's training does: peak memory (MiB)",
+    "tokenizer_loader_peak_rss_mb_at_4x": "the same with four times the images",
+    "detector_loader_peak_rss_mb_at_1x": "reading them as the detector's training does: peak memory (MiB)",
+    "detector_loader_peak_rss_mb_at_4x": "the same with four times the images",
+    **{
+        f"check_s_per_1000_images_{key}": f"`metaldefect check`, {words}: seconds per 1,000 images"
+        for key, words in (
+            ("neu_det", "NEU-DET"),
+            ("sd_saliency_900", "SD-saliency-900"),
+            ("x_sdd", "X-SDD"),
+            ("magnetic_tile", "magnetic tiles"),
+        )
+    },
+    "duplicate_pairs": "pairs of near-duplicates",
+    "groups": "groups of near-duplicates",
+    "group_precision": "precision of the groups",
+    "group_recall": "recall of the groups",
+    "grouping_s": "finding the groups (s)",
+    "groups_across_splits": "groups that lie in several splits",
+    "scenes_across_splits": "scenes that lie in several splits",
     # Two classes of magnetic tiles
     "images_per_class": "photographs with masks, per class of defects",
     "good_images": "photographs without a defect",
@@ -221,11 +263,43 @@ def heading(result: Result, stale: bool) -> list[str]:
     return [" ".join(word for word in words if word), ""]
 
 
+def rows_of(figures: Mapping[str, Figure]) -> list[str]:
+    """A table with one row per figure."""
+    rows = [f"| {label(name)} | {cell(figure)} |" for name, figure in in_order(figures)]
+    return ["| figure | value (95 % interval) |", "|---|---|", *rows]
+
+
 def table(result: Result, stale: bool) -> str:
-    """A table of one run: its heading, then one row per figure."""
-    lines = [*heading(result, stale), "| figure | value (95 % interval) |", "|---|---|"]
-    lines += [f"| {label(name)} | {cell(figure)} |" for name, figure in in_order(result.figures)]
+    """A table of one run: its heading, then one row per figure.
+
+    Of a run of the pipeline, and of one with several seeds, the main figures come first; all are folded away.
+    """
+    figures = result.figures
+    main = {name: figure for name, figure in figures.items() if name in MAIN or "ssim" not in figures}
+    main = {name: figure for name, figure in main.items() if not SEED.search(name)}
+    lines = [*heading(result, stale), *rows_of(main)]
+    if len(main) < len(figures):
+        lines += ["", "<details><summary>All figures</summary>", "", *rows_of(figures), "", "</details>"]
     return "\n".join(lines)
+
+
+def pivot_table(name: str) -> Callable[[Result, bool], str]:
+    """What writes the table of a result in `PIVOTS`: rows against columns, then what is neither."""
+
+    def write(result: Result, stale: bool) -> str:
+        pivot, (cells, others) = PIVOTS[name], pivoted(name, result.figures)
+        lines = [*heading(result, stale), f"| {pivot.corner} | {' | '.join(pivot.columns.values())} |"]
+        lines.append("|---" * (1 + len(pivot.columns)) + "|")
+        for row, words in pivot.rows.items():
+            found = [cells.get((row, column)) for column in pivot.columns]
+            if any(figure is not None for figure in found):
+                texts = ["–" if figure is None else cell(figure) for figure in found]
+                lines.append(f"| {words} | {' | '.join(texts)} |")
+        if others:
+            lines += ["", *rows_of({other: result.figures[other] for other in others})]
+        return "\n".join(lines)
+
+    return write
 
 
 def goals(result: Result, stale: bool) -> str:
@@ -249,6 +323,7 @@ OWN_FORM = {
     "edge-goals": ("edge", goals),
     "edge-speeds": ("edge", speeds),
     "ablation-tables": ("ablation", ablation),
+    **{f"{name}-run": (name, pivot_table(name)) for name in PIVOTS},
 }
 
 
@@ -269,7 +344,8 @@ def run_table(name: str, write: Callable[[Result, bool], str] = table) -> str:
 def chart(name: str, page: Path) -> str:
     """A benchmark's chart as an image in a page; empty if it draws none."""
     path = CHARTS / f"{name}.png"
-    return f"![{name}]({path.relative_to(page.parent)})\n\n" if path.is_file() else ""
+    words = CHART_WORDS.get(name, name)
+    return f"![{words}]({path.relative_to(page.parent)})\n\n" if path.is_file() else ""
 
 
 def part(name: str, page: Path) -> str:

@@ -81,9 +81,13 @@ def train(
     ] = None,
     source: Annotated[
         Literal["real", "synthetic", "generated"] | None,
-        option("Where defects come from: a dataset, drawn procedurally, or inserted by trained models."),
+        option(
+            "Where images come from: real (--root), synthetic (procedural metal), or generated (good images"
+            " of --root with defects that trained models insert); default: real with --root, else"
+            " synthetic."
+        ),
     ] = None,
-    root: Annotated[Path | None, option("Folder of the dataset; default: this folder.")] = None,
+    root: Annotated[Path | None, option("Folder of the dataset; default with --source: this folder.")] = None,
     adapter: Annotated[
         str | None, option("Layout of the dataset, such as mvtec_ad or folder; default: recognised.")
     ] = None,
@@ -247,7 +251,7 @@ def distill(
 
 
 pretraining = typer.Typer(
-    help="Train the base weights that ship with this package: no real metal, in legs of any length.",
+    help="Train the shipped base weights again, on procedural metal; a stopped training goes on.",
     no_args_is_help=True,
 )
 app.add_typer(pretraining, name="pretrain")
@@ -324,7 +328,7 @@ def pretrain_maskgit(
     images: PretrainImages = None,
     symmetries: Annotated[
         int,
-        typer.Option(help="How often each drawn image comes, in other symmetries, where drawing is slow."),
+        typer.Option(help="Show each drawn image in so many symmetries, as drawing is slow."),
     ] = DRAWING["symmetries"],
     base: Annotated[
         str | None, option("Weights to start from: `shipped`, or the --output of another training.")

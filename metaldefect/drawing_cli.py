@@ -83,7 +83,9 @@ def insert(
     adapter: Annotated[str, typer.Option(help="Layout of --defects without --defect-masks.")] = INSERTING[
         "adapter"
     ],
-    masks: Annotated[Path | None, option("Where to insert: a mask per image, of its path.")] = None,
+    masks: Annotated[
+        Path | None, option("Where to insert: a folder with a mask at each image's path.")
+    ] = None,
     mask: Annotated[Path | None, option("Where to insert: one mask for all images.")] = None,
     at: Annotated[str | None, option("Where to insert: x,y of the defect's centre, px.")] = None,
     size: Annotated[int | None, option("Longer side of the defect, px.")] = None,
@@ -100,7 +102,7 @@ def insert(
     feather: Annotated[
         float, typer.Option(help="Width of the fade beside a defect; beyond it no pixel changes, px.")
     ] = INSERTING["feather"],
-    attempts: Annotated[int, typer.Option(help="Tries for a defect that cannot be seen.")] = INSERTING[
+    attempts: Annotated[int, typer.Option(help="Tries for a defect that nobody could see.")] = INSERTING[
         "attempts"
     ],
     turn: Annotated[

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
-from benchmarks.readme import PART, STALE, label, rendered, table
+from benchmarks.pivots import PIVOTS, pivoted
+from benchmarks.readme import PART, STALE, label, pivot_table, rendered, table
 from benchmarks.results import Interval, Result, command_line, is_stale, measured_paths, publish, read, write
 from metaldefect.errors import UserError
 
@@ -142,7 +143,7 @@ def test_a_table_has_one_run_its_command_machine_commit_and_date() -> None:
         "`python -m benchmarks.data` on a machine, 2 cores, commit `0123456`, 2026-01-31."
     )
     assert "| reconstruction SSIM | 0.7500 (0.5000 to 0.8750) |" in text
-    assert "| groups | 1,938 |" in text
+    assert "| groups of near-duplicates | 1,938 |" in text
     assert STALE not in text
     assert STALE in table(result(), stale=True)
 
@@ -174,10 +175,43 @@ def test_parts_of_a_page_are_made_from_the_result_of_their_name(
     page = "a\n<!-- data-run -->\nold\n<!-- /data-run -->\nb\n<!-- real-run -->\n<!-- /real-run -->\n"
     text = rendered(page)
     assert "old" not in text
-    assert "groups | 1,938" in text
+    assert "groups of near-duplicates | 1,938" in text
     assert "<!-- real-run -->\nNot measured yet.\n<!-- /real-run -->" in text
     with pytest.raises(UserError, match="<!-- plot -->: expected one of `dag`, `<result>-run`, `edge-goals`"):
         rendered("<!-- plot -->\n<!-- /plot -->")
+
+
+def test_a_run_of_the_pipeline_shows_its_main_figures_and_folds_all_away() -> None:
+    text = table(result(), stale=False)
+    shown, folded = text.split("<details>")
+    assert "reconstruction SSIM |" in shown
+    assert "groups" not in shown
+    assert "reconstruction SSIM |" in folded
+    assert "| groups of near-duplicates | 1,938 |" in folded
+
+
+def test_figures_of_one_seed_are_folded_away() -> None:
+    seeds = {"image_auroc": 0.8, "image_auroc_seed0": 0.7, "image_auroc_seed1": 0.9}
+    shown, folded = table(result().model_copy(update={"figures": seeds}), stale=False).split("<details>")
+    assert ("seed 0" in shown, "seed 0" in folded) == (False, True)
+
+
+def test_figures_with_rows_and_columns_in_their_names_become_a_table() -> None:
+    figures = {"cpp_int8_max_error": 0.5, "cpp_int8_changed_decisions": 2, "golden_frames": 16}
+    found = result().model_copy(update={"figures": figures})
+    lines = pivot_table("agreement")(found, False).splitlines()
+    assert "| against Python | largest difference of a score | decisions that differ |" in lines
+    assert "| C++, INT8 | 0.5000 | 2 |" in lines
+    assert "| golden frames | 16 |" in lines
+    assert not any("anomalib" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", sorted(PIVOTS))
+def test_every_figure_of_a_committed_result_has_its_place(name: str) -> None:
+    figures = read(ROOT / f"benchmarks/results/{name}.json").figures
+    cells, others = pivoted(name, figures)
+    assert len(cells) + len(others) == len(figures)
+    assert len(cells) > 2 * len(others)
 
 
 def test_a_benchmarks_chart_stands_above_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
