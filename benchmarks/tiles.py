@@ -296,14 +296,23 @@ def main() -> None:
         "image_size": arguments.image_size,
         "model": f"EfficientAD-{arguments.model}",
     }
-    draw_curves(section, teachers, arguments.picture)
+    draw_curves(section, teachers, arguments.picture, arguments.curve_images)
     parts = [run.name for run in runs] + [f"bank_seed{seed}" for seed in arguments.seeds]
     machine = " and ".join(sorted({read_json(work / f"{part}.json")["machine"] for part in parts}))
     publish(arguments.results, "tiles", figures_of(section, teachers), section, machine)
 
 
-def draw_curves(section: Mapping[str, Any], teachers: Sequence[Teacher], picture: Path) -> None:
-    """Draw image AUROC against steps, with that of the memory bank as a line."""
+def draw_curves(
+    section: Mapping[str, Any], teachers: Sequence[Teacher], picture: Path, curve_images: int
+) -> None:
+    """Draw image AUROC against steps, with that of the memory bank as a line.
+
+    Args:
+        section: what was measured.
+        teachers: those that trained a detector.
+        picture: the file.
+        curve_images: test tiles per point; 0: all.
+    """
     curves: dict[str, list[list[dict[str, float]]]] = {}
     for teacher in teachers:
         runs = list(section[f"{teacher.name}_teacher"]["curve"].values())
@@ -312,7 +321,10 @@ def draw_curves(section: Mapping[str, Any], teachers: Sequence[Teacher], picture
             [{"step": row["step"], "image_auroc": row["image_auroc_paper"]} for row in run] for run in runs
         ]
     bank = np.mean([found["image_auroc"] for found in section["memory_bank"].values()])
-    figure = steps_figure(curves, "image_auroc", {"memory bank, no training": float(bank)})
+    figure = steps_figure(curves, "image_auroc", {"memory bank, no training (all test tiles)": float(bank)})
+    sizes = sorted({found["image_size"] for found in section["memory_bank"].values()})
+    tiles = f"{curve_images} of the" if curve_images else "all"
+    figure.axes[0].set_title(f"Magnetic tiles, {', '.join(map(str, sizes))} px: {tiles} test tiles")
     save_figures({picture.stem: figure}, picture.parent)
     plt.close(figure)
 

@@ -121,8 +121,10 @@ def deploy(
     from pipeline.deployment import deploy as start
 
     print(start(root.resolve(), port, flows_only))
+    serve_pages = "mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --port 5000"
     print(
-        "MLflow's pages: `make ui` serves them; `python -m pipeline.mlflow_view` prints links to the metrics."
+        f"MLflow's pages: `{serve_pages}` serves them; `python -m pipeline.mlflow_view` prints links to the"
+        " metrics."
     )
 
 
