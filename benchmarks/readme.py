@@ -39,9 +39,9 @@ SEED = re.compile(r"_seed\d+$")
 MAIN = (
     "ssim", "ssim_gain", "edge_iou_1px", "lpips", "class_agreement_independent",
     "class_agreement_independent_lowest", "cas_ratio", "gain_at_10", "block_ratio",
-    "insertion_realism_auroc", "copy_paste_realism_auroc", "procedural_realism_auroc", "image_auroc", "au_pro",
-    "memory_bank_image_auroc", "detection_rate_drawn", "f1_at_threshold", "false_alarm_rate",
-    "latency_int8_ms", "seconds", "peak_rss_mb",
+    "insertion_realism_auroc", "copy_paste_realism_auroc", "procedural_realism_auroc",
+    "image_auroc", "au_pro", "memory_bank_image_auroc", "detection_rate_drawn", "f1_at_threshold",
+    "false_alarm_rate", "latency_int8_ms", "seconds", "peak_rss_mb",
 )  # fmt: skip
 STALE = "**Measured before the code changed; to be measured again.**"
 LABELS = {

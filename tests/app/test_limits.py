@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -115,3 +118,50 @@ def test_the_command_lets_others_in_with_a_password_alone(
     assert f"demo: 0.0.0.0 is reachable by others: set {PASSWORD_VARIABLE} first" in done.stderr
     shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert PASSWORD_VARIABLE in shown.stdout
+
+
+def test_a_taken_port_or_a_foreign_address_is_one_line_that_says_what_to_choose(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for where, reason in {
+            ("127.0.0.1", port): "Address already in use",
+            ("localhost", 99999): "port",
+        }.items():
+            command = [sys.executable, "-m", "app.demo", "--root", str(tmp_path)]
+            command += ["--host", where[0], "--port", str(where[1])]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 1
+            last = done.stderr.strip().splitlines()[-1]
+            assert last.startswith(f"demo: cannot listen on {where[0]}:{where[1]} ("), done.stderr
+            assert reason in last
+            assert last.endswith("choose another --port or --host")
+
+
+def test_the_folder_of_uploads_goes_with_the_page(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    page = subprocess.Popen(
+        [sys.executable, "-m", "app.demo", "--root", str(tmp_path), "--port", str(port)],
+        cwd=ROOT,
+        env=environment | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                assert status_of(f"http://127.0.0.1:{port}/") == 200
+                break
+            except OSError:
+                time.sleep(0.2)
+        assert list(tmp_path.glob("metaldefect-demo-cache-*"))
+        page.terminate()
+        assert page.wait(60) == 0
+    finally:
+        page.kill()
+    assert not list(tmp_path.glob("metaldefect-demo-cache-*"))
