@@ -77,6 +77,15 @@ def test_images_join_the_data_with_their_masks(project: Path, tracked: list[int]
     assert [path for path in (project / "inbox").rglob("*") if path.is_file()] == []
 
 
+def test_a_link_to_nowhere_or_a_pipe_among_the_data_stops_no_intake(
+    project: Path, tracked: list[int]
+) -> None:
+    (project / "data/raw/good/gone.png").symlink_to("nowhere.png")
+    os.mkfifo(project / "data/raw/good/pipe.png")
+    picture(project / "inbox/good/g2.png", 2)
+    assert take_in(project, settle=0).added == ["data/raw/good/g2.png"]
+
+
 def test_a_table_says_what_images_show(project: Path, tracked: list[int]) -> None:
     picture(project / "inbox/shots/1.png", 2)
     picture(project / "inbox/shots/2.png", 3)
