@@ -118,7 +118,11 @@ def test_the_champions_run_is_compared_also_if_it_is_none_of_the_last(
 
 
 def test_deploy_says_where_the_links_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.deployment.deploy", lambda _root, port: f"server on {port}")
+    def deployed(_root: Path, port: int, flows_only: bool) -> str:
+        assert not flows_only
+        return f"server on {port}"
+
+    monkeypatch.setattr("pipeline.deployment.deploy", deployed)
     answer = CliRunner().invoke(app, ["deploy"])
     assert answer.exit_code == 0
     assert answer.output.startswith("server on 4200\n")
