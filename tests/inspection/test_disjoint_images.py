@@ -75,7 +75,7 @@ def make(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
             {
                 "output": folder / "out",
                 "source": source,
-                "root": tiles,
+                "root": None if source == "synthetic" else tiles,
                 "adapter": "magnetic_tile",
                 "image_size": 128,
                 "steps": 1,
