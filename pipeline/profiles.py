@@ -13,7 +13,7 @@ import yaml
 from dvc.utils.hydra import compose_and_dump
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.errors import UserError
+from metaldefect.errors import UserError, is_disk_full
 
 # The typed parameters take longer to import than a profile to compose. `make repro` composes at every start,
 # so they are imported only where the parameters change.
@@ -60,6 +60,8 @@ def compose(conf: Path, profile: str) -> str:
         try:
             compose_and_dump(str(target), str(conf.resolve()), None, "config", folder, [f"profile={profile}"])
         except Exception as error:  # Hydra, OmegaConf and YAML have no common one
+            if is_disk_full(error):  # no fault of the profile
+                raise
             raise UserError(f"{conf}/profile/{profile}.yaml cannot be composed: {error}") from error
         return target.read_text(encoding="utf-8")
 

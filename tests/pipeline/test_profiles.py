@@ -62,6 +62,15 @@ def test_a_profile_that_somebody_is_still_writing_disturbs_no_other(folder: Path
         write_params(folder, "another")
 
 
+def test_a_full_disk_is_no_fault_of_a_profile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.profiles.compose_and_dump", full)
+    with pytest.raises(OSError, match="No space left"):
+        profile_name(folder / "params.yaml", folder / "conf")
+
+
 def params_of(profile: str) -> Params:
     return parse_params(yaml.safe_load(composed_text(ROOT / "conf", profile)))
 

@@ -107,12 +107,18 @@ def test_another_projects_server_is_not_taken(
         deploy(tmp_path, 4300)
 
 
-def test_this_projects_server_on_another_port_is_named_and_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-) -> None:
+@pytest.fixture
+def deployable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """A project that deploys nothing, and no server that the environment names."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
     (tmp_path / "prefect.yaml").write_text("deployments: []\n")
+
+
+@pytest.mark.usefixtures("deployable")
+def test_this_projects_server_on_another_port_is_named_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = Background(tmp_path, "server")
     server.start(["http.server", "--bind", "127.0.0.1", "0"])
     # Whether or not another project's server answers on the port that is asked for
@@ -124,12 +130,10 @@ def test_this_projects_server_on_another_port_is_named_and_left_alone(
     assert server.stop()
 
 
+@pytest.mark.usefixtures("deployable")
 def test_where_something_else_runs_the_three_only_the_flows_are_deployed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
-    (tmp_path / "prefect.yaml").write_text("deployments: []\n")
     called: list[tuple[str, ...]] = []
     beats = iter([False, False, True])
     monkeypatch.setattr(deployment, "answers", lambda _api: next(beats))
