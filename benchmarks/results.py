@@ -207,14 +207,20 @@ def measured_paths(name: str, root: Path = Path()) -> tuple[str, ...]:
 def pipeline_paths(name: str, root: Path) -> tuple[str, ...]:
     """What a run of the pipeline reads: the code and weights that `dvc.yaml` names, and its profile.
 
-    Commands and benchmarks are no part of it, so that a change of theirs leaves its figures valid.
+    Commands, benchmarks and modules that only draw figures are no part of it, so that a change of theirs
+    leaves its numbers valid.
 
     Args:
         name: of the result: a profile; `default` and others ran the profile cpu.
         root: the project's root.
     """
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    code = {path for stage in stages.values() for path in stage["deps"] if path.startswith(CODE)}
+    code = {
+        path
+        for stage in stages.values()
+        for path in stage["deps"]
+        if path.startswith(CODE) and not path.endswith("figures.py")
+    }
     profile = CONF / "profile" / f"{name}.yaml"
     if not (root / profile).is_file():
         profile = CONF / "profile/cpu.yaml"

@@ -50,6 +50,25 @@ def mask_overlay(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[n
     return colour.round().astype(np.uint8)
 
 
+def close_up(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The part of an image that shows a defect large: half its sides, more where the mask needs more.
+
+    Args:
+        mask: of the defect, `bool [H, W]`; without a pixel, the middle is shown.
+
+    Returns:
+        Rows and columns, inside the image, around the middle of the mask.
+    """
+    parts = []
+    for axis, length in ((1, mask.shape[0]), (0, mask.shape[1])):
+        hit = np.flatnonzero(mask.any(axis=axis))
+        first, last = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (length // 2, length // 2)
+        side = min(length, max(length // 2, round(1.2 * (last - first))))
+        start = min(max((first + last - side) // 2, 0), length - side)
+        parts.append(slice(start, start + side))
+    return parts[0], parts[1]
+
+
 def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:
     """Draw grouped bars: one group per outer key, one colour per inner key."""
     table = pd.DataFrame(values).T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ CONF = Path("conf")
 PARAMS = Path("params.yaml")
 DEFAULT = "cpu"
 OWN = "own settings"  # the name of all that no profile gives
+NATURAL = re.compile(r"^( +natural: )(\S.*)$", re.MULTILINE)  # folders of natural photographs
 SHOWN = 20  # changes printed one by one
 
 
@@ -74,9 +76,20 @@ def profile_name(params: Path, conf: Path) -> str:
             text = composed_text(conf, name)
         except UserError:  # somebody is still writing it: nothing was run with it
             continue
-        if yaml.safe_load(text) == content:
+        if content in (yaml.safe_load(text), yaml.safe_load(with_packaged_photographs(text))):
             return name
     return OWN
+
+
+def with_packaged_photographs(text: str) -> str:
+    """A text of params.yaml in which photographs come from installed packages, not from a folder."""
+    return NATURAL.sub(r"\1null", text)
+
+
+def missing_photographs(text: str, root: Path) -> list[str]:
+    """The folders of photographs that a text of params.yaml names and `root` does not have."""
+    named = dict.fromkeys(folder for _, folder in NATURAL.findall(text) if folder != "null")
+    return [folder for folder in named if not (root / folder).is_dir()]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -102,7 +115,11 @@ def write_params(root: Path, profile: str) -> list[str]:
     Raises:
         ParamsError: the profile does not exist, or values that would be written are not valid.
     """
-    text = compose(root / CONF, profile)
+    return write_text(root, compose(root / CONF, profile), profile)
+
+
+def write_text(root: Path, text: str, profile: str) -> list[str]:
+    """Write `params.yaml` in `root` from a profile's composed text, as `write_params` does."""
     target = root / PARAMS
     old = target.read_text(encoding="utf-8") if target.is_file() else ""
     if old == text:
@@ -121,7 +138,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        changed = write_params(Path(), options.profile)
+        text = compose(CONF, options.profile)
+        # `make data` cannot fetch them, and the run would not ask for them before its last trainings
+        if missing := missing_photographs(text, Path()):
+            print(
+                f"{', '.join(missing)}: not there; photographs of installed packages take its place. Another"
+                f" folder of photographs: `natural` in {CONF}/profile/{options.profile}.yaml."
+            )
+            text = with_packaged_photographs(text)
+        changed = write_text(Path(), text, options.profile)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

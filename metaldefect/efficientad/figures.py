@@ -20,6 +20,7 @@ from metaldefect.efficientad.decision_figures import (
     wrong_images_figure,
 )
 from metaldefect.efficientad.evaluation import Scored, pro_points
+from metaldefect.figures import close_up
 from metaldefect.images import U8
 from metaldefect.inspection.layout import GOOD
 from metaldefect.metrics.detection import FPR_LIMIT, auroc
@@ -262,30 +263,42 @@ def heat_map_figure(scored: Sequence[Scored], threshold: float) -> Figure:
 
 
 def insertion_figure(scored: Sequence[Scored], canvases: Iterable[U8], threshold: float) -> Figure:
-    """From good metal to a found defect: the first insertion of each class, one class per column.
+    """From good metal to a found defect, one class per column, close up.
+
+    Of each class's insertions it shows the one with the median score: neither the best nor the worst.
 
     Args:
         scored: inserted defects.
         canvases: the image that each was inserted into, grey `uint8 [H, W]` or colour `[H, W, 3]`.
         threshold: of the scores.
     """
-    first: dict[str, tuple[Scored, U8]] = {}
-    for item, canvas in zip(scored, canvases, strict=True):
-        first.setdefault(item.label, (item, canvas))
+    ranked = sorted(range(len(scored)), key=lambda number: scored[number].score)
+    chosen: dict[str, int] = {}
+    for label in dict.fromkeys(item.label for item in scored):
+        own = [number for number in ranked if scored[number].label == label]
+        chosen[label] = own[len(own) // 2]
+    pairs = enumerate(zip(scored, canvases, strict=True))
+    before = {number: canvas for number, (_, canvas) in pairs if number in chosen.values()}
     ceiling = max(2 * threshold, SMALLEST_CEILING)
     figure, grid = plt.subplots(
-        4, len(first), figsize=(1.75 * len(first), 7.4), layout="constrained", squeeze=False
+        4, len(chosen), figsize=(1.75 * len(chosen) + 0.6, 7.5), layout="constrained", squeeze=False
     )
-    for column, (label, (item, canvas)) in zip(grid.T, first.items(), strict=True):
-        for axes, image in zip(column[:3], (canvas, item.image, item.image), strict=True):
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        column[2].imshow(np.ma.masked_where(~item.mask, item.mask), cmap="autumn", vmin=0, vmax=2, alpha=0.6)
-        column[3].imshow(item.anomaly_map, cmap=HEAT, vmin=0, vmax=ceiling)
+    for column, (label, number) in zip(grid.T, chosen.items(), strict=True):
+        item = scored[number]
+        window = close_up(item.mask)
+        image, mask = item.image[window], item.mask[window]
+        for axes, view in zip(column[:3], (before[number][window], image, image), strict=True):
+            axes.imshow(view, cmap="gray", vmin=0, vmax=255)
+        if mask.any() and not mask.all():
+            column[2].contour(mask, [0.5], colors="red", linewidths=1)
+        heat = column[3].imshow(item.anomaly_map[window], cmap=HEAT, vmin=0, vmax=ceiling)
         column[0].set_title(label.replace("_", " "), fontsize=11)
-        column[3].set_xlabel("found" if item.score > threshold else "missed", fontsize=10)
-    for axes, name in zip(grid[:, 0], ("good metal", "drawn defect", "exact mask", "detector"), strict=True):
+        verdict, sign = ("found", ">") if item.score > threshold else ("missed", "≤")
+        column[3].set_xlabel(f"{verdict}: {item.score:.2f} {sign} {threshold:.2f}", fontsize=10)
+    for axes, name in zip(grid[:, 0], ("good metal", "drawn defect", "its mask", "detector"), strict=True):
         axes.set_ylabel(name, fontsize=11)
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
         axes.set_frame_on(False)
+    figure.colorbar(heat, ax=grid[3, :], shrink=0.9, aspect=12, pad=0.01)
     return figure

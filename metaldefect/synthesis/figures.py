@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from metaldefect.figures import image_grid, mask_overlay
+from metaldefect.figures import close_up, image_grid
 from metaldefect.images import U8, read_own
 from metaldefect.ingest.loading import split_rows
 from metaldefect.maskgit.sampling_config import SamplingConfig
@@ -20,18 +20,37 @@ from metaldefect.synthesis.insertion_set import InsertedImage
 from metaldefect.synthesis.painter import Painter
 
 SHEET, COLUMNS = 24, 6  # crops on a mixed sheet, and in one of its rows
+SHOWN = 256  # pixels, to which the view of an insertion is thinned out
 
 
 def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int, count: int = 5) -> Figure:
-    """Training images and generated ones of each class, in alternating rows."""
+    """One row per class: training images, in turn from each source, and generated ones beside them."""
     train = split_rows(merged, "train")
-    rows, names = [], []
-    for label in dict.fromkeys(drawn["label"]):
-        for kind, folder, table in (("training", merged, train), ("drawn", synthetic, drawn)):
-            paths = table.loc[table["label"] == label, "path"].head(count)
-            rows.append([read_own(folder / path, size) for path in paths])
-            names.append(f"{label}\n{kind}")
-    return image_grid(rows, names)
+    # The first image of every source, then the second of every source, and so on
+    in_turn = train.loc[train.groupby(["label", "source"]).cumcount().sort_values(kind="stable").index]
+    classes = list(dict.fromkeys(drawn["label"]))
+    figure = plt.figure(figsize=(1.15 * 2 * count + 1.6, 1.15 * len(classes) + 0.5), layout="constrained")
+    left, right = figure.subfigures(1, 2, wspace=0.02, width_ratios=(count + 0.8, count))
+    for part, title, folder, table in (
+        (left, "training images", merged, in_turn),
+        (right, "drawn", synthetic, drawn),
+    ):
+        part.suptitle(title, fontsize=11)
+        axes = part.subplots(len(classes), count, squeeze=False)
+        for axis in axes.ravel():
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(False)
+        for row, label in zip(axes, classes, strict=True):
+            for axis, path in zip(row, table.loc[table["label"] == label, "path"], strict=False):
+                axis.imshow(read_own(folder / path, size), cmap="gray", vmin=0, vmax=255)
+            if part is left:
+                row[0].set_ylabel(plain_name(label), rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def plain_name(label: str) -> str:
+    """A class's name for people, on two lines where it has two words."""
+    return label.replace("_", "\n")
 
 
 def neighbours(
@@ -137,11 +156,33 @@ def titled_grid(crops: Sequence[tuple[U8, str]], titles: Sequence[str]) -> Figur
 
 
 def inserted_defects(insertions: Iterable[InsertedImage]) -> Figure | None:
-    """Canvas, mask and result of the first visible insertion of each class; None if there are none."""
-    first: dict[str, InsertedImage] = {}
+    """Good metal, the defect in it, and the outline of its mask, close up; None if there are none.
+
+    Of each class's insertions it shows the one whose grey levels change the image to the median degree:
+    neither the best nor the worst.
+    """
+    of_class: dict[str, list[tuple[float, list[U8], NDArray[np.bool_]]]] = {}
     for item in insertions:
-        first.setdefault(item.label, item)
-    if not first:
+        window = close_up(item.mask)
+        before, after, mask = item.canvas[window], item.image[window], item.mask[window]
+        change = float(np.abs(after.astype(np.float32) - before).sum())
+        every = max(1, max(mask.shape) // SHOWN)  # small copies: all insertions are kept until the last
+        views = [view[::every, ::every].copy() for view in (before, after)]
+        of_class.setdefault(item.label, []).append((change, views, mask[::every, ::every].copy()))
+    if not of_class:
         return None
-    rows = [[item.canvas, mask_overlay(item.image, item.mask), item.image] for item in first.values()]
-    return image_grid(rows, list(first), ["normal", "mask", "inserted"], cell=1.8)
+    figure, grid = plt.subplots(
+        3, len(of_class), figsize=(1.9 * len(of_class) + 0.4, 6.1), layout="constrained", squeeze=False
+    )
+    for column, (label, found) in zip(grid.T, of_class.items(), strict=True):
+        _, (before, after), mask = sorted(found, key=lambda one: one[0])[len(found) // 2]
+        for axis, image in zip(column, (before, after, after), strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(False)
+        if mask.any() and not mask.all():
+            column[2].contour(mask, [0.5], colors="red", linewidths=1)
+        column[0].set_title(label.replace("_", " "), fontsize=11)
+    for axis, name in zip(grid[:, 0], ("good metal", "drawn defect", "its mask"), strict=True):
+        axis.set_ylabel(name, fontsize=11)
+    return figure

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -37,17 +39,32 @@ def test_heat_maps_of_a_detector_that_scores_below_zero_are_drawn() -> None:
     assert "score -0.400, missed" in titles
 
 
-def test_the_first_insertion_of_each_class_stands_below_its_good_metal() -> None:
-    items = [scored("dent", 0.4), scored("dent", 0.9), scored("scratch", 0.1)]
-    canvases = [np.full((8, 8), level, np.uint8) for level in (10, 20, 30)]
+def test_the_median_insertion_of_each_class_stands_below_its_good_metal() -> None:
+    items = [scored("dent", 0.9), scored("dent", 0.4), scored("dent", 0.1), scored("scratch", 0.1)]
+    canvases = [np.full((8, 8), level, np.uint8) for level in (10, 20, 30, 40)]
     figure = insertion_figure(items, canvases, threshold=0.2)
     figure.canvas.draw()
-    axes = np.array(figure.axes).reshape(4, 2)
+    axes = np.array(figure.axes[:8]).reshape(4, 2)
     shown = [[int(ax.images[0].get_array()[0, 0]) for ax in row] for row in axes[:2]]
     labels = [[ax.get_title() for ax in axes[0]], [ax.get_xlabel() for ax in axes[3]]]
     plt.close(figure)
-    assert shown == [[10, 30], [90, 90]]
-    assert labels == [["dent", "scratch"], ["found", "missed"]]
+    assert shown == [[20, 40], [90, 90]]
+    assert labels == [["dent", "scratch"], ["found: 0.40 > 0.20", "missed: 0.10 ≤ 0.20"]]
+
+
+def test_an_insertion_is_shown_close_up_with_the_outline_of_its_mask() -> None:
+    item = scored("dent", 0.4)
+    mask = np.zeros((80, 60), bool)
+    mask[70:76, 2:8] = True
+    large = replace(item, image=np.arange(4800).reshape(80, 60).astype(np.uint8), mask=mask)
+    large = replace(large, anomaly_map=np.zeros((80, 60), np.float32))
+    figure = insertion_figure([large], [large.image], threshold=0.2)
+    figure.canvas.draw()
+    view = figure.axes[2].images[0].get_array()
+    outlines = figure.axes[2].collections
+    plt.close(figure)
+    assert np.array_equal(view, large.image[40:80, 0:30])  # half of each side, inside the image
+    assert len(outlines) == 1
 
 
 def test_training_curves_are_the_columns_that_the_training_wrote() -> None:

@@ -48,6 +48,25 @@ def test_a_value_changed_by_hand_is_replaced_and_named(
     assert (folder / "params.yaml").read_text() == text
 
 
+def test_photographs_that_are_not_there_come_from_installed_packages(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chosen() -> list[object]:
+        params = yaml.safe_load((folder / "params.yaml").read_text())
+        return [params[stage]["natural"] for stage in ("distill_teacher", "train_efficientad")]
+
+    monkeypatch.chdir(folder)
+    assert main(["real"]) == 0
+    assert capsys.readouterr().out.startswith("data/raw/imagenet_sample_256: not there; photographs of inst")
+    assert chosen() == [None, None]
+    assert profile_name(Path("params.yaml"), Path("conf")) == "real"
+    (folder / "data/raw/imagenet_sample_256").mkdir(parents=True)
+    assert main(["real"]) == 0
+    assert "not there;" not in capsys.readouterr().out
+    assert chosen() == ["data/raw/imagenet_sample_256"] * 2
+    assert profile_name(Path("params.yaml"), Path("conf")) == "real"
+
+
 def test_an_unknown_profile_lists_those_there_are(folder: Path) -> None:
     with pytest.raises(ParamsError, match=r"no profile 'tinny': .* has cpu, paper, real, real128, tiny"):
         write_params(folder, "tinny")

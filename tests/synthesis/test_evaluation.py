@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ from metaldefect.synthesis.evaluation import (
     real_border_gradients,
     seam_metrics,
 )
-from metaldefect.synthesis.figures import mixed_sheet, real_and_drawn
+from metaldefect.synthesis.figures import inserted_defects, mixed_sheet, real_and_drawn
 from metaldefect.synthesis.insertion_set import InsertedImage
 
 SIDE = 24
@@ -259,18 +260,51 @@ def test_the_key_names_the_crops_of_the_mixed_sheet_in_its_order(tmp_path: Path)
     assert order != sorted(order, reverse=True)
 
 
-def test_drawn_rows_stand_under_the_training_images_of_their_class(tmp_path: Path) -> None:
-    tables = []
-    for folder, level in ((tmp_path / "merged", 50), (tmp_path / "synthetic", 200)):
-        rows = [{"path": f"{label}.png", "label": label, "split": "train"} for label in STEP]
+def test_drawn_images_stand_beside_training_images_of_their_class_from_all_sources(tmp_path: Path) -> None:
+    merged, synthetic = tmp_path / "merged", tmp_path / "synthetic"
+    levels = {"train": {"plant": [40, 50, 60], "press": [90]}, "drawn": {"drawn": [200, 210]}}
+    tables = {}
+    for folder, kind in ((merged, "train"), (synthetic, "drawn")):
+        rows = [
+            {"path": f"{label}_{level}.png", "label": label, "split": "train", "source": source}
+            for label in STEP
+            for source, values in levels[kind].items()
+            for level in values
+        ]
         for row in rows:
+            level = int(row["path"].rpartition("_")[2].removesuffix(".png"))
             write_png(folder / row["path"], np.full((SIDE, SIDE), level, np.uint8))
-        tables.append(pd.DataFrame(rows))
-        tables[-1].to_parquet(folder / "samples.parquet")
-    figure = real_and_drawn(tmp_path / "merged", tmp_path / "synthetic", tables[1], SIDE)
-    shown = [(axis.get_ylabel(), int(axis.images[0].get_array().mean())) for axis in figure.axes]
-    expected = {"training": 50, "drawn": 200}  # not "real": the images may be procedural
-    assert shown == [(f"{label}\n{kind}", level) for label in STEP for kind, level in expected.items()]
+        tables[kind] = pd.DataFrame(rows)
+        tables[kind].to_parquet(folder / "samples.parquet")
+    figure = real_and_drawn(merged, synthetic, tables["drawn"], SIDE, count=2)
+    left, right = figure.subfigs
+    shown = [[int(axis.images[0].get_array().mean()) for axis in part.axes] for part in (left, right)]
+    names = [axis.get_ylabel() for axis in left.axes[::2]]
+    titles = [part.get_suptitle() for part in (left, right)]
+    plt.close(figure)
+    assert shown == [[40, 90] * len(STEP), [200, 210] * len(STEP)]
+    assert names == [label.replace("_", "\n") for label in STEP]
+    assert titles == ["training images", "drawn"]  # not "real": the images may be procedural
+
+
+def test_the_shown_insertion_of_a_class_changes_its_image_to_the_median_degree() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[4:8, 4:8] = True
+    canvas = np.full((64, 64), 100, np.uint8)
+    whole = (slice(0, 64), slice(0, 64))
+
+    def insertion(level: int) -> InsertedImage:
+        image = np.where(mask, np.uint8(level), canvas)
+        return InsertedImage("dent", canvas, image, image, mask, mask, whole)
+
+    figure = inserted_defects(map(insertion, (250, 110, 130)))
+    assert figure is not None
+    before, after, outlined = (axis.images[0].get_array() for axis in figure.axes)
+    plt.close(figure)
+    assert before.shape == (32, 32)
+    assert (before.max(), after.max()) == (100, 130)
+    assert np.array_equal(after, outlined)
+    assert inserted_defects([]) is None
 
 
 @pytest.mark.parametrize("channels", [1, 3])
