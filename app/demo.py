@@ -84,7 +84,7 @@ def build(studio: Studio, familiarity: Familiarity | None) -> gr.Blocks:
 def build_without_models(reason: str) -> gr.Blocks:
     """The page of a folder without models: it says which command makes them."""
     with gr.Blocks(title=TITLE) as page:
-        gr.Markdown(f"# {TITLE}\n## There are no models yet\n{reason}", elem_id="missing")
+        gr.Markdown(f"# {TITLE}\n## The models cannot be shown\n{reason}", elem_id="missing")
     return page
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,9 @@ def stable_lock_order(root: Path, nodes: Iterable[Node]) -> Iterator[None]:
         order = [name for name in before if name in after] + planned
         order += [name for name in after if name not in order]
         if order != after:
+            # Where another command of DVC holds the lock, the lines stay in another order: no reason to fail
             with (
+                suppress(LockError),
                 chdir(root),
                 Repo(str(root)) as repo,
                 repo.lock,

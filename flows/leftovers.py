@@ -23,7 +23,7 @@ def clean_up(root: Path, left_over: dict[str, str] | None) -> list[str]:
     Returns:
         One line per thing that was cleaned up.
     """
-    trees = sorted((root / FOLDER).glob("*"))
+    trees = sorted((root / FOLDER).glob("retrain-*"))  # nothing else there is ours
     left = {process.pid: process for tree in trees for process in processes_in(tree)}
     left |= {process.pid: process for process in find_orphans(root, FLOW)}
     stopped = stop_all(left.values())

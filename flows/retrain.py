@@ -43,7 +43,15 @@ from flows.retries import patiently
 from flows.server import wait_for_server
 from flows.summary import cause
 from flows.tracking import ParentRun, end_dead_runs, parent_run, warn_of_failure
-from flows.worktree import add_worktree, commit, remove_worktree, uncommitted, worktree_path
+from flows.worktree import (
+    add_changed_data,
+    add_worktree,
+    commit,
+    raw_dependencies,
+    remove_worktree,
+    uncommitted,
+    worktree_path,
+)
 from metaldefect.artifacts import read_json
 from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
@@ -116,6 +124,8 @@ def retrain(root: str = ".", profile: str | None = None, limit_hours: float = LI
         branch = f"retrain/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
         held.note(pid=str(os.getpid()), flow_run_id=flow_run_id, branch=branch)
         try:
+            for name in add_changed_data(folder):
+                get_run_logger().info("%s holds other files than DVC knew: added", name)
             tree = add_worktree(folder, branch)
             if changed := uncommitted(folder):
                 get_run_logger().warning("not committed, so not trained with: %s", ", ".join(changed))
@@ -164,6 +174,12 @@ def restore(run: Retraining) -> None:
     _, failure = call_dvc(run, "checkout", "--quiet", "--allow-missing")
     if failure is not None:
         get_run_logger().warning("dvc checkout %s: stages whose outs are missing run again", failure)
+    # By name too: DVC looks for none in a folder that git ignores
+    records = [f"{name}.dvc" for name in raw_dependencies(run.tree) if (run.tree / f"{name}.dvc").is_file()]
+    if records:
+        _, failure = call_dvc(run, "checkout", "--quiet", *records)
+        if failure is not None:
+            raise UserError(f"the data of {', '.join(records)} cannot be restored: dvc checkout {failure}")
 
 
 def call_dvc(run: Retraining, *arguments: str) -> tuple[list[str], str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from metaldefect.errors import UserError
 from pipeline.run import run_outputs
+from pipeline.temporary import run_command
 
 FOLDER = Path(".dvc/tmp/retrain")
 SHARED = ("mlruns", ".checkpoints")
@@ -61,11 +63,15 @@ def add_worktree(root: Path, branch: str) -> Path:
 
 
 def share_cache(root: Path, tree: Path) -> None:
-    """Let DVC in the worktree use the project's cache, its run cache and its other local settings."""
+    """Let DVC in the worktree use the project's cache, run cache, remotes and other local settings.
+
+    A remote on this machine may have a relative path, which would lead elsewhere from the worktree.
+    """
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         cache = repo.cache.local_cache_dir
+        urls = {name: str(remote.get("url", "")) for name, remote in repo.config["remote"].items()}
     local = root / ".dvc/config.local"
     if local.is_file():
         shutil.copy2(local, tree / ".dvc/config.local")
@@ -73,6 +79,9 @@ def share_cache(root: Path, tree: Path) -> None:
 
     with DvcConfig(str(tree / ".dvc")).edit("local") as settings:
         settings.setdefault("cache", {})["dir"] = str(Path(cache).resolve())
+        for name, url in urls.items():
+            if url and "://" not in url:  # DVC gives the path that it had in the project
+                settings.setdefault("remote", {}).setdefault(name, {})["url"] = os.path.abspath(root / url)
 
 
 def uncommitted(root: Path) -> list[str]:
@@ -99,12 +108,44 @@ def take_changed_data_files(root: Path, tree: Path) -> None:
             shutil.copy2(source, target)
 
 
+def add_changed_data(root: Path) -> list[str]:
+    """`dvc add` data that DVC tracks and somebody has added to by hand; returns their paths.
+
+    The worktree gets what DVC knows, so files put beside those from the inbox would not count. Data that are
+    missing here, as in a fresh clone, stay as they are recorded.
+
+    Raises:
+        TemporaryFailureError: DVC is busy with a run.
+        UserError: DVC refuses.
+    """
+    from dvc.repo import Repo
+
+    records = [f"{name}.dvc" for name in raw_dependencies(root) if (root / f"{name}.dvc").is_file()]
+    if not records:
+        return []
+    with Repo(str(root)) as repo:
+        found = repo.status(targets=[str(root / record) for record in records])
+    changed = sorted(
+        path
+        for entries in found.values()
+        for entry in entries
+        if isinstance(entry, dict)
+        for path, state in entry.get("changed outs", {}).items()
+        if state == "modified"
+    )
+    for path in changed:
+        run_command(root, [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", path])
+    return changed
+
+
 def link_data(root: Path, tree: Path) -> None:
     """Give the worktree every dependency that no stage makes and neither git nor DVC holds, as hard links.
 
     Links, not a link to the folder: images that arrive during the run must not change its data.
     """
     for name in raw_dependencies(tree):
+        if Path(name).is_absolute():
+            continue  # the same from everywhere
         source = root / name
         if (tree / f"{name}.dvc").is_file():
             continue  # DVC checks out exactly what the file names
@@ -115,13 +156,13 @@ def link_data(root: Path, tree: Path) -> None:
 
 
 def raw_dependencies(folder: Path) -> list[str]:
-    """Relative paths among the deps in `dvc.yaml` that are outs of no stage, with params filled in."""
+    """The deps in `dvc.yaml` that are outs of no stage, with params filled in; absolute ones stay so."""
     stages = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8")).get("stages", {})
     params_file = folder / "params.yaml"
     params = yaml.safe_load(params_file.read_text(encoding="utf-8")) if params_file.is_file() else {}
     made = {path for entry in stages.values() for path in paths(entry.get("outs", []))}
     needed = [filled(dep, params) for entry in stages.values() for dep in paths(entry.get("deps", []))]
-    return sorted({path for path in needed if path not in made and not Path(path).is_absolute()})
+    return sorted({path for path in needed if path not in made})
 
 
 def paths(entries: Sequence[str | Mapping[str, object]]) -> list[str]:

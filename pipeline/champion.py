@@ -28,8 +28,17 @@ KEPT = 5  # bundles besides champion, challenger and the previous champion
 
 
 def current(root: Path, link: Path = CHAMPION) -> Path | None:
-    """The bundle that a link leads to, or None if there is none."""
-    return (root / link).resolve() if (root / link).exists() else None
+    """The bundle that a link leads to, or None if there is none.
+
+    Raises:
+        UserError: the link leads to nothing: taking that for "none yet" would let any detector serve.
+    """
+    place = root / link
+    if place.is_symlink() and not place.exists():
+        raise UserError(
+            f"{place} leads to {os.readlink(place)}, which is gone: restore that folder, or delete the link"
+        )
+    return place.resolve() if place.exists() else None
 
 
 def store(root: Path, bundle: Path) -> Path:
@@ -38,7 +47,7 @@ def store(root: Path, bundle: Path) -> Path:
     if not target.is_dir():
         with atomic_directory(target) as folder:
             shutil.copytree(bundle, folder, dirs_exist_ok=True)
-    return target
+    return target.resolve()  # as `current` gives it
 
 
 def point(root: Path, link: Path, bundle: Path) -> None:

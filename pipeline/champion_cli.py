@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from metaldefect.errors import UserError
+
 app = typer.Typer()
 
 Root = Annotated[Path, typer.Option(help="The project's folder.")]
 CHALLENGER = Path("models/openvino")
+INSPECTION = Path("data/merged/inspection")
 
 
 @app.command()
@@ -26,9 +29,12 @@ def gate(
     holdout: Annotated[
         Path | None, typer.Option(help="Images to compare on; default: data/holdout, made if missing.")
     ] = None,
-    training: Annotated[Path, typer.Option(help="Prepared dataset that the challenger learnt from.")] = Path(
-        "data/merged/inspection"
-    ),
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prepared dataset that the challenger learnt from; default: data/merged/inspection."
+        ),
+    ] = None,
     params: Annotated[Path, typer.Option(help="Settings, of which the section `gate` counts.")] = Path(
         "params.yaml"
     ),
@@ -38,27 +44,42 @@ def gate(
 
     Promotes nothing. The section `gate` of params.yaml holds the limits. Every verdict exits with 0.
     """
-    from pipeline.champion import CHAMPION
+    from pipeline.champion import current
     from pipeline.gate.holdout import HOLDOUT, ensure
     from pipeline.gate.run import run_gate
     from pipeline.params import load_params
 
-    champion = champion or root / CHAMPION
-    settings = load_params(root / params)
+    serving = current(root) if champion is None else existing(root / champion, "--champion")
+    if training is not None:
+        learnt_from = existing(root / training, "--training")
+    else:
+        learnt_from = root / INSPECTION if (root / INSPECTION).is_dir() else None
+    settings, folder = load_params(root / params), root / output
     if holdout is None:
         holdout = root / HOLDOUT
-        if (card := ensure(root / training, holdout)) is not None:
+        if (card := ensure(learnt_from or root / INSPECTION, holdout)) is not None:
             print(f"{holdout} holds the test images from now on: {card['images']}")
     content = run_gate(
         root / challenger,
-        champion.resolve() if champion.exists() else None,
+        serving,
         holdout,
-        root / training if (root / training).is_dir() else None,
+        learnt_from,
         settings.gate,
-        output,
+        folder,
         settings.seed,
     )
-    print(f"{content['verdict']}: {content['reason']}\n{output / 'verdict.md'}  {output / 'verdict.png'}")
+    print(f"{content['verdict']}: {content['reason']}\n{folder / 'verdict.md'}  {folder / 'verdict.png'}")
+
+
+def existing(folder: Path, option: str) -> Path:
+    """A folder that somebody named.
+
+    Raises:
+        UserError: it does not exist: a verdict without it would be another one.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder} does not exist")
+    return folder.resolve()
 
 
 @app.command()
@@ -143,6 +164,6 @@ def compare(
     from pipeline.compare import as_text, find_runs, render_page
 
     rows = find_runs(root.resolve(), last)
-    with atomic_file(page) as temporary:
+    with atomic_file(root / page) as temporary:
         temporary.write_text(render_page(rows, root.resolve().name), encoding="utf-8")
-    print(f"{as_text(rows, sys.stdout.isatty())}\n\n{page}")
+    print(f"{as_text(rows, sys.stdout.isatty())}\n\n{root / page}")

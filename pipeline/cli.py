@@ -144,7 +144,9 @@ def worker(root: Root = Path()) -> None:
     from pipeline.worker import clean_up, run_worker
 
     prepare_environment(root)
-    for said in clean_up(root.resolve(), api_url()):
+    api = api_url(root)
+    os.environ["PREFECT_API_URL"] = api  # for Prefect's own worker too
+    for said in clean_up(root.resolve(), api):
         print(said, flush=True)
     raise typer.Exit(run_worker(root.resolve()))
 
@@ -164,8 +166,8 @@ def watchdog(
     from pipeline.watchdog import api_url, watch, watch_once
 
     if not once:
-        watch(root.resolve(), api_url(), seconds)
-    if troubles := watch_once(root.resolve(), api_url()):
+        watch(root.resolve(), api_url(root), seconds)
+    if troubles := watch_once(root.resolve(), api_url(root)):
         print("\n".join(troubles))
         raise typer.Exit(1)
     print("server, worker and schedules are well")

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import yaml
 
 from metaldefect.errors import UserError
+from pipeline.dead_flow_runs import folder_of
+from pipeline.dead_runs import birth_of, is_born
 from pipeline.inbox import INBOX
 from pipeline.orphans import FLOW, WORKER, processes_in, stop_all, stop_orphans
 from pipeline.prefect_settings import PREFECT_DIRECTORY, migrate_database, prepare_environment
-from pipeline.watchdog import POOL, answers
+from pipeline.watchdog import POOL, answers, call, note_api_url
 
 PORT = 4200
 START_SECONDS = 120.0
@@ -43,18 +46,16 @@ class Background:
 
     @property
     def record(self) -> Path:
-        """Its id and start time: a system uses ids again."""
+        """Its id and birth: a system uses ids again."""
         return self.root / PREFECT_DIRECTORY / f"{self.name}.pid"
 
     def process(self) -> psutil.Process | None:
         """The process, if it runs."""
         try:
             known = json.loads(self.record.read_text(encoding="ascii"))
-            process = psutil.Process(known["pid"])
-            same = abs(process.create_time() - known["started"]) < 1
+            return psutil.Process(known["pid"]) if is_born(known["pid"], str(known["started"])) else None
         except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
             return None
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
 
     def end_leftovers(self) -> None:
         """End what a killed process left in its session, such as the server's child that holds the port."""
@@ -78,8 +79,8 @@ class Background:
                 stderr=stream,
                 start_new_session=True,
             )
-        started = psutil.Process(child.pid).create_time()
-        self.record.write_text(json.dumps({"pid": child.pid, "started": started}), encoding="ascii")
+        record = {"pid": child.pid, "started": birth_of(child.pid)}
+        self.record.write_text(json.dumps(record), encoding="ascii")
         return True
 
     def stop(self) -> bool:
@@ -140,6 +141,9 @@ def deploy(root: Path, port: int = PORT, flows_only: bool = False) -> str:
     if not answers_soon(api, START_SECONDS if flows_only else 0.0):
         named = f"PREFECT_API_URL={api} does not answer: start that server, or unset the variable"
         raise UserError(named if given else f"no server answers at {api} yet: start it first")
+    refuse_others_deployments(root, api)
+    if not given:
+        note_api_url(root, api)
     prefect(root, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect(root, "--no-prompt", "deploy", "--all")
     if flows_only:
@@ -159,6 +163,23 @@ def deploy(root: Path, port: int = PORT, flows_only: bool = False) -> str:
             "`make undeploy` (or `metaldefect undeploy`) ends all three.",
         ]
     )
+
+
+def refuse_others_deployments(root: Path, api: str) -> None:
+    """Raise `UserError` if another folder's deployments on this server have the names of this project's.
+
+    A server knows one deployment of each name: deploying here would end the other project's schedules.
+    """
+    names = {each["name"] for each in yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]}
+    for deployment in call(api, "/deployments/filter", {}):
+        folder = folder_of(deployment)
+        if deployment["name"] not in names or folder is None or folder.resolve() == root.resolve():
+            continue
+        if folder.is_dir():  # else the project was moved here
+            raise UserError(
+                f"{api} runs the deployments of {folder}, and this project's would replace them: use another"
+                " server, such as one of this project's own (unset PREFECT_API_URL and choose a port)"
+            )
 
 
 def answers_soon(api: str, seconds: float) -> bool:
@@ -190,7 +211,7 @@ def start_server(root: Path, api: str, port: int) -> str:
     if running is None and answers(api):
         raise UserError(
             f"another project's Prefect server answers at {page}: choose another port (`make deploy"
-            f" PORT=4201`, `metaldefect deploy --port 4201`), or set PREFECT_API_URL={api} to use that server"
+            f" PORT=4201`, `metaldefect deploy --port 4201`)"
         )
     migrate_database()
     started = server.start(["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)])

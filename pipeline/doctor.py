@@ -130,7 +130,7 @@ def read_pins(text: str) -> dict[str, Requirement]:
 
 def install_pins() -> str:
     """The command that fixes wrong versions."""
-    return "type `pip install -c constraints.txt -e .`"
+    return f"type `pip install -c {INSTALLED}/constraints.txt -e {INSTALLED}`"
 
 
 def check_requirements(_root: Path) -> Iterator[Finding]:
@@ -166,7 +166,7 @@ def check_prefect(_root: Path) -> Iterator[Finding]:
         text = "not made yet; the first `python -m flows.run` makes it"
         yield Finding("note", "Prefect database", text)
     elif (revision := table_value(file, "alembic_version", "version_num")) is None:
-        mend = f"delete {file} and type `prefect server database upgrade -y`"
+        mend = f"delete {file} and type `prefect server database upgrade -y` with PREFECT_HOME={file.parent}"
         yield Finding("FAIL", "Prefect database", f"{file} holds no Prefect tables; {mend}")
     else:
         yield Finding("ok", "Prefect database", f"{file}, migrated to {revision}")
@@ -271,7 +271,10 @@ def check_machine(root: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(root).free / 1e9
     if free < MIN_DISK_GB:
         yield Finding(
-            "FAIL", "disk", f"{free:.1f} GB free, {MIN_DISK_GB} needed; `dvc gc -w` removes old outs"
+            "FAIL",
+            "disk",
+            f"{free:.1f} GB free, {MIN_DISK_GB} needed; after `dvc push`, and while no"
+            " run is going on, `dvc gc --all-branches --all-tags` removes outs that no commit names",
         )
     else:
         yield Finding("ok", "disk", f"{free:.0f} GB free")

@@ -24,7 +24,8 @@ IMPORTS = Path("data/imports")
 
 def import_files(dataset: RawDataset) -> list[Path]:
     """The `.dvc` files that fetch a dataset's parts, sorted."""
-    return [path for path in sorted(RAW.glob("*.dvc")) if out_of(path).parts[0] == dataset.folder]
+    imports = [path for path in sorted(RAW.glob("*.dvc")) if "deps" in read_import(path)]  # not `dvc add`'s
+    return [path for path in imports if out_of(path).parts[0] == dataset.folder]
 
 
 def out_of(import_file: Path) -> Path:

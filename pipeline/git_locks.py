@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from pathlib import Path
 
@@ -24,12 +25,20 @@ def remove_stale_locks(root: Path) -> list[str]:
         The deleted files, relative to `root`.
     """
     oldest = time.time() - STALE_SECONDS
-    stale = [path for path in sorted((root / ".git").rglob("*.lock")) if path.stat().st_mtime < oldest]
+    stale = [path for path in sorted((root / ".git").rglob("*.lock")) if changed_at(path) < oldest]
     if not stale or is_git_running(root):
         return []
     for path in stale:
         path.unlink(missing_ok=True)
     return [path.relative_to(root).as_posix() for path in stale]
+
+
+def changed_at(path: Path) -> float:
+    """When a file changed last; never, for one that its owner has just deleted."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def is_git_running(root: Path) -> bool:

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,21 +17,26 @@ import yaml
 from metaldefect.artifacts import atomic_file, read_json, write_json
 from metaldefect.errors import UserError, printable
 from metaldefect.image_files import is_hidden_name
+from metaldefect.ingest.adapters.csv_table import find_tables
 from metaldefect.ingest.arrivals import Arrival, Refusal, examine_arrivals, sha256
 from metaldefect.inspection.layout import GOOD
 from pipeline.git_locks import remove_stale_locks
 from pipeline.params import Params, load_params
-from pipeline.temporary import TemporaryFailureError, is_temporary
+from pipeline.temporary import run_command
 
 INBOX = Path("inbox")
 QUARANTINE = Path("quarantine")
 UNTOLD = Path(".dvc/tmp/data.new.json")
+PLACES = Path(
+    ".dvc/tmp/inbox.places.json"
+)  # of images on their way: path in the inbox -> path in the project
 # A file that was written to a moment ago may still be on its way
 SETTLE_SECONDS = 20.0
 LONGEST_WAIT_SECONDS = 600.0
 REASON = ".reason.txt"
 TABLE = ".csv"
 UNNAMED = "nothing says what it shows: put it in the folder of its class, or name it in the table"
+UNREAD = "its first line names no columns path and label, so nothing was read from it"
 LISTED = 10
 
 
@@ -61,8 +67,9 @@ class Intake:
 def take_in(root: Path, settle: float = SETTLE_SECONDS) -> Intake:
     """Move the inbox's images into the project's data or to quarantine, then `dvc add` and commit the data.
 
-    An interrupted intake is finished by the next one: images leave the inbox only once DVC has them. What it
-    did is written down first, for `untold`: a run that is killed cannot report it.
+    An interrupted intake is finished by the next one: images leave the inbox only once DVC has them, and
+    where each was going is written down before it is copied. What the look did is written down too, for
+    `untold`: a run that is killed cannot report it.
 
     Args:
         root: the project's folder.
@@ -74,43 +81,84 @@ def take_in(root: Path, settle: float = SETTLE_SECONDS) -> Intake:
     """
     inbox = root / INBOX
     inbox.mkdir(exist_ok=True)
-    ages = {path: age(path) for path in visible_files(inbox)}
+    ages = ages_of(visible_files(inbox))
     young = {path for path, seconds in ages.items() if seconds < settle}
-    # A mask may come after its image, so all wait until the folder is quiet; a camera never is
-    if not ages or (young and max(ages.values()) < LONGEST_WAIT_SECONDS):
+    tables = find_tables(inbox)
+    # A mask may come after its image, so all wait until the folder is quiet. A camera never is, but a table
+    # has to be read in one go: the next look would miss the images that this one took
+    if not ages or (young and (tables or max(ages.values()) < LONGEST_WAIT_SECONDS)):
         return Intake(waiting=len(ages))
     remove_stale_locks(root)
     params = load_params(root / "params.yaml")
     target = data_folder(root, params)
     arrivals, refusals = examine_arrivals(inbox, {GOOD, *params.data.classes}, target, young)
-    # An interrupted intake left these in the data, where they would be placed now
-    placed = {refusal.path: target / refusal.path.relative_to(inbox) for refusal in refusals}
-    placed = {path: there for path, there in placed.items() if is_placed(path, there)}
-    added = [place(arrival, target) for arrival in arrivals]
-    earlier = untold(root)
-    note_untold(root, earlier, [named(root, path) for path in added])
-    if added or placed:
-        if not track(root, target, len(added) + len(placed)):  # the interrupted intake came as far as git
-            placed = {path: there for path, there in placed.items() if named(root, there) in earlier.added}
-        added += placed.values()
-        done = [refusal for refusal in refusals if refusal.path in placed]
-        refusals = [refusal for refusal in refusals if refusal.path not in placed]
-        remove(*(each.path for each in arrivals), *(each.mask for each in arrivals))
-        remove(*(each.path for each in done), *(each.mask for each in done))
-    going = {refusal.path for refusal in refusals} | {refusal.mask for refusal in refusals}
-    left = [path for path in ages if path.is_file() and path not in young | going]
-    refusals = [
-        *refusals,
-        *(Refusal(path, UNNAMED) for path in left if path.suffix.lower() != TABLE),
-    ]
-    names = [named(root, path) for path in added]
-    reasons = [(printable(named(inbox, refusal.path)), printable(refusal.reason)) for refusal in refusals]
-    note_untold(root, earlier, names, reasons)
-    for refusal in refusals:
+    places = placed_before(root, refusals) | plan_places(arrivals, target)
+    note_places(root, places)
+    for arrival in arrivals:
+        place(arrival, places[arrival.path], target)
+    if places:
+        track(root, target, len(places))
+
+    in_data = [each for each in (*arrivals, *refusals) if each.path in places]
+    gone = {path for each in in_data for path in (each.path, each.mask) if path is not None}
+    refused = one_per_file(refusal for refusal in refusals if refusal.path not in places)
+    going = {path for refusal in refused for path in (refusal.path, refusal.mask)}
+    left = [path for path in ages if path.is_file() and path not in {*gone, *going, *young, *tables}]
+    refused += [Refusal(path, UNREAD if path.suffix.lower() == TABLE else UNNAMED) for path in left]
+
+    names = [named(root, path) for path in places.values()]
+    reasons = [(printable(named(inbox, refusal.path)), printable(refusal.reason)) for refusal in refused]
+    note_untold(root, names, reasons)
+    remove(*gone)
+    for refusal in refused:
         quarantine(root, inbox, refusal)
-    if all(path.suffix.lower() == TABLE for path in visible_files(inbox)):
-        remove(*visible_files(inbox))  # their images are in the data now
+    if set(visible_files(inbox)) <= set(tables):
+        remove(*tables)  # all that they name is in the data or in quarantine
+    (root / PLACES).unlink(missing_ok=True)
     return Intake(names, reasons, len(young))
+
+
+def placed_before(root: Path, refusals: Sequence[Refusal]) -> dict[Path, Path]:
+    """Where an interrupted intake put images that are refused now, because the data has them already."""
+    record = root / PLACES
+    known = read_json(record) if record.is_file() else {}
+    found = {
+        refusal.path: root / known[name]
+        for refusal in refusals
+        if (name := named(root / INBOX, refusal.path)) in known
+    }
+    return {path: there for path, there in found.items() if is_placed(path, there)}
+
+
+def plan_places(arrivals: Sequence[Arrival], target: Path) -> dict[Path, Path]:
+    """Where in the data each image goes; a name that another image has gets part of the hash."""
+    places: dict[Path, Path] = {}
+    stems: set[tuple[str, str]] = set()
+    for arrival in arrivals:
+        path = target / arrival.label / arrival.path.name
+        if (arrival.label, path.stem.lower()) in stems or taken(path):
+            path = path.with_name(f"{path.stem}-{arrival.sha256[:8]}{path.suffix}")
+        stems.add((arrival.label, path.stem.lower()))
+        places[arrival.path] = path
+    return places
+
+
+def note_places(root: Path, places: Mapping[Path, Path]) -> None:
+    """Write down where images go, before the first is copied."""
+    if places:
+        inbox = root / INBOX
+        write_json(root / PLACES, {named(inbox, path): named(root, there) for path, there in places.items()})
+
+
+def one_per_file(refusals: Iterable[Refusal]) -> list[Refusal]:
+    """One refusal per file, with all reasons: a table has one for each row that cannot be used."""
+    found: dict[Path, list[Refusal]] = {}
+    for refusal in refusals:
+        found.setdefault(refusal.path, []).append(refusal)
+    return [
+        replace(same[0], reason="; ".join(dict.fromkeys(each.reason for each in same)))
+        for same in found.values()
+    ]
 
 
 def named(root: Path, path: Path) -> str:
@@ -127,11 +175,10 @@ def untold(root: Path) -> Intake:
     return Intake(content["added"], [(name, reason) for name, reason in content["refused"]])
 
 
-def note_untold(
-    root: Path, earlier: Intake, added: Sequence[str], refused: Sequence[tuple[str, str]] = ()
-) -> None:
-    """Write down what a look does, beside what nobody has been told of before."""
+def note_untold(root: Path, added: Sequence[str], refused: Sequence[tuple[str, str]]) -> None:
+    """Write down what a look did, beside what nobody has been told of before."""
     if added or refused:
+        earlier = untold(root)
         content = {
             "added": list(dict.fromkeys([*earlier.added, *added])),
             "refused": list(dict.fromkeys([*earlier.refused, *refused])),
@@ -142,6 +189,15 @@ def note_untold(
 def forget_untold(root: Path) -> None:
     """People and automations know."""
     (root / UNTOLD).unlink(missing_ok=True)
+
+
+def ages_of(paths: Iterable[Path]) -> dict[Path, float]:
+    """Seconds since each file last changed; a file that somebody has just taken away has no age."""
+    found = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found[path] = age(path)
+    return found
 
 
 def age(path: Path) -> float:
@@ -167,7 +223,8 @@ def data_folder(root: Path, params: Params) -> Path:
     """The folder of the project's own images, which the adapter `folder` reads.
 
     Raises:
-        UserError: there is none, or a stage makes it, so that the next run would delete what joins it.
+        UserError: there is none, it lies outside the project, or a stage makes it, so that the next run would
+            delete what joins it.
     """
     folders = [dataset.root for dataset in params.merge.datasets if dataset.adapter == "folder"]
     if not folders:
@@ -176,6 +233,11 @@ def data_folder(root: Path, params: Params) -> Path:
             " merge.datasets, or make a project of your images with `metaldefect new`"
         )
     target = root / params.data.root / folders[0]
+    if not target.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{target} lies outside the project, where git and DVC cannot track what joins it: name a folder"
+            " inside in data.root, or put the images there yourself"
+        )
     for stage, out in made_by_stages(root, params):
         if target.resolve().is_relative_to(out.resolve()):
             raise UserError(
@@ -193,16 +255,11 @@ def made_by_stages(root: Path, params: Params) -> list[tuple[str, Path]]:
     return [(name, root / path.replace("${data.root}", str(params.data.root))) for name, path in paths]
 
 
-def place(arrival: Arrival, target: Path) -> Path:
-    """Copy an image and its mask to the data; a name that another image has gets part of the hash."""
-    folder = target / arrival.label
-    path = folder / arrival.path.name
-    if taken(path):
-        path = folder / f"{arrival.path.stem}-{arrival.sha256[:8]}{arrival.path.suffix}"
+def place(arrival: Arrival, path: Path, target: Path) -> None:
+    """Copy an image to its place in the data, after its mask."""
     if arrival.mask is not None:
         copy(arrival.mask, target / "masks" / arrival.label / f"{path.stem}{arrival.mask.suffix}")
     copy(arrival.path, path)
-    return path
 
 
 def taken(path: Path) -> bool:
@@ -218,50 +275,35 @@ def copy(source: Path, path: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def track(root: Path, target: Path, count: int) -> bool:
+def track(root: Path, target: Path, count: int) -> None:
     """`dvc add` the data and commit its `.dvc` file alone, so that a run elsewhere starts from it.
-
-    Returns:
-        Whether anything was new to DVC or git.
 
     Raises:
         TemporaryFailureError: DVC is busy.
         UserError: DVC or git refuses.
     """
     name = target.relative_to(root).as_posix()
-    record = root / f"{name}.dvc"
-    before = record.read_bytes() if record.is_file() else None
-    run(root, [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", name])
-    is_new = record.read_bytes() != before
+    run_command(root, [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", name])
     if not (root / ".git").exists():
-        return is_new
+        return
     ignore = (Path(name).parent / ".gitignore").as_posix()
     files = [f"{name}.dvc", *([ignore] if (root / ignore).is_file() else [])]
-    run(root, ["git", "add", "--force", "--", *files])
-    # An intake that was interrupted here has given its images to DVC, and their hash to nobody
+    run_command(root, ["git", "add", "--force", "--", *files])
+    # An intake that was interrupted here has come as far as git already
     if subprocess.run(["git", "diff", "--cached", "--quiet", "--", *files], cwd=root).returncode == 0:
-        return is_new
+        return
     known = subprocess.run(["git", "config", "user.email"], cwd=root, capture_output=True).returncode == 0
     identity = [] if known else ["-c", "user.name=metaldefect", "-c", "user.email=metaldefect@localhost"]
     message = f"{count} image{'' if count == 1 else 's'} from the inbox"
     # The hooks of people's own commits have nothing to check in a hash
     commit = ["commit", "--quiet", "--no-verify", "--message", message, "--only", "--", *files]
-    run(root, ["git", *identity, *commit])
-    return True
-
-
-def run(root: Path, command: list[str]) -> None:
-    """Run a command; its failure becomes one message."""
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode == 0:
-        return
-    output = (done.stderr or done.stdout).strip()
-    text = f"{' '.join(command[-4:])} ended with {done.returncode}: {output}"
-    raise TemporaryFailureError(text) if is_temporary(done.returncode, output) else UserError(text)
+    run_command(root, ["git", *identity, *commit])
 
 
 def quarantine(root: Path, inbox: Path, refusal: Refusal) -> None:
     """Move a file and its mask to today's quarantine, with the reason in a text file beside it."""
+    if not refusal.path.is_file():  # somebody has taken it away meanwhile
+        return
     name = refusal.path.relative_to(inbox)
     folder = root / QUARANTINE / datetime.now(UTC).strftime("%Y-%m-%d")
     its_mask = refusal.mask if refusal.mask is not None and refusal.mask.is_file() else None

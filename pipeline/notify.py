@@ -15,6 +15,7 @@ import json
 import os
 import smtplib
 import socket
+import sys
 import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -90,13 +91,12 @@ def notify(title: str, text: str = "", level: Level = "info", root: Path | str =
         What went wrong, one line per channel that failed.
     """
     log = Path(root) / LOG
-    append(log, level, title, text)
+    failures = append(log, level, title, text)
     try:
         settings = NotifySettings.of_environment()
     except UserError as error:
         append(log, "error", "not sent", str(error))
-        return [str(error)]
-    failures = []
+        return [*failures, str(error)]
     for channel, send in (("webhook", send_webhook), ("e-mail", send_email)):
         try:
             send(settings, title, text, level)
@@ -106,13 +106,18 @@ def notify(title: str, text: str = "", level: Level = "info", root: Path | str =
     return failures
 
 
-def append(log: Path, level: str, title: str, text: str) -> None:
-    """Add one line to the log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+def append(log: Path, level: str, title: str, text: str) -> list[str]:
+    """Add one line to the log; returns what went wrong: a full disk must not keep a notice from people."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     message = printable(" | ".join([title, *text.splitlines()]))
-    with log.open("a", encoding="utf-8") as stream:
-        stream.write(f"{now} {level:<7} {message}\n")
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(f"{now} {level:<7} {message}\n")
+    except OSError as error:
+        print(f"{log} cannot be written: {error}", file=sys.stderr)
+        return [f"log: {error}"]
+    return []
 
 
 def send_webhook(settings: NotifySettings, title: str, text: str, level: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from metaldefect.errors import UserError, is_disk_full
 # so they are imported only where the parameters change.
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
+BEFORE = Path("params.yaml.before")  # what somebody had set by hand
 DEFAULT = "cpu"
 OWN = "own settings"  # the name of all that no profile gives
 NATURAL = re.compile(r"^( +natural: )(\S.*)$", re.MULTILINE)  # folders of natural photographs
@@ -118,6 +121,15 @@ def write_params(root: Path, profile: str) -> list[str]:
     return write_text(root, compose(root / CONF, profile), profile)
 
 
+def is_own_work(root: Path) -> bool:
+    """Whether `params.yaml` holds what neither git nor a profile could give back."""
+    if not (root / PARAMS).is_file():
+        return False
+    command = ["git", "diff", "--quiet", "HEAD", "--", str(PARAMS)]
+    is_committed = subprocess.run(command, cwd=root, capture_output=True).returncode == 0
+    return not is_committed and profile_name(root / PARAMS, root / CONF) == OWN
+
+
 def write_text(root: Path, text: str, profile: str) -> list[str]:
     """Write `params.yaml` in `root` from a profile's composed text, as `write_params` does."""
     target = root / PARAMS
@@ -125,6 +137,9 @@ def write_text(root: Path, text: str, profile: str) -> list[str]:
     if old == text:
         return []
     check(text, profile)
+    if is_own_work(root):
+        shutil.copy2(target, root / BEFORE)
+        print(f"your own params.yaml is kept as {BEFORE}: `cp {BEFORE} params.yaml && dvc repro` runs it")
     with atomic_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return changes(yaml.safe_load(old) or {}, yaml.safe_load(text))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+from pathlib import Path
+
+from metaldefect.errors import UserError
 
 # Linux kills the largest process when memory is short; a shell reports its signal as 128 + 9
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -32,3 +36,18 @@ def is_lock(output: str) -> bool:
 def is_temporary(code: int, output: str) -> bool:
     """Whether a command may succeed later, by its exit code (negative: the signal) and its output."""
     return code in KILLED or (code != 0 and (is_lock(output) or SIGNS.search(output) is not None))
+
+
+def run_command(root: Path, command: list[str]) -> None:
+    """Run a command in a project's folder; its failure becomes one message.
+
+    Raises:
+        TemporaryFailureError: it failed for a reason that may be gone later.
+        UserError: it failed.
+    """
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode == 0:
+        return
+    output = (done.stderr or done.stdout).strip()
+    text = f"{' '.join(command[-4:])} ended with {done.returncode}: {output}"
+    raise TemporaryFailureError(text) if is_temporary(done.returncode, output) else UserError(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
 import time
 import traceback
 import urllib.error
@@ -21,12 +22,14 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from metaldefect.artifacts import read_json, write_json
+from metaldefect.artifacts import atomic_file, read_json, write_json
 from metaldefect.config import Config
 from pipeline.notify import notify
+from pipeline.prefect_settings import PREFECT_DIRECTORY
 
 POOL = "metal"
 STATE = Path(".prefect/watchdog.json")
+API_URL = "api_url"  # file in `.prefect`
 TIMEOUT_SECONDS = 10.0
 # A worker says every 30 s that it lives
 WORKER_SILENCE = timedelta(seconds=120)
@@ -53,9 +56,21 @@ class WatchdogState(Config):
     failures_until: datetime | None = None
 
 
-def api_url() -> str:
-    """Where Prefect's API is: `PREFECT_API_URL`, else this machine's usual port."""
-    return os.environ.get("PREFECT_API_URL") or "http://127.0.0.1:4200/api"
+UNSAVED: dict[Path, WatchdogState] = {}  # states that could not be written
+
+
+def api_url(root: Path) -> str:
+    """Where Prefect's API is: `PREFECT_API_URL`, else where the project was deployed, else the usual port."""
+    if given := os.environ.get("PREFECT_API_URL"):
+        return given
+    noted = root / PREFECT_DIRECTORY / API_URL
+    return noted.read_text(encoding="utf-8").strip() if noted.is_file() else "http://127.0.0.1:4200/api"
+
+
+def note_api_url(root: Path, api: str) -> None:
+    """Write down where a project's server is, for commands in another shell."""
+    with atomic_file(root / PREFECT_DIRECTORY / API_URL) as temporary:
+        temporary.write_text(f"{api}\n", encoding="utf-8")
 
 
 def call(api: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -231,7 +246,7 @@ def watch_once(root: Path, api: str, now: datetime | None = None) -> list[str]:
     """
     now = now or datetime.now(UTC)
     path = root / STATE
-    state = WatchdogState.parse(read_json(path), str(path)) if path.is_file() else WatchdogState()
+    state = UNSAVED.pop(path, None) or read_state(path)
     troubles = find_trouble(api, now, root)
     reported: dict[str, datetime] = {}
     known = recent(state.reported, now)
@@ -249,9 +264,18 @@ def watch_once(root: Path, api: str, now: datetime | None = None) -> list[str]:
             notify(title, detail, "error", root)
             failures[text] = now
     new = WatchdogState(reported=reported, failures=failures, failures_until=until)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, new.model_dump(mode="json"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, new.model_dump(mode="json"))
+    except OSError as error:  # a full disk: without a state, each look would report everything again
+        print(f"{path} cannot be written: {error}", file=sys.stderr)
+        UNSAVED[path] = new
     return troubles
+
+
+def read_state(path: Path) -> WatchdogState:
+    """What earlier looks reported."""
+    return WatchdogState.parse(read_json(path), str(path)) if path.is_file() else WatchdogState()
 
 
 def recent(reported: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:

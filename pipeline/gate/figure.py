@@ -19,6 +19,7 @@ from metaldefect.inspection.layout import GOOD
 from metaldefect.inspection.provider import InspectionImages
 from metaldefect.metrics.comparison import DetectorScores, Difference
 from pipeline.gate.decision import GAINS, NOT_WORSE, WORDS, Verdict
+from pipeline.gate.measure import seen_by
 from pipeline.gate.settings import Gate
 
 if TYPE_CHECKING:
@@ -169,9 +170,10 @@ def draw_images(figure: SubFigure, compared: Comparison) -> None:
 def draw_verdict(axes: Axes, images: InspectionImages, index: int, detector: Detector) -> None:
     """A heat map in a frame whose colour says whether the decision is right."""
     item = images[index]
-    detection = detector.predict(item.image)
+    image = seen_by(detector, item)
+    detection = detector.predict(image)
     right = detection.is_anomalous == (item.label != GOOD)
-    axes.imshow(overlay(item.image, detection.anomaly_map, detector.threshold))
+    axes.imshow(overlay(image, detection.anomaly_map, detector.threshold))
     axes.text(
         0.03, 0.04, f"{'alarm' if detection.is_anomalous else 'passes'} {detection.score:.2f}", fontsize=7.5,
         color="white", transform=axes.transAxes,

@@ -15,6 +15,7 @@ from typing import Any
 
 from metaldefect.artifacts import atomic_directory, read_json, sha256_file, write_json
 from metaldefect.errors import UserError
+from metaldefect.image_files import is_hidden_name
 from metaldefect.inspection.layout import LEVELS, read_scenes, write_scenes
 from metaldefect.inspection.provider import InspectionImages, RealDatasetProvider
 
@@ -102,9 +103,13 @@ def copy_test_split(source: Path, new: Path) -> dict[str, Any]:
 
 
 def content_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder, by its path inside."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    """SHA-256 of every file of a folder, by its path inside; what file managers leave is no content."""
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): sha256_file(path)
+        for name, path in files.items()
+        if not any(is_hidden_name(part) for part in name.parts)
+    }
 
 
 def digest(files: dict[str, str]) -> str:
@@ -113,7 +118,7 @@ def digest(files: dict[str, str]) -> str:
 
 
 def read_holdout(folder: Path) -> tuple[InspectionImages, str]:
-    """The images of the holdout and its hash, after checking every file against the card.
+    """The images of the holdout, in colour, and its hash, after checking every file against the card.
 
     Raises:
         UserError: there is none, or a file is missing, added or changed; the message names the first.
@@ -133,7 +138,7 @@ def read_holdout(folder: Path) -> tuple[InspectionImages, str]:
             )
     if digest(found) != card["sha256"]:
         raise UserError(f"{card_path(folder)} contradicts itself: restore it with `git checkout`")
-    return RealDatasetProvider(folder).test(), str(card["sha256"])
+    return RealDatasetProvider(folder, channels=3).test(), str(card["sha256"])
 
 
 def accept(folder: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from metaldefect.deploy.bundle import precision_files
 from metaldefect.deploy.latency import measure_latency
 from metaldefect.deploy.runtime import Detector
-from metaldefect.images import stack_resized
-from metaldefect.inspection.provider import InspectionImages
+from metaldefect.images import U8, as_channels, stack_resized
+from metaldefect.inspection.provider import InspectionImage, InspectionImages
 from metaldefect.metrics.comparison import DetectorScores
 
 REFERENCE = "fp32"
@@ -54,10 +54,15 @@ def measure(folder: Path, precision: str, images: InspectionImages) -> tuple[Mea
     return Measured(detector.version, served, changed, size), detector
 
 
+def seen_by(detector: Detector, item: InspectionImage) -> U8:
+    """An image with the channels that a detector sees: a grey one never saw colour, a coloured one did."""
+    return as_channels(item.image, detector.channels)
+
+
 def score_all(detector: Detector, images: InspectionImages) -> DetectorScores:
     """The scores of all images, in order."""
     found = [
-        detector.predict(item.image).score
+        detector.predict(seen_by(detector, item)).score
         for item in tqdm(images, desc=f"score {detector.version} {detector.precision}", unit="image")
     ]
     return DetectorScores(np.array(found, np.float64), detector.threshold)
@@ -71,9 +76,12 @@ def latencies(detectors: Sequence[Detector], images: InspectionImages, frames: i
     """
     size = detectors[0].image_size
     indices = np.linspace(0, len(images) - 1, min(len(images), 8)).round().astype(int)
-    stack = stack_resized([images[int(index)].image for index in indices], size)
+    stacks = [
+        stack_resized([seen_by(detector, images[int(index)]) for index in indices], size)
+        for detector in detectors
+    ]
     best = [np.inf] * len(detectors)
     for _ in range(LATENCY_ROUNDS):
         for index, detector in enumerate(detectors):
-            best[index] = min(best[index], measure_latency(detector, stack, frames)["p50_ms"])
+            best[index] = min(best[index], measure_latency(detector, stacks[index], frames)["p50_ms"])
     return [float(value) for value in best]

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from benchmarks.toy_project import write_project
 from flows import retrain as flow
 from flows import retries
-from flows.judged import LAST, judge, note_pending
+from flows.judged import LAST, inputs_md5, judge, note_pending
 from flows.lease import LEASE, lease
 from flows.leftovers import clean_up
 from flows.limits import TimeLimit
@@ -29,10 +30,12 @@ from flows.tracking import ParentRun
 from flows.worktree import (
     FOLDER,
     IDENTITY,
+    add_changed_data,
     add_worktree,
     commit,
     git,
     link_data,
+    raw_dependencies,
     remove_worktree,
     take_changed_data_files,
     uncommitted,
@@ -288,6 +291,7 @@ def test_a_remote_that_hangs_or_fails_ends_within_the_limit_and_says_what_to_typ
     (run.tree / "dvc").mkdir(parents=True)
     (run.tree / "dvc/__init__.py").touch()
     (run.tree / "dvc/__main__.py").write_text(FAKE_DVC.format(hangs=hangs))
+    (run.tree / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.setattr(flow, "child_environment", lambda _parent: {"PYTHONPATH": str(run.tree)})
     monkeypatch.setattr(flow, "LEAST_SECONDS", 2.0)
     start = time.monotonic()
@@ -455,3 +459,64 @@ def test_a_folder_inside_a_repository_is_refused(project: Path, environment: dic
     with pytest.raises(UserError, match="is not the top folder of its git repository"):
         add_worktree(inner, "retrain/2026-01-04-000000")
     assert git(project, "branch", "--list", "retrain/*") == ""
+
+
+def test_a_remote_with_a_relative_path_is_the_same_from_the_worktree(
+    project: Path, environment: dict[str, str]
+) -> None:
+    dvc(project, environment, "remote", "add", "--quiet", "--default", "store", "../store")
+    dvc(project, environment, "remote", "add", "--quiet", "bucket", "s3://bucket/path")
+    git(project, "commit", "--quiet", "--all", "--message", "remotes")
+    tree = add_worktree(project, "retrain/2026-01-05-000000")
+    with Repo(str(tree)) as repo:
+        urls = {name: remote["url"] for name, remote in repo.config["remote"].items()}
+    assert urls == {"store": str(project.parent / "store"), "bucket": "s3://bucket/path"}
+    kept = project / FOLDER / "somebody's"
+    kept.mkdir()
+    clean_up(project, None)
+    assert kept.is_dir()
+    assert not tree.exists()
+
+
+def test_files_put_beside_those_that_dvc_knows_are_trained_with(
+    project: Path, environment: dict[str, str]
+) -> None:
+    assert add_changed_data(project) == []
+    dvc(project, environment, "add", "--quiet", "data/raw")
+    assert add_changed_data(project) == []
+    (project / "data/raw/by_hand.txt").write_text("new")
+    assert add_changed_data(project) == ["data/raw"]
+    tree = add_worktree(project, "retrain/2026-01-06-000000")
+    run = Retraining(project, tree, "retrain/2026-01-06-000000", project / "reports", TimeLimit.start("x", 1))
+    restore.fn(run)
+    assert (tree / "data/raw/by_hand.txt").read_text() == "new"
+    shutil.rmtree(project / "data/raw")  # as in a fresh clone: what is recorded stays
+    assert add_changed_data(project) == []
+
+
+def test_data_in_a_folder_that_git_ignores_are_checked_out(
+    project: Path, environment: dict[str, str]
+) -> None:
+    graph = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(graph.replace("data/raw", "data/raw/my-plant"))
+    (project / "data/raw/my-plant").mkdir()
+    (project / "data/raw/my-plant/a.txt").write_text("a")
+    (project / ".gitignore").write_text("/data/raw/*\n!/data/raw/*.dvc\n")
+    dvc(project, environment, "add", "--quiet", "data/raw/my-plant")
+    git(project, "add", "--all")
+    git(project, *IDENTITY, "commit", "--quiet", "--message", "own images")
+    tree = add_worktree(project, "retrain/2026-01-07-000000")
+    run = Retraining(project, tree, "retrain/2026-01-07-000000", project / "reports", TimeLimit.start("x", 1))
+    restore.fn(run)
+    assert (tree / "data/raw/my-plant/a.txt").read_text() == "a"
+
+
+def test_data_on_a_drive_of_the_network_count_among_the_inputs(tmp_path: Path, project: Path) -> None:
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    graph = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(graph.replace("data/raw", str(drive)))
+    assert str(drive) in raw_dependencies(project)
+    before = inputs_md5(project)
+    (drive / "new.txt").write_text("new")
+    assert inputs_md5(project) != before

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -13,10 +15,11 @@ from typer.testing import CliRunner
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.deploy.bundle import METADATA
 from metaldefect.errors import UserError
+from metaldefect.images import as_channels
 from pipeline.champion_cli import app
 from pipeline.gate.figure import refusal_figure
 from pipeline.gate.holdout import accept, card_path, content_of, ensure, freeze, leaks, read_holdout
-from pipeline.gate.measure import measure
+from pipeline.gate.measure import measure, score_all
 from pipeline.gate.run import run_gate
 from pipeline.gate.settings import Gate
 from pipeline.params import load_params
@@ -279,3 +282,63 @@ def test_data_without_defects_make_no_holdout(planted: dict[str, Path], tmp_path
         shutil.rmtree(inspection / "test" / kind)
     with pytest.raises(UserError, match="comparing detectors takes good and defective"):
         freeze(inspection, tmp_path / "holdout")
+
+
+def test_a_folder_that_was_named_and_is_not_there_is_no_first_detector(
+    planted: dict[str, Path], holdout: Path, tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    common = [
+        "gate",
+        "--root",
+        str(tmp_path),
+        "--challenger",
+        str(planted["good"]),
+        "--holdout",
+        str(holdout),
+    ]
+    for option in ("--champion", "--training"):
+        done = CliRunner().invoke(app, [*common, option, "models/old_chmapion"])
+        assert isinstance(done.exception, UserError)
+        assert f"{option} {tmp_path}/models/old_chmapion does not exist" in str(done.exception)
+
+
+def test_each_detector_sees_the_holdout_with_its_own_channels(
+    planted: dict[str, Path], tmp_path: Path
+) -> None:
+    source = tmp_path / "inspection"
+    shutil.copytree(planted["inspection"], source)
+    first = sorted((source / "test/good").glob("*.png"))[0]
+    red = np.zeros((40, 40, 3), np.uint8)
+    red[..., 0] = 200
+    Image.fromarray(red).save(first)
+    freeze(source, tmp_path / "holdout")
+    images, _ = read_holdout(tmp_path / "holdout")
+
+    class Seeing:
+        version, precision, threshold = "v", "fp32", 0.5
+
+        def __init__(self, channels: int) -> None:
+            self.channels = channels
+            self.seen: list[np.ndarray] = []
+
+        def predict(self, image: np.ndarray) -> Any:
+            self.seen.append(image)
+            return SimpleNamespace(score=0.0)
+
+    grey, coloured = Seeing(1), Seeing(3)
+    for detector in (grey, coloured):
+        score_all(detector, images)  # type: ignore[arg-type]
+    index = next(number for number, item in enumerate(images) if item.name == f"good/{first.stem}")
+    assert np.array_equal(coloured.seen[index], red)
+    assert {image.ndim for image in grey.seen} == {2}
+    assert np.array_equal(grey.seen[index], as_channels(red, 1))
+
+
+def test_what_a_file_manager_leaves_in_the_holdout_changes_no_verdict(holdout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "holdout"
+    shutil.copytree(holdout, folder)
+    shutil.copy(card_path(holdout), card_path(folder))
+    for name in ("Thumbs.db", "test/good/.DS_Store"):
+        (folder / name).write_bytes(b"left")
+    assert len(read_holdout(folder)[0]) == len(read_holdout(holdout)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,3 +197,22 @@ def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def test_a_challenger_that_is_promoted_from_the_projects_folder_leaves_its_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = fake(tmp_path / "new", "one")
+    monkeypatch.chdir(tmp_path)
+    hold(Path(), bundle)
+    for _ in range(2):
+        promote(Path(), bundle.resolve(), {"reason": "by hand"})
+    assert current(Path(), champion.CHALLENGER) is None
+    assert [entry["action"] for entry in history(Path())] == ["promote"]
+
+
+def test_a_champion_whose_folder_is_gone_is_not_taken_for_none(tmp_path: Path) -> None:
+    promote(tmp_path, fake(tmp_path / "new", "one"), {"reason": "first"})
+    shutil.rmtree(tmp_path / champion.BUNDLES)
+    with pytest.raises(UserError, match=r"champion leads to bundles/.*, which is gone: restore that folder"):
+        current(tmp_path)

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from metaldefect.errors import UserError
 from metaldefect.tokenizer.perceptual import provide_backbone
 from pipeline import doctor
+from pipeline.dead_runs import birth_of
 from pipeline.deployment import Background
 
 
@@ -42,7 +43,7 @@ def test_a_wrong_version_of_a_pin_that_matters_fails_and_says_what_breaks(tmp_pa
     found = lines(doctor.check_pins(tmp_path))
     assert (
         f"FAIL sqlalchemy: {installed} instead of ==1.4.0: Prefect's schedule silently never starts a run; "
-        "type `pip install -c constraints.txt -e .`"
+        f"type `pip install -c {doctor.INSTALLED}/constraints.txt -e {doctor.INSTALLED}`"
     ) in found
     assert any(line.startswith("note pins: differ from constraints.txt: numpy ") for line in found)
     assert "not_installed" not in "".join(found)
@@ -194,11 +195,11 @@ def test_a_watchdog_that_has_ended_fails_until_it_runs_again(tmp_path: Path) -> 
     watchdog = Background(tmp_path, "watchdog")
     watchdog.record.parent.mkdir()
     own = psutil.Process()
-    watchdog.record.write_text(json.dumps({"pid": own.pid, "started": own.create_time() - 3600}))
+    watchdog.record.write_text(json.dumps({"pid": own.pid, "started": "another boot:1"}))
     (finding,) = lines(doctor.check_watchdog(tmp_path))
     assert finding.startswith("FAIL watchdog: it has ended")
     assert "type `metaldefect deploy`" in finding
-    watchdog.record.write_text(json.dumps({"pid": own.pid, "started": own.create_time()}))
+    watchdog.record.write_text(json.dumps({"pid": own.pid, "started": birth_of(own.pid)}))
     assert lines(doctor.check_watchdog(tmp_path)) == [f"ok   watchdog: process {own.pid}"]
 
 

@@ -241,3 +241,10 @@ def hash_of() -> Callable[[Path], str]:
         return str(build(memory, str(folder), LocalFileSystem(), "md5", dry_run=True)[2].hash_info.value)
 
     return compute
+
+
+def test_images_of_ones_own_below_data_raw_are_no_import(project):
+    own = {"outs": [{"md5": "0" * 32, "path": "my-plant"}]}
+    (project / "data/raw/my-plant.dvc").write_text(yaml.safe_dump(own))
+    run(project)
+    assert (project / "data/raw/X-SDD").is_dir()

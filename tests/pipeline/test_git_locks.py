@@ -40,3 +40,9 @@ def test_nothing_is_removed_while_git_works(tmp_path: Path) -> None:
         working.stdin.close()
     assert remove_stale_locks(tmp_path) == [".git/index.lock"]
     assert not lock.exists()
+
+
+def test_a_lock_that_git_deletes_meanwhile_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/index.lock").symlink_to("gone")
+    assert remove_stale_locks(tmp_path) == []

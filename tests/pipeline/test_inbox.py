@@ -52,9 +52,8 @@ def tracked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of images that would have been given to DVC."""
     counts: list[int] = []
 
-    def track(_root: Path, _target: Path, count: int) -> bool:
+    def track(_root: Path, _target: Path, count: int) -> None:
         counts.append(count)
-        return True
 
     monkeypatch.setattr(module, "track", track)
     return counts
@@ -99,6 +98,50 @@ def test_a_table_says_what_images_show(project: Path, tracked: list[int]) -> Non
     assert name == "shots/3.png"
     assert reason.startswith("nothing says what it shows")
     assert not (project / "inbox/shift.csv").exists()
+
+
+def test_a_table_that_nobody_can_read_is_not_deleted(project: Path, tracked: list[int]) -> None:
+    picture(project / "inbox/good/g2.png", 2)
+    (project / "inbox/shift.csv").write_text("pfad;klasse\ngood/g2.png;gut\n")
+    intake = take_in(project, settle=0)
+    assert intake.added == ["data/raw/good/g2.png"]
+    assert dict(intake.refused) == {"shift.csv": module.UNREAD}
+    (day,) = (project / "quarantine").iterdir()
+    assert (day / "shift.csv").read_text().startswith("pfad;klasse")
+
+
+def test_a_table_with_several_faulty_rows_costs_no_image(project: Path, tracked: list[int]) -> None:
+    picture(project / "inbox/shots/1.png", 2)
+    (project / "inbox/shift.csv").write_text(
+        "path,label\nshots/1.png,dent\nshots/1.png,dent\nshots/2.png,dent\nshots/3.png,dent\nshots/4.png\n"
+    )
+    intake = take_in(project, settle=0)
+    assert intake.added == ["data/raw/dent/1.png"]
+    ((name, reason),) = intake.refused
+    assert name == "shift.csv"
+    for line in ("line 4", "line 5", "line 6"):
+        assert line in reason
+    (day,) = (project / "quarantine").iterdir()
+    assert (day / "shift.csv").is_file()
+
+
+def test_a_table_waits_for_its_images_and_a_new_one_is_not_deleted_unread(
+    project: Path, tracked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(project / "inbox/shots/1.png", 2)
+    (project / "inbox/shift.csv").write_text("path,label\nshots/1.png,dent\nshots/2.png,dent\n")
+    picture(project / "inbox/shots/2.png", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "age", lambda path: 5.0 if path.name == "2.png" else 900.0)
+        assert take_in(project).waiting == 3
+    assert tracked == []
+
+    def upload(_root: Path, _target: Path, _count: int) -> None:
+        (project / "inbox/next.csv").write_text("path,label\nshots/9.png,dent\n")
+
+    monkeypatch.setattr(module, "track", upload)
+    assert len(take_in(project, settle=0).added) == 2
+    assert [path.name for path in (project / "inbox").glob("*.csv")] == ["next.csv", "shift.csv"]
 
 
 def test_what_cannot_be_used_lies_in_quarantine_with_a_reason(project: Path, tracked: list[int]) -> None:
@@ -207,7 +250,7 @@ def test_dvc_has_the_data_before_the_inbox_loses_them(
     picture(repository / "inbox/good/a.png", 2)
     real = module.track
 
-    def killed(_root: Path, _target: Path, _count: int) -> bool:
+    def killed(_root: Path, _target: Path, _count: int) -> None:
         raise TemporaryFailureError("'data/raw' is busy, it is being blocked by")
 
     monkeypatch.setattr(module, "track", killed)
@@ -233,13 +276,35 @@ def test_dvc_has_the_data_before_the_inbox_loses_them(
     assert (again.added, again.refused[0][1]) == ([], "the same file is in the data already, as good/a.png")
 
 
+def test_dvc_has_images_whose_name_was_taken_or_whose_place_a_table_gave(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(repository / "inbox/cam1/g1.png", 2)  # data/raw/good has a g1.png
+    picture(repository / "inbox/cam2/x.png", 3)
+    (repository / "inbox/shift.csv").write_text("path,label\ncam1/g1.png,good\ncam2/x.png,dent\n")
+    with monkeypatch.context() as patch:
+
+        def busy(_root: Path, _target: Path, _count: int) -> None:
+            raise TemporaryFailureError("'data/raw' is busy")
+
+        patch.setattr(module, "track", busy)
+        with pytest.raises(TemporaryFailureError):
+            take_in(repository, settle=0)
+    assert not untold(repository).added  # nothing to tell before DVC has them
+    intake = take_in(repository, settle=0)
+    assert sorted(Path(name).name[:3] for name in intake.added) == ["g1-", "x.p"]
+    assert intake.refused == []
+    assert yaml.safe_load((repository / "data/raw.dvc").read_text())["outs"][0]["nfiles"] == 3
+    assert [path for path in (repository / "inbox").rglob("*") if path.is_file()] == []
+
+
 def test_an_intake_that_was_killed_after_its_commit_is_finished_and_told(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture(repository / "inbox/good/a.png", 2)
     real = module.track
 
-    def killed(root: Path, target: Path, count: int) -> bool:
+    def killed(root: Path, target: Path, count: int) -> None:
         real(root, target, count)
         raise KeyboardInterrupt
 
@@ -247,7 +312,7 @@ def test_an_intake_that_was_killed_after_its_commit_is_finished_and_told(
         patch.setattr(module, "track", killed)
         with pytest.raises(KeyboardInterrupt):
             take_in(repository, settle=0)
-    assert untold(repository).added == ["data/raw/good/a.png"]
+    assert (repository / "inbox/good/a.png").is_file()
     picture(repository / "inbox/loose.png", 3)
     intake = take_in(repository, settle=0)
     assert intake.added == ["data/raw/good/a.png"]
@@ -300,3 +365,18 @@ def test_a_lock_that_a_killed_git_left_loses_no_image(
 )
 def test_only_locks_network_and_memory_are_worth_another_try(code: int, output: str, temporary: bool) -> None:
     assert is_temporary(code, output) is temporary
+
+
+def test_data_outside_the_project_are_refused_before_anything_is_copied(
+    project: Path, tmp_path: Path
+) -> None:
+    drive = tmp_path.parent / f"{tmp_path.name} drive"
+    drive.mkdir()
+    content = yaml.safe_load((project / "params.yaml").read_text())
+    content["data"]["root"] = str(drive)
+    (project / "params.yaml").write_text(yaml.safe_dump(content))
+    picture(project / "inbox/good/a.png", 2)
+    with pytest.raises(UserError, match="lies outside the project"):
+        take_in(project, settle=0)
+    assert list(drive.iterdir()) == []
+    assert (project / "inbox/good/a.png").is_file()

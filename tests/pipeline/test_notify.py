@@ -131,3 +131,15 @@ def test_a_channel_that_does_not_answer_is_logged_and_fails_nothing(
 def test_a_wrong_address_is_named(variable: str, value: str) -> None:
     with pytest.raises(UserError, match=f"METALDEFECT_NOTIFY_{variable}={value}: expected"):
         NotifySettings.of_environment({f"METALDEFECT_NOTIFY_{variable}": value})
+
+
+def test_a_log_that_cannot_be_written_keeps_no_notice_from_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logs").write_text("a file where the folder belongs")
+    Hook.received = []
+    with running(HTTPServer(("127.0.0.1", 0), Hook)) as port:
+        monkeypatch.setenv("METALDEFECT_NOTIFY_WEBHOOK", f"http://127.0.0.1:{port}/")
+        (failure,) = notify("disk full", "a stage failed", "error", tmp_path)
+    assert failure.startswith("log: ")
+    assert [each["title"] for each in Hook.received] == ["disk full"]

@@ -183,3 +183,20 @@ def test_composing_what_params_yaml_holds_already_imports_no_typed_parameters(fo
         [sys.executable, "-c", program], cwd=folder, env=variables, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_settings_of_ones_own_are_kept_when_a_profile_replaces_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    for command in ("init -q", "add params.yaml", "-c user.name=a -c user.email=a@b commit -qm params"):
+        subprocess.run(["git", *command.split()], check=True)
+    own = Path("params.yaml").read_text().replace("seed: 0", "seed: 7")
+    Path("params.yaml").write_text(own)
+    assert main([]) == 0
+    assert "your own params.yaml is kept as params.yaml.before" in capsys.readouterr().out
+    assert Path("params.yaml.before").read_text() == own
+    Path("params.yaml.before").unlink()
+    for profile in ("tiny", "cpu"):  # both can be made again
+        assert main([profile]) == 0
+    assert not Path("params.yaml.before").exists()

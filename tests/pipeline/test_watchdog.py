@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.watchdog import call, find_trouble, watch, watch_once
+from pipeline import watchdog as module
+from pipeline.watchdog import api_url, call, find_trouble, note_api_url, watch, watch_once
 
 NOW = datetime(2026, 11, 2, 3, 30, tzinfo=UTC)
 DEPLOYMENT = {
@@ -236,3 +237,27 @@ def test_a_server_that_is_busy_does_not_end_the_watchdog(server: FakeServer, tmp
     server.failed = [{"name": "brave-bee", "deployment_id": "d1", "end_time": ended, "state": state}]
     watch_once(tmp_path, server.api, later)
     assert notices(tmp_path) == ["error   retrain failed | merge: 1 file cannot be used"]
+
+
+def test_commands_in_another_shell_ask_the_server_of_this_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert api_url(tmp_path) == "http://127.0.0.1:4200/api"
+    note_api_url(tmp_path, "http://127.0.0.1:4201/api")
+    assert api_url(tmp_path) == "http://127.0.0.1:4201/api"
+    monkeypatch.setenv("PREFECT_API_URL", "http://server/api")
+    assert api_url(tmp_path) == "http://server/api"
+
+
+def test_a_full_disk_neither_hides_trouble_nor_repeats_it_at_every_look(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    server.heartbeat = NOW - timedelta(minutes=5)
+    monkeypatch.setattr(module, "write_json", full)
+    for minute in range(3):
+        assert len(watch_once(tmp_path, server.api, NOW + timedelta(minutes=minute))) == 1
+    assert len(notices(tmp_path)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from metaldefect.errors import UserError
 from pipeline import deployment
+from pipeline.dead_runs import birth_of, is_gone, process_tag
 from pipeline.deployment import Background, deploy
 
 # A worker as Prefect's, which SIGTERM ends at once; its flow run ends its stage and then reports
@@ -87,7 +89,7 @@ def test_an_id_that_the_system_used_again_is_another_process(tmp_path: Path) -> 
     background = Background(tmp_path, "worker")
     background.record.parent.mkdir()
     own = psutil.Process()
-    background.record.write_text(json.dumps({"pid": own.pid, "started": own.create_time() - 3600}))
+    background.record.write_text(json.dumps({"pid": own.pid, "started": "another boot:1"}))
     assert background.process() is None
     assert not background.stop()
 
@@ -137,6 +139,7 @@ def test_where_something_else_runs_the_three_only_the_flows_are_deployed(
     called: list[tuple[str, ...]] = []
     beats = iter([False, False, True])
     monkeypatch.setattr(deployment, "answers", lambda _api: next(beats))
+    monkeypatch.setattr(deployment, "call", lambda *_: [])
     monkeypatch.setattr(deployment, "prefect", lambda _root, *words: called.append(words))
     monkeypatch.setattr(Background, "start", lambda *_: pytest.fail("starts a process"))
     assert "http://127.0.0.1:4200" in deploy(tmp_path, flows_only=True)
@@ -151,3 +154,34 @@ def test_a_server_that_the_environment_names_must_answer(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with pytest.raises(UserError, match=r"PREFECT_API_URL=http://127\.0\.0\.1:9/api does not answer"):
         deploy(tmp_path)
+
+
+def test_a_clock_that_is_set_makes_no_living_process_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag, background = process_tag(), Background(tmp_path, "worker")
+    background.record.parent.mkdir()
+    background.record.write_text(json.dumps({"pid": os.getpid(), "started": birth_of(os.getpid())}))
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _self: 4e9)
+    assert not is_gone(tag)
+    assert background.process() is not None
+    assert is_gone(f"{tag}0")
+
+
+@pytest.mark.usefixtures("deployable")
+def test_another_projects_deployments_are_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prefect.yaml").write_text("deployments: [{name: retrain}]\n")
+    other = tmp_path / "other"
+    known = [{"name": "retrain", "path": str(other), "pull_steps": None}]
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(deployment, "answers", lambda _api: True)
+    monkeypatch.setattr(deployment, "call", lambda *_: known)
+    monkeypatch.setattr(deployment, "prefect", lambda _root, *words: called.append(words))
+    deploy(tmp_path, flows_only=True)  # its folder is gone: the project was moved
+    assert len(called) == 2
+    other.mkdir()
+    with pytest.raises(UserError, match=f"runs the deployments of {other}, and this project's would replace"):
+        deploy(tmp_path, flows_only=True)
+    assert len(called) == 2
