@@ -37,7 +37,7 @@ GOALS = (
     Goal("int8_over_eager_fp32", "speed of INT8 over torch eager FP32", 8.0),
     Goal("fp32_over_eager_fp32", "speed of FP32 over torch eager FP32", 1.5),
     Goal("int8_over_anomalib_ir", "speed of INT8 over anomalib's IR in its default precision", 2.5),
-    Goal("p99_over_p50_int8", "INT8: time that 99 % of the frames keep, over the median", 1.5, True),
+    Goal("p99_over_p50_int8", "INT8: 99th percentile of the latency over its median", 1.5, True),
     Goal("matmul_share_int8", "INT8: rate over that of a 2048³ matrix product", 0.4),
 )
 

@@ -80,9 +80,9 @@ LABELS = {
     "f1_at_threshold": "detector: F1 at its threshold",
     "false_alarm_rate": "detector: false alarms at its threshold",
     "parity_max_abs_error": "largest difference between exported and trained scores",
-    "latency_fp32_ms": "latency per frame, median, FP32 (ms)",
-    "latency_fp16_ms": "latency per frame, median, FP16 (ms)",
-    "latency_int8_ms": "latency per frame, median, INT8 (ms)",
+    "latency_fp32_ms": "latency per frame of the run's detector, median, FP32 (ms)",
+    "latency_fp16_ms": "latency per frame of the run's detector, median, FP16 (ms)",
+    "latency_int8_ms": "latency per frame of the run's detector, median, INT8 (ms)",
     # Reading, merging and augmenting
     "total": "images in all",
     "merge_images_per_s": "merging: images per second",
@@ -154,7 +154,7 @@ LABELS = {
     "fp32_images_per_s": "several frames at once, FP32 (images/s)",
     "fp16_images_per_s": "several frames at once, FP16 (images/s)",
     "int8_images_per_s": "several frames at once, INT8 (images/s)",
-    "p99_over_p50_int8": "INT8: time that 99 % of the frames keep, over the median",
+    "p99_over_p50_int8": "INT8: 99th percentile of the latency over its median",
     "streams_at_10_fps": "cameras of 10 frames/s that INT8 keeps up with",
     "streams_at_10_fps_1_thread": "the same on one thread",
     "gflop_per_frame": "work per frame (GFLOP)",
@@ -173,7 +173,7 @@ LABELS = {
     "wrong": "wrong answers",
     "p50_s": "time to an answer under this load, median (s)",
     "memory_mb": "memory (MiB)",
-    "memory_growth_mb": "memory in the last quarter of the time over that in the second (MiB)",
+    "memory_growth_mb": "growth of memory from the second to the last quarter (MiB)",
     **{
         f"{method}_{figure}": f"{method}: {words}"
         for method in ("transplant", "procedural", "drawn")
@@ -213,14 +213,14 @@ LABELS = {
     "peak_rss_mb": "peak memory (MiB)",
     "noop_flow_s": "flow of the whole graph that finds nothing to do (s; limit: 15)",
     # Three runs of the pipeline
-    "outputs": "outputs of the pipeline whose bytes no clock shapes",
+    "outputs": "outputs of the pipeline without a time in them",
     "outputs_unequal_on_one_machine": "of these, different in a second run on one machine",
     "outputs_unequal_elsewhere": "of these, different on the other machine",
     "numbers": "numbers in the metrics, without latencies",
     "numbers_unequal_on_one_machine": "of these, different in a second run on one machine",
-    "figures_beyond_their_interval_elsewhere": "figures moved elsewhere by more than their interval",
+    "figures_beyond_their_interval_elsewhere": "figures that change on the other machine by more than their interval",
 }
-LABELS |= {f"{name}_difference": f"moved elsewhere: {LABELS[name]}" for name in FIGURES if name in LABELS}
+LABELS |= {f"{name}_difference": f"change on the other machine: {LABELS[name]}" for name in FIGURES if name in LABELS}
 
 
 def dag() -> str:

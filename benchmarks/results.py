@@ -25,6 +25,7 @@ from metaldefect.hardware import machine_name
 
 RESULTS = Path("benchmarks/results")
 CODE = ("metaldefect/", "stages/")
+DRAWING = ":(exclude,glob)**/*figures.py"  # modules that only draw: their changes leave every number valid
 CONF = Path("conf")
 # What each benchmark measures: a result is stale if one of these has changed since its commit.
 MEASURES: dict[str, tuple[str, ...]] = {
@@ -112,14 +113,19 @@ def path_of(name: str) -> Path:
 
 
 def command_line(module: str) -> str:
-    """The command as typed, with absolute paths shortened to their last part."""
+    """The command as typed; an absolute path is shortened to `.../` and its last part."""
     words = []
     for word in sys.argv[1:]:
         option, equals, value = word.partition("=")
         if equals and Path(value).is_absolute():
-            word = f"{option}={Path(value).name}"
-        words.append(Path(word).name if Path(word).is_absolute() else word)
+            word = f"{option}={short(value)}"
+        words.append(short(word))
     return shlex.join(["python", "-m", f"benchmarks.{module}", *words])
+
+
+def short(word: str) -> str:
+    """A word of a command; of an absolute path the last part."""
+    return f".../{Path(word).name}" if Path(word).is_absolute() else word
 
 
 def git(*words: str, root: Path = Path()) -> subprocess.CompletedProcess[str]:
@@ -207,20 +213,14 @@ def measured_paths(name: str, root: Path = Path()) -> tuple[str, ...]:
 def pipeline_paths(name: str, root: Path) -> tuple[str, ...]:
     """What a run of the pipeline reads: the code and weights that `dvc.yaml` names, and its profile.
 
-    Commands, benchmarks and modules that only draw figures are no part of it, so that a change of theirs
-    leaves its numbers valid.
+    Commands and benchmarks are no part of it, so that a change of theirs leaves its figures valid.
 
     Args:
         name: of the result: a profile; `default` and others ran the profile cpu.
         root: the project's root.
     """
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    code = {
-        path
-        for stage in stages.values()
-        for path in stage["deps"]
-        if path.startswith(CODE) and not path.endswith("figures.py")
-    }
+    code = {path for stage in stages.values() for path in stage["deps"] if path.startswith(CODE)}
     profile = CONF / "profile" / f"{name}.yaml"
     if not (root / profile).is_file():
         profile = CONF / "profile/cpu.yaml"
@@ -238,7 +238,7 @@ def is_stale(result: Result, paths: Iterable[str], root: Path = Path()) -> bool:
         paths: files and folders relative to the repository's root.
         root: the repository's root.
     """
-    return git("diff", "--quiet", result.commit, "--", *paths, root=root).returncode != 0
+    return git("diff", "--quiet", result.commit, "--", *paths, DRAWING, root=root).returncode != 0
 
 
 def with_interval(value: Mapping[str, Any]) -> dict[str, float]:

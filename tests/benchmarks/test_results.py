@@ -105,7 +105,7 @@ def test_publish_writes_the_commit_and_prints_one_line_of_json_last(
     publish(Path("out.json"), "data", {"groups": 3}, {"long": [1, 2]})
     found = read(repository / "out.json")
     assert found.commit == git(repository, "rev-parse", "HEAD")
-    assert found.command == "python -m benchmarks.data --raw raw --work=w --steps 3"
+    assert found.command == "python -m benchmarks.data --raw .../raw --work=.../w --steps 3"
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["figures"] == {"groups": 3}
     assert "details" not in line
@@ -159,7 +159,7 @@ def test_a_table_says_that_its_numbers_were_copied_from_an_older_file() -> None:
         ("image_auroc", "detector: image AUROC"),
         ("image_auroc_seed2", "detector: image AUROC, seed 2"),
         ("short_teacher_au_pro_seed0", "short teacher, detector: AU-PRO, seed 0"),
-        ("image_auroc_difference", "moved elsewhere: detector: image AUROC"),
+        ("image_auroc_difference", "change on the other machine: detector: image AUROC"),
         ("edge_iou_components_4_at_128", "edge iou components 4 at 128"),
     ],
 )
