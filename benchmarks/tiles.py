@@ -316,12 +316,14 @@ def draw_curves(
     curves: dict[str, list[list[dict[str, float]]]] = {}
     for teacher in teachers:
         runs = list(section[f"{teacher.name}_teacher"]["curve"].values())
-        curves[f"{teacher.name} teacher, set up by painted defects"] = runs
-        curves[f"{teacher.name} teacher, paper's score"] = [
+        curves[f"{teacher.name} teacher, maps weighed by painted defects"] = runs
+        curves[f"{teacher.name} teacher, maps weighed alike (the paper)"] = [
             [{"step": row["step"], "image_auroc": row["image_auroc_paper"]} for row in run] for run in runs
         ]
     bank = np.mean([found["image_auroc"] for found in section["memory_bank"].values()])
-    figure = steps_figure(curves, "image_auroc", {"memory bank, no training (all test tiles)": float(bank)})
+    figure = steps_figure(
+        curves, "image_auroc", {"PatchCore-like bank, no training (all test tiles)": float(bank)}
+    )
     sizes = sorted({found["image_size"] for found in section["memory_bank"].values()})
     tiles = f"{curve_images} of the" if curve_images else "all"
     figure.axes[0].set_title(f"Magnetic tiles, {', '.join(map(str, sizes))} px: {tiles} test tiles")

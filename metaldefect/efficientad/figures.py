@@ -26,6 +26,7 @@ from metaldefect.inspection.layout import GOOD
 from metaldefect.metrics.detection import FPR_LIMIT, auroc
 
 VALIDATION = f"{GOOD}, validation"
+STEPS_RANGE = 0.65, 0.9  # that every curve against steps shows at least
 KINDS = {GOOD: "tab:blue", "defective": "tab:red", VALIDATION: "tab:green"}
 
 
@@ -160,25 +161,25 @@ def steps_figure(
     metric: str,
     levels: Mapping[str, float],
 ) -> Figure:
-    """A metric against training steps, with one colour per kind of training and one line per run.
+    """A metric against training steps: per kind of training a thick line for the mean, a thin one per run.
 
     Args:
-        curves: runs of each kind; a run is a list of rows with `step` and the metric.
+        curves: runs of each kind; a run is a list of rows with `step` and the metric. The mean covers steps
+            that all runs of a kind have.
         metric: for example `image_auroc`.
         levels: the metric of detectors that do not train, by name, as horizontal lines.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4.8), layout="constrained")
     for number, (name, runs) in enumerate(curves.items()):
-        for index, run in enumerate(runs):
-            axes.plot(
-                [row["step"] for row in run],
-                [row[metric] for row in run],
-                color=f"C{number}",
-                marker="o",
-                markersize=3,
-                alpha=0.8,
-                label=f"{name}, {len(runs)} seed{'s' * (len(runs) > 1)}" if index == 0 else None,
-            )
+        colour = f"C{number}"
+        values = [{row["step"]: row[metric] for row in run} for run in runs]
+        if len(runs) > 1:
+            for run in values:
+                axes.plot(list(run), list(run.values()), color=colour, linewidth=0.8, alpha=0.5)
+        shared = [step for step in values[0] if all(step in run for run in values)] if values else []
+        mean = [float(np.mean([run[step] for run in values])) for step in shared]
+        kind = f"{name}: mean of {len(runs)} seeds" if len(runs) > 1 else name
+        axes.plot(shared, mean, color=colour, marker="o", markersize=4, linewidth=2.5, label=kind)
     for number, (name, level) in enumerate(levels.items()):
         axes.axhline(level, color=f"C{len(curves) + number}", linestyle="--", label=f"{name}: {level:.3f}")
     title = metric.replace("_", " ").replace("auroc", "AUROC").replace("au pro", "AU-PRO")
@@ -186,6 +187,8 @@ def steps_figure(
     steps = sorted({row["step"] for runs in curves.values() for run in runs for row in run})
     axes.set_xticks(steps, [f"{step:,.0f}" for step in steps])
     axes.minorticks_off()
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, STEPS_RANGE[0]), max(high, STEPS_RANGE[1]))  # pictures side by side compare
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center")
     return figure
