@@ -218,9 +218,11 @@ LABELS = {
     "outputs_unequal_elsewhere": "of these, different on the other machine",
     "numbers": "numbers in the metrics, without latencies",
     "numbers_unequal_on_one_machine": "of these, different in a second run on one machine",
-    "figures_beyond_their_interval_elsewhere": "figures that change on the other machine by more than their interval",
+    "figures_beyond_their_interval_elsewhere": "figures that leave their interval on the other machine",
 }
-LABELS |= {f"{name}_difference": f"change on the other machine: {LABELS[name]}" for name in FIGURES if name in LABELS}
+LABELS |= {
+    f"{name}_difference": f"change on the other machine: {LABELS[name]}" for name in FIGURES if name in LABELS
+}
 
 
 def dag() -> str:

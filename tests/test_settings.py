@@ -19,6 +19,7 @@ from metaldefect.commands.settings import TrainSettings, load_settings
 from metaldefect.config import Config
 from metaldefect.efficientad.config import Target, TrainingConfig, with_target_of
 from metaldefect.efficientad.distillation_config import DistillationConfig
+from metaldefect.errors import UserError
 from pipeline import params
 from pipeline.params import Calibrate, ParamsError, TrainEfficientAD, parse_params
 
@@ -237,3 +238,10 @@ def test_a_constant_of_the_library_is_written_once(literal: str, home: str) -> N
     library = Path(metaldefect.__path__[0])
     files = [file for file in library.rglob("*.py") if literal in file.read_text()]
     assert [file.relative_to(library).as_posix() for file in files] == [home]
+
+
+def test_a_settings_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("output: models/Größe\n".encode("latin-1"))
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))} is not UTF-8 .*: save it as UTF-8"):
+        load_settings(path, {})

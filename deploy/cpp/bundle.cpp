@@ -4,8 +4,10 @@
 #include <openssl/pem.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -32,9 +34,15 @@ constexpr int min_side = 16;
 constexpr int max_aspect = 8;
 
 std::string contents(const std::filesystem::path& path) {
-    std::ifstream stream(path, std::ios::binary);
-    if (!stream || std::filesystem::is_directory(path)) throw Error(path.string() + " does not exist");
-    return {std::istreambuf_iterator<char>(stream), {}};
+    std::error_code ignored;  // what cannot be looked at cannot be opened either, which says why
+    if (std::filesystem::is_directory(path, ignored)) throw Error(path.string() + " is a folder");
+    try {
+        if (std::ifstream stream(path, std::ios::binary); stream)
+            return {std::istreambuf_iterator<char>(stream), {}};
+    } catch (const std::ios_base::failure&) {  // it opens, but its disk does not give its bytes
+    }
+    if (errno == ENOENT) throw Error(path.string() + " does not exist");
+    throw Error(path.string() + " cannot be read: " + std::strerror(errno));
 }
 
 std::string sha256(const std::string& bytes) {
@@ -52,6 +60,7 @@ std::string sha256(const std::string& bytes) {
 
 void check_signature(const std::filesystem::path& folder, const std::string& metadata,
                      const std::filesystem::path& public_key) {
+    if (public_key.empty()) throw Error("the public key's path is empty: name its PEM file");
     const std::string signature = contents(folder / "metadata.sig");
     const std::string pem = contents(public_key);
     std::unique_ptr<BIO, decltype(&BIO_free)> source(
@@ -85,7 +94,10 @@ std::pair<int, int> sides(const nlohmann::json& size) {
 
 Image read_frame(const std::filesystem::path& path) {
     const std::string name = path.string();
-    if (!std::filesystem::is_regular_file(path)) throw Error(name + " does not exist");
+    std::error_code ignored;  // what cannot be looked at cannot be opened either, and `contents` says why
+    const auto status = std::filesystem::status(path, ignored);
+    if (std::filesystem::is_directory(status)) throw Error(name + " is a folder: name images");
+    if (std::filesystem::is_other(status)) throw Error(name + " is neither a file nor a folder");
     const std::string bytes = contents(path);
     if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max()))
         throw Error(name + ": more than 2 GB: scale it down");
@@ -138,9 +150,9 @@ Image read_image(const std::filesystem::path& path) {
 }
 
 Bundle read_bundle(const std::filesystem::path& folder, const std::string& precision,
-                   const std::filesystem::path& public_key) {
+                   const std::optional<std::filesystem::path>& public_key) {
     const std::string text = contents(folder / "metadata.json");
-    if (!public_key.empty()) check_signature(folder, text, public_key);
+    if (public_key) check_signature(folder, text, *public_key);
     try {
         const auto metadata = nlohmann::json::parse(text);
         if (metadata.value("schema_version", 0) != schema_version)

@@ -64,6 +64,6 @@ struct Bundle {
 // Reads the metadata and checks the hash of every file of the precision. With a public key (PEM, Ed25519),
 // its owner must have signed the metadata. Throws Error.
 Bundle read_bundle(const std::filesystem::path& folder, const std::string& precision,
-                   const std::filesystem::path& public_key = {});
+                   const std::optional<std::filesystem::path>& public_key = {});
 
 }  // namespace metaldefect

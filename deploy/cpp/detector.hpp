@@ -12,6 +12,7 @@
 #include <future>
 #include <mutex>
 #include <openvino/openvino.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ struct Options {
     std::string precision = "fp16";
     std::string device = "CPU";
     bool throughput = false;  // many images at once instead of the lowest latency for one
-    std::filesystem::path public_key = {};
+    std::optional<std::filesystem::path> public_key = {};  // an empty path is an error, not a check left out
     int threads = 0;                   // 0: all cores
     std::filesystem::path cache = {};  // folder for compiled graphs, which makes later starts quicker
 };

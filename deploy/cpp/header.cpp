@@ -1,19 +1,24 @@
 #include "header.hpp"
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 
+#include <stb/stb_image.h>
+
 namespace metaldefect {
 namespace {
 
-constexpr std::size_t orientation_tag = 0x0112;
+constexpr std::size_t orientation_tag = 0x0112, pictures_tag = 0xB001;
 constexpr std::size_t short_type = 3, long_type = 4;
 const std::string png_signature = "\x89PNG\r\n\x1a\n";
 const std::string exif_prefix("Exif\0\0", 6);
 const std::string xmp_prefix("http://ns.adobe.com/xap/1.0/\0", 29);
-const std::string xmp_keyword("XML:com.adobe.xmp\0", 18);
+const std::string pictures_prefix("MPF\0", 4);
+constexpr std::size_t longest_text = 1 << 20;  // Pillow refuses files whose texts are longer
 
 // A whole number of some bytes; bytes beyond the end count as 0.
 std::size_t number(const std::string& bytes, std::size_t at, std::size_t length, bool little = false) {
@@ -29,21 +34,42 @@ bool starts_with(const std::string& text, const std::string& prefix) {
     return text.compare(0, prefix.size(), prefix) == 0;
 }
 
-// The orientation in the first directory of a TIFF header, which is how EXIF stores it.
-std::optional<int> in_exif(const std::string& tiff) {
+// A tag in the first directory of a TIFF header, in which EXIF stores the orientation.
+std::optional<int> in_directory(const std::string& tiff, std::size_t tag) {
     const bool little = starts_with(tiff, "II");
     const std::size_t directory = number(tiff, 4, 4, little);
     const std::size_t entries = number(tiff, directory, 2, little);
     for (std::size_t index = 0; index < entries; ++index) {
         const std::size_t entry = directory + 2 + 12 * index;
         if (entry + 12 > tiff.size()) break;
-        if (number(tiff, entry, 2, little) != orientation_tag) continue;
+        if (number(tiff, entry, 2, little) != tag) continue;
         const std::size_t type = number(tiff, entry + 2, 2, little);
         if (type == short_type) return static_cast<int>(number(tiff, entry + 8, 2, little));
         if (type == long_type) return static_cast<int>(number(tiff, entry + 8, 4, little));
         return 1;
     }
     return std::nullopt;
+}
+
+std::optional<int> in_exif(const std::string& content) {
+    std::size_t start = 0;
+    while (content.compare(start, exif_prefix.size(), exif_prefix) == 0) start += exif_prefix.size();
+    return in_directory(content.substr(start), orientation_tag);
+}
+
+// The orientation in EXIF that ImageMagick writes as text: three lines, then hexadecimal digits.
+std::optional<int> in_raw_profile(const std::string& text) {
+    std::size_t at = 0;
+    for (int line = 0; line < 3; ++line) {
+        at = text.find('\n', at);
+        if (at++ == std::string::npos) return std::nullopt;
+    }
+    std::string digits, content;
+    for (; at < text.size(); ++at)
+        if (std::isxdigit(static_cast<unsigned char>(text[at]))) digits += text[at];
+    for (std::size_t place = 0; place + 1 < digits.size(); place += 2)
+        content += static_cast<char>(std::stoi(digits.substr(place, 2), nullptr, 16));
+    return in_exif(content);
 }
 
 // The orientation in XMP, as an attribute or an element.
@@ -61,6 +87,7 @@ std::optional<int> in_xmp(const std::string& text) {
 
 struct Found {
     std::optional<int> exif;
+    std::optional<int> raw_profile;
     std::optional<int> xmp;
     int components = 0;
     int frames = 1;
@@ -100,6 +127,42 @@ Found in_bmp(const std::string& bytes) {
     return found;
 }
 
+// Decompressed text; nullopt where that fails.
+std::optional<std::string> inflate(const std::string& bytes) {
+    std::string text(longest_text, '\0');
+    const int length = stbi_zlib_decode_buffer(text.data(), static_cast<int>(text.size()), bytes.data(),
+                                               static_cast<int>(bytes.size()));
+    if (length < 0) return std::nullopt;
+    text.resize(static_cast<std::size_t>(length));
+    return text;
+}
+
+// The text of a tEXt, zTXt or iTXt chunk, of whose content the keyword is cut off; nullopt where it is broken.
+std::optional<std::string> text_of(const std::string& type, const std::string& content) {
+    if (type == "tEXt") return content;
+    if (type == "zTXt") return inflate(content.substr(std::min<std::size_t>(1, content.size())));
+    std::size_t at = 2;  // after whether and how it is compressed, then language and translated keyword
+    for (int field = 0; field < 2; ++field) {
+        at = content.find('\0', at);
+        if (at++ == std::string::npos) return std::nullopt;
+    }
+    return content[0] == '\0' ? content.substr(at) : inflate(content.substr(at));
+}
+
+// Takes an orientation from a text chunk, as Pillow does.
+void read_text(const std::string& type, const std::string& content, Found& found) {
+    const std::size_t end = content.find('\0');
+    if (end == std::string::npos) return;
+    const std::string keyword = content.substr(0, end);
+    const bool is_raw_profile = keyword == "Raw profile type exif", is_xmp = keyword == "XML:com.adobe.xmp";
+    if (type == "tEXt" && keyword == "exif") found.exif = in_exif(content.substr(end + 1));
+    if (!is_raw_profile && !is_xmp) return;
+    const auto text = text_of(type, content.substr(end + 1));
+    if (!text) found.whole = false;
+    else if (is_raw_profile) found.raw_profile = in_raw_profile(*text);
+    else found.xmp = in_xmp(*text);
+}
+
 Found in_png(const std::string& bytes) {
     Found found;
     for (std::size_t at = png_signature.size(); at + 12 <= bytes.size();) {
@@ -111,10 +174,11 @@ Found in_png(const std::string& bytes) {
             break;
         }
         if (type == "eXIf") found.exif = in_exif(bytes.substr(at + 8, length));
-        if (type == "iTXt" && bytes.compare(at + 8, xmp_keyword.size(), xmp_keyword) == 0)
-            found.xmp = in_xmp(bytes.substr(at + 8, length));
+        if (type == "tEXt" || type == "zTXt" || type == "iTXt")
+            read_text(type, bytes.substr(at + 8, length), found);
         if (type == "acTL") found.frames = static_cast<int>(number(bytes, at + 8, 4));
-        at += 12 + length;  // length, type, content, checksum
+        if (type == "IEND") break;  // cameras add bytes of their own
+        at += 12 + length;          // length, type, content, checksum
     }
     return found;
 }
@@ -127,6 +191,7 @@ bool is_frame(std::size_t marker) {
 Found in_jpeg(const std::string& bytes) {
     Found found;
     found.whole = false;
+    bool has_gain_map = false;
     for (std::size_t at = 2; at + 4 <= bytes.size();) {
         const std::size_t marker = number(bytes, at + 1, 1);
         if (number(bytes, at, 1) != 0xFF || marker == 0xFF || marker == 0x00) {
@@ -147,10 +212,14 @@ Found in_jpeg(const std::string& bytes) {
         const std::string content = bytes.substr(at + 4, length - 2);
         if (is_frame(marker)) found.components = static_cast<int>(number(content, 5, 1));
         if (marker == 0xE1 && starts_with(content, exif_prefix) && !found.exif)
-            found.exif = in_exif(content.substr(exif_prefix.size()));
+            found.exif = in_exif(content);
         if (marker == 0xE1 && starts_with(content, xmp_prefix) && !found.xmp) found.xmp = in_xmp(content);
+        if (marker == 0xE1 && content.find(" hdrgm:Version=\"") != std::string::npos) has_gain_map = true;
+        if (marker == 0xE2 && starts_with(content, pictures_prefix))
+            found.frames = in_directory(content.substr(pictures_prefix.size()), pictures_tag).value_or(1);
         at += 2 + length;
     }
+    if (has_gain_map) found.frames = 1;  // the second picture of Ultra HDR only brightens the first
     return found;
 }
 
@@ -161,7 +230,8 @@ Header read_header(const std::string& bytes) {
     if (starts_with(bytes, png_signature)) found = in_png(bytes);
     if (starts_with(bytes, "\xFF\xD8")) found = in_jpeg(bytes);
     if (starts_with(bytes, "BM")) found = in_bmp(bytes);
-    return {found.exif ? *found.exif : found.xmp.value_or(1), found.components, found.frames, found.whole};
+    const auto& in_text = found.raw_profile ? found.raw_profile : found.xmp;
+    return {found.exif ? *found.exif : in_text.value_or(1), found.components, found.frames, found.whole};
 }
 
 }  // namespace metaldefect

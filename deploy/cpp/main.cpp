@@ -1,7 +1,8 @@
 // detect BUNDLE IMAGE...: print one CSV row per image.
 //
 // Exit codes: 0 every image is normal, 3 at least one is anomalous, 1 an error, 2 a wrong command line.
-// An image that cannot be scored is named on standard error and costs the others nothing.
+// An image that cannot be scored, or whose map cannot be written, is named on standard error and costs the others
+// nothing.
 #include <cstdio>
 #include <deque>
 #include <fstream>
@@ -19,6 +20,7 @@ constexpr const char* usage =
     "              [--throughput] [--tiles OVERLAP] [--public-key KEY.pem] [--maps FOLDER] [IMAGE...]\n"
     "Prints image,score,threshold,is_anomalous. Without images it only checks the bundle.\n"
     "With - as the image, it answers the names that arrive on standard input, line by line, until it closes.\n"
+    "An image that cannot be scored then has a row without score and is_anomalous.\n"
     "--maps writes the anomaly map of each image as FOLDER/IMAGE.pfm (32-bit float).\n";
 
 struct Arguments {
@@ -89,6 +91,10 @@ std::string quoted(const std::string& name) {
     return field + "\"";
 }
 
+bool from_standard_input(const Arguments& arguments) {
+    return arguments.names.size() == 2 && arguments.names[1] == "-";
+}
+
 // Scores images and prints their rows in order.
 class Run {
 public:
@@ -130,18 +136,33 @@ private:
         try {
             work();
         } catch (const std::exception& error) {
-            const std::string reason = error.what();
-            std::cerr << "detect: " << (reason.rfind(name, 0) == 0 ? reason : name + ": " + reason) << std::endl;
-            failed_ = true;
+            // Whoever waits for an answer to each name would take the next image's row for this one's
+            if (from_standard_input(arguments_)) {
+                std::printf("%s,,%.9g,\n", quoted(name).c_str(), detector_.threshold());
+                std::fflush(stdout);
+            }
+            report(name, error.what());
         }
     }
 
+    void report(const std::string& name, const std::string& reason) {
+        std::cerr << "detect: " << (reason.rfind(name, 0) == 0 ? reason : name + ": " + reason) << std::endl;
+        failed_ = true;
+    }
+
     void print(const std::string& name, const metaldefect::Detection& found) {
-        if (!arguments_.maps.empty()) write_map(map_path(arguments_.maps, name), found);
+        // The map comes first: whoever reads the row may open it at once. Without it, the verdict still counts
+        std::string failure;
+        try {
+            if (!arguments_.maps.empty()) write_map(map_path(arguments_.maps, name), found);
+        } catch (const std::exception& error) {
+            failure = error.what();
+        }
         std::printf("%s,%.9g,%.9g,%s\n", quoted(name).c_str(), found.score, detector_.threshold(),
                     found.is_anomalous ? "True" : "False");
         std::fflush(stdout);
         anomalous_ = anomalous_ || found.is_anomalous;
+        if (!failure.empty()) report(name, failure);
     }
 
     const Arguments& arguments_;
@@ -153,7 +174,7 @@ private:
 
 int run(const Arguments& arguments) {
     Run images(arguments);
-    if (arguments.names.size() == 2 && arguments.names[1] == "-") {
+    if (from_standard_input(arguments)) {
         for (std::string name; std::getline(std::cin, name);) images.score(name, 0);
     } else {
         for (std::size_t index = 1; index < arguments.names.size(); ++index)

@@ -19,8 +19,10 @@ from metaldefect.errors import printable
 from metaldefect.image_files import U8
 from metaldefect.ingest.overview import Overview
 from metaldefect.inspection.layout import GOOD
+from metaldefect.rerun import has_repro_target
 
 LISTED = 10
+PROFILES = Path("conf/profile")
 
 PAGE = """\
 <!doctype html>
@@ -132,16 +134,20 @@ def next_steps(seen: Overview) -> list[str]:
     if seen.setting is not None:
         options["levels"] = list(seen.setting) if isinstance(seen.setting, tuple) else seen.setting
     dataset = in_yaml(options)
-    data: dict[str, Any] = {"root": str(seen.root), "classes": seen.defects or [*seen.classes]}
+    in_repository = PROFILES.is_dir() and has_repro_target(Path())
+    root = seen.root if in_repository else seen.root.absolute()
+    data: dict[str, Any] = {"root": str(root), "classes": seen.defects or [*seen.classes]}
     if seen.channels == 3:
         data["channels"] = 3
     project = []
     if seen.adapter == "folder" and GOOD in seen.classes:
         defects = f" --defects {quoted(seen.root)}" if seen.defects else ""
-        project = [f"Next: metaldefect new ../mine --good {quoted(seen.root / GOOD)}{defects}", ""]
+        project = [f"Next: metaldefect new ../mine --good {quoted(good_folder(seen.root))}{defects}", ""]
+    place = "" if in_repository else " in a checkout of metaldefect's repository"
     lines = [
         *project,
-        f"{'Or' if project else 'Next'}: write conf/profile/mine.yaml and type `make repro PROFILE=mine`:",
+        f"{'Or' if project else 'Next'}: write {PROFILES}/mine.yaml{place} and type"
+        " `make repro PROFILE=mine`" + (":" if in_repository else " there:"),
         "",
         "# @package _global_",
         f"data: {in_yaml(data)}",
@@ -152,6 +158,11 @@ def next_steps(seen: Overview) -> list[str]:
     if len(seen.defects) == len(seen.classes):
         lines[-1] = "  inspection: ... # needs good images, which this dataset has not: name one that has"
     return lines
+
+
+def good_folder(root: Path) -> Path:
+    """The folder of good images as it is spelled on disk, such as `Good`; the first of several."""
+    return min(folder for folder in root.iterdir() if folder.is_dir() and folder.name.lower() == GOOD)
 
 
 def levels_to_state(seen: Overview) -> list[float] | None:

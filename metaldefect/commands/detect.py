@@ -49,6 +49,7 @@ SCORES = "scores.csv"
 JSON_LINES = "scores.jsonl"
 POLL_SECONDS = 0.5
 LONGEST_NAME = 240  # bytes, without the suffix
+LONGEST_ROW = 1 << 16  # bytes
 IMAGES = IMAGE_SUFFIXES | REFUSED_SUFFIXES
 COLUMNS = ("image", "score", "threshold", "is_anomalous", "heat_map", "refused")
 
@@ -89,10 +90,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Frame:
-    """An image to score, and its relative path, which heat map and `scores.csv` name it by."""
+    """An image to score.
+
+    Attributes:
+        name: its relative path, which heat map and `scores.csv` name it by.
+        load: reads it.
+        state: of its file when it was found; None: it comes from no file.
+    """
 
     name: str
     load: Callable[[], U8]
+    state: FileState | None = None
 
 
 def load_model(
@@ -149,28 +157,29 @@ def frames_of(path: Path, read: Callable[[Path], U8] = read_grey, output: Path |
         output: a folder of results: what a pattern matches in there is left out.
 
     Raises:
-        UserError: `path` does not exist, or holds or matches no image.
+        UserError: `path` does not exist, or holds or matches no image, or none outside `output`.
     """
     if path.is_file():
-        return [Frame(path.name, partial(read, path))]
+        return [Frame(path.name, partial(read, path), state_of(path))]
     if not path.is_dir():
         matched = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         if not matched:
             raise UserError(f"{path} does not exist: name an image, a folder of images or a pattern")
-        files = [
-            file
-            for file in matched
-            if file.is_file()
-            and file.suffix.lower() in IMAGES
-            and not (output is not None and file.resolve().is_relative_to(output.resolve()))
-        ]
-        if not files:
+        images = [file for file in matched if file.is_file() and file.suffix.lower() in IMAGES]
+        if not images:
             raise UserError(f"{path} matches no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return [Frame(inside(file), partial(read, file)) for file in files]
+        results = output and output.resolve()
+        files = [file for file in images if not (results and file.resolve().is_relative_to(results))]
+        if not files:
+            raise UserError(
+                f"all images that {path} matches lie inside --output {output}, where results are not scored:"
+                " choose another folder for --output"
+            )
+        return [Frame(inside(file), partial(read, file), state_of(file)) for file in files]
     found = images_below(path)
     if not found:
         raise UserError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return [Frame(file.relative_to(path).as_posix(), partial(read, file)) for file in found]
+    return [Frame(file.relative_to(path).as_posix(), partial(read, file), state_of(file)) for file in found]
 
 
 def inside(file: Path) -> str:
@@ -180,13 +189,13 @@ def inside(file: Path) -> str:
 
 def images_below(folder: Path) -> list[Path]:
     """Image files below a folder, sorted, without hidden ones."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGES
-        and not file.is_dir()
-        and not any(is_hidden_name(part) for part in file.relative_to(folder).parts)
-    )
+    found: list[Path] = []
+    # Not `rglob`: in Python 3.11 it raises an error if a subfolder vanishes before its turn
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden_name(name)]
+        files = [Path(parent, name) for name in names if not is_hidden_name(name)]
+        found += [file for file in files if file.suffix.lower() in IMAGES]
+    return sorted(found)
 
 
 def watch_frames(
@@ -216,7 +225,7 @@ def watch_frames(
             # A camera's file that is still being written would be read half
             if state == before.get(file) and state != done.get(file):
                 done[file] = state
-                yield Frame(file.relative_to(folder).as_posix(), partial(read, file))
+                yield Frame(file.relative_to(folder).as_posix(), partial(read, file), state)
         before = now
         wait(POLL_SECONDS)
 
@@ -257,13 +266,15 @@ def run_detection(
     """Write `scores.csv` and `scores.jsonl` (UTF-8) row by row, and one heat-map overlay per image.
 
     A frame that cannot be read gets a row with the reason, and costs the others nothing. Names that are not
-    UTF-8 stay as they are on disk and have their bytes escaped in the table.
+    UTF-8 stay as they are on disk and have their bytes escaped in the table. `scores.jsonl` also holds the
+    file's time of change (`modified`, ns) and its `size` in bytes.
 
     Args:
         model: the detector.
         frames: the images.
         output: folder to write to; heat maps keep the images' relative paths, as PNG.
-        append: keep the rows that are there, as a watch that starts again has to.
+        append: keep the rows that are there, and skip the images whose files have not changed since their
+            last row, as a watch that starts again has to.
 
     Returns:
         The number of scored images, and (name, reason) of each unreadable one. Ctrl-C ends the run early.
@@ -271,6 +282,11 @@ def run_detection(
     scored, unreadable = 0, []
     mode = "a" if append else "w"
     output.mkdir(parents=True, exist_ok=True)
+    known: dict[str, FileState] = {}
+    if append:
+        known = states_in(output / JSON_LINES)
+        for path in (output / SCORES, output / JSON_LINES):
+            end_last_row(path)
     with (
         (output / SCORES).open(mode, newline="", encoding="utf-8") as table,
         (output / JSON_LINES).open(mode, encoding="utf-8") as lines,
@@ -280,10 +296,10 @@ def run_detection(
         if not table.tell():
             writer.writeheader()
         for frame in tqdm(frames, desc="detect", unit="image"):
-            row: dict[str, Any] = {
-                "image": printable(frame.name),
-                "threshold": float(f"{model.threshold:.6g}"),
-            }
+            name = printable(frame.name)
+            if frame.state is not None and known.pop(name, None) == frame.state:
+                continue
+            row: dict[str, Any] = {"image": name, "threshold": float(f"{model.threshold:.6g}")}
             try:
                 image = frame.load()
                 row |= score_frame(model, frame.name, image, output)
@@ -293,10 +309,38 @@ def run_detection(
             else:
                 scored += 1
             writer.writerow(row)
-            lines.write(json.dumps(row) + "\n")
+            lines.write(json.dumps(row | (frame.state._asdict() if frame.state else {})) + "\n")
             table.flush()
             lines.flush()
     return scored, unreadable
+
+
+def states_in(lines: Path) -> dict[str, FileState]:
+    """The state of each image's file when its last row of `scores.jsonl` was made, by the image's name.
+
+    Leaves out rows without a state, such as those of earlier versions, and rows that a power cut has torn.
+    """
+    found: dict[str, FileState] = {}
+    if not lines.is_file():
+        return found
+    with lines.open(encoding="utf-8", errors="replace") as rows:
+        for line in rows:
+            with suppress(ValueError, TypeError, KeyError):
+                row = json.loads(line)
+                found[row["image"]] = FileState(row["modified"], row["size"])
+    return found
+
+
+def end_last_row(table: Path) -> None:
+    """End the last row of a table that a power cut has torn, so that the next row is one of its own."""
+    if not table.is_file():
+        return
+    with table.open("rb+") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_ROW))
+        torn = file.read().rpartition(b"\n")[2]
+        if torn:
+            is_quoted = table.name == SCORES and torn.count(b'"') % 2  # CSV goes on behind a line break
+            file.write(b'"\n' if is_quoted else b"\n")
 
 
 def heat_map_name(name: str) -> str:

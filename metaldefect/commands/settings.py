@@ -87,7 +87,8 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
     file's. A dataset without a folder is looked for in the working directory.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key or value is wrong; the message lists all.
+        UserError: the file is missing, not UTF-8 or not YAML, or a key or value is wrong; the message lists
+            all.
     """
     chosen = dict(overrides)
     if "steps" in chosen:
@@ -98,6 +99,8 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
         raise UserError(f"{path} does not exist: copy conf/efficientad.yaml")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):

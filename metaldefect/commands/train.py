@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from metaldefect.artifacts import atomic_directory, write_json
+from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.commands.budget import Budget, Stopwatch, TrainingClock, seconds_per_image
 from metaldefect.commands.export import RANGE_IMAGES, export_beside
 from metaldefect.commands.settings import TrainSettings
@@ -37,6 +37,7 @@ from metaldefect.efficientad.memory_bank import (
 from metaldefect.efficientad.model_files import (
     CONFIG,
     PAPERS,
+    WEIGHTS,
     DetectorConfig,
     NetworkConfig,
     calibrated,
@@ -61,6 +62,7 @@ from metaldefect.tiling import plan_tiles
 from metaldefect.training.callbacks import ComputingTime
 
 METRICS = "metrics.json"
+DETECTOR_KEYS = {"size", "padding", "image_size", "teacher_mean", "teacher_std", "sha256"}
 DRIFT_IMAGES = 200  # that drift is measured against; more would take longer to score than they help
 
 
@@ -160,10 +162,21 @@ def check_output(settings: TrainSettings) -> None:
         raise UserError(f"--output {settings.output} holds the folder you are in: name a new folder")
     if settings.root is not None and settings.root.resolve().is_relative_to(output):
         raise UserError(f"--output {settings.output} holds the images of --root: choose another folder")
-    if not output.exists() or (output / CONFIG).is_file():
+    if not output.exists() or holds_detector(output):
         return
     if output.is_file() or any(output.iterdir()):
         raise UserError(f"--output {settings.output} exists and holds no detector: choose another folder")
+
+
+def holds_detector(folder: Path) -> bool:
+    """Whether a folder holds what `save_detector` wrote, and not another model with a `config.json`."""
+    if not (folder / WEIGHTS).is_file():
+        return False
+    try:
+        content = read_json(folder / CONFIG)
+    except (UserError, UnicodeDecodeError):
+        return False
+    return isinstance(content, dict) and content.keys() >= DETECTOR_KEYS
 
 
 def read_inputs(settings: TrainSettings, work: Path) -> Inputs:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metaldefect.commands.check import quoted
 from metaldefect.efficientad.thresholds import percent
 
 
@@ -41,5 +42,5 @@ def next_step(metrics: Mapping[str, Any], output: Path) -> str:
     threshold = metrics["calibration"]["threshold"]
     return (
         f"{threshold['method']}; {threshold['support']}; another:"
-        f" metaldefect calibrate {output} --false-alarms 5%"
+        f" metaldefect calibrate {quoted(output)} --false-alarms 5%"
     )

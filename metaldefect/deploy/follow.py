@@ -50,9 +50,9 @@ class Follower:
             return None
 
     def state(self) -> State:
-        """Name, time of change and size of every file in the folder."""
+        """Path, time of change and size of everything in the folder, at any depth."""
         try:
-            found = [(path.name, path.stat()) for path in self.model.iterdir()]
+            found = [(str(path.relative_to(self.model)), path.stat()) for path in self.model.rglob("*")]
         except OSError:
             return ()
         return tuple(sorted((name, status.st_mtime_ns, status.st_size) for name, status in found))

@@ -6,24 +6,24 @@ import asyncio
 import base64
 import io
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from anyio import to_thread
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 from metaldefect.config import Config
 from metaldefect.deploy.answers import Batch, BatchVerdict, Problem, Status, Thanks, Verdict
@@ -32,8 +32,10 @@ from metaldefect.deploy.feedback import Feedback, FeedbackLog
 from metaldefect.deploy.frame_store import FrameStore
 from metaldefect.deploy.live import LiveDetector, Named, reads_alike
 from metaldefect.deploy.prediction_log import PredictionLog
+from metaldefect.deploy.routes_page import routes_page
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.deploy.service_metrics import Metrics
+from metaldefect.deploy.uploads import FormInMemory, open_upload
 from metaldefect.errors import RejectedFileError, UserError
 from metaldefect.image_files import FORMATS
 from metaldefect.images import U8
@@ -44,6 +46,8 @@ T = TypeVar("T")
 MILLION = 1_000_000
 LONGEST_ID = 200
 CHALLENGER = "challenger"  # folder in the log's folder
+FORM_TYPE = "multipart/form-data"
+READING = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
 
 
 class ServiceSettings(Config):
@@ -52,7 +56,7 @@ class ServiceSettings(Config):
     Attributes:
         max_bytes: largest image file; a larger one is answered with 413.
         max_batch: most images of a batch; more are answered with 413.
-        max_batch_bytes: largest body of a batch; a larger one is answered with 413.
+        max_batch_bytes: largest body of a batch, which is kept in memory; a larger one is answered with 413.
         max_pixels: largest image; a larger one is answered with 413.
         max_waiting: requests that may be in work at once; further ones are answered with 429.
         max_upload_seconds: longest time that a request may take to arrive; a slower one is answered with 408,
@@ -117,13 +121,25 @@ class Service:
             self._working -= 1
 
     async def arriving(self, upload: Awaitable[T]) -> T:
-        """Wait for an upload, refused once it takes too long."""
+        """Wait for an upload, refused once it takes too long or its connection ends."""
         try:
             async with asyncio.timeout(self.settings.max_upload_seconds):
                 return await upload
         except TimeoutError as error:
             longest = self.settings.max_upload_seconds
             raise self.refusal(408, f"not all of the request arrived within {longest:g} s") from error
+        except ClientDisconnect as error:  # nobody reads the answer, but it is counted
+            raise self.refusal(400, "the connection ended before all of the request arrived") from error
+
+    async def own_page(self, request: Request) -> None:
+        """Refuse what another site's page wants changed: any page may post, from a browser on this machine.
+
+        Browsers say which page sends a request (`Origin`), other clients say nothing.
+        """
+        origin, host = request.headers.get("origin"), request.headers.get("host", "")
+        is_own = origin is None or origin.lower().endswith(f"://{host.lower()}")
+        if not is_own and request.method not in READING:
+            raise self.refusal(403, f"a web page of {origin} may not use this service")
 
     async def files(self, request: Request) -> list[UploadFile]:
         """The files `images` of a form, refused as soon as it is too large."""
@@ -137,18 +153,21 @@ class Service:
                 raise self.refusal(413, f"more than {self.settings.max_batch_bytes} bytes")
             return message
 
+        nothing = f"no file: send {FORM_TYPE} with a field `images` per image file"
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
+            raise self.refusal(422, nothing)
         most = self.settings.max_batch
         try:
-            form = await Request(request.scope, receive).form(max_files=most, max_fields=most)
-        except HTTPException:
-            raise
-        except StarletteHTTPException as error:  # of its parser
-            if error.detail.startswith("Too many files"):
+            async with aclosing(Request(request.scope, receive).stream()) as stream:
+                parser = FormInMemory(request.headers, stream, max_files=most, max_fields=most)
+                form = await parser.parse()
+        except MultiPartException as error:
+            if error.message.startswith("Too many files"):
                 raise self.refusal(413, f"more than {most} images") from error
-            raise self.refusal(422, f"not a form with image files: {error.detail}") from error
+            raise self.refusal(422, f"not a form with image files: {error.message}") from error
         files = [part for part in form.getlist("images") if not isinstance(part, str)]
         if not files:
-            raise self.refusal(422, "no file: send multipart/form-data with a field `images` per image file")
+            raise self.refusal(422, nothing)
         return files
 
     async def body(self, request: Request) -> bytes:
@@ -191,7 +210,8 @@ class Service:
 
         def images() -> Iterator[Named]:
             for number, file in enumerate(files):
-                body = file.file.read()
+                with file.file as upload:  # closed at once: it may be large, and lies in memory
+                    body = upload.read()
                 try:
                     image = self.decode(body, detector)
                 except HTTPException as refusal:
@@ -274,11 +294,9 @@ class Service:
             raise self.refusal(422, "empty body: send the bytes of an image file")
         if len(body) > self.settings.max_bytes:
             raise self.refusal(413, f"more than {self.settings.max_bytes} bytes")
-        with tempfile.NamedTemporaryFile(suffix=".image") as file:
-            file.write(body)
-            file.flush()
+        with open_upload(body) as path:
             try:
-                with Image.open(file.name, formats=FORMATS) as opened:
+                with Image.open(path, formats=FORMATS) as opened:
                     pixels = opened.width * opened.height
             except Image.DecompressionBombError as error:
                 raise self.refusal(413, f"more than {self.settings.max_pixels} pixels") from error
@@ -287,7 +305,7 @@ class Service:
             if pixels > self.settings.max_pixels:
                 raise self.refusal(413, f"{pixels} pixels, more than {self.settings.max_pixels}")
             try:
-                return detector.read(file.name)
+                return detector.read(path)
             except UserError as error:
                 reason = str(error).partition(": ")[2] or str(error)
                 raise self.refusal(422, reason) from error
@@ -344,15 +362,16 @@ FORM = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": ["images"], "properties": {"images": FILES}}
-            }
+            FORM_TYPE: {"schema": {"type": "object", "required": ["images"], "properties": {"images": FILES}}}
         },
     }
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {
+Responses = dict[int | str, dict[str, Any]]  # as FastAPI takes them
+FOREIGN: Responses = {403: {"model": Problem, "description": "A page of another site sent it"}}
+REFUSALS: Responses = FOREIGN | {
     status: {"model": Problem, "description": text}
     for status, text in (
+        (400, "The connection ended before all of it arrived"),
         (408, "Too slow"),
         (413, "Too large"),
         (422, "Not a usable image"),
@@ -370,7 +389,15 @@ def create_app(service: Service) -> FastAPI:
         yield
         await to_thread.run_sync(service.close)
 
-    app = FastAPI(title="metaldefect", description="Score images of metal surfaces.", lifespan=lifespan)
+    # FastAPI's own pages load their scripts from the internet, which a line need not have
+    app = FastAPI(
+        title="metaldefect",
+        description="Score images of metal surfaces.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        dependencies=[Depends(service.own_page)],
+    )
 
     @app.exception_handler(RequestValidationError)
     async def explain(_request: Request, error: RequestValidationError) -> JSONResponse:
@@ -413,12 +440,17 @@ def create_app(service: Service) -> FastAPI:
         finally:
             service.leave()
 
-    no_log: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "No log"}}
+    no_log: Responses = FOREIGN | {409: {"model": Problem, "description": "No log"}}
 
     @app.post("/feedback", responses=no_log)
     async def feedback(verdict: Feedback) -> Thanks:
         """Say whether the part on a scored image shows a defect."""
         return await to_thread.run_sync(service.note, verdict)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """Every route, as a page that needs nothing from elsewhere."""
+        return HTMLResponse(routes_page(app.openapi()))
 
     @app.get("/health")
     async def health() -> Status:
@@ -437,7 +469,7 @@ def create_app(service: Service) -> FastAPI:
         """Metrics for Prometheus."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    swap_refusal: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "Refused"}}
+    swap_refusal: Responses = FOREIGN | {409: {"model": Problem, "description": "Refused"}}
 
     @app.post("/model/reload", responses=swap_refusal)
     async def reload() -> Status:

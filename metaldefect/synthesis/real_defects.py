@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -85,23 +85,36 @@ def class_folder(root: Path, label: str) -> Path:
 
 def paired_files(images: Path, masks: Path) -> list[MaskedImage]:
     """Pairs of a photograph and its mask by file name; raises `UserError` if there are none."""
-    by_stem = masks_by_stem(masks)
-    pairs = [MaskedImage(path, by_stem[path.stem]) for path in image_files(images) if path.stem in by_stem]
+    pairs = match_by_stem(image_files(images), masks_by_stem(masks))
     if not pairs:
         raise UserError(f"no photograph in {images} has a mask of its name in {masks}")
-    return pairs
+    return [MaskedImage(image, mask) for image, mask in pairs.items()]
+
+
+def match_by_stem(images: Sequence[Path], masks: Mapping[str, Path]) -> dict[Path, Path]:
+    """The mask of each photograph that has one; no file is its own mask.
+
+    Args:
+        images: photographs, with masks among them where both share a folder.
+        masks: see `masks_by_stem`.
+    """
+    return {
+        path: mask
+        for path in images
+        if (mask := masks.get(path.stem)) is not None and mask.resolve() != path.resolve()
+    }
 
 
 def unmasked_photographs(root: Path, label: str, masks: Path) -> list[Path]:
     """The photographs of a class that have no mask, sorted by name; arguments and errors as for
     `find_masked_images`."""
     by_stem = masks_by_stem(class_folder(masks, label))
-    beside = set(by_stem.values())  # photographs and masks may share a folder
-    return [
-        path
-        for path in image_files(class_folder(root, label))
-        if path.stem not in by_stem and path not in beside
-    ]
+    images = image_files(class_folder(root, label))
+    pairs = match_by_stem(images, by_stem)
+    # Photographs and masks may share a folder
+    named_masks = [mask for stem, mask in by_stem.items() if mask.stem != stem]
+    known = {path.resolve() for path in (*pairs, *pairs.values(), *named_masks)}
+    return [path for path in images if path.resolve() not in known]
 
 
 def masks_by_stem(folder: Path) -> dict[str, Path]:

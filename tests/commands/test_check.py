@@ -225,3 +225,32 @@ def test_thumbnails_show_the_colours_of_coloured_images(tmp_path: Path) -> None:
     assert coloured[..., 0].mean() > 150
     assert coloured[..., 1:].max() == 0
     assert (grey == grey[..., :1]).all()
+
+
+def write_grey(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    Image.fromarray(rng.integers(0, 256, (32, 32)).astype(np.uint8)).save(path)
+
+
+def test_the_command_names_the_folder_of_good_images_as_it_is_spelled(tmp_path: Path) -> None:
+    write_grey(tmp_path / "Good/1.png")
+    write_grey(tmp_path / "dent/22.png")
+    assert f"--good {tmp_path}/Good --defects {tmp_path}\n" in describe(look_at(tmp_path))
+
+
+def test_make_is_named_only_where_there_is_a_makefile_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grey(tmp_path / "plant/good/1.png")
+    here = "write conf/profile/mine.yaml and type `make repro PROFILE=mine`:"
+    there = (
+        "write conf/profile/mine.yaml in a checkout of metaldefect's repository and type"
+        " `make repro PROFILE=mine` there:"
+    )
+    assert here in describe(look_at(tmp_path / "plant"))
+    monkeypatch.chdir(tmp_path)
+    text = describe(look_at(Path("plant")))
+    assert here not in text
+    assert there in text
+    assert yaml.safe_load(text[text.index("# @package") :])["data"]["root"] == str(tmp_path / "plant")

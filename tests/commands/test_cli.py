@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -388,3 +389,27 @@ def test_generated_defects_from_training_to_heat_maps(tmp_path: Path, category: 
     assert 1 <= metrics["images"]["defective"] <= 3 * len(CLASSES)
     assert 1 <= metrics["calibration"]["map_weights"]["defects"] <= 3 * len(CLASSES)
     assert set(metrics["per_type"]) == set(CLASSES)
+
+
+def test_an_output_never_replaces_another_model_or_a_folder_that_looks_like_a_detector(
+    tmp_path: Path, category: Path
+) -> None:
+    keys = ("size", "padding", "image_size", "teacher_mean", "teacher_std", "sha256")
+    detector = json.dumps(dict.fromkeys(keys, 0))
+    arguments = ["train", "--root", str(category), *SMALL, "--output"]
+    for name, weights, config in (
+        ("vq", "tokenizer.safetensors", '{"codebook_size": 512, "sha256": "x"}'),
+        ("another", "model.safetensors", '{"size": "S", "sha256": "x"}'),
+        ("weightless", "notes.txt", detector),
+        ("broken", "model.safetensors", '{"size": '),
+        ("list", "model.safetensors", "[]"),
+        ("latin", "model.safetensors", "\xfc"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / weights).write_text("precious")
+        (folder / "config.json").write_text(config, encoding="latin-1")
+        assert "exists and holds no detector: choose another folder" in refused([*arguments, str(folder)])
+        assert (folder / weights).read_text() == "precious"
+    (tmp_path / "weightless/model.safetensors").write_text("weights")
+    assert train.holds_detector(tmp_path / "weightless")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import select
 import shutil
+import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +234,28 @@ def test_images_of_one_name_get_a_map_each(
         assert np.asarray(Image.open(work / f"maps/{name}.pfm")).max() == np.float32(row["score"])
 
 
+def test_a_map_that_cannot_be_written_costs_no_verdict(
+    program: Path, exported: Path, images: list[Path], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    (work / "maps").mkdir(parents=True)
+    (work / "maps/b").touch()  # a file where a folder is needed
+    (work / "maps/a.png.pfm").mkdir()
+    (work / "b").mkdir()
+    names = ["a.png", "b/a.png", "c.png"]
+    for name in names:
+        shutil.copy(images[5], work / name)
+    done = run(program, exported, "--precision", "fp32", "--maps", "maps", *names, cwd=work)
+    found = rows(done)
+    assert [row["image"] for row in found] == names
+    assert len({(row["score"], row["is_anomalous"]) for row in found}) == 1
+    first, second = done.stderr.splitlines()
+    assert first == "detect: a.png: maps/a.png.pfm cannot be written"
+    assert second.startswith("detect: b/a.png: ")
+    assert (work / "maps/c.png.pfm").is_file()
+    assert done.returncode == 1
+
+
 def test_names_on_standard_input_are_answered_one_by_one_and_bad_ones_cost_the_others_nothing(
     program: Path, exported: Path, images: list[Path], tmp_path: Path
 ) -> None:
@@ -246,14 +271,59 @@ def test_names_on_standard_input_are_answered_one_by_one_and_bad_ones_cost_the_o
     for path in (images[5], tmp_path / "none.png", odd):
         process.stdin.write(f"{path}\n")
         process.stdin.flush()
-        if path.is_file():  # the answer comes before the next name
-            answers.append(process.stdout.readline())
+        answered, _, _ = select.select([process.stdout], [], [], 60)
+        assert answered, f"{path} must be answered before the next name"
+        answers.append(process.stdout.readline())
     _, errors = process.communicate()
-    first, second = csv.DictReader(answers)
+    first, none, second = csv.DictReader(answers)
     assert (first["image"], second["image"]) == (str(images[5]), str(odd))
     assert first["score"] == second["score"]
+    refused = {"image": f"{tmp_path}/none.png", "score": "", "is_anomalous": ""}
+    assert none == refused | {"threshold": first["threshold"]}
     assert errors == f"detect: {tmp_path}/none.png does not exist\n"
     assert process.returncode == 1
+
+
+def test_a_name_on_standard_input_whose_score_is_no_number_is_answered(
+    program: Path, bundle: Path, tmp_path: Path
+) -> None:
+    give_dark_images_no_score(bundle)
+    for name, level in (("bad.png", DARK - 1), ("good.png", 200)):
+        Image.new("L", (128, 128), level).save(tmp_path / name)
+    command = [str(program), str(bundle), "--precision", "fp32", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, input="bad.png\ngood.png\n")
+    assert [(row["image"], row["score"] != "") for row in rows(done)] == [
+        ("bad.png", False),
+        ("good.png", True),
+    ], done.stderr
+
+
+def test_what_is_no_readable_file_is_named(program: Path, exported: Path, tmp_path: Path) -> None:
+    folder, pipe, loop, none = (tmp_path / name for name in ("folder", "pipe", "loop", "none"))
+    folder.mkdir()
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)  # for the superuser, whom no permission stops
+    assert run(program, exported, folder, pipe, loop, none).stderr.splitlines() == [
+        f"detect: {folder} is a folder: name images",
+        f"detect: {pipe} is neither a file nor a folder",
+        f"detect: {loop} cannot be read: Too many levels of symbolic links",
+        f"detect: {none} does not exist",
+    ]
+
+
+def test_files_of_a_bundle_that_cannot_be_read_are_named(program: Path, bundle: Path, tmp_path: Path) -> None:
+    metadata, loop = bundle / "metadata.json", tmp_path / "loop"
+    loop.symlink_to(loop)
+    (bundle / "metadata.sig").touch()
+    done = run(program, bundle, "--public-key", loop)
+    assert done.stderr == f"detect: {loop} cannot be read: Too many levels of symbolic links\n"
+    done = run(program, bundle, "--public-key", "/proc/self/mem")  # opens, but its first byte does not exist
+    assert done.stderr == "detect: /proc/self/mem cannot be read: Input/output error\n"
+    metadata.unlink()
+    metadata.mkdir()
+    assert run(program, bundle).stderr == f"detect: {metadata} is a folder\n"
+    metadata.rmdir()
+    assert run(program, bundle).stderr == f"detect: {metadata} does not exist\n"
 
 
 def test_exit_codes(program: Path, exported: Path, images: list[Path], tmp_path: Path) -> None:
@@ -311,6 +381,132 @@ def test_xmp_turns_where_exif_says_nothing(
         image.save(path, xmp=form.encode())
     assert read_pixels(path).shape == (128, 100), "Python turns it"
     assert f"{path}: turned by EXIF" in run(program, exported, path).stderr
+
+
+RAW_PROFILE, XMP = "Raw profile type exif", "XML:com.adobe.xmp"
+
+
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    return exif.tobytes()
+
+
+def raw_profile(orientation: int) -> str:
+    """EXIF as ImageMagick writes it: a name and a length, then lines of hexadecimal digits."""
+    digits = exif_of(orientation).hex()
+    lines = [digits[at : at + 72] for at in range(0, len(digits), 72)]
+    return "\n".join(["", "exif", f"{len(digits) // 2:8d}", *lines, ""])
+
+
+# Text chunks that hold an orientation
+CHUNKS: dict[str, Callable[[PngInfo, int], None]] = {
+    "profile in tEXt": lambda info, turn: info.add_text(RAW_PROFILE, raw_profile(turn)),
+    "profile in zTXt": lambda info, turn: info.add_text(RAW_PROFILE, raw_profile(turn), zip=True),
+    "profile in iTXt": lambda info, turn: info.add_itxt(RAW_PROFILE, raw_profile(turn), "en", "EXIF"),
+    "profile in compressed iTXt": lambda info, turn: info.add_itxt(
+        RAW_PROFILE, raw_profile(turn), "en", "EXIF", zip=True
+    ),
+    "profile after the pixels": lambda info, turn: info.add(
+        b"tEXt", f"{RAW_PROFILE}\0{raw_profile(turn)}".encode(), after_idat=True
+    ),
+    "EXIF in tEXt": lambda info, turn: info.add(b"tEXt", b"exif\0" + exif_of(turn)),
+    "XMP in tEXt": lambda info, turn: info.add_text(XMP, f'tiff:Orientation="{turn}"'),
+    "XMP in zTXt": lambda info, turn: info.add_text(XMP, f'tiff:Orientation="{turn}"', zip=True),
+    "XMP in compressed iTXt": lambda info, turn: info.add_itxt(XMP, f'tiff:Orientation="{turn}"', zip=True),
+}
+
+
+@pytest.mark.parametrize("add", CHUNKS.values(), ids=CHUNKS.keys())
+def test_a_png_that_a_text_chunk_turns_is_refused_and_an_upright_one_is_scored(
+    program: Path, exported: Path, tmp_path: Path, add: Callable[[PngInfo, int], None]
+) -> None:
+    turned_sides = {1: (100, 128), 6: (128, 100)}
+    for turn, sides in turned_sides.items():
+        info = PngInfo()
+        add(info, turn)
+        Image.fromarray(noise(1)[0][:100]).save(tmp_path / f"{turn}.png", pnginfo=info)
+        assert read_pixels(tmp_path / f"{turn}.png").shape == sides
+    done = run(program, exported, *(tmp_path / f"{turn}.png" for turn in turned_sides))
+    assert done.stderr == f"detect: {tmp_path}/6.png: turned by EXIF: save it upright\n"
+    assert [row["image"] for row in rows(done)] == [f"{tmp_path}/1.png"]
+
+
+def test_exif_counts_before_a_raw_profile_and_a_profile_before_xmp(
+    program: Path, exported: Path, tmp_path: Path
+) -> None:
+    exif, profile = tmp_path / "exif.png", tmp_path / "profile.png"
+    image, info = Image.fromarray(noise(1)[0][:100]), PngInfo()
+    info.add_text(RAW_PROFILE, raw_profile(6))
+    image.save(exif, pnginfo=info, exif=exif_of(1))
+    info = PngInfo()
+    info.add_text(RAW_PROFILE, raw_profile(1))
+    info.add_itxt(XMP, 'tiff:Orientation="6"')
+    image.save(profile, pnginfo=info)
+    assert read_pixels(exif).shape == read_pixels(profile).shape == (100, 128), "upright"
+    done = run(program, exported, exif, profile)
+    assert (done.stderr, len(rows(done))) == ("", 2)
+
+
+@pytest.mark.parametrize("content", ["0" * 2**21, "\nexif\n3\nno", "\nexif"])
+def test_a_raw_profile_that_is_none_turns_nothing_and_a_huge_one_is_refused(
+    program: Path, exported: Path, tmp_path: Path, content: str
+) -> None:
+    info, path = PngInfo(), tmp_path / "plate.png"
+    info.add_text(RAW_PROFILE, content, zip=True)
+    Image.fromarray(noise(1)[0]).save(path, pnginfo=info)
+    done = run(program, exported, path)
+    if len(content) < 2**20:
+        assert read_pixels(path).shape == (128, 128)
+        assert (done.stderr, len(rows(done))) == ("", 1)
+    else:
+        with pytest.raises(RejectedFileError, match="MAX_TEXT_CHUNK"):
+            read_pixels(path)
+        assert done.stderr == f"detect: {path}: unreadable image: it is cut off or damaged\n"
+
+
+def test_bytes_after_the_end_of_a_png_are_left_alone(program: Path, exported: Path, tmp_path: Path) -> None:
+    plain, longer = tmp_path / "plain.png", tmp_path / "longer.png"
+    Image.fromarray(noise(1)[0]).save(plain)
+    longer.write_bytes(plain.read_bytes() + b"what a camera adds after the last chunk")
+    np.testing.assert_array_equal(read_pixels(longer), read_pixels(plain))
+    done = run(program, exported, "--precision", "fp32", plain, longer)
+    assert done.stderr == ""
+    assert len({row["score"] for row in rows(done)}) == 1
+
+
+def write_pictures(path: Path, count: int, order: str, before: bytes = b"") -> None:
+    """Write a JPEG whose index (CIPA DC-007) names so many pictures, in numbers of an order (`<` or `>`)."""
+    Image.fromarray(noise(1)[0]).save(path)
+    header = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+    entries = struct.pack(f"{order}HHHI4s", 3, 0xB000, 7, 4, b"0100")
+    entries += struct.pack(f"{order}HHII", 0xB001, 4, 1, count)
+    entries += struct.pack(f"{order}HHIII", 0xB002, 7, 16 * count, 50, 0)
+    index = b"MPF\0" + header + entries + bytes(16 * count)
+    content = path.read_bytes()
+    segment = b"\xff\xe2" + struct.pack(">H", len(index) + 2) + index
+    path.write_bytes(content[:2] + before + segment + content[2:])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_jpeg_of_several_pictures_is_refused(
+    program: Path, exported: Path, tmp_path: Path, order: str
+) -> None:
+    one, two, three, ultra_hdr = (tmp_path / f"{name}.jpg" for name in ("one", "two", "three", "ultra_hdr"))
+    for count, path in enumerate((one, two, three), 1):
+        write_pictures(path, count, order)
+    gain = b'http://ns.adobe.com/xap/1.0/\0<rdf:Description hdrgm:Version="1.0"/>'
+    write_pictures(ultra_hdr, 2, order, b"\xff\xe1" + struct.pack(">H", len(gain) + 2) + gain)
+    for count, path in ((2, two), (3, three)):
+        with pytest.raises(RejectedFileError, match=f"file of {count} pages or frames"):
+            read_pixels(path)
+    assert read_pixels(one).shape == read_pixels(ultra_hdr).shape == (128, 128)
+    done = run(program, exported, one, two, three, ultra_hdr)
+    assert [row["image"] for row in rows(done)] == [str(one), str(ultra_hdr)]
+    assert done.stderr.splitlines() == [
+        f"detect: {path}: {count} frames: save each as a file of its own"
+        for count, path in ((2, two), (3, three))
+    ]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TGA", "PPM"])
@@ -484,6 +680,12 @@ def test_a_self_test_without_a_finite_score_names_the_frame(program: Path, bundl
     write_json(bundle / "metadata.json", content)
     done = run(program, bundle, "--precision", "fp32")
     assert f"fails its self-test: golden/{name}: the score is no finite number" in done.stderr
+    assert done.returncode == 1
+
+
+def test_an_empty_name_of_a_public_key_does_not_switch_the_check_off(program: Path, bundle: Path) -> None:
+    done = run(program, bundle, "--public-key", "")
+    assert done.stderr == "detect: the public key's path is empty: name its PEM file\n"
     assert done.returncode == 1
 
 

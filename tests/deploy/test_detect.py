@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from metaldefect.artifacts import write_json
-from metaldefect.commands.detect import watch_frames
+from metaldefect.commands.detect import Model, run_detection, watch_frames
 from metaldefect.deploy.runtime import Detector
 from metaldefect.deploy.signature import sign
 from pipeline.cli import main
@@ -67,6 +69,9 @@ def test_a_pattern_that_reaches_the_results_leaves_them_out(
     for _ in range(2):
         assert detect(exported, f"{tmp_path}/line/**/*.png", tmp_path / "line/maps") == 0
         assert len(rows(tmp_path / "line/maps")) == len(list(photos.rglob("*.png")))
+    assert f"{tmp_path}/line/maps/**/*.png matches lie inside --output {tmp_path}/line/maps, where" in str(
+        detect(exported, f"{tmp_path}/line/maps/**/*.png", tmp_path / "line/maps")
+    )
 
 
 def test_tiles_score_the_image_at_its_own_size(exported: Path, photos: Path, tmp_path: Path) -> None:
@@ -124,6 +129,78 @@ def test_a_watched_folder_gives_rewritten_images_again_and_outlives_what_vanishe
         for frame in watch_frames(photos, wait=change):
             seen.append((frame.name, frame.load().shape[0]))
     assert seen[3:] == [("a/calm.png", 50), ("empty.png", 50)]
+
+
+def test_a_watch_outlives_a_subfolder_that_vanishes_while_it_is_listed(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_folder, doomed = os.scandir, [photos / "b"]
+
+    def vanish(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+        if doomed and Path(folder) == doomed[0]:
+            shutil.rmtree(doomed.pop())
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    frames = watch_frames(photos, wait=lambda _seconds: None)
+    assert [next(frames).name for _ in range(2)] == ["a/calm.png", "a/loud.png"]
+    assert not doomed
+
+
+def brightness() -> Model:
+    """A model whose score is an image's mean grey level."""
+    return Model(lambda image: (float(image.mean()), np.zeros(image.shape, np.float32)), 128, 50.0)
+
+
+def watch_once(photos: Path, output: Path) -> int:
+    """Watch a folder until all that lies in it is scored, as a watch that starts again; count the images."""
+    looks = 0
+
+    def wait(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            raise KeyboardInterrupt
+
+    return run_detection(brightness(), watch_frames(photos, wait=wait), output, append=True)[0]
+
+
+def test_a_watch_that_starts_again_scores_only_what_is_new_or_rewritten(photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (photos / "broken.png").write_text("no image")
+    assert watch_once(photos, output) == 3
+    assert watch_once(photos, output) == 0
+    first = ["a/calm.png", "a/loud.png", "b/calm.png", "broken.png"]
+    assert [row["image"] for row in rows(output)] == first, "what was refused stays refused"
+    shutil.copy(photos / "a/loud.png", photos / "new.png")
+    times = (photos / "b/calm.png").stat()
+    Image.fromarray(np.full((140, 170), 200, np.uint8)).save(photos / "b/calm.png")
+    os.utime(photos / "b/calm.png", ns=(times.st_atime_ns, times.st_mtime_ns - 10**9))  # copied with its time
+    assert watch_once(photos, output) == 2
+    table = rows(output)
+    assert [row["image"] for row in table] == [*first, "b/calm.png", "new.png"]
+    assert float(table[4]["score"]) == 200
+    lines = [json.loads(line) for line in (output / "scores.jsonl").read_text().splitlines()]
+    assert [(line["image"], line.get("score")) for line in lines] == [
+        (row["image"], float(row["score"]) if row["score"] else None) for row in table
+    ]
+
+
+@pytest.mark.parametrize("torn", ["b/calm.png,25", 'b/calm.png,,50.0,,,"unreadable ima'])
+def test_a_row_that_a_power_cut_has_torn_costs_no_other_row(photos: Path, tmp_path: Path, torn: str) -> None:
+    output = tmp_path / "out"
+    watch_once(photos, output)
+    table, lines = output / "scores.csv", output / "scores.jsonl"
+    table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:-1]) + torn.encode())
+    whole = lines.read_text()
+    lines.write_text(whole[: whole.rindex("{") + 20])
+    assert watch_once(photos, output) == 1
+    names = [row["image"] for row in rows(output)]
+    assert names == ["a/calm.png", "a/loud.png", "b/calm.png", "b/calm.png"]
+    assert rows(output)[-1]["heat_map"] == "b/calm.png.heat.png"
+    last = [json.loads(line) for line in lines.read_text().splitlines() if line.endswith("}")]
+    assert [line["image"] for line in last] == ["a/calm.png", "a/loud.png", "b/calm.png"]
+    assert watch_once(photos, output) == 0
 
 
 def test_heat_maps_stay_inside_the_results_and_names_within_the_file_systems_limit(

@@ -173,3 +173,23 @@ def test_an_image_that_comes_as_the_challenger_goes_costs_nothing(planted: dict[
     for _ in range(SHADOW_BACKLOG + 1):
         shadow.offer(Named("a", np.zeros((90, 120), np.uint8)), verdict, detector)
     assert others == [None] * (SHADOW_BACKLOG + 1)
+
+
+def test_a_refused_bundle_is_tried_again_once_a_file_deep_inside_is_whole(
+    planted: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(planted["good"], tmp_path / "model"))
+    service = make_service(model, "fp32")
+    follower = Follower(service, model)
+    shutil.rmtree(model)
+    shutil.copytree(planted["half_blind"], model)
+    frame = next((model / "golden").iterdir())
+    whole = frame.read_bytes()
+    frame.write_bytes(whole[:100])  # still on its way
+    assert not follower.look()
+    assert frame.name in capsys.readouterr().err
+    assert not follower.look()
+    assert capsys.readouterr().err == "", "it is not tried again while nothing changes"
+    frame.write_bytes(whole)
+    assert follower.look()
+    assert service.live.current.version == bundle_version(planted["half_blind"])

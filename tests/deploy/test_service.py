@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import io
 import os
-from collections.abc import Iterator
+import re
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -217,31 +220,128 @@ def test_16_bit_colour_in_tiff_is_known_by_its_content(client: TestClient, tmp_p
     assert "without known levels" in answer.json()["detail"]
 
 
-def test_a_request_that_does_not_arrive_is_refused_and_frees_its_place(exported: Path) -> None:
-    limits = LIMITS.model_copy(update={"max_upload_seconds": 0.2})
-    service = make_service(exported, "fp32", settings=limits)
+def status_of_upload(
+    service: Service,
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    path: str = "/predict",
+    kind: str = "application/octet-stream",
+) -> int:
+    """The status of a request whose body arrives as `receive` says."""
 
-    async def stall() -> tuple[int, int]:
-        async def receive() -> dict[str, Any]:
-            await asyncio.sleep(60)
-            raise AssertionError("nothing arrives")
-
+    async def ask() -> int:
         statuses: list[int] = []
 
         async def send(message: Any) -> None:
             statuses.append(message.get("status", 0))
 
         scope = {
-            "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "headers": [],
-            "query_string": b"", "scheme": "http", "server": ("x", 80), "http_version": "1.1",
-            "root_path": "",
+            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
+            "headers": [(b"content-type", kind.encode())], "query_string": b"", "scheme": "http",
+            "server": ("x", 80), "http_version": "1.1", "root_path": "",
         }  # fmt: skip
         await create_app(service)(scope, receive, send)
-        return statuses[0], service.is_busy
+        return statuses[0]
 
     with ThreadPoolExecutor(1) as own_thread:  # the browser of other tests keeps a loop in this one
-        assert own_thread.submit(asyncio.run, stall()).result() == (408, False)
-    assert service._working == 0
+        return own_thread.submit(asyncio.run, ask()).result()
+
+
+def test_a_request_that_does_not_arrive_is_refused_and_frees_its_place(exported: Path) -> None:
+    limits = LIMITS.model_copy(update={"max_upload_seconds": 0.2})
+    service = make_service(exported, "fp32", settings=limits)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        raise AssertionError("nothing arrives")
+
+    assert (status_of_upload(service, receive), service._working) == (408, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/predict", "application/octet-stream"), ("/predict/batch", "multipart/form-data; boundary=x")],
+)
+def test_a_connection_that_ends_within_a_request_is_counted_as_a_refusal(
+    service: Service, path: str, kind: str
+) -> None:
+    messages = iter(
+        [
+            {"type": "http.request", "body": b"--x\r\nContent-Disposition", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    refused = service.metrics.refused.labels("400")
+    before = refused._value.get()
+    assert status_of_upload(service, receive, path, kind) == 400
+    assert (refused._value.get() - before, service._working) == (1, 0)
+
+
+def test_a_full_disk_refuses_no_upload(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a file, nor a TIFF, nor a batch whose files are above the 1 MB that Starlette spools."""
+    client = TestClient(create_app(make_service(exported, "fp32")))
+
+    def full(*_arguments: Any, **_named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("NamedTemporaryFile", "TemporaryFile", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, full)
+    tiff = io.BytesIO()
+    Image.fromarray(IMAGE).save(tiff, format="TIFF")
+    assert client.post("/predict", content=png(IMAGE)).status_code == 200
+    assert client.post("/predict", content=tiff.getvalue()).status_code == 200
+    large = png(np.random.default_rng(0).integers(0, 256, (1000, 1200), dtype=np.uint8))
+    assert len(large) > 1024 * 1024
+    answer = client.post("/predict/batch", files=form(large, png(IMAGE)))
+    assert (answer.status_code, [one["refused"] for one in answer.json()["verdicts"]]) == (200, [None, None])
+
+
+def test_a_system_without_files_in_memory_scores_from_temporary_ones(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert client.post("/predict", content=png(IMAGE)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "route", ["/predict", "/predict/batch", "/feedback", "/model/reload", "/model/rollback"]
+)
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://testserver:81", "null"])
+def test_a_web_page_of_another_site_changes_nothing(
+    client: TestClient, service: Service, route: str, origin: str
+) -> None:
+    refused = service.metrics.refused.labels("403")
+    before, version = refused._value.get(), service.live.current
+    answer = client.post(route, headers={"Origin": origin}, json={"id": "x", "defective": True})
+    assert (answer.status_code, origin in answer.json()["detail"]) == (403, True)
+    assert refused._value.get() == before + 1
+    assert service.live.current is version
+    assert client.get("/health", headers={"Origin": origin}).status_code == 200
+
+
+def test_the_services_own_page_and_plain_clients_are_answered(client: TestClient) -> None:
+    for headers in ({"Origin": "http://testserver"}, {"Origin": "https://TestServer"}, {}):
+        assert client.post("/predict", content=png(IMAGE), headers=headers).status_code == 200
+
+
+def test_the_page_of_all_routes_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    routes = re.findall(r"<h2>(.*)</h2>", page.text)
+    schema = client.get("/openapi.json").json()
+    assert routes == [
+        f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods
+    ]
+    assert "POST /predict/batch" in routes
+    assert "<td><code>overlay</code></td><td>boolean, optional</td>" in page.text
+    assert "<td><code>defective</code></td><td>boolean</td>" in page.text
+    assert "Load the bundle again, test it, and use it from the next image on." in page.text
+    assert "<script" not in page.text
+    assert re.findall(r"(?:src|href)=\W*([^\s>\"]+)", page.text) == ["openapi.json"]
+    assert client.get("/redoc").status_code == 404, "FastAPI's other page needs the internet too"
 
 
 def test_the_model_is_swapped_under_requests_and_none_is_lost(bundle: Path) -> None:

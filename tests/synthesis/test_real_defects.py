@@ -13,7 +13,13 @@ from metaldefect.errors import UserError
 from metaldefect.images import write_png
 from metaldefect.ingest.adapters import RunLengths
 from metaldefect.synthesis.photographs import as_photograph
-from metaldefect.synthesis.real_defects import DefectLibrary, MaskedImage, find_masked_images, read_mask
+from metaldefect.synthesis.real_defects import (
+    DefectLibrary,
+    MaskedImage,
+    find_masked_images,
+    read_mask,
+    unmasked_photographs,
+)
 
 SIDE = 80
 
@@ -112,3 +118,19 @@ def test_the_digest_changes_with_every_byte(tmp_path: Path) -> None:
     mask[0, 0] = 255
     write_png(tmp_path / "a_mask.png", mask)
     assert DefectLibrary(files).digest() != before
+
+
+def test_a_photograph_without_a_mask_is_not_its_own_mask(tmp_path: Path) -> None:
+    """Photographs and masks share a folder, by another spelling too."""
+    write_pair(tmp_path / "a.png", tmp_path / "a_mask.png")
+    write_pair(tmp_path / "c.jpg", tmp_path / "c.png")
+    write_png(tmp_path / "b.png", dent(90)[0])
+    write_png(tmp_path / "orphan_mask.png", dent(90)[1])
+    (tmp_path / "link").symlink_to(tmp_path)
+    for masks in (tmp_path, tmp_path / "link"):
+        found = find_masked_images(tmp_path, "dent", masks)
+        assert [(one.image.name, Path(one.mask).name) for one in found] == [
+            ("a.png", "a_mask.png"),
+            ("c.jpg", "c.png"),
+        ]
+        assert [path.name for path in unmasked_photographs(tmp_path, "dent", masks)] == ["b.png"]
