@@ -5,6 +5,10 @@ folder only changed stages run, so only a clone gives `seconds`, `peak_rss_mb` a
 a flow of the whole graph that finds nothing to do. Writes `benchmarks/results/default.json` for the profile
 cpu, else `<profile>.json`, and the run's pictures to `docs/images/<profile>_<picture>.png`; the last line
 printed is JSON. If `noop_flow_s` is above 15, it exits with 1 after it wrote the result.
+
+`--confirm FOLDER` shows after a change of the code that the published figures still hold: it brings the kept
+run in FOLDER (`--keep`) up to HEAD, where DVC reruns the stages whose code has changed. If every figure but
+times and memory comes out as published, the result names HEAD as confirmed, and the pictures are copied anew.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from benchmarks.results import Figure, Interval, git, path_of, publish
+from benchmarks.results import Figure, Interval, commit_and_date, git, path_of, publish, read, write
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError, exit_on_user_error
 from pipeline.main_metrics import estimate
@@ -32,6 +36,8 @@ from pipeline.run import lookup
 
 DEFAULT_PROFILE = "cpu"
 STAMP = ".venv/.installed"
+RUNS_OWN = ("dvc.lock", "params.yaml", "metrics")  # what a run writes for git
+COSTS = ("seconds", "peak_rss_mb", "noop_flow_s")
 NOOP_LIMIT_S = 15.0  # of a flow that finds nothing to do
 # Figure -> (stage that measures it, dotted key in its metrics)
 FIGURES: dict[str, tuple[str, str]] = {
@@ -214,6 +220,59 @@ def run_profile(root: Path, profile: str) -> PipelineRun:
     return PipelineRun(round(time.monotonic() - start, 1), round(watch.peak / 2**20, 1))
 
 
+def update_clone(root: Path) -> None:
+    """Check out HEAD in a kept clone, and leave there what its run has written for git.
+
+    Raises:
+        SystemExit: git refuses.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        for entry in RUNS_OWN:
+            if (root / entry).is_dir():
+                shutil.copytree(root / entry, Path(name) / entry)
+            elif (root / entry).is_file():
+                shutil.copy2(root / entry, Path(name) / entry)
+        for words in (
+            ["fetch", "--quiet", str(Path.cwd()), "HEAD"],
+            ["checkout", "--quiet", "--force", "FETCH_HEAD"],
+        ):
+            done = git(*words, root=root)
+            if done.returncode:
+                sys.exit(f"git {words[0]} in {root} failed: {done.stderr.strip()}")
+        for entry in RUNS_OWN:
+            if (Path(name) / entry).is_dir():
+                shutil.copytree(Path(name) / entry, root / entry, dirs_exist_ok=True)
+            elif (Path(name) / entry).is_file():
+                shutil.copy2(Path(name) / entry, root / entry)
+
+
+def confirm(root: Path, profile: str, path: Path) -> list[str]:
+    """Bring a kept run up to date with HEAD; if its figures are those published, say so in the result.
+
+    Args:
+        root: the kept clone.
+        profile: that it ran.
+        path: the published result.
+
+    Returns:
+        The figures that differ, with both values; the result is left alone if there are any.
+    """
+    published = read(path)
+    update_clone(root)
+    run_profile(root, profile)
+    found = collect_run(root).figures
+    timed = {name for name in published.figures if name in COSTS or name.startswith("latency_")}
+    differ = [
+        f"{name}: {published.figures.get(name)} -> {found.get(name)}"
+        for name in sorted((published.figures.keys() | found.keys()) - timed)
+        if not name.startswith("latency_") and published.figures.get(name) != found.get(name)
+    ]
+    if not differ:
+        head, _ = commit_and_date()
+        write(path, published.model_copy(update={"confirmed": head}))
+    return differ
+
+
 def time_noop_flow(root: Path) -> float:
     """Seconds that the flow of the whole graph takes where every stage is up to date.
 
@@ -258,26 +317,37 @@ def main() -> None:
         metavar="FOLDER",
         help="for the pictures (default: %(default)s)",
     )
+    parser.add_argument(
+        "--confirm",
+        type=Path,
+        metavar="FOLDER",
+        help="show that HEAD gives the figures of the kept run there",
+    )
     args = parser.parse_args()
     if args.keep and not args.clone:
         parser.error("--keep is for --clone")
     name = "default" if args.profile == DEFAULT_PROFILE else args.profile
+    if args.confirm:
+        with exit_on_user_error(parser.prog):
+            if differ := confirm(args.confirm.absolute(), args.profile, args.results or path_of(name)):
+                sys.exit("no longer as published, measure again:\n" + "\n".join(differ))
+            copy_pictures(args.confirm.absolute(), name, args.images)
+        return
     with workspace(args.clone, args.keep) as root:
         run = run_profile(root, args.profile)
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
         costs: dict[str, float] = run._asdict() | {"noop_flow_s": time_noop_flow(root)} if args.clone else {}
         found = collect_run(root)
-        with exit_on_user_error(parser.prog):
+        figures, left_out = dict(found.figures), list(found.left_out)
+        figures |= costs
+        if not args.clone:
+            left_out += [f"{cost} (of a whole run: --clone)" for cost in COSTS]
+        for missing in left_out:
+            print(f"not measured: {missing}")
+        details = {"metrics": found.metrics, "left_out": left_out}
+        publish(args.results or path_of(name), "pipeline", figures, details)
+        with exit_on_user_error(parser.prog):  # after the numbers of hours are safe
             copy_pictures(root, name, args.images)
-    figures, left_out = dict(found.figures), list(found.left_out)
-    figures |= costs
-    if not args.clone:
-        left_out += [f"{cost} (of a whole run: --clone)" for cost in (*run._fields, "noop_flow_s")]
-    for missing in left_out:
-        print(f"not measured: {missing}")
-    publish(
-        args.results or path_of(name), "pipeline", figures, {"metrics": found.metrics, "left_out": left_out}
-    )
     if costs.get("noop_flow_s", 0.0) > NOOP_LIMIT_S:
         sys.exit(f"a flow with nothing to do took {costs['noop_flow_s']} s, more than {NOOP_LIMIT_S:g} s")
 

@@ -259,7 +259,10 @@ def in_order(figures: Mapping[str, Figure]) -> list[tuple[str, Figure]]:
 
 def heading(result: Result, stale: bool) -> list[str]:
     """A run's command, machine, commit and date, what its precisions computed in, and how old it is."""
-    run = f"`{result.command}` on {result.machine}, commit `{result.commit[:7]}`, {result.date[:10]}."
+    commit = f"commit `{result.commit[:7]}`"
+    if result.confirmed is not None:
+        commit += f" (the same figures at `{result.confirmed[:7]}`)"
+    run = f"`{result.command}` on {result.machine}, {commit}, {result.date[:10]}."
     note = str(result.details.get("note", ""))
     origin = f"{note[0].upper()}{note[1:]}." if note else None
     words = [run, execution_line(result.details), origin, STALE if stale else None]

@@ -91,17 +91,22 @@ class Interval(BaseModel):
 
 
 Figure = int | FiniteFloat | Interval
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Result(BaseModel):
-    """What one run of one command measured."""
+    """What one run of one command measured.
+
+    `confirmed` is a later commit whose code gives the same figures, as a rerun has shown.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     command: Annotated[str, Field(pattern=r"^python -m ")]
     machine: Annotated[str, Field(min_length=1)]
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")]
+    commit: Commit
+    confirmed: Commit | None = None
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d")]
     figures: Annotated[dict[Name, Figure], Field(min_length=1)]
     details: dict[str, Any]
@@ -152,7 +157,8 @@ def commit_and_date(root: Path = Path()) -> tuple[str, str]:
 
 def write(path: Path, result: Result) -> None:
     """Write a result atomically."""
-    write_json(path, result.model_dump(mode="json"))
+    left_out = {"confirmed"} if result.confirmed is None else None
+    write_json(path, result.model_dump(mode="json", exclude=left_out))
 
 
 def read(path: Path) -> Result:
@@ -234,11 +240,12 @@ def is_stale(result: Result, paths: Iterable[str], root: Path = Path()) -> bool:
     this repository does not know counts as stale.
 
     Args:
-        result: names the commit.
+        result: names the commit, or a later one that confirmed it.
         paths: files and folders relative to the repository's root.
         root: the repository's root.
     """
-    return git("diff", "--quiet", result.commit, "--", *paths, DRAWING, root=root).returncode != 0
+    commit = result.confirmed or result.commit
+    return git("diff", "--quiet", commit, "--", *paths, DRAWING, root=root).returncode != 0
 
 
 def with_interval(value: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +16,7 @@ from pydantic import ValidationError
 from metaldefect.config import Config
 from metaldefect.efficientad.config import Size
 from metaldefect.efficientad.distillation_config import DistillationConfig
-from metaldefect.errors import exit_on_user_error, printable
+from metaldefect.errors import UserError, exit_on_user_error, printable
 from metaldefect.maskgit.training_config import MaskGITPretrainSettings
 from metaldefect.terminal import quiet
 from metaldefect.tokenizer.training_config import PretrainSettings
@@ -23,6 +27,10 @@ app = typer.Typer(
 )
 
 Settings = TypeVar("Settings", bound=Config)
+# What a path can have against its use that its user can change
+UNUSABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG}
+)
 SHOWN = ("image_auroc", "pixel_auroc", "au_pro", "f1_max", "f1_at_threshold", "threshold", "steps")
 
 
@@ -51,8 +59,22 @@ DRAWING = defaults(MaskGITPretrainSettings)
 def run_app(commands: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0, 1 after a `UserError`, 2 after a wrong command line."""
     quiet()
-    with exit_on_user_error("metaldefect"):
+    with exit_on_user_error("metaldefect"), unusable_paths_named():
         commands(arguments, prog_name="metaldefect")
+
+
+@contextmanager
+def unusable_paths_named() -> Iterator[None]:
+    """Raise `UserError` for a path that cannot be used as meant, such as a file where a folder belongs.
+
+    A file that does not exist is none of these: commands say themselves what they expected there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNUSABLE or error.filename is None:
+            raise
+        raise UserError(f"{printable(str(error.filename))}: {os.strerror(error.errno)}") from error
 
 
 def option(help_text: str, **details: Any) -> Any:

@@ -16,13 +16,14 @@ from benchmarks.pipeline import (
     Collected,
     PipelineRun,
     collect_run,
+    confirm,
     copy_pictures,
     main,
     run_profile,
     time_noop_flow,
     workspace,
 )
-from benchmarks.results import Interval
+from benchmarks.results import Interval, Result, read, write
 from metaldefect.errors import UserError
 
 METRICS = {
@@ -184,6 +185,52 @@ def test_a_slow_flow_with_nothing_to_do_is_published_and_fails_the_command(
     else:
         main()
     assert published == [{"ssim": 0.5, "seconds": 900.0, "peak_rss_mb": 3000.0, "noop_flow_s": seconds}]
+
+
+REPRO = """\
+repro:
+\tmkdir -p metrics && cp vq.json metrics/evaluate_vq.json
+\ttest "$$(cat dvc.lock)" = "of this run" && echo again >> ran
+"""
+
+
+def test_a_kept_run_confirms_its_figures_for_a_later_commit_or_says_which_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, kept = tmp_path / "project", tmp_path / "kept"
+    folder.mkdir()
+
+    def commit(values: dict[str, float]) -> str:
+        (folder / "vq.json").write_text(json.dumps({"after": values}))
+        for words in (["add", "."], ["commit", "--quiet", "-m", "next"]):
+            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        return head.stdout.strip()
+
+    monkeypatch.chdir(folder)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    (folder / "Makefile").write_text(REPRO)
+    (folder / "dvc.lock").write_text("of another run")
+    first = commit({"ssim": 0.5})
+    subprocess.run(["git", "clone", "--quiet", ".", str(kept)], check=True)
+    (kept / "dvc.lock").write_text("of this run")
+    figures = {"ssim": 0.5, "seconds": 900.0, "latency_int8_ms": 5.0}
+    path = tmp_path / "real.json"
+    write(
+        path,
+        Result(
+            command="python -m x", machine="m", commit=first, date="2026-01-31", figures=figures, details={}
+        ),
+    )
+
+    second = commit({"ssim": 0.5, "ignored": 0.1})
+    assert confirm(kept, "real", path) == []
+    assert (read(path).commit, read(path).confirmed) == (first, second)
+    assert (kept / "dvc.lock").read_text() == "of this run"
+    commit({"ssim": 0.25})
+    assert confirm(kept, "real", path) == ["ssim: 0.5 -> 0.25"]
+    assert read(path).confirmed == second
+    assert (kept / "ran").read_text() == "again\n" * 2
 
 
 def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> None:

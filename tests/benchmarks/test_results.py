@@ -94,6 +94,12 @@ def test_a_result_is_stale_when_the_code_it_measures_differs(repository: Path) -
     assert is_stale(measured, ["measured"], repository), "before the commit, so that README changes with it"
     git(repository, "commit", "--quiet", "-am", "three")
     assert is_stale(measured, ["measured"], repository)
+    confirmed = result(commit=measured.commit, confirmed=git(repository, "rev-parse", "HEAD"))
+    assert not is_stale(confirmed, ["measured"], repository)
+    (repository / "measured/figures.py").write_text("colour = 1\n")
+    git(repository, "add", "measured")
+    git(repository, "commit", "--quiet", "-m", "drawing alone")
+    assert not is_stale(confirmed, ["measured"], repository)
     assert is_stale(result(), ["measured"], repository), "nobody knows the code of an unknown commit"
 
 

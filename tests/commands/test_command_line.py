@@ -179,3 +179,24 @@ def test_commands_show_no_third_party_warnings() -> None:
 
     assert not noisy.isEnabledFor(logging.WARNING)
     assert noisy.isEnabledFor(logging.ERROR)
+
+
+def test_a_path_that_cannot_be_used_is_named_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "results").write_text("a file where the folder belongs")
+
+    def write() -> None:
+        (tmp_path / "results").mkdir()
+
+    def read() -> None:
+        (tmp_path / "nothing").read_bytes()  # a mistake of the program: a command checks what it is given
+
+    commands = typer.Typer()
+    commands.command("write")(write)
+    commands.command("read")(read)
+    with pytest.raises(SystemExit) as done:
+        run_app(commands, ["write"])
+    assert done.value.code == f"metaldefect: {tmp_path}/results: File exists"
+    with pytest.raises(FileNotFoundError):
+        run_app(commands, ["read"])
