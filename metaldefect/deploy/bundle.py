@@ -17,6 +17,7 @@ from metaldefect.image_files import Levels
 from metaldefect.images import Channels, ImageSize
 
 METADATA = "metadata.json"
+SIGNATURE = "metadata.sig"
 ONNX = "model.onnx"
 GOLDEN = "golden"
 SCHEMA_VERSION = 2
@@ -223,8 +224,9 @@ def version_of(description: bytes) -> str:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder but its metadata, by relative path."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != METADATA)
+    """SHA-256 of every file below a folder but its metadata and their signature, by relative path."""
+    own = {folder / METADATA, folder / SIGNATURE}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
+from metaldefect.artifacts import atomic_directory
 from metaldefect.deploy.bundle import (
+    METADATA,
     ONNX,
     PRECISIONS,
+    SIGNATURE,
     TOLERANCES,
     FrameRule,
     GoldenFrame,
@@ -340,7 +344,9 @@ def number_nodes(model: openvino.Model) -> None:
 def set_thresholds(
     folder: Path, thresholds: Mapping[str, float], source: str, scores: Mapping[str, NDArray[np.float64]]
 ) -> None:
-    """Give an exported bundle other thresholds, in its metadata and graphs; a signature becomes invalid.
+    """Give an exported bundle other thresholds, in its metadata and graphs; a signature goes.
+
+    The changed bundle is complete before it takes the place of the old one.
 
     Args:
         folder: the bundle.
@@ -348,18 +354,20 @@ def set_thresholds(
         source: how they were chosen, in words.
         scores: of the same good images, by precision, for the figures in the metadata.
     """
+    folder = folder.resolve()
     content = read_metadata(folder).model_dump(exclude={"sha256"})
-    for name, described in content["precisions"].items():
-        graph = folder / described["graph"]
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            changed = Path(temporary) / graph.name
-            write_described(graph, changed, thresholds[name])
-            for suffix in (".bin", ".xml"):
-                changed.with_suffix(suffix).replace(graph.with_suffix(suffix))
-        described["threshold"] = thresholds[name]
-        kept = {"auroc_drop": described["validation"]["auroc_drop"]}  # no threshold changes it
-        described["validation"] = validate_precision(scores, thresholds, name).model_dump() | kept
-    write_metadata(folder, content | {"threshold_source": source})
+    graphs = [described["graph"] for described in content["precisions"].values()]
+    rewritten = {Path(graph).with_suffix(suffix).name for graph in graphs for suffix in (".bin", ".xml")}
+    with atomic_directory(folder) as changed:
+        left_out = shutil.ignore_patterns(METADATA, SIGNATURE, *rewritten)
+        shutil.copytree(folder, changed, dirs_exist_ok=True, ignore=left_out)
+        for name, described in content["precisions"].items():
+            graph = described["graph"]
+            write_described(folder / graph, changed / graph, thresholds[name])
+            described["threshold"] = thresholds[name]
+            kept = {"auroc_drop": described["validation"]["auroc_drop"]}  # no threshold changes it
+            described["validation"] = validate_precision(scores, thresholds, name).model_dump() | kept
+        write_metadata(changed, content | {"threshold_source": source})
 
 
 def write_described(source: Path, target: Path, threshold: float) -> None:

@@ -15,10 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from metaldefect.artifacts import atomic_file
-from metaldefect.deploy.bundle import METADATA, check_files, read_metadata
+from metaldefect.deploy.bundle import METADATA, SIGNATURE, check_files, read_metadata
 from metaldefect.errors import UserError
-
-SIGNATURE = "metadata.sig"
 
 
 def sign(folder: Path, private_key: Path) -> Path:
@@ -28,7 +26,7 @@ def sign(folder: Path, private_key: Path) -> Path:
         UserError: the bundle is not whole, or the key is no Ed25519 private key.
     """
     metadata = read_metadata(folder)
-    check_files(folder, metadata, sorted(metadata.sha256))
+    check_files(folder, metadata, sorted(metadata.sha256.keys() - {SIGNATURE}))  # it is about to be replaced
     key = as_key(private_key, lambda pem: load_pem_private_key(pem, None), Ed25519PrivateKey)
     with atomic_file(folder / SIGNATURE) as temporary:
         temporary.write_bytes(key.sign((folder / METADATA).read_bytes()))

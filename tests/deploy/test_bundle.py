@@ -11,7 +11,13 @@ import pytest
 from PIL import Image
 
 from metaldefect.artifacts import read_json, sha256_file, write_json
-from metaldefect.deploy.bundle import PRECISIONS, read_description, read_metadata
+from metaldefect.deploy.bundle import (
+    PRECISIONS,
+    SIGNATURE,
+    read_description,
+    read_metadata,
+    write_metadata,
+)
 from metaldefect.deploy.golden import (
     choose_real_frames,
     draw_golden_frames,
@@ -186,6 +192,18 @@ def test_a_signed_bundle_is_accepted_from_its_owner_only(bundle: Path, tmp_path:
     content["precisions"]["int8"]["threshold"] = 9.0
     write_json(bundle / "metadata.json", content)
     with pytest.raises(UserError, match="the bundle was changed"):
+        check_signature(bundle, public, read_description(bundle))
+
+
+def test_a_bundle_can_be_signed_again_and_again_also_after_other_thresholds(
+    bundle: Path, tmp_path: Path
+) -> None:
+    keys = [key_files(tmp_path, name) for name in ("plant", "line", "owner")]
+    sign(bundle, keys[0][0])
+    content = read_metadata(bundle).model_dump(exclude={"sha256"})
+    assert SIGNATURE not in write_metadata(bundle, content).sha256
+    for private, public in keys:
+        sign(bundle, private)
         check_signature(bundle, public, read_description(bundle))
 
 

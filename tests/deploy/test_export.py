@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from metaldefect.commands.export import as_of_new_images, code_commit, data_sha256, export_beside
+from metaldefect.deploy import export
 from metaldefect.deploy.accuracy import against_fp32, precision_accuracy
-from metaldefect.deploy.bundle import ONNX, PRECISIONS, Lineage, graph_file, read_metadata
+from metaldefect.deploy.bundle import ONNX, PRECISIONS, SIGNATURE, Lineage, graph_file, read_metadata
 from metaldefect.deploy.calibration import with_painted_anomalies
 from metaldefect.deploy.compiled import CompiledGraph
 from metaldefect.deploy.export import export_onnx, export_openvino, parity, set_thresholds
@@ -161,6 +162,36 @@ def test_other_thresholds_are_set_in_metadata_and_graphs(bundle: Path) -> None:
         graph = openvino.Core().read_model(bundle / graph_file(name))
         assert float(graph.get_rt_info(["model_info", "image_threshold"]).value) == thresholds[name]
     assert read_metadata(bundle).threshold_source == "by hand"
+
+
+def test_a_bundle_keeps_its_thresholds_if_setting_others_is_interrupted(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle / SIGNATURE).write_bytes(b"signed")
+    before = content_of(bundle)
+    scores = {name: np.array([0.0, 9.0]) for name in PRECISIONS}
+    real = export.write_described
+    written: list[str] = []
+
+    def killed(source: Path, target: Path, threshold: float) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(target.name)
+        real(source, target, threshold)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_described", killed)
+        with pytest.raises(KeyboardInterrupt):
+            set_thresholds(bundle, dict.fromkeys(PRECISIONS, 0.5), "by hand", scores)
+    assert content_of(bundle) == before
+    set_thresholds(bundle, dict.fromkeys(PRECISIONS, 0.5), "by hand", scores)
+    assert set(content_of(bundle)) == set(before) - {SIGNATURE}, "it signed other thresholds"
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_scores_of_a_covariance_fitted_to_the_images_become_those_of_new_images() -> None:

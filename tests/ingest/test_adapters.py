@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from metaldefect.errors import UserError
-from metaldefect.ingest.adapters import Box, RawSample, RunLengths, read_dataset, recognise
+from metaldefect.ingest.adapters import Box, RawSample, RunLengths, coco, read_dataset, recognise
+from metaldefect.ingest.adapters import files as adapter_files
 from metaldefect.ingest.adapters.files import draw_runs, natural_key
 from metaldefect.ingest.examine import DatasetSpec, examine_dataset
 
@@ -256,6 +257,23 @@ def test_kolektor_sdd(tmp_path, texture, save):
     samples, files = read_dataset("kolektor_sdd", tmp_path)
     assert [s.source_label for s in samples] == ["good", "defect"]
     assert [r.path for r in files.rejected] == ["kolektor_sdd/kos01/Part2.jpg"]
+
+
+def test_a_class_whose_name_begins_with_kos_is_no_kolektor_sdd(tmp_path, texture, save):
+    save(tmp_path / "good/a.png", texture(1))
+    save(tmp_path / "kosmetisch/b.png", texture(2))
+    assert recognise(tmp_path) == "folder"
+
+
+def test_a_coco_file_that_is_too_large_is_refused_by_its_size(tmp_path, monkeypatch):
+    (tmp_path / "export.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    for module in (coco, adapter_files):
+        monkeypatch.setattr(module, "MAX_TEXT_BYTES", 40)
+    assert recognise(tmp_path) == "coco"
+    _, found = read_dataset("coco", tmp_path)
+    assert [(r.path, r.reason) for r in found.rejected] == [
+        ("coco/export.json", "unreadable COCO file: text file larger than 40 bytes")
+    ]
 
 
 def test_orphan_labels_of_kolektor_sdd_are_refused_and_case_and_suffix_ignored(tmp_path, texture, save):

@@ -34,6 +34,12 @@ def masks_of(root: Path) -> tuple[dict[str, str | None], list[tuple[str, str]], 
         ("dent/line 1/a.png", "dent/line 1/a_mask.png"),
         ("dent/a.jpg", "masks/dent/a.jpg.png"),
         ("dent/a.jpg", "dent/a.jpg_mask.png"),
+        ("dent/a.png", "dent/masks/a.png"),
+        ("dent/images/a.png", "dent/masks/a.png"),
+        ("dent/Images/line 1/a.jpg", "dent/Ground_Truth/line 1/a_mask.png"),
+        ("dent/line 1/images/a.png", "dent/line 1/masks/a.png"),
+        ("dent/images/a.png", "masks/dent/a.png"),
+        ("images/a.png", "masks/images/a.png"),
     ],
 )
 def test_a_mask_is_found_by_name(tmp_path, save, image, mask):

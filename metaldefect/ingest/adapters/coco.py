@@ -22,6 +22,7 @@ from metaldefect.ingest.adapters.shapes import Size, check_inside, fill_polygon,
 from metaldefect.inspection.layout import GOOD
 
 SECTIONS = ("images", "annotations", "categories")
+BEGINNING = 1 << 20  # bytes of a file that is too large, to say that it is one
 Identity = int | str
 
 
@@ -114,9 +115,13 @@ def find_tables(root: Path) -> list[Path]:
 
 
 def is_coco(path: Path) -> bool:
-    """Whether a file names the sections of a COCO file."""
-    if not path.is_file() or path.stat().st_size > MAX_TEXT_BYTES:
+    """Whether a file names the sections of a COCO file; of one that is too large to read, its beginning."""
+    if not path.is_file():
         return False
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        with path.open("rb") as stream:
+            beginning = stream.read(BEGINNING)
+        return any(f'"{section}"'.encode() in beginning for section in SECTIONS)
     content = path.read_bytes()
     return all(f'"{section}"'.encode() in content for section in SECTIONS)
 

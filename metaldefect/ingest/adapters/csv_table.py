@@ -37,7 +37,8 @@ def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read the table in the dataset's folder: columns path and label, and mask, group and split if known.
 
     Paths are relative to the table. Images labelled `good` have no defect. Images of one `group`, such as
-    the number of a part, never lie in two splits.
+    the number of a part, never lie in two splits; the detector is tested on all defects, also on one whose
+    group has good images in its training.
     """
     tables = find_tables(files.root)
     if len(tables) != 1:

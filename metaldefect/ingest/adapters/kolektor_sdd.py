@@ -13,16 +13,17 @@ from metaldefect.ingest.adapters.records import RawSample
 from metaldefect.inspection.layout import GOOD
 
 ENDING = "_label"
+FOLDERS = "kos[0-9]*"
 
 
 def fits(root: Path) -> bool:
     """Whether a folder has this layout."""
-    return any(path.is_dir() for path in root.glob("kos*"))
+    return any(path.is_dir() for path in root.glob(FOLDERS))
 
 
 def read(files: DatasetFiles) -> Iterator[RawSample]:
     """Read `kos<k>/Part<n>.jpg` with `Part<n>_label.bmp`; an all-zero label means `good`, else `defect`."""
-    folders = [folder for folder in files.folders(files.root) if folder.name.startswith("kos")]
+    folders = [folder for folder in files.folders(files.root) if folder.match(FOLDERS)]
     if not folders:
         raise UserError(f"{files.root} holds no kos<k> folders: expected the published layout of KolektorSDD")
     for folder in folders:
