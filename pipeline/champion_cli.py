@@ -50,10 +50,9 @@ def gate(
     from pipeline.params import load_params
 
     serving = current(root) if champion is None else existing(root / champion, "--champion")
+    learnt_from = root / INSPECTION if (root / INSPECTION).is_dir() else None
     if training is not None:
         learnt_from = existing(root / training, "--training")
-    else:
-        learnt_from = root / INSPECTION if (root / INSPECTION).is_dir() else None
     settings, folder = load_params(root / params), root / output
     if holdout is None:
         holdout = root / HOLDOUT
