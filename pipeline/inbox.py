@@ -99,7 +99,8 @@ def take_in(root: Path, settle: float = SETTLE_SECONDS) -> Intake:
     if places:
         track(root, target, len(places))
 
-    in_data: list[Arrival | Refusal] = [each for each in (*arrivals, *refusals) if each.path in places]
+    seen: list[Arrival | Refusal] = [*arrivals, *refusals]
+    in_data = [each for each in seen if each.path in places]
     gone = {path for each in in_data for path in (each.path, each.mask) if path is not None}
     refused = one_per_file(refusal for refusal in refusals if refusal.path not in places)
     going = {path for refusal in refused for path in (refusal.path, refusal.mask)}

@@ -30,7 +30,8 @@ def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int
     in_turn = train.loc[train.groupby(["label", "source"]).cumcount().sort_values(kind="stable").index]
     classes = list(dict.fromkeys(drawn["label"]))
     figure = plt.figure(figsize=(1.15 * 2 * count + 1.6, 1.15 * len(classes) + 0.5), layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2, wspace=0.02, width_ratios=(count + 0.8, count)))
+    grid = figure.add_gridspec(1, 2, wspace=0.02, width_ratios=(count + 0.8, count))
+    left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     for part, title, folder, table in (
         (left, "training images", merged, in_turn),
         (right, "drawn", synthetic, drawn),
