@@ -157,8 +157,7 @@ def commit_and_date(root: Path = Path()) -> tuple[str, str]:
 
 def write(path: Path, result: Result) -> None:
     """Write a result atomically."""
-    left_out = {"confirmed"} if result.confirmed is None else None
-    write_json(path, result.model_dump(mode="json", exclude=left_out))
+    write_json(path, result.model_dump(mode="json"))
 
 
 def read(path: Path) -> Result:
