@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.errors import UserError
@@ -110,6 +119,11 @@ class Result(BaseModel):
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d")]
     figures: Annotated[dict[Name, Figure], Field(min_length=1)]
     details: dict[str, Any]
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_confirmation(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = standard(self)
+        return {name: value for name, value in content.items() if name != "confirmed" or value is not None}
 
 
 def path_of(name: str) -> Path:
