@@ -59,7 +59,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Intake]]:
 
     def look(folder: Path, _settle: float) -> Intake:
         intake = results.pop(0)
-        note_untold(folder, Intake(), intake.added, intake.refused)
+        note_untold(folder, intake.added, intake.refused)
         return intake
 
     monkeypatch.setattr(inbox, "empty_inbox", look)
