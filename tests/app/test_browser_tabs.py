@@ -92,7 +92,7 @@ def test_two_detectors_are_compared_by_their_own_thresholds(visit: Visit, tmp_pa
     assert "Choose or upload an image first" in visit.error()
     spot = bright_spot(175, tmp_path / "spot.png")  # score 0.55; the thresholds are 0.6 and 0.5
     visit.page.set_input_files("#compare-file input[type=file]", spot)
-    visit.page.wait_for_selector("#compare-file >> text=spot")
+    visit.page.wait_for_selector("#compare-file .file-preview")  # its name stands there while it is uploaded
     visit.page.click("#compare")
     visit.page.wait_for_selector("#compare-1 img")
     first, second = (visit.page.inner_text(f"#compare-verdict-{number}") for number in range(2))

@@ -14,7 +14,7 @@ from PIL import Image
 
 SECONDS = 1000
 TELEPHONE = 390  # px wide
-PATIENCE = 30 * SECONDS
+PATIENCE = 90 * SECONDS  # on a machine that other programs slow down
 STEPS = 2  # of MaskGIT: more take longer and show nothing else
 
 
