@@ -51,7 +51,7 @@ def mask_overlay(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[n
 
 
 def close_up(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The part of an image that shows a defect large: half its sides, more where the mask needs more.
+    """The square of an image that shows a defect large: half the shorter side, or more if the mask needs it.
 
     Args:
         mask: of the defect, `bool [H, W]`; without a pixel, the middle is shown.
@@ -59,14 +59,17 @@ def close_up(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     Returns:
         Rows and columns, inside the image, around the middle of the mask.
     """
-    parts = []
+    ends = []
     for axis, length in ((1, mask.shape[0]), (0, mask.shape[1])):
         hit = np.flatnonzero(mask.any(axis=axis))
-        first, last = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (length // 2, length // 2)
-        side = min(length, max(length // 2, round(1.2 * (last - first))))
-        start = min(max((first + last - side) // 2, 0), length - side)
-        parts.append(slice(start, start + side))
-    return parts[0], parts[1]
+        ends.append((int(hit[0]), int(hit[-1]) + 1) if len(hit) else (length // 2, length // 2))
+    longest = max(last - first for first, last in ends)
+    side = min(*mask.shape, max(min(mask.shape) // 2, round(1.2 * longest)))
+    starts = [
+        min(max((first + last - side) // 2, 0), length - side)
+        for (first, last), length in zip(ends, mask.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
 def bars(values: dict[str, dict[str, float]], ylabel: str) -> Figure:

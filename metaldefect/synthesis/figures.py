@@ -25,7 +25,7 @@ SHOWN = 256  # pixels, to which the view of an insertion is thinned out
 
 def real_and_drawn(merged: Path, synthetic: Path, drawn: pd.DataFrame, size: int, count: int = 5) -> Figure:
     """One row per class: training images, in turn from each source, and generated ones beside them."""
-    train = split_rows(merged, "train")
+    train = split_rows(merged, "train").drop_duplicates("group")  # no photograph twice
     # The first image of every source, then the second of every source, and so on
     in_turn = train.loc[train.groupby(["label", "source"]).cumcount().sort_values(kind="stable").index]
     classes = list(dict.fromkeys(drawn["label"]))

@@ -63,7 +63,9 @@ def test_an_insertion_is_shown_close_up_with_the_outline_of_its_mask() -> None:
     view = figure.axes[2].images[0].get_array()
     outlines = figure.axes[2].collections
     plt.close(figure)
-    assert np.array_equal(view, large.image[40:80, 0:30])  # half of each side, inside the image
+    assert np.array_equal(
+        view, large.image[50:80, 0:30]
+    )  # a square of half the shorter side, inside the image
     assert len(outlines) == 1
 
 

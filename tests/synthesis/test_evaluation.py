@@ -262,11 +262,17 @@ def test_the_key_names_the_crops_of_the_mixed_sheet_in_its_order(tmp_path: Path)
 
 def test_drawn_images_stand_beside_training_images_of_their_class_from_all_sources(tmp_path: Path) -> None:
     merged, synthetic = tmp_path / "merged", tmp_path / "synthetic"
-    levels = {"train": {"plant": [40, 50, 60], "press": [90]}, "drawn": {"drawn": [200, 210]}}
+    levels = {"train": {"plant": [40, 50, 60], "press": [90, 95]}, "drawn": {"drawn": [200, 210, 220]}}
     tables = {}
     for folder, kind in ((merged, "train"), (synthetic, "drawn")):
         rows = [
-            {"path": f"{label}_{level}.png", "label": label, "split": "train", "source": source}
+            {
+                "path": f"{label}_{level}.png",
+                "label": label,
+                "split": "train",
+                "source": source,
+                "group": f"{label} {level // 20}",  # 40 and 50 are copies of one photograph
+            }
             for label in STEP
             for source, values in levels[kind].items()
             for level in values
@@ -276,13 +282,13 @@ def test_drawn_images_stand_beside_training_images_of_their_class_from_all_sourc
             write_png(folder / row["path"], np.full((SIDE, SIDE), level, np.uint8))
         tables[kind] = pd.DataFrame(rows)
         tables[kind].to_parquet(folder / "samples.parquet")
-    figure = real_and_drawn(merged, synthetic, tables["drawn"], SIDE, count=2)
+    figure = real_and_drawn(merged, synthetic, tables["drawn"], SIDE, count=3)
     left, right = figure.subfigs
     shown = [[int(axis.images[0].get_array().mean()) for axis in part.axes] for part in (left, right)]
-    names = [axis.get_ylabel() for axis in left.axes[::2]]
+    names = [axis.get_ylabel() for axis in left.axes[::3]]
     titles = [part.get_suptitle() for part in (left, right)]
     plt.close(figure)
-    assert shown == [[40, 90] * len(STEP), [200, 210] * len(STEP)]
+    assert shown == [[40, 90, 60] * len(STEP), [200, 210, 220] * len(STEP)]
     assert names == [label.replace("_", "\n") for label in STEP]
     assert titles == ["training images", "drawn"]  # not "real": the images may be procedural
 
