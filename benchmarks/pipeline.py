@@ -37,7 +37,7 @@ from pipeline.run import lookup
 DEFAULT_PROFILE = "cpu"
 STAMP = ".venv/.installed"
 RUNS_OWN = ("dvc.lock", "params.yaml", "metrics")  # what a run writes for git
-COSTS = ("seconds", "peak_rss_mb", "noop_flow_s")
+COSTS = ("seconds", "peak_rss_mb", "noop_flow_s", "latency_")  # how figures begin that no run repeats
 NOOP_LIMIT_S = 15.0  # of a flow that finds nothing to do
 # Figure -> (stage that measures it, dotted key in its metrics)
 FIGURES: dict[str, tuple[str, str]] = {
@@ -221,29 +221,20 @@ def run_profile(root: Path, profile: str) -> PipelineRun:
 
 
 def update_clone(root: Path) -> None:
-    """Check out HEAD in a kept clone, and leave there what its run has written for git.
+    """Bring a kept clone to HEAD; what its run has written for git is not touched, whatever happens.
 
     Raises:
         SystemExit: git refuses.
     """
-    with tempfile.TemporaryDirectory() as name:
-        for entry in RUNS_OWN:
-            if (root / entry).is_dir():
-                shutil.copytree(root / entry, Path(name) / entry)
-            elif (root / entry).is_file():
-                shutil.copy2(root / entry, Path(name) / entry)
-        for words in (
-            ["fetch", "--quiet", str(Path.cwd()), "HEAD"],
-            ["checkout", "--quiet", "--force", "FETCH_HEAD"],
-        ):
-            done = git(*words, root=root)
-            if done.returncode:
-                sys.exit(f"git {words[0]} in {root} failed: {done.stderr.strip()}")
-        for entry in RUNS_OWN:
-            if (Path(name) / entry).is_dir():
-                shutil.copytree(Path(name) / entry, root / entry, dirs_exist_ok=True)
-            elif (Path(name) / entry).is_file():
-                shutil.copy2(Path(name) / entry, root / entry)
+    others = [".", *(f":(exclude){entry}" for entry in RUNS_OWN)]
+    for words in (
+        ["fetch", "--quiet", str(Path.cwd()), "HEAD"],
+        ["checkout", "--quiet", "--no-overlay", "FETCH_HEAD", "--", *others],
+        ["reset", "--quiet", "--soft", "FETCH_HEAD"],
+    ):
+        done = git(*words, root=root)
+        if done.returncode:
+            sys.exit(f"git {words[0]} in {root} failed: {done.stderr.strip()}")
 
 
 def confirm(root: Path, profile: str, path: Path) -> list[str]:
@@ -261,11 +252,10 @@ def confirm(root: Path, profile: str, path: Path) -> list[str]:
     update_clone(root)
     run_profile(root, profile)
     found = collect_run(root).figures
-    timed = {name for name in published.figures if name in COSTS or name.startswith("latency_")}
     differ = [
         f"{name}: {published.figures.get(name)} -> {found.get(name)}"
-        for name in sorted((published.figures.keys() | found.keys()) - timed)
-        if not name.startswith("latency_") and published.figures.get(name) != found.get(name)
+        for name in sorted(published.figures.keys() | found.keys())
+        if not name.startswith(COSTS) and published.figures.get(name) != found.get(name)
     ]
     if not differ:
         head, _ = commit_and_date()
@@ -341,7 +331,7 @@ def main() -> None:
         figures, left_out = dict(found.figures), list(found.left_out)
         figures |= costs
         if not args.clone:
-            left_out += [f"{cost} (of a whole run: --clone)" for cost in COSTS]
+            left_out += [f"{cost} (of a whole run: --clone)" for cost in (*run._fields, "noop_flow_s")]
         for missing in left_out:
             print(f"not measured: {missing}")
         details = {"metrics": found.metrics, "left_out": left_out}

@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+from dvc.lock import LockError
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -57,6 +58,7 @@ from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
 from pipeline.champion import current, hold, promote
 from pipeline.notify import Level, notify
+from pipeline.temporary import TemporaryFailureError
 
 BUNDLE = Path("models/openvino")
 INSPECTION = Path("data/merged/inspection")
@@ -124,8 +126,7 @@ def retrain(root: str = ".", profile: str | None = None, limit_hours: float = LI
         branch = f"retrain/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
         held.note(pid=str(os.getpid()), flow_run_id=flow_run_id, branch=branch)
         try:
-            for name in add_changed_data(folder):
-                get_run_logger().info("%s holds other files than DVC knew: added", name)
+            take_changed_data(folder)
             tree = add_worktree(folder, branch)
             if changed := uncommitted(folder):
                 get_run_logger().warning("not committed, so not trained with: %s", ", ".join(changed))
@@ -133,6 +134,18 @@ def retrain(root: str = ".", profile: str | None = None, limit_hours: float = LI
             return train_and_decide(run, profile, flow_run_id)
         finally:
             remove_worktree(folder, worktree_path(folder, branch), branch)
+
+
+def take_changed_data(folder: Path) -> None:
+    """Let DVC know of files that somebody has put beside its data; while it is busy, they wait.
+
+    A run in the project's folder may hold DVC for hours, and a retraining works beside it.
+    """
+    try:
+        for name in add_changed_data(folder):
+            get_run_logger().info("%s holds other files than DVC knew: added", name)
+    except (LockError, TemporaryFailureError) as error:
+        get_run_logger().warning("files put into the data by hand wait for the next retraining: %s", error)
 
 
 def train_and_decide(run: Retraining, profile: str | None, flow_run_id: str) -> State[Any]:

@@ -27,9 +27,8 @@ from pipeline.temporary import run_command
 INBOX = Path("inbox")
 QUARANTINE = Path("quarantine")
 UNTOLD = Path(".dvc/tmp/data.new.json")
-PLACES = Path(
-    ".dvc/tmp/inbox.places.json"
-)  # of images on their way: path in the inbox -> path in the project
+# Of images on their way: path in the inbox -> path in the project
+PLACES = Path(".dvc/tmp/inbox.places.json")
 # A file that was written to a moment ago may still be on its way
 SETTLE_SECONDS = 20.0
 LONGEST_WAIT_SECONDS = 600.0

@@ -211,6 +211,7 @@ def test_a_kept_run_confirms_its_figures_for_a_later_commit_or_says_which_differ
     subprocess.run(["git", "init", "--quiet"], check=True)
     (folder / "Makefile").write_text(REPRO)
     (folder / "dvc.lock").write_text("of another run")
+    (folder / "old.py").write_text("gone in the next commit")
     first = commit({"ssim": 0.5})
     subprocess.run(["git", "clone", "--quiet", ".", str(kept)], check=True)
     (kept / "dvc.lock").write_text("of this run")
@@ -223,8 +224,10 @@ def test_a_kept_run_confirms_its_figures_for_a_later_commit_or_says_which_differ
         ),
     )
 
+    (folder / "old.py").unlink()
     second = commit({"ssim": 0.5, "ignored": 0.1})
     assert confirm(kept, "real", path) == []
+    assert not (kept / "old.py").exists()
     assert (read(path).commit, read(path).confirmed) == (first, second)
     assert (kept / "dvc.lock").read_text() == "of this run"
     commit({"ssim": 0.25})

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from dvc.lock import LockError
 from dvc.repo import Repo
 
 from benchmarks.toy_project import write_project
@@ -25,7 +26,16 @@ from flows.lease import LEASE, lease
 from flows.leftovers import clean_up
 from flows.limits import TimeLimit
 from flows.processes import ChildProcesses
-from flows.retrain import Retraining, act, compare, push, restore, tell_untold, train_and_decide
+from flows.retrain import (
+    Retraining,
+    act,
+    compare,
+    push,
+    restore,
+    take_changed_data,
+    tell_untold,
+    train_and_decide,
+)
 from flows.tracking import ParentRun
 from flows.worktree import (
     FOLDER,
@@ -44,6 +54,7 @@ from metaldefect.artifacts import read_json
 from metaldefect.deploy.bundle import bundle_version
 from metaldefect.errors import UserError
 from pipeline.champion import BUNDLES, CHALLENGER, CHAMPION, current, promote, rollback
+from pipeline.temporary import TemporaryFailureError
 
 STEPS = """\
 import json, os, socket, sys
@@ -492,6 +503,20 @@ def test_files_put_beside_those_that_dvc_knows_are_trained_with(
     assert (tree / "data/raw/by_hand.txt").read_text() == "new"
     shutil.rmtree(project / "data/raw")  # as in a fresh clone: what is recorded stays
     assert add_changed_data(project) == []
+
+
+@pytest.mark.parametrize("busy", [LockError("Unable to acquire lock"), TemporaryFailureError("is busy")])
+def test_a_run_that_holds_dvc_keeps_no_retraining_from_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, busy: Exception
+) -> None:
+    def hold(_folder: Path) -> list[str]:
+        raise busy
+
+    monkeypatch.setattr(flow, "add_changed_data", hold)
+    monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("test"))
+    take_changed_data(tmp_path)
+    (record,) = caplog.records
+    assert record.getMessage() == f"files put into the data by hand wait for the next retraining: {busy}"
 
 
 def test_data_in_a_folder_that_git_ignores_are_checked_out(
