@@ -28,6 +28,7 @@ from metaldefect.images import U8, Channels, read_image
 
 KEPT_BYTES = 64 * 1024**2
 AHEAD = 2  # batches to prepare while the device computes
+READERS = 8  # threads at most that prepare them beside a GPU
 
 View = Callable[[Any, torch.Generator], Any]
 
@@ -194,11 +195,11 @@ class DrawnBatches(Batches, Protocol):
 
 
 class Prefetcher:
-    """Prepares batches while the device computes: in threads, or beside a GPU in a process per core.
+    """Prepares batches while the device computes: beside a GPU with many threads or processes.
 
     Args:
-        batches: `DrawnBatches` can be drawn in processes, others cannot.
-        processes: number of processes; 0 for threads.
+        batches: `DrawnBatches` can be drawn in processes, others only in threads.
+        processes: cores to use beside a GPU; 0 where the same cores train.
     """
 
     def __init__(self, batches: Batches, processes: int = 0) -> None:
@@ -212,8 +213,9 @@ class Prefetcher:
             context = clean_processes(type(batches).__module__)
             self.pool = ProcessPoolExecutor(processes, context, begin_process)
         else:
-            self.draw, self.finish, self.ahead = batches.batch, unchanged, AHEAD
-            self.pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
+            threads = max(AHEAD, min(processes, READERS))
+            self.draw, self.finish, self.ahead = batches.batch, unchanged, threads
+            self.pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,21 @@ def test_prefetched_batches_come_in_order_and_a_failure_reaches_the_training() -
     missing = SampledBatches(ImageFiles([Path("nowhere.png")], 8), 1, seed=0)
     with Prefetcher(missing) as prefetcher, pytest.raises(UnreadableImageError, match=r"nowhere\.png"):
         list(prefetcher.steps(0, 2))
+
+
+def test_beside_a_gpu_many_batches_are_read_at_once_and_come_in_order() -> None:
+    all_at_work = Barrier(4)
+
+    class Files:
+        def batch(self, step: int) -> int:
+            all_at_work.wait(timeout=60)
+            return step
+
+        def content(self) -> dict[str, Any]:
+            return {}
+
+    with Prefetcher(Files(), processes=4) as prefetcher:
+        assert list(prefetcher.steps(0, 8)) == list(range(8))
 
 
 def test_images_are_read_when_asked_for_and_few_are_kept() -> None:
