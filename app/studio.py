@@ -24,8 +24,9 @@ from metaldefect.ingest.levels import levels_of_model
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.rerun import repro_command
-from metaldefect.synthesis.inpainting import inpaint, visible_change
+from metaldefect.synthesis.inpainting import visible_change
 from metaldefect.synthesis.painter import Painter, load_painter
+from metaldefect.synthesis.slant import inpaint_along, slant, turned
 from pipeline.champion import CHALLENGER, CHAMPION
 
 Mask = NDArray[np.bool_]
@@ -36,7 +37,7 @@ UNKNOWN = 128  # grey level of a token that is not drawn yet
 
 @dataclass(frozen=True)
 class Settings:
-    """How to draw; see `SamplingConfig` for guidance, temperature and steps, `inpaint` for the feather."""
+    """How to draw: guidance, temperature and steps as in `SamplingConfig`, feather as in `inpaint`."""
 
     seed: int = 0
     guidance: float = 2.0
@@ -183,14 +184,15 @@ def inpaint_image(
         mask: `bool [H, W]`.
         label: class of the defect.
         settings: how to draw.
-        history: receives the token grid `int64 [1, grid, grid]` after each step.
+        history: receives the token grid `int64 [1, grid, grid]` after each step, of the image turned by
+            `slant(mask)`.
 
     Raises:
         UserError: the class is unknown; the mask has another size, is empty or covers the whole image; or a
             number is out of range.
     """
     generators = [image_generator(settings.seed, label, 0)]
-    return inpaint(
+    return inpaint_along(
         studio.painter,
         [as_channels(image, studio.channels)],
         [mask],
@@ -206,7 +208,9 @@ def draw_defect(studio: Studio, image: U8, mask: Mask, label: str, settings: Set
     """`inpaint_image`, with the exact mask of what changed and the steps of drawing."""
     history: list[Tensor] = []
     result = inpaint_image(studio, image, mask, label, settings, history)
-    return Drawing(result, exact_mask(studio, image, result), unmasking_frames(studio, image, history))
+    angle = slant(mask)
+    frames = unmasking_frames(studio, turned(image, angle), history)
+    return Drawing(result, exact_mask(studio, image, result), [turned(frame, -angle) for frame in frames])
 
 
 def exact_mask(studio: Studio, image: U8, result: U8) -> Mask:

@@ -66,6 +66,33 @@ def test_every_step_of_drawing_becomes_a_frame_with_fewer_unknown_tokens(studio:
     assert drawn.changed.shape == (64, 64)
 
 
+def test_a_slanted_stroke_is_drawn_along_itself_and_shown_as_it_lies(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    angle = np.radians(35)
+    along = columns * np.cos(angle) + rows * np.sin(angle)
+    across = rows * np.cos(angle) - columns * np.sin(angle)
+    stroke = (np.abs(along) < 20) & (np.abs(across) < 2)
+    image = metal(0)
+    image[stroke] = 20
+    seen = []
+
+    def frames(_: Studio, turned: np.ndarray, history: list[Any]) -> list[np.ndarray]:
+        seen.append(turned)
+        assert len(history) == 6
+        return [turned]
+
+    monkeypatch.setattr("app.studio.unmasking_frames", frames)
+    drawn = draw_defect(studio, image, stroke, "patches", Settings(steps=6, feather=3.0))
+    level = np.nonzero(seen[0][16:48, 16:48] < 60)[0]
+    assert np.ptp(level) <= 6  # upright or level while it is drawn
+    shown = drawn.steps[0] < 60
+    assert (shown & stroke).sum() > 0.8 * (shown | stroke).sum()
+    far = ndimage.distance_transform_edt(~stroke) > 3
+    assert np.array_equal(drawn.image[far], image[far])
+
+
 def test_a_drawing_that_nobody_could_see_is_not_offered_as_a_defect(studio: Studio, tmp_path: Path) -> None:
     drawn = draw_defect(studio, metal(0), MASK, "patches", FAST)._replace(changed=MASK)
     buttons = offered_files(tmp_path, metal(0), drawn, "patches", FAST)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from metaldefect.errors import UserError
 from metaldefect.maskgit.sampling_config import SamplingConfig
-from metaldefect.synthesis import drawn_insertion
+from metaldefect.synthesis import drawn_insertion, insertion
 from metaldefect.synthesis.change import apply_change
 from metaldefect.synthesis.drawn_insertion import draw_defect
 from metaldefect.synthesis.inpainting import Inpainted, Prepared
@@ -19,6 +19,7 @@ from metaldefect.synthesis.painter import load_painter
 from metaldefect.synthesis.photographs import Photograph, as_photograph
 from metaldefect.synthesis.placement import Spot
 from metaldefect.synthesis.procedural_insertion import PAINTERS, paint_defect
+from metaldefect.synthesis.slant import slant, turned
 from tests.tiny_models import save_tiny_painter
 
 FEATHER = 6.0
@@ -139,6 +140,96 @@ def test_the_candidate_that_fills_the_brush_best_is_kept_with_its_guidance(
     assert change is not None
     assert change.details["guidance"] == 1.5
     assert np.median(change.added) == 1 + drawn_insertion.CANDIDATES
+
+
+def leaning_bar(degrees: float, length: float = 60.0) -> np.ndarray:
+    """A bar 6 px wide in `bool [200, 200]`; `degrees` from level, clockwise."""
+    rows, columns = np.mgrid[:200, :200] - 100.0
+    angle = np.radians(degrees)
+    along = columns * np.cos(angle) + rows * np.sin(angle)
+    across = rows * np.cos(angle) - columns * np.sin(angle)
+    return (np.abs(along) <= length / 2) & (np.abs(across) <= 3)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "leans"), [(30, 30), (-35, -35), (60, -30), (4, 0), (90, 0), (84, 0), (0, 0)]
+)
+def test_a_long_brush_is_drawn_upright_or_level_and_turned_back(
+    degrees: float, leans: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    painter = load_painter(tmp_path / "vq", tmp_path / "maskgit")
+    canvas, brush = metal((200, 200)), leaning_bar(degrees)
+    shown = []
+
+    def draw_into(_: object, prepared: Prepared, labels: Sequence[str], *rest: object) -> list[Inpainted]:
+        mask = prepared.masks[0]
+        shown.append(mask)
+        drawn = (prepared.images[0] - np.uint8(60) * mask).astype(np.uint8)
+        return [Inpainted(drawn, drawn, mask)] * len(labels)
+
+    monkeypatch.setattr(drawn_insertion, "draw_into", draw_into)
+    change = draw_defect(
+        canvas, painter, "patches", Spot(nothing_taken(canvas), mask=brush), np.random.default_rng(0),
+        SamplingConfig(steps=2), [], FEATHER,
+    )  # fmt: skip
+    assert change is not None
+    assert change.details["slant"] == pytest.approx(leans, abs=1.5)
+    height, width = (np.ptp(places) for places in np.nonzero(shown[0]))
+    assert min(height, width) <= (8 if leans else 16)
+    assert max(height, width) == pytest.approx(60, abs=3)
+    added, wanted = change.added[..., 0] < -30, brush[change.window]
+    assert (added & wanted).sum() > 0.85 * (added | wanted).sum()
+    assert np.abs(change.added[ndimage.distance_transform_edt(~wanted) > 4]).max() < 1e-3
+
+
+def test_planned_insertions_are_drawn_along_slanted_brushes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
+    painter = load_painter(tmp_path / "vq", tmp_path / "maskgit")
+    image = metal((200, 200)).pixels.astype(np.uint8)
+    window = (slice(0, 200), slice(0, 200))
+    jobs = [
+        insertion.Insertion("patches", number, "test", insertion.Canvas("a", "a", image), window, brush)
+        for number, brush in enumerate((leaning_bar(35), leaning_bar(90)))
+    ]
+    shown = []
+
+    def inpaint(
+        _: object, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], *rest: object
+    ) -> object:
+        shown.extend(masks)
+        drawn = [
+            (one - np.uint8(60) * mask).astype(np.uint8) for one, mask in zip(images, masks, strict=True)
+        ]
+        return [Inpainted(one, one, mask) for one, mask in zip(drawn, masks, strict=True)]
+
+    monkeypatch.setattr("metaldefect.synthesis.slant.inpaint", inpaint)
+    found = insertion.draw_insertions(painter, jobs, SamplingConfig(steps=2), 0, FEATHER, 2, attempts=1)
+    assert min(np.ptp(places) for places in np.nonzero(shown[0])) <= 8
+    assert np.array_equal(shown[1], jobs[1].mask)
+    for job, drawn in zip(jobs, found, strict=True):
+        changed = image.astype(int) - drawn.image > 30
+        for one in (changed, drawn.mask):
+            assert (one & job.mask).sum() > 0.8 * (one | job.mask).sum()
+        far = ndimage.distance_transform_edt(~job.mask) > 4
+        assert np.array_equal(drawn.image[far], image[far])
+
+
+def test_a_round_brush_does_not_lean() -> None:
+    rows, columns = np.mgrid[:80, :80] - 40.0
+    assert slant(rows**2 + columns**2 < 400) == 0
+    assert slant(leaning_bar(30, length=12)) == 0
+
+
+def test_a_brush_that_a_turn_would_move_out_of_its_square_stays_as_it_lies() -> None:
+    bar = leaning_bar(30)
+    assert slant(bar[60:140, 60:140]) == pytest.approx(30, abs=1.5)
+    assert slant(bar[80:200, 65:185]) == 0
+    line = np.eye(60, dtype=bool) & (np.abs(np.arange(60) - 30) < 12)
+    assert abs(slant(line)) == pytest.approx(45)
+    assert turned(line, 45).any(axis=0).sum() >= 30
 
 
 def test_agreement_with_the_brush_counts_what_lies_outside_it_too() -> None:
