@@ -24,9 +24,9 @@ from metaldefect.ingest.levels import levels_of_model
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.rerun import repro_command
-from metaldefect.synthesis.inpainting import visible_change
+from metaldefect.synthesis.inpainting import inpaint, visible_change
 from metaldefect.synthesis.painter import Painter, load_painter
-from metaldefect.synthesis.slant import inpaint_along, slant, turned
+from metaldefect.synthesis.slant import slant, turned
 from pipeline.champion import CHALLENGER, CHAMPION
 
 Mask = NDArray[np.bool_]
@@ -192,7 +192,7 @@ def inpaint_image(
             number is out of range.
     """
     generators = [image_generator(settings.seed, label, 0)]
-    return inpaint_along(
+    return inpaint(
         studio.painter,
         [as_channels(image, studio.channels)],
         [mask],

@@ -28,7 +28,6 @@ from metaldefect.synthesis.placement import (
     scaled_to,
     square_around,
 )
-from metaldefect.synthesis.slant import slant, turned
 
 ROOM = 2.2  # side of the window over the extent of the mask: the models need metal around it
 SMALLEST_WINDOW = 128  # pixels; in a smaller one the models see metal larger than they learnt it
@@ -73,21 +72,19 @@ def draw_defect(
     window = square_around(centre_of(box), side, canvas.shape)
     before = pixels_of(canvas.levels(window), painter.channels)
     inside, seed = brush[window], int(rng.integers(2**31))
-    angle = slant(inside)
-    seen, shape = turned(before, angle), turned(inside, angle)
     found: list[Inpainted] = []
-    prepared = prepare(painter, [seen] * CANDIDATES, [shape] * CANDIDATES, feather)
+    prepared = prepare(painter, [before] * CANDIDATES, [inside] * CANDIDATES, feather)
     for attempt in range(TRIES):
         config = guided_more(sampling, attempt)
         generators = [image_generator(seed, attempt, number) for number in range(CANDIDATES)]
         found += draw_into(painter, prepared, [label] * CANDIDATES, config, generators, feather)
-        filled = [one.fills(shape) for one in found]
+        filled = [one.fills(inside) for one in found]
         if max(filled) >= FILLED:
             break
     number = filled.index(max(filled))
     best, guidance = found[number], guided_more(sampling, number // CANDIDATES).guidance
-    added = turned(best.image.astype(np.float32) - seen, -angle)
-    details = {"window": float(len(inside)), "guidance": guidance, "slant": angle}
+    added = best.image.astype(np.float32) - before
+    details = {"window": float(len(inside)), "guidance": guidance, "slant": prepared.angles[0]}
     return Change(window, added if added.ndim == 3 else added[..., None], inside, "", details)
 
 

@@ -27,6 +27,7 @@ from metaldefect.synthesis.inpainting import Mask, resize_mask
 from metaldefect.synthesis.insertion_set import InsertedImage
 from metaldefect.synthesis.painter import Painter
 from metaldefect.synthesis.placement import bounding_box
+from metaldefect.synthesis.slant import slant
 
 GAIN_DRAWS = 5  # draws of the few real images
 GAIN_WEIGHTS = (1.0, 0.3, 0.1, 0.03)  # of drawn images beside real ones
@@ -172,7 +173,8 @@ def insertion_block_ratio(insertions: Iterable[InsertedImage], size: int, cell: 
     """Block ratio of inserted defects, each on the grid of the window in which it was drawn.
 
     Only steps inside the bounding box of a defect's mask count. The defect has steps of its own, so compare
-    with `canvas`, the same boxes before the insertion. Defects in whose box no two cells meet are left out.
+    with `canvas`, the same boxes before the insertion. Defects in whose box no two cells meet are left out,
+    and those along a slanted brush, whose grid was turned.
 
     Args:
         insertions: visible insertions.
@@ -186,6 +188,8 @@ def insertion_block_ratio(insertions: Iterable[InsertedImage], size: int, cell: 
     numbers: dict[bytes, int] = {}  # of the canvases: several insertions may share one
     canvases = []
     for item in insertions:
+        if slant(item.brush[item.window]):
+            continue
         box = bounding_box(resize_mask(item.mask[item.window], size))
         steps = cell_steps_inside(resize(item.image[item.window], size), cell, box)
         if np.isnan([steps.across, steps.inside]).any():

@@ -1,4 +1,9 @@
-"""Draw defects into given images: sample the tokens under a mask and keep the rest of the image."""
+"""Draw defects into given images: sample the tokens under a mask and keep the rest of the image.
+
+The models know long defects as training images show them: upright or level, for photographs follow the
+direction of rolling. Along any other direction they draw groups of short bars. So images with a slanted mask
+are turned until it is upright or level, drawn into, and what changed is turned back.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from metaldefect.images import U8, resize, to_u8
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.exemplars import Region
 from metaldefect.synthesis.painter import Painter
+from metaldefect.synthesis.slant import slant, turned
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float32]
@@ -178,14 +184,19 @@ def only_around(changed: Mask, before: U8, after: U8, width: float) -> U8:
 class Prepared(NamedTuple):
     """Images ready to be drawn into, with what does not change from one try to the next.
 
-    `hidden` holds their tokens, `int64 [N, grid, grid]`, with the mask id in the cells to draw; `field` their
-    light; `unchanged` what to compare the drawn images with: the images through the tokenizer, or as they are
-    where drawn images get the detail of exemplars. `regions` holds the rows and columns, in pixels of the
-    painter, outside which nothing of what is drawn is used.
+    `images` and `masks` are the given ones, `angles` the degrees that they are turned by before drawing, and
+    `turned_images` and `turned_masks` what comes of it. All else is of the turned ones: `hidden` holds their
+    tokens, `int64 [N, grid, grid]`, with the mask id in the cells to draw; `field` their light; `unchanged`
+    what to compare the drawn images with: the images through the tokenizer, or as they are where drawn images
+    get the detail of exemplars. `regions` holds the rows and columns, in pixels of the painter, outside which
+    nothing of what is drawn is used.
     """
 
     images: Sequence[U8]
     masks: Sequence[Mask]
+    angles: Sequence[float]
+    turned_images: Sequence[U8]
+    turned_masks: Sequence[Mask]
     hidden: torch.Tensor
     field: torch.Tensor
     unchanged: U8
@@ -196,20 +207,23 @@ def prepare(painter: Painter, images: Sequence[U8], masks: Sequence[Mask], feath
     """Encode images and hide the tokens under their masks; arguments and errors as for `inpaint`."""
     for image, mask in zip(images, masks, strict=True):
         check_mask(mask, image)
+    angles = [slant(mask) for mask in masks]
+    seen = [turned(image, angle) for image, angle in zip(images, angles, strict=True)]
+    along = [turned(mask, angle) for mask, angle in zip(masks, angles, strict=True)]
     size, grid = painter.image_size, painter.maskgit.config.grid
-    small = np.stack([resize(image, size) for image in images])
+    small = np.stack([resize(image, size) for image in seen])
     # Redraw every cell with a pixel within a feather's width of the mask, so that the whole blend zone lies
     # inside what was drawn
-    wide = [ndimage.binary_dilation(mask, iterations=max(1, round(feather_pixels))) for mask in masks]
+    wide = [ndimage.binary_dilation(mask, iterations=max(1, round(feather_pixels))) for mask in along]
     cells = np.stack([cells_under(resize_mask(mask, size), grid) for mask in wide])
     tokens = painter.encode(small)
     hidden = tokens.masked_fill(torch.from_numpy(cells), painter.maskgit.config.mask_id)
     field = painter.field_of(small)
     unchanged = small if painter.exemplars is not None else painter.decode(tokens, field)
     reach = max(RING, round(feather_pixels)) + 1
-    used = [resize_mask(ndimage.binary_dilation(mask, iterations=reach), size) for mask in masks]
+    used = [resize_mask(ndimage.binary_dilation(mask, iterations=reach), size) for mask in along]
     regions = [ndimage.find_objects(mask.astype(np.uint8))[0] for mask in used]
-    return Prepared(images, masks, hidden, field, unchanged, regions)
+    return Prepared(images, masks, angles, seen, along, hidden, field, unchanged, regions)
 
 
 def draw_into(
@@ -232,16 +246,37 @@ def draw_into(
             painter.exemplars, tokens, numbers, prepared.field, generators, prepared.regions
         )
     found = []
-    for image, mask, d, u in zip(prepared.images, prepared.masks, drawn, prepared.unchanged, strict=True):
+    for number, (image, mask) in enumerate(zip(prepared.turned_images, prepared.turned_masks, strict=True)):
         shape = (image.shape[0], image.shape[1])
-        inserted = resize(d, shape)
-        result = composite(image, inserted, resize(u, shape), mask, feather_pixels)
+        inserted, without = (resize(one[number], shape) for one in (drawn, prepared.unchanged))
+        result = composite(image, inserted, without, mask, feather_pixels)
         changed = visible_change(image, result, STANDS_OUT_OF_OTHER_GRAIN if detailed else STANDS_OUT)
         if detailed:  # brings its own grain, which is to stay out of the metal around the defect
             result = only_around(changed, image, result, feather_pixels / 2)
         under = mask if image.ndim == 2 else mask[..., None]
-        found.append(Inpainted(result, np.where(under, inserted, image), changed))
+        one = Inpainted(result, np.where(under, inserted, image), changed)
+        found.append(turned_back(one, prepared, number, feather_pixels))
     return found
+
+
+def turned_back(found: Inpainted, prepared: Prepared, number: int, feather_pixels: float) -> Inpainted:
+    """What was drawn into a turned image, in the image as it was.
+
+    Only the change is turned back, and only as far as the feather, which interpolation would exceed by a
+    pixel: all other metal keeps its exact values.
+    """
+    angle = prepared.angles[number]
+    if angle == 0.0:
+        return found
+    before, seen = prepared.images[number], prepared.turned_images[number]
+    near = feathered(prepared.masks[number], feather_pixels) > 0
+    near = near.reshape(*near.shape, *[1] * (before.ndim - 2))
+
+    def back(image: U8) -> U8:
+        return to_u8(before + near * turned(image.astype(np.float32) - seen, -angle))
+
+    changed = turned(found.changed.astype(np.float32), -angle) > 0.5
+    return Inpainted(back(found.image), back(found.pasted), changed)
 
 
 def inpaint(
@@ -265,7 +300,7 @@ def inpaint(
         config: how to sample.
         generators: source of each image's randomness; see `image_generator`.
         feather_pixels: width of the blend outside the mask, in pixels of the input images.
-        history: receives the token grids `int64 [N, grid, grid]` after each step.
+        history: receives the token grids `int64 [N, grid, grid]` after each step, of the turned images.
 
     Returns:
         For each image the result, of its shape, unchanged farther than the feather from the mask, with

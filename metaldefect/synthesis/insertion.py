@@ -20,10 +20,9 @@ from metaldefect.inspection.provider import InspectionImage, RealDatasetProvider
 from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.change import recolour
-from metaldefect.synthesis.inpainting import FILLED, Inpainted, Mask, guided_more
+from metaldefect.synthesis.inpainting import FILLED, Inpainted, Mask, guided_more, inpaint
 from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, make_mask
 from metaldefect.synthesis.painter import Painter
-from metaldefect.synthesis.slant import inpaint_along
 
 SPLITS = ("validation", "test")
 
@@ -184,7 +183,7 @@ def draw_insertions(
         ):
             part = todo[start : start + batch_size]
             chosen = [jobs[i] for i in part]
-            found = inpaint_along(
+            found = inpaint(
                 painter,
                 [as_channels(job.canvas.image[job.window], painter.channels) for job in chosen],
                 [brush(job) for job in chosen],

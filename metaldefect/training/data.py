@@ -199,21 +199,21 @@ class Prefetcher:
 
     Args:
         batches: `DrawnBatches` can be drawn in processes, others only in threads.
-        processes: cores to use beside a GPU; 0 where the same cores train.
+        cores: to prepare with beside a GPU, which trains; 0 where the same cores train.
     """
 
-    def __init__(self, batches: Batches, processes: int = 0) -> None:
-        self.batches, self.processes = batches, processes
+    def __init__(self, batches: Batches, cores: int = 0) -> None:
+        self.batches = batches
         self.pool: Executor
         self.draw: Callable[[int], Any]
         self.finish: Callable[[Any], Any]
-        if processes and isinstance(batches, DrawnBatches):
+        if cores and isinstance(batches, DrawnBatches):
             self.draw, self.finish = batches.drawing(), batches.finish
-            self.ahead = 2 * processes
+            self.ahead = 2 * cores
             context = clean_processes(type(batches).__module__)
-            self.pool = ProcessPoolExecutor(processes, context, begin_process)
+            self.pool = ProcessPoolExecutor(cores, context, begin_process)
         else:
-            threads = max(AHEAD, min(processes, READERS))
+            threads = max(AHEAD, min(cores, READERS))
             self.draw, self.finish, self.ahead = batches.batch, unchanged, threads
             self.pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from metaldefect.errors import UserError
 from metaldefect.maskgit.sampling_config import SamplingConfig
-from metaldefect.synthesis import drawn_insertion, insertion
+from metaldefect.synthesis import drawn_insertion, inpainting, insertion
 from metaldefect.synthesis.change import apply_change
 from metaldefect.synthesis.drawn_insertion import draw_defect
 from metaldefect.synthesis.inpainting import Inpainted, Prepared
@@ -151,6 +151,20 @@ def leaning_bar(degrees: float, length: float = 60.0) -> np.ndarray:
     return (np.abs(along) <= length / 2) & (np.abs(across) <= 3)
 
 
+def dark_defects(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Let all that is drawn be the mask, 60 levels darker; returns the masks as they come."""
+    shown = []
+
+    def composite(
+        image: np.ndarray, _drawn: object, _without: object, mask: np.ndarray, _: float
+    ) -> np.ndarray:
+        shown.append(mask)
+        return (image - np.uint8(60) * mask).astype(np.uint8)
+
+    monkeypatch.setattr(inpainting, "composite", composite)
+    return shown
+
+
 @pytest.mark.parametrize(
     ("degrees", "leans"), [(30, 30), (-35, -35), (60, -30), (4, 0), (90, 0), (84, 0), (0, 0)]
 )
@@ -160,15 +174,7 @@ def test_a_long_brush_is_drawn_upright_or_level_and_turned_back(
     save_tiny_painter(tmp_path / "vq", tmp_path / "maskgit")
     painter = load_painter(tmp_path / "vq", tmp_path / "maskgit")
     canvas, brush = metal((200, 200)), leaning_bar(degrees)
-    shown = []
-
-    def draw_into(_: object, prepared: Prepared, labels: Sequence[str], *rest: object) -> list[Inpainted]:
-        mask = prepared.masks[0]
-        shown.append(mask)
-        drawn = (prepared.images[0] - np.uint8(60) * mask).astype(np.uint8)
-        return [Inpainted(drawn, drawn, mask)] * len(labels)
-
-    monkeypatch.setattr(drawn_insertion, "draw_into", draw_into)
+    shown = dark_defects(monkeypatch)
     change = draw_defect(
         canvas, painter, "patches", Spot(nothing_taken(canvas), mask=brush), np.random.default_rng(0),
         SamplingConfig(steps=2), [], FEATHER,
@@ -194,25 +200,15 @@ def test_planned_insertions_are_drawn_along_slanted_brushes_too(
         insertion.Insertion("patches", number, "test", insertion.Canvas("a", "a", image), window, brush)
         for number, brush in enumerate((leaning_bar(35), leaning_bar(90)))
     ]
-    shown = []
-
-    def inpaint(
-        _: object, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], *rest: object
-    ) -> object:
-        shown.extend(masks)
-        drawn = [
-            (one - np.uint8(60) * mask).astype(np.uint8) for one, mask in zip(images, masks, strict=True)
-        ]
-        return [Inpainted(one, one, mask) for one, mask in zip(drawn, masks, strict=True)]
-
-    monkeypatch.setattr("metaldefect.synthesis.slant.inpaint", inpaint)
+    shown = dark_defects(monkeypatch)
     found = insertion.draw_insertions(painter, jobs, SamplingConfig(steps=2), 0, FEATHER, 2, attempts=1)
     assert min(np.ptp(places) for places in np.nonzero(shown[0])) <= 8
     assert np.array_equal(shown[1], jobs[1].mask)
     for job, drawn in zip(jobs, found, strict=True):
         changed = image.astype(int) - drawn.image > 30
-        for one in (changed, drawn.mask):
-            assert (one & job.mask).sum() > 0.8 * (one | job.mask).sum()
+        assert (changed & job.mask).sum() > 0.8 * (changed | job.mask).sum()
+        visible = inpainting.visible_change(image, drawn.image)
+        assert (drawn.mask & visible).sum() > 0.9 * (drawn.mask | visible).sum()
         far = ndimage.distance_transform_edt(~job.mask) > 4
         assert np.array_equal(drawn.image[far], image[far])
 
@@ -227,6 +223,15 @@ def test_a_brush_that_a_turn_would_move_out_of_its_square_stays_as_it_lies() -> 
     bar = leaning_bar(30)
     assert slant(bar[60:140, 60:140]) == pytest.approx(30, abs=1.5)
     assert slant(bar[80:200, 65:185]) == 0
+    # One end leaves the square while a mirrored piece of the same size comes in
+    rows, columns = np.mgrid[:100, :100]
+    across, down = columns - 79.09, rows - 60.79
+    angle = np.radians(57.38)
+    along, beside = (
+        across * np.cos(angle) + down * np.sin(angle),
+        down * np.cos(angle) - across * np.sin(angle),
+    )
+    assert slant((np.abs(along) < 27.73) & (np.abs(beside) < 2.5)) == 0
     line = np.eye(60, dtype=bool) & (np.abs(np.arange(60) - 30) < 12)
     assert abs(slant(line)) == pytest.approx(45)
     assert turned(line, 45).any(axis=0).sum() >= 30

@@ -139,7 +139,7 @@ def test_symmetries_of_an_image_share_a_batch_and_a_label() -> None:
 def test_processes_draw_the_batches_that_threads_draw(photographs: Path) -> None:
     training, _ = tokenizer_pretrain.split_photographs(natural_photographs(photographs, 32, None))
     batches = tokenizer_pretrain.DrawnImages(training, 32, 2, seed=0)
-    with Prefetcher(batches, processes=2) as prefetcher:
+    with Prefetcher(batches, cores=2) as prefetcher:
         assert isinstance(prefetcher.pool, ProcessPoolExecutor)
         drawn = [batch for _ in range(2) for batch in prefetcher.steps(3, 3)]
     assert [batch.tolist() for batch in drawn] == [batches.batch(step).tolist() for step in (3, 4, 5)] * 2
@@ -152,7 +152,7 @@ def test_a_killed_training_leaves_no_process_that_draws(tmp_path: Path) -> None:
         "from metaldefect.tokenizer.pretrain import DrawnImages\n"
         "from metaldefect.training.data import Prefetcher\n"
         "if __name__ == '__main__':\n"
-        "    with Prefetcher(DrawnImages([], 32, 2, seed=0), processes=2) as prefetcher:\n"
+        "    with Prefetcher(DrawnImages([], 32, 2, seed=0), cores=2) as prefetcher:\n"
         "        next(iter(prefetcher.steps(0, 1000)))\n"
         "        print('drawn', flush=True)\n"
         "        time.sleep(600)\n"

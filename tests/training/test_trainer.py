@@ -111,7 +111,7 @@ def test_beside_a_gpu_many_batches_are_read_at_once_and_come_in_order() -> None:
         def content(self) -> dict[str, Any]:
             return {}
 
-    with Prefetcher(Files(), processes=4) as prefetcher:
+    with Prefetcher(Files(), cores=4) as prefetcher:
         assert list(prefetcher.steps(0, 8)) == list(range(8))
 
 
