@@ -53,7 +53,17 @@ def test_the_bundle_says_what_the_detector_sees(coloured: Path, exported: Path) 
 def test_golden_frames_test_colour_and_the_rectangle(coloured: Path, detector: Detector) -> None:
     metadata = read_metadata(coloured)
     frames = read_golden_frames(coloured, metadata)
-    assert {frame.shape for frame in frames} == {(128, 160, 1), (128, 240, 1), (96, 160, 1), (256, 200, 3)}
+    shapes = {
+        real: {
+            frame.shape
+            for item, frame in zip(metadata.golden, frames, strict=True)
+            if item.file.endswith("_real.png") == real
+        }
+        for real in (False, True)
+    }
+    assert shapes[False] == {(128, 160, 1), (128, 240, 1), (96, 160, 1), (256, 200, 3)}
+    # Noise is a golden frame only where its score is clear of the threshold, which depends on the CPU
+    assert shapes[True] <= {(*RECTANGLE, 3)}
     scores = [detector.predict(frame).score for frame in frames]
     assert scores == pytest.approx([item.scores["fp32"] for item in metadata.golden], rel=1e-3)
 
