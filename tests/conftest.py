@@ -27,7 +27,6 @@ LONGEST = (
     "tests/e2e/test_pipeline.py",
     "tests/e2e/test_new_project.py",
     "tests/flows/test_deployment.py",
-    "tests/e2e/test_own_images.py",
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # ImageEditor needs WebGL, which a headless browser has in software only

@@ -64,14 +64,17 @@ def write_plant(root: Path, defects: int = 30, good: int = 60, kinds: int = 4) -
                 save(root / f"masks/{label}/{label}{k}.png", mask, 0)
 
 
-def write_folders(root: Path, defects: int = 15, good: int = 60, shape: tuple[int, int] = (112, 144)) -> None:
+def write_folders(
+    root: Path, defects: int = 15, good: int = 60, shape: tuple[int, int] = (112, 144), unmasked: int = 0
+) -> None:
     """Write `good/`, and `defects/` with `masks/` for the classes dent and scratch, for `metaldefect new`.
 
     Args:
         root: folder to write to.
-        defects: images per class, each with a mask.
+        defects: images per class.
         good: images without a defect.
         shape: height and width of all images; files are of the four kinds of `save`.
+        unmasked: how many images of each class have no mask.
     """
     for k in range(good):
         save(root / f"good/g{k}.png", metal(k, shape), k % 4)
@@ -79,4 +82,5 @@ def write_folders(root: Path, defects: int = 15, good: int = 60, shape: tuple[in
         for k in range(defects):
             image, mask = defective(1000 * (number + 1) + k, label, shape)
             save(root / f"defects/{label}/{label}{k}.png", image, k % 4)
-            save(root / f"masks/{label}/{label}{k}.png", mask, 0)
+            if k >= unmasked:
+                save(root / f"masks/{label}/{label}{k}.png", mask, 0)

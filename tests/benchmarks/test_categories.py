@@ -17,9 +17,11 @@ from metaldefect.artifacts import write_json
 from metaldefect.commands.settings import TrainSettings, load_settings
 from metaldefect.commands.train import METRICS
 from metaldefect.efficientad import held_out
+from metaldefect.efficientad.torch_model import LAYERS
 from metaldefect.images import write_png
 from metaldefect.metrics import detection
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
+from tests.slim_detector import SLIM, save_slim_teacher
 
 PHOTOGRAPHS = 15
 
@@ -54,8 +56,8 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> None:
     categories.main()
 
 
-def load_small_settings(config: Path | None, overrides: dict[str, Any]) -> TrainSettings:
-    return load_settings(config, overrides | {"penalty_images": 3, "export": False})
+def load_small_settings(teacher: Path, config: Path | None, overrides: dict[str, Any]) -> TrainSettings:
+    return load_settings(config, overrides | {"penalty_images": 3, "export": False, "teacher": str(teacher)})
 
 
 def test_windows_of_strip_are_cut_trained_and_published_once(
@@ -64,7 +66,9 @@ def test_windows_of_strip_are_cut_trained_and_published_once(
     monkeypatch.setattr(held_out, "CALIBRATION_DEFECTS", 2)
     monkeypatch.setattr(held_out, "CURVE_DEFECTS", 2)
     monkeypatch.setattr(detection, "BOOTSTRAP_SAMPLES", 5)
-    monkeypatch.setattr(categories, "load_settings", load_small_settings)
+    monkeypatch.setitem(LAYERS, "S", SLIM)
+    teacher = save_slim_teacher(tmp_path / "teacher.safetensors")
+    monkeypatch.setattr(categories, "load_settings", partial(load_small_settings, teacher))
     run(monkeypatch, tmp_path, "--only", "strip_windows")
     result = read(tmp_path / "r.json")
     assert set(result.details) == {"minutes", "steps", "strip_windows"}

@@ -15,9 +15,10 @@ from benchmarks.tile_teachers import parse_teachers, random_teacher
 from metaldefect.artifacts import read_json, write_json
 from metaldefect.efficientad import held_out
 from metaldefect.efficientad.model_files import load_detector
-from metaldefect.efficientad.teacher_weights import shipped_teacher
+from metaldefect.efficientad.torch_model import LAYERS
 from metaldefect.errors import UserError
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
+from tests.slim_detector import SLIM, save_slim_teacher
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def run(monkeypatch: pytest.MonkeyPatch, raw: Path, work: Path, *extra: str) -> 
     options = ["--raw", str(raw), "--work", str(work / "tiles"), "--results", str(work / "tiles.json")]
     options += ["--picture", str(work / "curves.png")]
     small = ["--image-size", "128", "--steps", "2", "4", "--curve-images", "5", "--seeds", "3"]
-    teachers = ["--teachers", f"short={shipped_teacher('S')}", "random"]
+    monkeypatch.setitem(LAYERS, "S", SLIM)
+    teachers = ["--teachers", f"short={save_slim_teacher(work / 'short.safetensors')}", "random"]
     monkeypatch.setattr(sys, "argv", ["tiles", *options, *small, *teachers, "--penalty-images", "3", *extra])
     tiles.main()
 

@@ -22,32 +22,44 @@ from metaldefect.efficientad import held_out
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.efficientad.size_choice import SizeChoice
 from metaldefect.efficientad.teacher_weights import save_teacher
-from metaldefect.efficientad.torch_model import PatchDescriptionNetwork
+from metaldefect.efficientad.torch_model import LAYERS, PatchDescriptionNetwork
 from metaldefect.errors import UserError
 from metaldefect.images import ImageSize, write_png
 from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
 from pipeline.cli import main
+from tests.slim_detector import SLIM, save_slim_teacher
 from tests.tiny_models import CLASSES, save_tiny_painter
 
 CONFIG = Path(__file__).parents[2] / "conf/efficientad.yaml"
 SMALL = ["--steps", "6", "--checkpoint-steps", "3", "--penalty-images", "4", "--image-size", "128"]
 SMALL += ["--no-export"]
 PAINTED, FEW = ("CURVE_DEFECTS", "CALIBRATION_DEFECTS"), 4
-# The command in a process of its own, with as many painted defects as this process paints
+# The command in a process of its own, with the networks and as many painted defects as this process has
 COMMAND = f"""\
+import os
+from pathlib import Path
+from metaldefect.commands import train
 from metaldefect.efficientad import held_out
+from metaldefect.efficientad.torch_model import LAYERS
 from pipeline.cli import main
+from tests.slim_detector import SLIM
 for name in {PAINTED}:
     setattr(held_out, name, {FEW})
+LAYERS["S"] = SLIM
+train.shipped_teacher = lambda _: Path(os.environ["SLIM_TEACHER"])
 main()
 """
 
 
 @pytest.fixture(autouse=True)
-def few_painted_defects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Painting takes longer than such a short training."""
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Networks with few channels and few painted defects: whole ones run in tests/e2e/test_new_project.py."""
     for name in PAINTED:
         monkeypatch.setattr(held_out, name, FEW)
+    monkeypatch.setitem(LAYERS, "S", SLIM)
+    teacher = save_slim_teacher(tmp_path_factory.mktemp("teacher") / "slim.safetensors")
+    monkeypatch.setenv("SLIM_TEACHER", str(teacher))
+    monkeypatch.setattr(train, "shipped_teacher", lambda _: teacher)
 
 
 @pytest.fixture

@@ -14,13 +14,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-IN_ONE_PROCESS = """\
-import sys
-from importlib import import_module
-from pipeline.run import run_stage
-for name in sys.argv[1:]:
-    run_stage(name, import_module(f"stages.{name}").main)
-"""
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,6 @@ class Project:
     def dvc(self, *arguments: str, check: bool = True) -> str:
         """Run DVC; its output."""
         return self.run(sys.executable, "-m", "dvc", *arguments, check=check).stdout
-
-    def stages(self, *names: str) -> str:
-        """Run stages one after the other in one process, without DVC: torch and MLflow are imported once."""
-        return self.run(sys.executable, "-c", IN_ONE_PROCESS, *names).stdout
 
     def lock(self) -> dict:
         """The stages of dvc.lock."""

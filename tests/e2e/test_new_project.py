@@ -1,4 +1,7 @@
-"""From a plant's folders to drawn defects by the three commands that `metaldefect new` prints, in small."""
+"""From a plant's folders to drawn defects by the three commands that `metaldefect new` prints, in small.
+
+The plant has files of four kinds, 8 and 16 bits, and masks for some of its defects.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,17 @@ from tests.plant import write_folders
 
 pytestmark = pytest.mark.e2e
 
+DEFECTS, UNMASKED = 15, 5  # per class
 DETECTOR_STEPS = 2
+DEEPEST = 65535  # level of 16-bit files
 
 
-def run(folder: Path, environment: dict[str, str], command: list[str]) -> str:
-    """Run a command in a folder; a failure shows its output."""
+def run(folder: Path, environment: dict[str, str], command: list[str], fails: bool = False) -> str:
+    """Run a command in a folder; another end than the expected one shows its output."""
     done = subprocess.run(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout[-6000:]}"
+    assert (done.returncode != 0) == fails, f"{command} exited with {done.returncode}:\n{done.stdout[-6000:]}"
     return done.stdout
 
 
@@ -61,7 +66,7 @@ def shrink(project: Path) -> None:
 def test_three_commands_lead_from_folders_to_drawn_defects(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    write_folders(tmp_path / "plant")
+    write_folders(tmp_path / "plant", DEFECTS, unmasked=UNMASKED)
     folders = [f"--{name}=plant/{name}" for name in ("good", "defects", "masks")]
     new = [sys.executable, "-m", "pipeline.cli", "new", "line3", *folders]
     told = run(tmp_path, environment, new).partition("Next:")[2]
@@ -95,3 +100,32 @@ def test_three_commands_lead_from_folders_to_drawn_defects(
     page = (project / "reports/index.html").read_text()
     assert "line3" in page
     assert "All images of this run are procedural" not in page
+    finds_what_the_folders_hold(project)
+    keeps_the_last_good_run(project, environment)
+
+
+def finds_what_the_folders_hold(project: Path) -> None:
+    """Masks for some defects and 16-bit files reach every stage."""
+    merged = read_json(project / "metrics/merge.json")
+    assert merged["per_class"] == {"dent": DEFECTS, "scratch": DEFECTS}
+    assert (merged["rejected"], merged["with_mask"]) == (0, 2 * (DEFECTS - UNMASKED))
+    assert merged["levels"]["folder"]["high"] == DEEPEST
+    assert read_json(project / "metrics/synthesize.json")["insertions"]["drawn"] == 4
+    detector = read_json(project / "metrics/evaluate_efficientad.json")
+    assert detector["image_auroc"] > 0.8
+    assert detector["defective_without_mask"] > 0
+    for model in ("vq", "maskgit"):
+        card = read_json(project / f"models/{model}/config.json")
+        assert card["levels"]["folder"]["high"] == DEEPEST
+    bundle = read_json(project / "models/openvino/metadata.json")
+    assert bundle["input"]["levels"] == {"low": 0.0, "high": float(DEEPEST), "clip": False}
+
+
+def keeps_the_last_good_run(project: Path, environment: dict[str, str]) -> None:
+    """A refused file stops the merge and costs nothing."""
+    before = (project / "data/merged/samples.parquet").read_bytes()
+    (project / "data/raw/dent/broken.png").write_text("no image")
+    output = run(project, environment, ["dvc", "repro", "merge"], fails=True)
+    assert "folder/dent/broken.png: unreadable image" in output
+    assert (project / "data/merged/samples.parquet").read_bytes() == before
+    assert (project / "metrics/merge.json").is_file()
