@@ -112,6 +112,8 @@ doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
 	$(BIN)/metaldefect doctor
 
 clean: ## Remove all outputs of runs (keeps the environment, the DVC cache and what serves)
-	rm -rf data/sample data/merged data/augmented data/tokens data/synthetic plots .checkpoints
+	rm -rf data/sample/NEU-DET data/sample/SD-saliency-900 data/sample/X-SDD data/sample/inspection
+	@rmdir data/sample 2>/dev/null || true # what others put there stays
+	rm -rf data/merged data/augmented data/tokens data/synthetic plots .checkpoints
 	rm -rf reports/index.html reports/merge reports/synthesize reports/compare.html # not what retraining and drift remember
 	rm -rf models/vq models/maskgit models/teacher models/efficientad models/detector models/openvino

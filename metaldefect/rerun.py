@@ -11,7 +11,10 @@ TARGET = re.compile(r"^repro:", re.MULTILINE)
 def has_repro_target(root: Path) -> bool:
     """Whether a folder has a Makefile with the target `repro`, as this package's own repository does."""
     makefile = root / "Makefile"
-    return makefile.is_file() and TARGET.search(makefile.read_text(encoding="utf-8")) is not None
+    if not makefile.is_file():
+        return False
+    # Another project's Makefile may have any encoding
+    return TARGET.search(makefile.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def repro_command(root: Path) -> str:

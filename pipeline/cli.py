@@ -25,6 +25,8 @@ app.add_typer(drawing)
 app.add_typer(line)
 app.add_typer(champion)
 
+TROUBLE = 3  # exit code of a look that found something wrong; 1 is a failure of the command itself
+
 Root = Annotated[Path, typer.Option(help="The project's folder.")]
 
 
@@ -155,7 +157,7 @@ def worker(root: Root = Path()) -> None:
 def watchdog(
     root: Root = Path(),
     once: Annotated[
-        bool, typer.Option("--once", help="Look once; exit with 1 if anything is wrong.")
+        bool, typer.Option("--once", help=f"Look once; exit with {TROUBLE} if anything is wrong.")
     ] = False,
     seconds: Annotated[float, typer.Option(help="Pause between two looks.", min=1)] = 60,
 ) -> None:
@@ -169,7 +171,7 @@ def watchdog(
         watch(root.resolve(), api_url(root), seconds)
     if troubles := watch_once(root.resolve(), api_url(root)):
         print("\n".join(troubles))
-        raise typer.Exit(1)
+        raise typer.Exit(TROUBLE)
     print("server, worker and schedules are well")
 
 

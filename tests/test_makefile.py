@@ -80,6 +80,21 @@ def test_a_locked_environment_takes_files_with_known_hashes_alone(project: Path)
     ]
 
 
+def test_clean_removes_what_runs_made_and_nothing_that_others_put_there(project: Path) -> None:
+    made = ("data/sample/NEU-DET/a.jpg", "data/sample/inspection/a.png", "data/merged/a", "models/vq/a")
+    for name in (*made, "data/sample/mine/photo.jpg", "models/serving/a", "data/raw/a"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    make(project, "clean")
+    left = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()}
+    assert left >= {"data/sample/mine/photo.jpg", "models/serving/a", "data/raw/a"}
+    assert not left & set(made)
+    (project / "data/sample/mine/photo.jpg").unlink()
+    (project / "data/sample/mine").rmdir()
+    make(project, "clean")
+    assert not (project / "data/sample").exists()
+
+
 def test_help_lists_every_target(project: Path) -> None:
     text = "\n".join(make(project))
     for target in ("setup", "data", "repro", "test", "lint", "doctor", "clean"):

@@ -20,6 +20,8 @@ def test_a_project_without_this_makefile_is_run_by_dvc(tmp_path: Path) -> None:
     assert repro_command(tmp_path) == "dvc repro"
     (tmp_path / "Makefile").write_text("build:\n\techo repro: done\n")
     assert repro_command(tmp_path) == "dvc repro"
+    (tmp_path / "Makefile").write_bytes("# Prüfung\nrepro:\n".encode("latin-1"))
+    assert repro_command(tmp_path) == "make repro"
 
 
 def test_missing_models_name_the_command_that_trains_them(

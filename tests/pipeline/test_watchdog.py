@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline import watchdog as module
+from pipeline.cli import main
 from pipeline.watchdog import api_url, call, find_trouble, note_api_url, watch, watch_once
 
+ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 11, 2, 3, 30, tzinfo=UTC)
 DEPLOYMENT = {
     "id": "d1",
@@ -224,6 +226,18 @@ def test_a_look_that_fails_is_followed_by_the_next(
     with pytest.raises(KeyboardInterrupt):
         watch(tmp_path, "http://127.0.0.1:9/api", 0)
     assert "ZeroDivisionError: a surprise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("troubles", "code"), [(["no worker"], 3), ([], 0)])
+def test_the_exit_code_tells_trouble_from_a_look_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, troubles: list[str], code: int
+) -> None:
+    monkeypatch.setattr("pipeline.watchdog.watch_once", lambda *_: troubles)
+    with pytest.raises(SystemExit) as stop:
+        main(["watchdog", "--once", "--root", str(tmp_path)])
+    assert stop.value.code == code
+    unit = (ROOT / "deploy/systemd/metaldefect-watchdog.service").read_text()
+    assert "\nSuccessExitStatus=3\n" in unit
 
 
 def test_a_server_that_is_busy_does_not_end_the_watchdog(server: FakeServer, tmp_path: Path) -> None:
