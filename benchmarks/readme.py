@@ -194,6 +194,10 @@ LABELS = {
         f" brightness shifted by {share} % of its spread"
         for share in (25, 50, 100)
     },
+    "train_step_speedup": "training step: times as fast as the plain float32 formulation",
+    "loss_difference": "largest relative difference of the losses",
+    "inference_images_per_s": "images per second, torch",
+    "scoring_images_per_s": "images per second, with the kernels that score a test set",
     "parity_max_error": "largest difference between FP32's and torch's scores",
     "auroc_drop_int8": "image AUROC that INT8 loses against FP32",
     "auroc_drop_int8_worst_type": "the same for the kind of defect that loses most",
