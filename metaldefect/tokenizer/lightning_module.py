@@ -45,6 +45,10 @@ class VQLightning(Trainee):
         self.automatic_optimization = False
         self.model = model
         self.config = config
+        # Of weights that stay as they are, no gradient is computed
+        trained = {id(parameter) for parameter in self.trained_parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
         self.discriminator = PatchDiscriminator(config.discriminator_channels)
         self.average = WeightAverage(model, config.ema_decay)
         self.register_buffer("tokens_seen", torch.zeros(model.config.codebook_size, dtype=torch.long))

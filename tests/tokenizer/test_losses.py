@@ -222,6 +222,12 @@ def test_decoder_only_leaves_the_tokens_as_they_were(images: torch.Tensor, tmp_p
     assert not torch.equal(start["decoder.conv_out.weight"], state["decoder.conv_out.weight"])
 
 
+def test_decoder_only_computes_no_gradient_of_what_it_keeps(images: torch.Tensor, tmp_path) -> None:
+    model = trained(images, 1, tmp_path, mode="decoder_only").model
+    with_gradient = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {"decoder", "post_quant_conv"}
+
+
 def test_a_slow_codebook_moves_while_nearly_all_tokens_stay(images: torch.Tensor, tmp_path) -> None:
     torch.manual_seed(1)
     start = VQModel(TINY)
