@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.readme import LABELS
+from benchmarks.figure_labels import LABELS
 from metaldefect.efficientad.evaluation import Scored, pro_table, score_table
 from pipeline.report import charts, evidence
 from pipeline.report.answer import RULES, answer, left_out, weaknesses
