@@ -106,7 +106,7 @@ deps: $(STAMP) ## Write the code that each stage imports into dvc.yaml
 	$(BIN)/python -m pipeline.dependencies
 
 demo: $(STAMP) ## The Gradio page on 127.0.0.1:7860, with the models of the last run
-	$(BIN)/python -m app.demo
+	$(BIN)/python -m app
 
 doctor: $(STAMP) ## Check versions, ports, databases, disk and CPU features
 	$(BIN)/metaldefect doctor

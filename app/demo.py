@@ -1,17 +1,13 @@
 """The demo's page: paint a defect, generate images, reconstruct, inspect and compare.
 
-`metaldefect demo` (or `make demo`) serves it on 127.0.0.1:7860. It makes no request to the outside.
+`metaldefect demo` (or `make demo`) serves it, see `app/__main__.py`. It makes no request to the outside.
 """
 
 from __future__ import annotations
 
-import argparse
 import atexit
-import ipaddress
 import os
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -25,19 +21,18 @@ if "GRADIO_TEMP_DIR" not in os.environ:
 
 import gradio as gr
 
+from app.address import PASSWORD_VARIABLE, USER, check_address
 from app.api import build_endpoints
 from app.card import model_card
 from app.familiar import Familiarity, run_familiarity
 from app.local_files import LocalPage
 from app.paint import build_paint_tab
 from app.results import KEPT_SECONDS
-from app.studio import Studio, check_finished
+from app.studio import Studio
 from app.tabs import build_compare_tab, build_generate_tab, build_inspect_tab, build_reconstruct_tab
-from metaldefect.errors import UserError, exit_on_user_error
+from metaldefect.errors import UserError
 
 TITLE = "Metal-defect synthesis"
-PASSWORD_VARIABLE = "METALDEFECT_DEMO_PASSWORD"
-USER = "metaldefect"
 LARGEST_UPLOAD = "40mb"
 WAITING = 32  # requests in the queue; further ones are told to come back
 SESSIONS = 100
@@ -104,11 +99,8 @@ def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = 7860, **m
     Raises:
         UserError: other machines could reach `host` and no password is set, or nothing can listen there.
     """
+    check_address(host, port)
     password = os.environ.get(PASSWORD_VARIABLE)
-    if not password and not is_loopback(host):
-        raise UserError(f"{host} is reachable by others: set {PASSWORD_VARIABLE} first (user: {USER})")
-    if port is not None:
-        check_free(host, port)
     return page.queue(max_size=WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
@@ -123,45 +115,3 @@ def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = 7860, **m
         css=STYLE,
         **more,
     )
-
-
-def check_free(host: str, port: int) -> None:
-    """Raise `UserError` if nothing can listen there; Gradio's own message names a variable without effect."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address[0], port))  # `address` holds a port beyond 65535 cut to 16 bits
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot listen on {host}:{port} ({reason}): choose another --port or --host"
-        ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def main() -> None:
-    """Serve the page of a run until it is stopped."""
-    parser = argparse.ArgumentParser(prog="python -m app.demo", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("."), help="folder of the pipeline (default: here)")
-    parser.add_argument("--compare", type=Path, nargs="*", default=[], help="folders of other finished runs")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help=f"one that others reach needs a password in {PASSWORD_VARIABLE}"
-    )
-    parser.add_argument("--port", type=int, default=7860)
-    args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or the folder of uploads would stay
-    with exit_on_user_error("demo"):
-        check_finished(args.compare)  # here, because page_of serves a page whatever is missing
-        serve(page_of(args.root, args.compare), args.host, args.port)
-
-
-if __name__ == "__main__":
-    main()

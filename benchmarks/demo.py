@@ -163,7 +163,7 @@ def measure(
     mask = np.zeros((height, width), np.uint8)
     mask[height // 3 : height // 2, width // 3 : 2 * width // 3] = 255
     write_png(folder / "mask.png", mask)
-    command = [sys.executable, "-m", "app.demo", "--root", str(root), "--port", "{port}"]
+    command = [sys.executable, "-m", "app", "--root", str(root), "--port", "{port}"]
     started = time.perf_counter()
     with served(command) as (address, pid):
         figures: dict[str, Any] = {"cold_start_s": time.perf_counter() - started}

@@ -167,7 +167,7 @@ def main() -> None:
             if "report" in args.pages:
                 photograph_report(browser, report, args.output / "report_page.png")
             if "demo" in args.pages:
-                command = [sys.executable, "-m", "app.demo", "--root", str(args.root), "--port", "{port}"]
+                command = [sys.executable, "-m", "app", "--root", str(args.root), "--port", "{port}"]
                 with served(command) as (address, _pid):
                     photograph_demo(browser, address, args.output / "demo_page.png", args.label, args.seed)
             if "mlflow" in args.pages:

@@ -107,7 +107,7 @@ def demo(
     if compare:
         options += ["--compare", *map(str, compare)]
     # The page becomes this process, so that whoever stops the command stops the page
-    os.execv(sys.executable, [sys.executable, "-m", "app.demo", *options])
+    os.execv(sys.executable, [sys.executable, "-m", "app", *options])
 
 
 @app.command()

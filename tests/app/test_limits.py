@@ -21,7 +21,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 from gradio_client.utils import QueueError
 
-from app.demo import PASSWORD_VARIABLE, USER, WAITING, build_without_models, serve
+from app.address import PASSWORD_VARIABLE, USER
+from app.demo import WAITING, build_without_models, serve
 
 ROOT = Path(__file__).parents[2]
 LARGEST = 40 * 2**20  # bytes; docs/demo.md says 40 MB
@@ -114,7 +115,6 @@ def test_the_command_lets_others_in_with_a_password_alone(
     command = [sys.executable, "-m", "pipeline.cli", "demo", "--root", str(tmp_path), "--host", "0.0.0.0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "run `dvc repro` first" in done.stderr, "in the folder of --root, not in this one"
     assert f"demo: 0.0.0.0 is reachable by others: set {PASSWORD_VARIABLE} first" in done.stderr
     shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert PASSWORD_VARIABLE in shown.stdout
@@ -129,14 +129,20 @@ def test_a_taken_port_or_a_foreign_address_is_one_line_that_says_what_to_choose(
             ("127.0.0.1", port): "Address already in use",
             ("localhost", 99999): "port",
         }.items():
-            command = [sys.executable, "-m", "app.demo", "--root", str(tmp_path)]
+            command = [sys.executable, "-m", "app", "--root", str(tmp_path)]
             command += ["--host", where[0], "--port", str(where[1])]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 1
-            last = done.stderr.strip().splitlines()[-1]
-            assert last.startswith(f"demo: cannot listen on {where[0]}:{where[1]} ("), done.stderr
-            assert reason in last
-            assert last.endswith("choose another --port or --host")
+            (line,) = done.stderr.strip().splitlines()
+            assert line.startswith(f"demo: cannot listen on {where[0]}:{where[1]} (")
+            assert reason in line
+            assert line.endswith("choose another --port or --host")
+
+
+def test_a_wrong_address_is_told_before_anything_large_is_imported() -> None:
+    code = "import sys, app.__main__; print({'torch', 'gradio', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
 
 
 def test_the_folder_of_uploads_goes_with_the_page(tmp_path: Path) -> None:
@@ -144,13 +150,15 @@ def test_the_folder_of_uploads_goes_with_the_page(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
-    page = subprocess.Popen(
-        [sys.executable, "-m", "app.demo", "--root", str(tmp_path), "--port", str(port)],
-        cwd=ROOT,
-        env=environment | {"TMPDIR": str(tmp_path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        page = subprocess.Popen(
+            [sys.executable, "-m", "app", "--root", str(tmp_path), "--port", str(port)],
+            cwd=ROOT,
+            env=environment | {"TMPDIR": str(tmp_path)},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -160,6 +168,7 @@ def test_the_folder_of_uploads_goes_with_the_page(tmp_path: Path) -> None:
             except OSError:
                 time.sleep(0.2)
         assert list(tmp_path.glob("metaldefect-demo-cache-*"))
+        assert "run `dvc repro` first" in log.read_text(), "in the folder of --root, not in this one"
         page.terminate()
         assert page.wait(60) == 0
     finally:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from app.demo import build, build_without_models, main, page_of, serve
+from app.__main__ import main
+from app.demo import build, build_without_models, page_of, serve
 from app.familiar import Familiarity
 from app.paint import offered_files
 from app.reading import painted_mask, read_mask_of, read_photograph, read_settings, told
@@ -260,8 +261,8 @@ def test_a_wrong_folder_to_compare_with_ends_the_program(
         raise AssertionError("a page was served")
 
     monkeypatch.setattr("app.demo.serve", no_page)
-    given = ["--root", str(demo_root), "--compare", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["app.demo", *given])
+    given = ["--root", str(demo_root), "--compare", str(tmp_path), "--port", "0"]  # 7860 may be taken
+    monkeypatch.setattr("sys.argv", ["app", *given])
     with pytest.raises(SystemExit) as stop:
         main()
     reason = f"{tmp_path} holds no models/openvino: name the folder of a finished run"

@@ -128,7 +128,7 @@ def test_the_demo_gets_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["--root", "line3", "--compare", "a", "--compare", "b", "--port", "80", "--host", "::1"]
     assert CliRunner().invoke(app, ["demo", *given]).exit_code == 0
     options = ["--root", "line3", "--host", "::1", "--port", "80", "--compare", "a", "b"]
-    assert started == [(sys.executable, [sys.executable, "-m", "app.demo", *options])]
+    assert started == [(sys.executable, [sys.executable, "-m", "app", *options])]
 
 
 def test_the_shell_completes_commands() -> None:
