@@ -28,6 +28,7 @@ CHARTS = Path("docs/images")
 CHART_WORDS = {  # for those who do not see the picture
     "edge": "Milliseconds per frame of torch, anomalib's export, onnxruntime and this project's graphs",
     "tiles": "Image AUROC on magnetic tiles, 128 px, against training steps, and a memory bank's",
+    "tile_classes": "Tiles with blowholes and breaks: training photographs, drawn images, visible insertions",
     "tiles_256": "Image AUROC on magnetic tiles, 256 px, against training steps, and a memory bank's",
 }
 PART = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)

@@ -263,7 +263,7 @@ def test_every_picture_of_the_pages_comes_from_a_command() -> None:
     root = Path(__file__).resolve().parents[2]
     made = {f"{name}_{picture}.png" for name in ("default", "real") for picture in PICTURES}
     made |= {f"{page}.png" for page in ("demo_page", "report_page", "mlflow_list", "mlflow_comparison")}
-    made |= {"edge.png", "tiles.png", "tiles_256.png"}
+    made |= {"edge.png", "tile_classes.png", "tiles.png", "tiles_256.png"}
     assert {path.name for path in (root / "docs/images").iterdir()} <= made
     for page in (root / "README.md", *(root / "docs").glob("*.md")):
         for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
