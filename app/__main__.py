@@ -7,12 +7,12 @@ import signal
 import sys
 from pathlib import Path
 
-from app.address import PASSWORD_VARIABLE, check_address
+from app.arguments import PASSWORD_VARIABLE, check_address, check_finished
 from metaldefect.errors import exit_on_user_error
 
 
 def main() -> None:
-    """Serve the page of a run; a wrong address is refused before the models are loaded."""
+    """Serve the page of a run; a wrong address or folder is refused before anything large is imported."""
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("."), help="folder of the pipeline (default: here)")
     parser.add_argument("--compare", type=Path, nargs="*", default=[], help="folders of other finished runs")
@@ -24,11 +24,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or the folder of uploads would stay
     with exit_on_user_error("demo"):
         check_address(args.host, args.port)
+        check_finished(args.compare)  # here, because page_of serves a page whatever is missing
         print("demo: loading the models", file=sys.stderr, flush=True)
         from app.demo import page_of, serve
-        from app.studio import check_finished
 
-        check_finished(args.compare)  # here, because page_of serves a page whatever is missing
         serve(page_of(args.root, args.compare), args.host, args.port)
 
 

@@ -21,8 +21,8 @@ if "GRADIO_TEMP_DIR" not in os.environ:
 
 import gradio as gr
 
-from app.address import PASSWORD_VARIABLE, USER, check_address
 from app.api import build_endpoints
+from app.arguments import PASSWORD_VARIABLE, USER, check_address
 from app.card import model_card
 from app.familiar import Familiarity, run_familiarity
 from app.local_files import LocalPage

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.arguments import check_finished
 from metaldefect.deploy.bundle import PRECISIONS, graph_file
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.errors import UserError
@@ -125,13 +126,6 @@ class Studio:
         """Up to `limit` defect-free images to start from, spread evenly over the detector's test normals."""
         found = sorted((self.root / "data/merged/inspection/test/good").glob("*.png"))
         return found[:: max(1, len(found) // limit)][:limit]
-
-
-def check_finished(runs: Sequence[Path]) -> None:
-    """Raise `UserError` for the first folder without an exported detector: it is no finished run."""
-    for run in runs:
-        if not (run / "models/openvino").is_dir():
-            raise UserError(f"{run} holds no models/openvino: name the folder of a finished run")
 
 
 def distinct_names(folders: Sequence[Path], taken: Container[str]) -> dict[str, Path]:

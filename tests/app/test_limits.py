@@ -21,7 +21,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 from gradio_client.utils import QueueError
 
-from app.address import PASSWORD_VARIABLE, USER
+from app.arguments import PASSWORD_VARIABLE, USER
 from app.demo import WAITING, build_without_models, serve
 
 ROOT = Path(__file__).parents[2]
@@ -139,10 +139,19 @@ def test_a_taken_port_or_a_foreign_address_is_one_line_that_says_what_to_choose(
             assert line.endswith("choose another --port or --host")
 
 
-def test_a_wrong_address_is_told_before_anything_large_is_imported() -> None:
-    code = "import sys, app.__main__; print({'torch', 'gradio', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "set()", done.stderr
+def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path: Path) -> None:
+    for given in (["--host", "0.0.0.0"], ["--port", "0", "--compare", str(tmp_path)]):
+        code = (
+            "import atexit, sys, app.__main__;"
+            "atexit.register(lambda: print({'torch', 'gradio', 'numpy'} & set(sys.modules)));"
+            f"sys.argv = ['app', *{given}]; app.__main__.main()"
+        )
+        environment = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stdout.strip() == "set()", done.stderr
 
 
 def test_the_folder_of_uploads_goes_with_the_page(tmp_path: Path) -> None:

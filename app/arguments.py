@@ -1,10 +1,12 @@
-"""The address of the demo's page. Imports nothing large, so that a wrong one is told at once."""
+"""Checks of what the demo is started with. Imports nothing large, so that a mistake is told at once."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 
 from metaldefect.errors import UserError
 
@@ -44,3 +46,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_finished(runs: Sequence[Path]) -> None:
+    """Raise `UserError` for the first folder without an exported detector: it is no finished run."""
+    for run in runs:
+        if not (run / "models/openvino").is_dir():
+            raise UserError(f"{run} holds no models/openvino: name the folder of a finished run")
