@@ -17,7 +17,7 @@ from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.synthesis.config import InsertionConfig
 from metaldefect.synthesis.drawing import DrawnImages, draw_classes
 from metaldefect.synthesis.insertion import canvases_of
-from metaldefect.synthesis.insertion_set import training_masks, window_side, write_insertion_set
+from metaldefect.synthesis.insertion_set import training_masks, window_sides, write_insertion_set
 from metaldefect.synthesis.painter import Painter, load_painter
 from pipeline.params import Params
 from pipeline.run import StageRun, run_stage
@@ -54,7 +54,7 @@ def main(params: Params, run: StageRun) -> None:
         report = write_images(painter, drawn, section.images_per_class, folder)
         insertions = write_insertion_set(
             painter, canvases, training_masks(MERGED), folder, sampling, inserting, params.seed,
-            window_side(MERGED),
+            window_sides(MERGED),
         )  # fmt: skip
         write_json(folder / "config.json", {"seed": params.seed, "sampling": sampling.model_dump()})
     if not insertions["drawn"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from metaldefect.ingest.levels import find_levels
 from metaldefect.ingest.parallel import map_threads
 from metaldefect.ingest.reading import read_image, read_known_mask, with_usable_boxes
 from metaldefect.ingest.shortcut import GreyStatistics, grey_statistics
-from metaldefect.ingest.windows import Window, windows_around
+from metaldefect.ingest.windows import Window, is_large, windows_around
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Examined:
     """A raw image with its class, hashes and statistics; its boxes have the names of classes.
 
     `shape` is the source's (height, width), upright; `levels` are its dataset's. `windows` are cut out of a
-    large photograph around its small defects; without any it is used as a whole.
+    photograph around its small defects; without any it is used as a whole.
     """
 
     raw: RawSample
@@ -103,7 +104,22 @@ def examine_dataset(
             examined.append(result)
         else:
             files.reject(raw.path, str(result))
-    return examined, files
+    return one_scale(examined, image_size), files
+
+
+def one_scale(examined: Sequence[Examined], image_size: int) -> list[Examined]:
+    """Use small photographs as a whole where this is best for most of their class.
+
+    A few enlarged windows among whole photographs would show the same metal at two scales.
+    """
+    cut = Counter(item.label for item in examined if item.windows)
+    every = Counter(item.label for item in examined)
+    return [
+        item
+        if 2 * cut[item.label] > every[item.label] or is_large(item.shape, image_size)
+        else replace(item, windows=())
+        for item in examined
+    ]
 
 
 def examine_image(

@@ -30,7 +30,7 @@ from metaldefect.ingest.placing import (
     photographs_of_several_classes,
     place_images,
     window_notes,
-    write_window_side,
+    write_window_sides,
 )
 from metaldefect.ingest.reading import read_image, read_known_mask
 from metaldefect.ingest.samples import TABLE_NAME, counts_of, write_image_file, write_table
@@ -128,9 +128,9 @@ def merge_datasets(
 
     Writes `images/<label>/<source>_<stem>.png` (8-bit grey or RGB, square), `masks/<label>/` ({0, 255}, if
     known), `samples.parquet`, `rejected.csv`, `near_duplicates.csv`, `levels.json`, and
-    the detector's images in MVTec AD layout under `inspection/`. The same inputs give the same bytes. Large
-    photographs with small defects give one image per defect (see `ingest.windows`), and the usual side of
-    these windows in `windows.json`.
+    the detector's images in MVTec AD layout under `inspection/`. The same inputs give the same bytes.
+    Photographs with small defects give one image per defect (see `ingest.windows`), and the usual side of
+    these windows by class in `windows.json`.
 
     Args:
         datasets: the datasets to merge; their order decides which image of a near-duplicate group is first.
@@ -238,11 +238,11 @@ def write_tables(
     examined: Sequence[Examined],
     placed: Sequence[Placed],
 ) -> None:
-    """Write what lies beside the images: samples, rejected files, near-duplicates, window side, levels."""
+    """Write what lies beside the images: samples, rejected files, near-duplicates, windows' sides, levels."""
     write_table(folder / TABLE_NAME, table)
     write_rejected(folder / "rejected.csv", rejected)
     write_pairs(folder / NEAR_DUPLICATES, pairs, examined, table)
-    write_window_side(folder, placed)
+    write_window_sides(folder, placed)
     write_dataset_levels(
         folder, {item.raw.source: item.levels for item in examined if item.levels is not None}
     )

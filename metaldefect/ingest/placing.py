@@ -120,20 +120,28 @@ def label_key(label: str) -> str:
     return label.encode().hex()
 
 
-def write_window_side(folder: Path, placed: Sequence[Placed]) -> None:
-    """Write the usual side of the windows, px, into `windows.json`, unless there are none."""
-    if sides := [one.window.side for one in placed if one.window]:
-        write_json(folder / WINDOWS, {"side": round(median(sides))})
+def write_window_sides(folder: Path, placed: Sequence[Placed]) -> None:
+    """Write the median side in pixels of each class that mostly has windows into `windows.json`, if any."""
+    sides: dict[str, list[int | None]] = {}
+    for one in placed:
+        sides.setdefault(one.item.label, []).append(one.window.side if one.window else None)
+    usual = {}
+    for label, found in sorted(sides.items()):
+        cut = [side for side in found if side is not None]
+        if 2 * len(cut) > len(found):
+            usual[label] = round(median(cut))
+    if usual:
+        write_json(folder / WINDOWS, usual)
 
 
 def window_notes(placed: Sequence[Placed]) -> list[str]:
-    """What was cut out of large photographs, one note per dataset."""
+    """What was cut out of photographs, one note per dataset."""
     found = []
     for source in dict.fromkeys(one.item.raw.source for one in placed if one.window):
         cut = [one for one in placed if one.window and one.item.raw.source == source]
         photographs = {one.item.source_path for one in cut}
         found.append(
-            f"{source}: {len(cut)} windows were cut around the small defects of large photographs"
+            f"{source}: {len(cut)} windows were cut around the small defects of photographs"
             f" ({len(photographs)}), so that they are learnt at their own scale"
         )
     return found

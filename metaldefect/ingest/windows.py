@@ -1,7 +1,8 @@
-"""Windows around small defects of large photographs, so that they are learnt at their own scale.
+"""Windows around the small defects of photographs, so that they are learnt at their own scale.
 
-A photograph of 4000 x 3000 pixels in 256 would show a scratch of 40 pixels as two or three. So a photograph
-whose defects would become that small gives one square window per defect instead of one image of the whole.
+A photograph of 4000 x 3000 pixels in 256 would show a scratch of 40 pixels as two or three, and one of
+250 x 300 pixels a pore of 10 as part of one token. So a photograph whose defects would become that small
+gives one square window per defect instead of one image of the whole.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from scipy import ndimage
 from metaldefect.image_files import U8
 from metaldefect.ingest.adapters.records import Box
 
-WINDOWS = "windows.json"  # beside the sample table: their usual side, px; absent where none was cut
-SMALLEST_EXTENT = 0.125  # of the image's side: two of sixteen tokens; smaller defects cannot be learnt
+WINDOWS = "windows.json"  # beside the sample table: class -> side, px; absent where no class has one
+SMALLEST_EXTENT = 0.2  # of the image's side: three of sixteen tokens; smaller defects are hardly learnt
+MOST_ENLARGED = 2.0  # times that a window is enlarged at most: beyond, the image shows nothing more
+LEAST_GAIN = 1.5  # the whole photograph over its window; a window nearly as large is not worth a second scale
 ROOM = 3.0  # side of a window over the extent of its defect: the models need metal around it
 JOINED = 0.02  # of the photograph's longer side: parts of a mask that are nearer than this are one defect
 MOST_WINDOWS = 8  # of one photograph, the largest defects first
@@ -73,9 +76,10 @@ def windows_around(
         image_size: side in pixels that images are resized to.
 
     Returns:
-        Windows at least as large as an image, so that nothing is enlarged, the largest defect's first.
+        Windows at least half as large as an image, the largest defect's first.
     """
-    if max(shape) < 2 * image_size or min(shape) <= image_size:
+    smallest = round(image_size / MOST_ENLARGED)
+    if max(shape) < LEAST_GAIN * smallest or min(shape) < smallest:
         return ()
     parts = parts_of(mask, max(shape)) if mask is not None else [part_of(box, shape) for box in boxes]
     parts = sorted(parts, key=extent_of, reverse=True)
@@ -84,8 +88,13 @@ def windows_around(
     found: list[Window] = []
     for part in parts:
         if len(found) < MOST_WINDOWS and not any(window.holds(part) for window in found):
-            found.append(window_around(part, shape, image_size))
+            found.append(window_around(part, shape, smallest))
     return tuple(found)
+
+
+def is_large(shape: tuple[int, ...], image_size: int) -> bool:
+    """Whether a photograph loses half of its detail as a whole, so that small defects always need windows."""
+    return max(shape) >= 2 * image_size and min(shape) > image_size
 
 
 def parts_of(mask: U8, longer_side: int) -> list[tuple[slice, slice]]:
@@ -124,9 +133,9 @@ def extent_of(part: tuple[slice, slice]) -> int:
     return max(side.stop - side.start for side in part)
 
 
-def window_around(part: tuple[slice, slice], shape: tuple[int, int], image_size: int) -> Window:
+def window_around(part: tuple[slice, slice], shape: tuple[int, int], smallest: int) -> Window:
     """A square with room around a region, moved and shrunk to lie inside the photograph."""
-    side = min(max(image_size, round(ROOM * extent_of(part))), *shape)
+    side = min(max(smallest, round(ROOM * extent_of(part))), *shape)
     top, left = (
         min(max((span.start + span.stop - side) // 2, 0), length - side)
         for span, length in zip(part, shape, strict=True)

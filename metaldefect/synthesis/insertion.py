@@ -96,7 +96,7 @@ def plan_insertions(
     seed: int,
     canvases: Sequence[Canvas],
     real: Mapping[str, Sequence[Mask]],
-    side: int | None = None,
+    sides: Mapping[str, int] | None = None,
 ) -> list[Insertion]:
     """Plan where `per_class` defects of each class go; every other one is for testing.
 
@@ -106,8 +106,8 @@ def plan_insertions(
         seed: of places and masks.
         canvases: normal images that the detector's other splits do not use.
         real: known masks by class; a class without any gets procedural ones.
-        side: of the windows in which the models learnt their defects, in pixels of a photograph; None: as
-            large as the canvas allows.
+        sides: of the windows in which the models learnt a class, in pixels of a photograph; a class without
+            one was learnt in whole photographs, and its windows are as large as the canvas allows.
 
     Raises:
         UserError: as in `divide_canvases`.
@@ -117,7 +117,7 @@ def plan_insertions(
     for label in classes:
         for number in range(per_class):
             split = SPLITS[number % len(SPLITS)]
-            masks = real.get(label, ())
+            masks, side = real.get(label, ()), (sides or {}).get(label)
             jobs.append(plan_insertion(label, number, seed, split, divided[split], masks, side))
     return jobs
 

@@ -45,7 +45,7 @@ def write_insertion_set(
     sampling: SamplingConfig,
     config: InsertionConfig,
     seed: int,
-    side: int | None = None,
+    sides: Mapping[str, int],
 ) -> dict[str, Any]:
     """Insert defects of each class but `good` into normal images; none if there is no other class.
 
@@ -60,7 +60,7 @@ def write_insertion_set(
         sampling: how to sample.
         config: how many defects, attempts and pixels of feather.
         seed: of places, masks and drawing.
-        side: see `plan_insertions`.
+        sides: see `plan_insertions`.
 
     Returns:
         How many were `drawn`, are `invisible`, and serve `validation` and `test`.
@@ -69,7 +69,7 @@ def write_insertion_set(
         UserError: the canvases show fewer than two scenes, or no insertion can be seen.
     """
     defects = [label for label in painter.classes if label != GOOD]
-    jobs = plan_insertions(defects, config.per_class, seed, canvases, real, side) if defects else []
+    jobs = plan_insertions(defects, config.per_class, seed, canvases, real, sides) if defects else []
     drawn = draw_insertions(painter, jobs, sampling, seed, config.feather, config.batch_size, config.attempts)
     (folder / CATEGORY).mkdir(parents=True)
     counts = write_insertions(folder / CATEGORY, jobs, drawn)
@@ -111,10 +111,10 @@ def window_of(row: Mapping[str, str]) -> tuple[slice, slice]:
     return slice(top, top + side), slice(left, left + side)
 
 
-def window_side(merged: Path) -> int | None:
-    """The usual side of the windows that `merge` cut out of large photographs, px; None if it cut none."""
+def window_sides(merged: Path) -> dict[str, int]:
+    """The usual side in pixels of the windows that `merge` cut, by class; without those it left whole."""
     path = merged / WINDOWS
-    return int(read_json(path)["side"]) if path.is_file() else None
+    return read_json(path) if path.is_file() else {}
 
 
 def training_masks(merged: Path) -> dict[str, list[Mask]]:

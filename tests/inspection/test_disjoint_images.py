@@ -176,6 +176,18 @@ def test_all_canvases_serve_in_halves_by_scene() -> None:
         plan_insertions(CLASSES, 2, 0, canvases[:3], {})
 
 
+def test_classes_learnt_in_windows_are_inserted_in_windows_of_that_side() -> None:
+    canvases = [Canvas(f"good/{k}", str(k), textured(k)) for k in range(4)]
+    side = canvases[0].image.shape[0] // 2
+    for job in plan_insertions(CLASSES, 6, 0, canvases, {}, {CLASSES[0]: side}):
+        expected = side if job.label == CLASSES[0] else min(job.canvas.image.shape)
+        assert {part.stop - part.start for part in job.window} == {expected}
+        outside = job.mask.copy()
+        outside[job.window] = False
+        assert job.mask.any()
+        assert not outside.any()
+
+
 def test_every_normal_that_is_not_trained_on_is_a_canvas(make: Make) -> None:
     provider = make("real")
     assert isinstance(provider, RealDatasetProvider)
