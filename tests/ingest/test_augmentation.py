@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import tracemalloc
@@ -135,8 +136,8 @@ def test_a_file_that_a_power_failure_cut_short_is_written_again(merged, left):
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, texture, save):
-    def peak(count: int) -> int:
-        root = tmp_path / f"merged-{count}"
+    def peak(count: int, attempt: int) -> int:
+        root = tmp_path / f"merged-{count}-{attempt}"
         rows = []
         for n in range(count):
             path = f"images/pits/own_{n}.png"
@@ -144,15 +145,17 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, texture, save)
             cells = {"path": path, "split": "train", "width": 128, "height": 128, "weight": 1.0}
             rows.append(dict.fromkeys(COLUMNS, "x") | cells | {"mask_path": None, "boxes": "[]"})
         write_table(root / "samples.parquet", pd.DataFrame(rows))
+        gc.collect()
         tracemalloc.start()
-        augment(root, tmp_path / f"out-{count}", tmp_path / f"partial-{count}")
+        augment(root, tmp_path / f"out-{count}-{attempt}", tmp_path / f"partial-{count}-{attempt}")
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return highest
 
-    peak(2)
-    # the 60 images more are 7.9 MB when all their versions are held
-    assert peak(70) - peak(10) < 2_000_000
+    peak(2, 0)
+    # The 60 images more are 7.9 MB when all their versions are held, each time; other libraries' threads
+    # allocate memory now and then
+    assert min(peak(70, attempt) - peak(10, attempt) for attempt in range(3)) < 2_000_000
 
 
 def test_light_changes_mildly_and_reproducibly(merged):
