@@ -47,6 +47,29 @@ PIVOTS = {
             "_and_this_or_the_next_run_completed": "this or the next run completed",
         },
     ),
+    "learning": Pivot(
+        re.compile(
+            r"(?P<row>plain|paper|batch_4|batch_4_rate_doubled|rising_quantile|falling_rate|autoencoder_rare"
+            r"|autoencoder_first|teacher_start)_(steps|painted|tiles)"
+        ),
+        "the same computing time",
+        {
+            "plain": "`metaldefect train`: rate 4e-4, quantile 0.97, one image per step",
+            "paper": "the paper's rate (1e-4) and quantile (0.999)",
+            "batch_4": "four images per step",
+            "batch_4_rate_doubled": "four images per step, twice the rate",
+            "rising_quantile": "a quantile that rises from 0.9 to 0.999",
+            "falling_rate": "a rate that falls along a cosine",
+            "autoencoder_rare": "the autoencoder's losses in every second step",
+            "autoencoder_first": "a fifth of the time for the autoencoder alone, first",
+            "teacher_start": "a student that starts with the teacher's weights",
+        },
+        {
+            "steps": "steps",
+            "painted": "image AUROC, painted validation defects",
+            "tiles": "image AUROC, test tiles",
+        },
+    ),
     "patch_limits": Pivot(
         re.compile(r"(edge_iou|psnr|ssim)_(?P<row>components_\d+|kmeans_\d+)_at(_\d+)"),
         "each patch becomes",

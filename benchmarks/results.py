@@ -65,6 +65,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "pipeline/dead_runs.py", "pipeline/dead_flow_runs.py", "pipeline/champion.py", "pipeline/registry.py",
     ),
     "kernels": ("metaldefect/kernels", "metaldefect/efficientad"),
+    "learning": ("metaldefect/efficientad", "metaldefect/inspection", "metaldefect/weights"),
     "maskgit_speed": ("metaldefect/maskgit", "metaldefect/hardware.py"),
     "methods": ("metaldefect/efficientad", "metaldefect/metrics", "metaldefect/synthesis"),
     "patch_limits": ("metaldefect/metrics/reconstruction.py",),

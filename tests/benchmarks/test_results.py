@@ -212,7 +212,9 @@ def test_figures_with_rows_and_columns_in_their_names_become_a_table() -> None:
     assert not any("anomalib" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", sorted(PIVOTS))
+@pytest.mark.parametrize(
+    "name", sorted(PIVOTS.keys() & {path.stem for path in (ROOT / "benchmarks/results").glob("*.json")})
+)
 def test_every_figure_of_a_committed_result_has_its_place(name: str) -> None:
     figures = read(ROOT / f"benchmarks/results/{name}.json").figures
     cells, others = pivoted(name, figures)
