@@ -37,6 +37,25 @@ PIVOTS = {
         },
         {"max_error": "largest difference of a score", "changed_decisions": "decisions that differ"},
     ),
+    "categories": Pivot(
+        re.compile(
+            r"(?P<row>(?:magnetic_tile|strip_windows)(?:_memory_bank)?)"
+            r"_(image_auroc|au_pro|f1_at_threshold|f1_max)"
+        ),
+        "30 minutes each",
+        {
+            "magnetic_tile": "magnetic tiles: detector",
+            "magnetic_tile_memory_bank": "magnetic tiles: memory bank, no training",
+            "strip_windows": "windows of steel strip: detector",
+            "strip_windows_memory_bank": "windows of steel strip: memory bank, no training",
+        },
+        {
+            "image_auroc": "image AUROC",
+            "au_pro": "AU-PRO",
+            "f1_at_threshold": "F1 at its threshold",
+            "f1_max": "highest F1 of any threshold",
+        },
+    ),
     "kills": Pivot(
         re.compile(r"(?P<row>stage|worker|server|mlflow)_killed(.*)"),
         "what was killed",
