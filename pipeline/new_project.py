@@ -200,6 +200,7 @@ def params_text(name: str, classes: list[str], steps: dict[str, int], channels: 
             "finetune_vq.training.discriminator_start": f"{steps['finetune_vq'] // 2}",
             "train_maskgit.training.steps": f"{steps['train_maskgit']}",
             "train_maskgit.training.learning_rate": "1.0e-3",  # metal that the base has not seen
+            "synthesize.insertion_attempts": "8",  # few photographs teach little: many tries draw nothing
             "train_efficientad.steps": f"{steps['train_efficientad']}",
             "report.title": json.dumps(name, ensure_ascii=False),
         },

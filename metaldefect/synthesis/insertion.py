@@ -21,8 +21,9 @@ from metaldefect.maskgit.sampling_config import SamplingConfig
 from metaldefect.random_numbers import image_generator
 from metaldefect.synthesis.change import recolour
 from metaldefect.synthesis.inpainting import FILLED, Inpainted, Mask, guided_more, inpaint
-from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, make_mask
+from metaldefect.synthesis.mask_makers import SMALLEST_PIXELS, cut_sides, make_mask
 from metaldefect.synthesis.painter import Painter
+from metaldefect.synthesis.photographs import Window
 
 SPLITS = ("validation", "test")
 
@@ -68,7 +69,7 @@ class Insertion(NamedTuple):
     number: int  # within its class
     split: str  # `validation`: to choose by; `test`: to test on
     canvas: Canvas
-    window: tuple[slice, slice]
+    window: Window
     mask: Mask  # bool, the canvas's size
 
 
@@ -131,14 +132,20 @@ def plan_insertion(
     real: Sequence[Mask],
     side: int | None = None,
 ) -> Insertion:
-    """Choose a canvas, a square window and a mask inside it; chance depends on the first three arguments."""
+    """Choose a canvas, a square window and a mask inside it; chance depends on the first three arguments.
+
+    A mask that reaches a side of the window is a defect that its photograph's border cut off. Its window
+    moves to that side of the canvas.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
     canvas = canvases[int(rng.integers(len(canvases)))]
     shape = canvas.image.shape[:2]
     side = min(side or min(shape), *shape)
     window = square_window(rng, shape, side)
+    shown = make_mask(rng, side, real)
+    window = at_border(window, shown, shape)
     mask = np.zeros(shape, bool)
-    mask[window] = make_mask(rng, side, real)
+    mask[window] = shown
     return Insertion(label, number, split, canvas, window, mask)
 
 
@@ -146,6 +153,19 @@ def square_window(rng: np.random.Generator, shape: tuple[int, ...], side: int) -
     """A random square inside an image: the tokenizer draws squares, and stretching shows."""
     top, left = (int(rng.integers(0, length - side + 1)) for length in shape)
     return slice(top, top + side), slice(left, left + side)
+
+
+def at_border(window: Window, mask: Mask, shape: tuple[int, ...]) -> Window:
+    """A window, moved to those sides of the canvas of some shape that its mask reaches in the window."""
+    at_top, at_bottom, at_left, at_right = cut_sides(mask)
+    moved = []
+    for part, length, first, last in zip(
+        window, shape, (at_top, at_left), (at_bottom, at_right), strict=True
+    ):
+        side = part.stop - part.start
+        start = 0 if first else length - side if last else part.start
+        moved.append(slice(start, start + side))
+    return moved[0], moved[1]
 
 
 class Drawn(NamedTuple):

@@ -42,19 +42,36 @@ def blob(rng: np.random.Generator, size: int) -> Mask:
     return distance <= radius * (1.0 + wave)
 
 
+def cut_sides(mask: Mask) -> tuple[bool, bool, bool, bool]:
+    """Whether a mask reaches the top, bottom, left and right border of its photograph."""
+    edges = (mask[:2], mask[-2:], mask[:, :2], mask[:, -2:])
+    return bool(edges[0].any()), bool(edges[1].any()), bool(edges[2].any()), bool(edges[3].any())
+
+
 def moved(mask: Mask, rng: np.random.Generator, size: int) -> Mask:
-    """A real defect's mask after one of the eight symmetries of the square, resized, at a random place."""
+    """A real defect's mask after one of the eight symmetries of the square, resized, at a random place.
+
+    A side that its photograph's border cuts off lies at the border again, and what runs through a photograph
+    does so here: elsewhere there would be a straight edge that no defect has.
+    """
     turned = np.rot90(mask, int(rng.integers(4)))
     if rng.random() < 0.5:
         turned = turned[::-1]
     rows, columns = np.where(turned)
     crop = turned[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    at_top, at_bottom, at_left, at_right = cut_sides(turned)
+    through = (at_top and at_bottom, at_left and at_right)
     scale = rng.uniform(0.7, 1.1) * size / mask.shape[0]
-    limit = 0.9 * size / max(crop.shape)
-    height, width = (max(3, round(side * min(scale, limit))) for side in crop.shape)
+    scale = size / mask.shape[0] if any(through) else min(scale, 0.9 * size / max(crop.shape))
+    height, width = (
+        size if whole else max(3, round(side * scale))
+        for side, whole in zip(crop.shape, through, strict=True)
+    )
     small = resize(crop.astype(np.uint8) * 255, (height, width)) > 127
     placed = np.zeros((size, size), bool)
-    top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+    top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))
+    top = 0 if at_top else size - height if at_bottom else top
+    left = 0 if at_left else size - width if at_right else left
     placed[top : top + height, left : left + width] = small
     return placed
 

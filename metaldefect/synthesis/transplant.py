@@ -16,6 +16,7 @@ from scipy import ndimage
 from metaldefect.synthesis.change import Change, contrast_gain
 from metaldefect.synthesis.config import TransplantConfig
 from metaldefect.synthesis.inpainting import Mask, Weights, feathered, smooth_step
+from metaldefect.synthesis.mask_makers import cut_sides
 from metaldefect.synthesis.photographs import Levels, Photograph, Window, grey_of
 from metaldefect.synthesis.placement import Spot, bounding_box, extent_of, free_place
 
@@ -162,12 +163,6 @@ def border_fade(mask: Mask, window: tuple[slice, slice]) -> Weights:
     for cut, distance in zip(cut_sides(mask), distances, strict=True):
         fade = fade * smooth_step(distance / (max(length, 3.0) if cut else 3.0))
     return fade[window]
-
-
-def cut_sides(mask: Mask) -> tuple[bool, bool, bool, bool]:
-    """Whether a mask reaches the top, bottom, left and right border of its photograph."""
-    edges = (mask[:2], mask[-2:], mask[:, :2], mask[:, -2:])
-    return bool(edges[0].any()), bool(edges[1].any()), bool(edges[2].any()), bool(edges[3].any())
 
 
 def transplant(

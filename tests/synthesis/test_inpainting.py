@@ -24,7 +24,7 @@ from metaldefect.synthesis.inpainting import (
     visible_change,
 )
 from metaldefect.synthesis.insertion import Canvas, draw_insertions, plan_insertions
-from metaldefect.synthesis.mask_makers import blob, make_mask, moved, stroke
+from metaldefect.synthesis.mask_makers import blob, cut_sides, make_mask, moved, stroke
 from metaldefect.synthesis.painter import Painter
 from metaldefect.tokenizer.config import VQConfig
 from metaldefect.tokenizer.fields import plane_of
@@ -199,6 +199,40 @@ def test_a_moved_mask_keeps_its_kind_of_shape() -> None:
         rows, columns = np.where(moved(real, np.random.default_rng(seed), 200))
         extent = sorted([int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1])
         assert 5.0 <= extent[1] / extent[0] <= 12.0
+
+
+def test_a_mask_that_its_photographs_border_cuts_off_stays_at_the_border() -> None:
+    cut = np.zeros((200, 200), bool)
+    cut[150:, 100:110] = True
+    for seed in range(10):
+        mask = moved(cut, np.random.default_rng(seed), 128)
+        assert sum(cut_sides(mask)) == 1
+        assert not mask.all(axis=0).any()
+        assert not mask.all(axis=1).any()
+
+
+def test_a_mask_that_runs_through_its_photograph_runs_through_the_window() -> None:
+    through = np.zeros((200, 200), bool)
+    through[:, 60:70] = True
+    for seed in range(10):
+        mask = moved(through, np.random.default_rng(seed), 128)
+        assert mask.all(axis=0).any() != mask.all(axis=1).any()
+
+
+def test_windows_with_cut_masks_lie_at_that_border_of_the_canvas() -> None:
+    corner = np.zeros((64, 64), bool)
+    corner[:10, :12] = True
+    canvases = [Canvas(name, name, np.zeros((200, 300), np.uint8)) for name in "ab"]
+    for job in plan_insertions(["pits"], 12, 0, canvases, {"pits": [corner]}, {"pits": 64}):
+        assert cut_sides(job.mask) == cut_sides(job.mask[job.window])
+    free = np.zeros((64, 64), bool)
+    free[20:30, 20:32] = True
+    windows = [
+        job.window
+        for job in plan_insertions(["pits"], 12, 0, canvases, {"pits": [free]}, {"pits": 64})
+        if not any(cut_sides(job.mask[job.window]))
+    ]
+    assert len({(rows.start, columns.start) for rows, columns in windows}) == len(windows) > 6
 
 
 @pytest.mark.parametrize("maker", [stroke, blob])
