@@ -13,12 +13,14 @@ from metaldefect.efficientad.torch_model import EfficientAD, PatchDescriptionNet
 from metaldefect.errors import UserError
 from metaldefect.hardware import device
 from metaldefect.images import ImageSize, height_and_width, to_imagenet_range
+from metaldefect.kernels.switch import cpu_kernels, is_on_cpu
 from metaldefect.training.callbacks import ComputingTime
 
 TIMED_IMAGES = 2
 FIXED_SECONDS = 40.0  # figures, converting the graphs
 SPARE = 1.25  # machines slow down when they are warm
 SHORTEST_TRAINING = 20.0
+TRAINING_SHARE = 0.25  # of the minutes: for less, images are made smaller
 
 
 class Stopwatch:
@@ -84,6 +86,16 @@ class Budget:
         took = f"{wall / 60:.1f} minutes"
         return took if others < 0.1 else f"{took}, of which other programs held the machine for {others:.1f}"
 
+    def reserve(self, passes: int, second_per_image: float, same_again: float = 0.0) -> float:
+        """Seconds to keep for what follows the training, see `clock_for_training`."""
+        return SPARE * (FIXED_SECONDS + same_again + passes * second_per_image)
+
+    def allows(self, passes: int, second_per_image: float) -> bool:
+        """Whether so many passes leave a quarter of the time to train."""
+        if self.limit is None:
+            return True
+        return self.spent + self.reserve(passes, second_per_image) <= (1 - TRAINING_SHARE) * self.limit
+
     def clock_for_training(
         self, passes: int, second_per_image: float, same_again: float
     ) -> TrainingClock | None:
@@ -99,7 +111,7 @@ class Budget:
         """
         if self.limit is None:
             return None
-        reserve = SPARE * (FIXED_SECONDS + same_again + passes * second_per_image)
+        reserve = self.reserve(passes, second_per_image, same_again)
         left = self.limit - self.spent - reserve
         if left < SHORTEST_TRAINING:
             rest = (self.spent + reserve) / 60
@@ -117,11 +129,12 @@ class Budget:
 
 @torch.inference_mode()
 def seconds_per_image(teacher: PatchDescriptionNetwork, size: ImageSize) -> float:
-    """Seconds to score one image with untrained networks of the teacher's size."""
+    """Seconds to score one image with untrained networks of the teacher's size, as test images are scored."""
     model = EfficientAD(teacher.size, teacher.padding, teacher.count_include_pad).eval().to(device())
     image = to_imagenet_range(np.zeros((1, *height_and_width(size)), np.uint8)).to(device())
-    model(image)
-    watch = Stopwatch()
-    for _ in range(TIMED_IMAGES):
+    with cpu_kernels(model, enabled=is_on_cpu(model)):
         model(image)
-    return watch.seconds / TIMED_IMAGES
+        watch = Stopwatch()
+        for _ in range(TIMED_IMAGES):
+            model(image)
+        return watch.seconds / TIMED_IMAGES

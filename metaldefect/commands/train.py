@@ -17,14 +17,28 @@ from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.commands.budget import Budget, Stopwatch, TrainingClock, seconds_per_image
 from metaldefect.commands.export import RANGE_IMAGES, export_beside
 from metaldefect.commands.settings import TrainSettings
+from metaldefect.commands.size_in_time import size_in_time
 from metaldefect.commands.sources import chosen_size, make_provider
 from metaldefect.deploy.bundle import PRECISIONS
-from metaldefect.efficientad.calibration import RIDGES, Calibration, calibrate, with_papers_score
+from metaldefect.efficientad.calibration import (
+    RIDGES,
+    Calibration,
+    CalibrationImages,
+    calibrate,
+    with_papers_score,
+)
 from metaldefect.efficientad.config import TrainingConfig
 from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.evaluation import Scored, papers_metrics, score_test_images, summarise
 from metaldefect.efficientad.figures import detector_figures, validation_curve_figure
-from metaldefect.efficientad.held_out import HeldOut, hold_out
+from metaldefect.efficientad.held_out import (
+    CALIBRATION_CANVASES,
+    CALIBRATION_DEFECTS,
+    CURVE_DEFECTS,
+    CURVE_NORMALS,
+    HeldOut,
+    hold_out,
+)
 from metaldefect.efficientad.memory_bank import (
     MemoryBank,
     auroc_difference,
@@ -127,7 +141,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any]:
     set_threads()
     budget = Budget(settings.minutes)
     work = work_folder(settings)
-    inputs = read_inputs(settings, work)
+    inputs = read_inputs(settings, work, budget)
     bank = fill_bank(inputs.images.normal, available_features(inputs.teacher), settings.seed)
     with_bank, of_bank, seconds = measure_bank(bank, inputs.test, inputs.size, settings.seed, inputs.tiles)
     clock = clock_of(settings, budget, inputs, seconds)
@@ -179,7 +193,7 @@ def holds_detector(folder: Path) -> bool:
     return isinstance(content, dict) and content.keys() >= DETECTOR_KEYS
 
 
-def read_inputs(settings: TrainSettings, work: Path) -> Inputs:
+def read_inputs(settings: TrainSettings, work: Path, budget: Budget) -> Inputs:
     """Read or prepare everything that a run needs; `work` holds prepared images.
 
     Raises:
@@ -188,8 +202,14 @@ def read_inputs(settings: TrainSettings, work: Path) -> Inputs:
     provider = make_provider(settings, work)
     teacher = choose_teacher(settings)
     choice, tiles = chosen_size(settings, provider, teacher, work), settings.tiles
-    size = choice.size
     unseen = (provider.validation() + provider.canvases())[:DRIFT_IMAGES]
+    if isinstance(settings.image_size, str) and tiles is None:
+        test, passes = (
+            len(provider.test()),
+            passes_expected(provider, len(unseen) if settings.export else None),
+        )
+        choice = size_in_time(choice, passes, test, teacher, budget, work)
+    size = choice.size
     if tiles is not None:
         provider = TiledProvider(provider, height_and_width(size), tiles, work / "tiles")
         print("; ".join([f"{len(provider.train())} tiles to train on", *provider.notes]))
@@ -206,8 +226,10 @@ def clock_of(
     Raises:
         UserError: it is too short.
     """
+    held_out = inputs.held_out
     passes = passes_around_training(
-        inputs.held_out,
+        count_images(held_out.calibration),
+        0 if held_out.curve is None else count_images(held_out.curve),
         len(inputs.images.normal),
         count_passes(inputs.test, inputs.size, inputs.tiles),
         count_passes(inputs.unseen, inputs.size, inputs.tiles) if settings.export else None,
@@ -292,7 +314,20 @@ def measure_bank(
     return scored, found, watch.seconds
 
 
-def passes_around_training(held_out: HeldOut, train: int, test: int, unseen: int | None) -> int:
+def passes_expected(provider: DatasetProvider, unseen: int | None) -> int:
+    """`passes_around_training`, before images are read and defects painted at a size."""
+    painted = len(provider.defects()) or CALIBRATION_DEFECTS
+    calibration = len(provider.validation()) + min(len(provider.canvases()), CALIBRATION_CANVASES) + painted
+    curve = CURVE_NORMALS + CURVE_DEFECTS
+    return passes_around_training(calibration, curve, len(provider.train()), len(provider.test()), unseen)
+
+
+def count_images(images: CalibrationImages) -> int:
+    """Good images and defects."""
+    return len(images.normals) + len(images.defects)
+
+
+def passes_around_training(calibration: int, curve: int, train: int, test: int, unseen: int | None) -> int:
     """How many images the networks score outside the training, of those that the budget has not seen yet.
 
     The teacher alone describes every training image, a third of a detector's work. The test images are scored
@@ -300,18 +335,14 @@ def passes_around_training(held_out: HeldOut, train: int, test: int, unseen: int
     each exported precision, which also scores the images that drift is measured against.
 
     Args:
-        held_out: for the calibration and the curve.
+        calibration: its images, good and defective.
+        curve: the same for the validation curve, whose last point lies behind the end of the training.
         train: training images.
         test: passes over the test images.
         unseen: passes over the images that drift is measured against; None: nothing is exported.
     """
-    calibration = held_out.calibration
-    passes = len(calibration.normals) + len(calibration.defects)
-    exported = 0 if unseen is None else len(PRECISIONS) * (2 * passes + unseen) + RANGE_IMAGES
-    passes = 2 * passes + exported + 2 * test + train // 2
-    if held_out.curve is not None:  # its last point lies behind the end of the training
-        passes += len(held_out.curve.normals) + len(held_out.curve.defects)
-    return passes
+    exported = 0 if unseen is None else len(PRECISIONS) * (2 * calibration + unseen) + RANGE_IMAGES
+    return 2 * calibration + exported + 2 * test + train // 2 + curve
 
 
 def count_passes(images: Sequence[InspectionImage], size: ImageSize, tiles: int | None) -> int:
