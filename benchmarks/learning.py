@@ -122,14 +122,8 @@ class AutoencoderFirst(Timed):
 class TeacherStart(Timed):
     """The student's layers before the last start with the teacher's weights."""
 
-    def __init__(
-        self,
-        model: EfficientAD,
-        features: TeacherFeatures,
-        config: TrainingConfig,
-        clock: ComputingTime | None = None,
-    ) -> None:
-        super().__init__(model, features, config, clock)
+    def __init__(self, model: EfficientAD, *others: Any) -> None:
+        super().__init__(model, *others)
         for own, taught in list(zip(model.student.convolutions, model.teacher.convolutions, strict=True))[
             :-1
         ]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks import tiles
 from benchmarks.tile_teachers import parse_teachers, random_teacher
@@ -17,22 +15,13 @@ from metaldefect.efficientad import held_out
 from metaldefect.efficientad.model_files import load_detector
 from metaldefect.efficientad.torch_model import LAYERS
 from metaldefect.errors import UserError
-from metaldefect.procedural.images import generate_anomalous_image, generate_normal_image
+from tests.few_tiles import save_few_tiles
 from tests.slim_detector import SLIM, save_slim_teacher
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("raw")
-    for label in ("Free", "Crack"):
-        (root / f"MT_{label}/Imgs").mkdir(parents=True)
-    for k in range(30):
-        Image.fromarray(generate_normal_image(k, 130)).save(root / f"MT_Free/Imgs/{k:03d}.jpg", quality=95)
-    for k in range(3):
-        image, mask = generate_anomalous_image("scratch", np.random.default_rng(k), 130)
-        Image.fromarray(image).save(root / f"MT_Crack/Imgs/{k}.jpg", quality=95)
-        Image.fromarray(mask.astype(np.uint8) * 255).save(root / f"MT_Crack/Imgs/{k}.png")
-    return root
+    return save_few_tiles(tmp_path_factory.mktemp("raw"))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, raw: Path, work: Path, *extra: str) -> None:
