@@ -131,7 +131,7 @@ class TeacherStart(Timed):
 
 
 @dataclass(frozen=True)
-class Variant:
+class WayToLearn:
     """One way to train: what it changes in the settings, and its module."""
 
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -139,20 +139,20 @@ class Variant:
 
 
 VARIANTS = {
-    "plain": Variant(),
-    "paper": Variant(PAPER),
-    "batch_4": Variant({"batch_size": 4}),
-    "batch_4_rate_doubled": Variant({"batch_size": 4, "learning_rate": 2 * SHORT["learning_rate"]}),
-    "rising_quantile": Variant(module=RisingQuantile),
-    "falling_rate": Variant(module=FallingRate),
-    "autoencoder_rare": Variant(module=RareAutoencoder),
-    "autoencoder_first": Variant(module=AutoencoderFirst),
-    "teacher_start": Variant(module=TeacherStart),
+    "plain": WayToLearn(),
+    "paper": WayToLearn(PAPER),
+    "batch_4": WayToLearn({"batch_size": 4}),
+    "batch_4_rate_doubled": WayToLearn({"batch_size": 4, "learning_rate": 2 * SHORT["learning_rate"]}),
+    "rising_quantile": WayToLearn(module=RisingQuantile),
+    "falling_rate": WayToLearn(module=FallingRate),
+    "autoencoder_rare": WayToLearn(module=RareAutoencoder),
+    "autoencoder_first": WayToLearn(module=AutoencoderFirst),
+    "teacher_start": WayToLearn(module=TeacherStart),
 }
 
 
 def train_variant(
-    variant: Variant,
+    variant: WayToLearn,
     teacher: PatchDescriptionNetwork,
     images: TrainingImages,
     seconds: float,
