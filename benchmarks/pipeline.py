@@ -9,6 +9,8 @@ printed is JSON. If `noop_flow_s` is above 15, it exits with 1 after it wrote th
 `--confirm FOLDER` shows after a change of the code that the published figures still hold: it brings the kept
 run in FOLDER (`--keep`) up to HEAD, where DVC reruns the stages whose code has changed. If every figure but
 times and memory comes out as published, the result names HEAD as confirmed, and the pictures are copied anew.
+`--update FOLDER` brings a kept run up to HEAD in the same way and publishes what it gives now; the time and
+the memory of a whole run stay those published, and the result names their commit.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from pipeline.run import lookup
 DEFAULT_PROFILE = "cpu"
 STAMP = ".venv/.installed"
 RUNS_OWN = ("dvc.lock", "params.yaml", "metrics")  # what a run writes for git
-COSTS = ("seconds", "peak_rss_mb", "noop_flow_s", "latency_")  # how figures begin that no run repeats
+WHOLE_RUN = ("seconds", "peak_rss_mb", "noop_flow_s")  # figures that only a run of every stage gives
+COSTS = (*WHOLE_RUN, "latency_")  # how figures begin that no run repeats
 NOOP_LIMIT_S = 15.0  # of a flow that finds nothing to do
 # Figure -> (stage that measures it, dotted key in its metrics)
 FIGURES: dict[str, tuple[str, str]] = {
@@ -237,6 +240,35 @@ def update_clone(root: Path) -> None:
             sys.exit(f"git {words[0]} in {root} failed: {done.stderr.strip()}")
 
 
+def bring_up_to_date(root: Path, profile: str) -> Collected:
+    """Bring a kept run in `root` to HEAD: DVC reruns what has changed. Returns all that it measured."""
+    update_clone(root)
+    run_profile(root, profile)
+    return collect_run(root)
+
+
+def update(root: Path, profile: str, path: Path) -> None:
+    """Publish what a kept run gives at HEAD, with the time and the memory of the published whole run.
+
+    Args:
+        root: the kept clone.
+        profile: that it ran.
+        path: the published result, which is replaced.
+    """
+    published = read(path)
+    found = bring_up_to_date(root, profile)
+    whole = published.details.get("whole_run", published.commit)
+    costs = {name: figure for name, figure in published.figures.items() if name in WHOLE_RUN}
+    details = {
+        "metrics": found.metrics,
+        "left_out": found.left_out,
+        "whole_run": whole,
+        "note": f"time and memory are of the whole run at `{whole[:7]}`, of which every stage that has "
+        "changed since ran again",
+    }
+    publish(path, "pipeline", found.figures | costs, details)
+
+
 def confirm(root: Path, profile: str, path: Path) -> list[str]:
     """Bring a kept run up to date with HEAD; if its figures are those published, say so in the result.
 
@@ -249,9 +281,7 @@ def confirm(root: Path, profile: str, path: Path) -> list[str]:
         The figures that differ, with both values; the result is left alone if there are any.
     """
     published = read(path)
-    update_clone(root)
-    run_profile(root, profile)
-    found = collect_run(root).figures
+    found = bring_up_to_date(root, profile).figures
     differ = [
         f"{name}: {published.figures.get(name)} -> {found.get(name)}"
         for name in sorted(published.figures.keys() | found.keys())
@@ -313,10 +343,20 @@ def main() -> None:
         metavar="FOLDER",
         help="show that HEAD gives the figures of the kept run there",
     )
+    parser.add_argument(
+        "--update", type=Path, metavar="FOLDER", help="publish what the kept run there gives at HEAD"
+    )
     args = parser.parse_args()
     if args.keep and not args.clone:
         parser.error("--keep is for --clone")
     name = "default" if args.profile == DEFAULT_PROFILE else args.profile
+    if args.update and (args.clone or args.confirm):
+        parser.error("--update goes without --clone and --confirm")
+    if args.update:
+        with exit_on_user_error(parser.prog):
+            update(args.update.absolute(), args.profile, args.results or path_of(name))
+            copy_pictures(args.update.absolute(), name, args.images)
+        return
     if args.confirm:
         with exit_on_user_error(parser.prog):
             if differ := confirm(args.confirm.absolute(), args.profile, args.results or path_of(name)):
@@ -331,7 +371,7 @@ def main() -> None:
         figures, left_out = dict(found.figures), list(found.left_out)
         figures |= costs
         if not args.clone:
-            left_out += [f"{cost} (of a whole run: --clone)" for cost in (*run._fields, "noop_flow_s")]
+            left_out += [f"{cost} (of a whole run: --clone)" for cost in WHOLE_RUN]
         for missing in left_out:
             print(f"not measured: {missing}")
         details = {"metrics": found.metrics, "left_out": left_out}

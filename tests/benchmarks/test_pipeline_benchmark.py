@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from benchmarks.pipeline import (
     main,
     run_profile,
     time_noop_flow,
+    update,
     workspace,
 )
 from benchmarks.results import Interval, Result, read, write
@@ -194,37 +196,55 @@ repro:
 """
 
 
-def test_a_kept_run_confirms_its_figures_for_a_later_commit_or_says_which_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, kept = tmp_path / "project", tmp_path / "kept"
+@pytest.fixture
+def commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], str]:
+    """What commits code that measures these values, in a project that is the working directory."""
+    folder = tmp_path / "project"
     folder.mkdir()
+    monkeypatch.chdir(folder)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Path("Makefile").write_text(REPRO)
+    Path("dvc.lock").write_text("of another run")
+    Path("old.py").write_text("gone in the next commit")
 
-    def commit(values: dict[str, float]) -> str:
-        (folder / "vq.json").write_text(json.dumps({"after": values}))
+    def committed(values: dict[str, float]) -> str:
+        Path("vq.json").write_text(json.dumps({"after": values}))
         for words in (["add", "."], ["commit", "--quiet", "-m", "next"]):
             subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
         head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         return head.stdout.strip()
 
-    monkeypatch.chdir(folder)
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    (folder / "Makefile").write_text(REPRO)
-    (folder / "dvc.lock").write_text("of another run")
-    (folder / "old.py").write_text("gone in the next commit")
-    first = commit({"ssim": 0.5})
+    return committed
+
+
+def keep_a_run(kept: Path) -> None:
+    """A clone of the working directory that has run."""
     subprocess.run(["git", "clone", "--quiet", ".", str(kept)], check=True)
     (kept / "dvc.lock").write_text("of this run")
+
+
+def published(folder: Path, commit: str) -> Path:
+    """A result of a whole run at a commit."""
+    path = folder / "real.json"
     figures = {"ssim": 0.5, "seconds": 900.0, "latency_int8_ms": 5.0}
-    path = tmp_path / "real.json"
     write(
         path,
         Result(
-            command="python -m x", machine="m", commit=first, date="2026-01-31", figures=figures, details={}
+            command="python -m x", machine="m", commit=commit, date="2026-01-31", figures=figures, details={}
         ),
     )
+    return path
 
-    (folder / "old.py").unlink()
+
+def test_a_kept_run_confirms_its_figures_for_a_later_commit_or_says_which_differ(
+    tmp_path: Path, commit: Callable[[dict[str, float]], str]
+) -> None:
+    kept = tmp_path / "kept"
+    first = commit({"ssim": 0.5})
+    keep_a_run(kept)
+    path = published(tmp_path, first)
+
+    Path("old.py").unlink()
     second = commit({"ssim": 0.5, "ignored": 0.1})
     assert confirm(kept, "real", path) == []
     assert not (kept / "old.py").exists()
@@ -234,6 +254,24 @@ def test_a_kept_run_confirms_its_figures_for_a_later_commit_or_says_which_differ
     assert confirm(kept, "real", path) == ["ssim: 0.5 -> 0.25"]
     assert read(path).confirmed == second
     assert (kept / "ran").read_text() == "again\n" * 2
+
+
+def test_a_kept_run_that_is_brought_up_to_date_publishes_what_it_gives_now(
+    tmp_path: Path, commit: Callable[[dict[str, float]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    first = commit({"ssim": 0.5})
+    keep_a_run(kept)
+    path = published(tmp_path, first)
+    monkeypatch.setattr("benchmarks.results.BEGUN_AT", {})
+    for ssim in (0.25, 0.125):  # an update of an update still names the whole run
+        head = commit({"ssim": ssim})
+        update(kept, "real", path)
+        result = read(path)
+        assert result.figures == {"ssim": ssim, "seconds": 900.0}  # a latency is of the stage that ran
+        assert (result.commit, result.details["whole_run"]) == (head, first)
+        assert f"`{first[:7]}`" in result.details["note"]
+    assert (kept / "dvc.lock").read_text() == "of this run"
 
 
 def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> None:
