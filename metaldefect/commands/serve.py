@@ -17,7 +17,8 @@ from metaldefect.deploy.frame_store import FRAMES, FrameStore
 from metaldefect.deploy.live import LiveDetector
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detector
-from metaldefect.deploy.service import Service, ServiceSettings, create_app
+from metaldefect.deploy.service import Service, ServiceSettings
+from metaldefect.deploy.service_routes import create_app
 from metaldefect.errors import UserError
 
 GRACE_SECONDS = 30

@@ -1,4 +1,4 @@
-"""The detector as an HTTP service (FastAPI)."""
+"""The work of the HTTP service; `service_routes` puts it behind addresses."""
 
 from __future__ import annotations
 
@@ -10,29 +10,23 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import aclosing
 from functools import partial
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from anyio import to_thread
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import HTTPException, Request
 from PIL import Image
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from metaldefect.config import Config
-from metaldefect.deploy.answers import Batch, BatchVerdict, Problem, Status, Thanks, Verdict
-from metaldefect.deploy.compiled import NoScoreError
+from metaldefect.deploy.answers import Batch, BatchVerdict, Status, Thanks, Verdict
 from metaldefect.deploy.feedback import Feedback, FeedbackLog
 from metaldefect.deploy.frame_store import FrameStore
 from metaldefect.deploy.live import LiveDetector, Named, reads_alike
 from metaldefect.deploy.prediction_log import PredictionLog
-from metaldefect.deploy.routes_page import routes_page
 from metaldefect.deploy.runtime import Detection, Detector, overlay
 from metaldefect.deploy.service_metrics import Metrics
 from metaldefect.deploy.uploads import FormInMemory, open_upload
@@ -349,136 +343,3 @@ def overlay_png(image: U8, detection: Detection, detector: Detector) -> str:
     buffer = io.BytesIO()
     Image.fromarray(overlay(image, detection.anomaly_map, detector.threshold)).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-BINARY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
-FILES = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
-FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            FORM_TYPE: {"schema": {"type": "object", "required": ["images"], "properties": {"images": FILES}}}
-        },
-    }
-}
-Responses = dict[int | str, dict[str, Any]]  # as FastAPI takes them
-FOREIGN: Responses = {403: {"model": Problem, "description": "A page of another site sent it"}}
-REFUSALS: Responses = FOREIGN | {
-    status: {"model": Problem, "description": text}
-    for status, text in (
-        (400, "The connection ended before all of it arrived"),
-        (408, "Too slow"),
-        (413, "Too large"),
-        (422, "Not a usable image"),
-        (429, "Too many at once"),
-        (500, "No score: the graph's numbers overflowed"),
-    )
-}
-
-
-def create_app(service: Service) -> FastAPI:
-    """The HTTP interface of a service."""
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await to_thread.run_sync(service.close)
-
-    # FastAPI's own pages load their scripts from the internet, which a line need not have
-    app = FastAPI(
-        title="metaldefect",
-        description="Score images of metal surfaces.",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        dependencies=[Depends(service.own_page)],
-    )
-
-    @app.exception_handler(RequestValidationError)
-    async def explain(_request: Request, error: RequestValidationError) -> JSONResponse:
-        """Say what is wrong, without repeating values that JSON cannot hold, such as NaN."""
-        reasons = [{key: found[key] for key in ("type", "loc", "msg")} for found in error.errors()]
-        return JSONResponse({"detail": reasons}, 422)
-
-    @app.exception_handler(NoScoreError)
-    async def admit(_request: Request, error: NoScoreError) -> JSONResponse:
-        """An image without a score has no verdict, least of all a good one."""
-        return JSONResponse({"detail": str(error)}, 500)
-
-    @app.post("/predict", responses=REFUSALS, openapi_extra=BINARY)
-    async def predict(
-        request: Request,
-        overlay: bool = False,
-        id: Annotated[str | None, Query(min_length=1, max_length=LONGEST_ID)] = None,
-    ) -> Verdict:
-        """Score the image whose file is the request's body.
-
-        `id`, such as a part's number or a file's name, is how an operator's verdict finds the image later.
-        """
-        service.enter()
-        try:
-            body = await service.arriving(service.body(request))
-            return await to_thread.run_sync(service.judge, body, overlay, id)
-        finally:
-            service.leave()
-
-    @app.post("/predict/batch", responses=REFUSALS, openapi_extra=FORM)
-    async def predict_batch(request: Request) -> Batch:
-        """Score the image files of a form, each in a field `images`; it counts as one request.
-
-        An image that cannot be read gets the reason instead of a score.
-        """
-        service.enter()
-        try:
-            files = await service.arriving(service.files(request))
-            return await to_thread.run_sync(service.judge_batch, files)
-        finally:
-            service.leave()
-
-    no_log: Responses = FOREIGN | {409: {"model": Problem, "description": "No log"}}
-
-    @app.post("/feedback", responses=no_log)
-    async def feedback(verdict: Feedback) -> Thanks:
-        """Say whether the part on a scored image shows a defect."""
-        return await to_thread.run_sync(service.note, verdict)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        """Every route, as a page that needs nothing from elsewhere."""
-        return HTMLResponse(routes_page(app.openapi()))
-
-    @app.get("/health")
-    async def health() -> Status:
-        """The process lives."""
-        return Status(status="ok", model_version=service.live.current.version)
-
-    @app.get("/ready", responses={503: {"model": Problem, "description": "Busy"}})
-    async def ready() -> Status:
-        """The service takes another image now."""
-        if service.is_busy:
-            raise HTTPException(503, "as many requests in work as allowed")
-        return Status(status="ok", model_version=service.live.current.version)
-
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Metrics for Prometheus."""
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    swap_refusal: Responses = FOREIGN | {409: {"model": Problem, "description": "Refused"}}
-
-    @app.post("/model/reload", responses=swap_refusal)
-    async def reload() -> Status:
-        """Load the bundle again, test it, and use it from the next image on."""
-        return await to_thread.run_sync(service.swap, service.live.reload)
-
-    @app.post("/model/rollback", responses=swap_refusal)
-    async def rollback() -> Status:
-        """Use the previous model again."""
-        return await to_thread.run_sync(service.swap, service.live.rollback)
-
-    return app

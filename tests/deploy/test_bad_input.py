@@ -14,7 +14,7 @@ from PIL import Image
 
 from metaldefect.commands.serve import make_service
 from metaldefect.deploy.runtime import Detector
-from metaldefect.deploy.service import create_app
+from metaldefect.deploy.service_routes import create_app
 from metaldefect.errors import UserError
 from pipeline.cli import main
 from tests.deploy.bad_inputs import CASES, Bad, Case, Line, write_good

@@ -22,7 +22,8 @@ from metaldefect.deploy.graph import INPUT, InspectionGraph, resize_levels
 from metaldefect.deploy.live import LiveDetector
 from metaldefect.deploy.prediction_log import PredictionLog
 from metaldefect.deploy.runtime import Detector, overlay
-from metaldefect.deploy.service import Service, ServiceSettings, create_app
+from metaldefect.deploy.service import Service, ServiceSettings
+from metaldefect.deploy.service_routes import create_app
 from metaldefect.efficientad.torch_model import EfficientAD, infer
 from metaldefect.image_files import Levels, read_pixels
 from metaldefect.images import as_channels

@@ -23,7 +23,8 @@ from metaldefect.deploy.follow import ChallengerFollower, Follower
 from metaldefect.deploy.live import SHADOW_BACKLOG, Named, Shadow
 from metaldefect.deploy.prediction_log import read_log
 from metaldefect.deploy.runtime import Detection, Detector
-from metaldefect.deploy.service import ServiceSettings, create_app
+from metaldefect.deploy.service import ServiceSettings
+from metaldefect.deploy.service_routes import create_app
 from pipeline.champion import CHAMPION, point, promote, rollback, store
 
 

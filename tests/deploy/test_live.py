@@ -23,7 +23,7 @@ from metaldefect.deploy.frame_store import FrameStore, kept_frame
 from metaldefect.deploy.live import LiveDetector
 from metaldefect.deploy.prediction_log import PredictionLog, read_log
 from metaldefect.deploy.runtime import Detection, Detector
-from metaldefect.deploy.service import create_app
+from metaldefect.deploy.service_routes import create_app
 from metaldefect.images import write_png
 from tests.deploy.test_service import IMAGE, png
 

@@ -29,7 +29,8 @@ from metaldefect.deploy.feedback import read_feedback
 from metaldefect.deploy.frame_store import kept_frame
 from metaldefect.deploy.prediction_log import PredictionLog, read_log
 from metaldefect.deploy.runtime import Detection, Detector
-from metaldefect.deploy.service import Service, ServiceSettings, create_app
+from metaldefect.deploy.service import Service, ServiceSettings
+from metaldefect.deploy.service_routes import create_app
 from metaldefect.errors import UserError
 
 ROOT = Path(__file__).parents[2]
