@@ -15,15 +15,19 @@ from matplotlib.figure import Figure
 
 from metaldefect.artifacts import atomic_directory, read_json, write_json
 from metaldefect.commands.budget import Budget, Stopwatch, TrainingClock, seconds_per_image
-from metaldefect.commands.export import RANGE_IMAGES, export_beside
+from metaldefect.commands.export import export_beside
+from metaldefect.commands.passes import (
+    count_images,
+    count_passes,
+    passes_around_training,
+    passes_expected,
+)
 from metaldefect.commands.settings import TrainSettings
 from metaldefect.commands.size_in_time import size_in_time
 from metaldefect.commands.sources import chosen_size, make_provider
-from metaldefect.deploy.bundle import PRECISIONS
 from metaldefect.efficientad.calibration import (
     RIDGES,
     Calibration,
-    CalibrationImages,
     calibrate,
     with_papers_score,
 )
@@ -32,10 +36,6 @@ from metaldefect.efficientad.decision_figures import threshold_figures
 from metaldefect.efficientad.evaluation import Scored, papers_metrics, score_test_images, summarise
 from metaldefect.efficientad.figures import detector_figures, validation_curve_figure
 from metaldefect.efficientad.held_out import (
-    CALIBRATION_CANVASES,
-    CALIBRATION_DEFECTS,
-    CURVE_DEFECTS,
-    CURVE_NORMALS,
     HeldOut,
     hold_out,
 )
@@ -72,7 +72,6 @@ from metaldefect.images import ImageSize, height_and_width
 from metaldefect.inspection.provider import DatasetProvider, InspectionImage, InspectionImages
 from metaldefect.inspection.tiles import TiledProvider
 from metaldefect.metrics import detection
-from metaldefect.tiling import plan_tiles
 from metaldefect.training.callbacks import ComputingTime
 
 METRICS = "metrics.json"
@@ -204,11 +203,8 @@ def read_inputs(settings: TrainSettings, work: Path, budget: Budget) -> Inputs:
     choice, tiles = chosen_size(settings, provider, teacher, work), settings.tiles
     unseen = (provider.validation() + provider.canvases())[:DRIFT_IMAGES]
     if isinstance(settings.image_size, str) and tiles is None:
-        test, passes = (
-            len(provider.test()),
-            passes_expected(provider, len(unseen) if settings.export else None),
-        )
-        choice = size_in_time(choice, passes, test, teacher, budget, work)
+        passes = passes_expected(provider, len(unseen) if settings.export else None)
+        choice = size_in_time(choice, passes, len(provider.test()), teacher, budget, work)
     size = choice.size
     if tiles is not None:
         provider = TiledProvider(provider, height_and_width(size), tiles, work / "tiles")
@@ -312,45 +308,6 @@ def measure_bank(
     scored = score_with_bank(bank, test, size, tiles)
     found = bank_metrics(bank, scored, seed, detection.BOOTSTRAP_SAMPLES)
     return scored, found, watch.seconds
-
-
-def passes_expected(provider: DatasetProvider, unseen: int | None) -> int:
-    """`passes_around_training`, before images are read and defects painted at a size."""
-    painted = len(provider.defects()) or CALIBRATION_DEFECTS
-    calibration = len(provider.validation()) + min(len(provider.canvases()), CALIBRATION_CANVASES) + painted
-    curve = CURVE_NORMALS + CURVE_DEFECTS
-    return passes_around_training(calibration, curve, len(provider.train()), len(provider.test()), unseen)
-
-
-def count_images(images: CalibrationImages) -> int:
-    """Good images and defects."""
-    return len(images.normals) + len(images.defects)
-
-
-def passes_around_training(calibration: int, curve: int, train: int, test: int, unseen: int | None) -> int:
-    """How many images the networks score outside the training, of those that the budget has not seen yet.
-
-    The teacher alone describes every training image, a third of a detector's work. The test images are scored
-    twice, with the chosen score and with the paper's. So are the calibration's images, and once more twice by
-    each exported precision, which also scores the images that drift is measured against.
-
-    Args:
-        calibration: its images, good and defective.
-        curve: the same for the validation curve, whose last point lies behind the end of the training.
-        train: training images.
-        test: passes over the test images.
-        unseen: passes over the images that drift is measured against; None: nothing is exported.
-    """
-    exported = 0 if unseen is None else len(PRECISIONS) * (2 * calibration + unseen) + RANGE_IMAGES
-    return 2 * calibration + exported + 2 * test + train // 2 + curve
-
-
-def count_passes(images: Sequence[InspectionImage], size: ImageSize, tiles: int | None) -> int:
-    """How often the networks run to score whole images; all count as large as the first."""
-    if tiles is None or not images:
-        return len(images)
-    height, width = images[0].image.shape[:2]
-    return len(images) * len(plan_tiles((height, width), height_and_width(size), tiles))
 
 
 def train_and_keep_best(
