@@ -314,7 +314,8 @@ def time_noop_flow(root: Path) -> float:
     return round(time.monotonic() - start, 1)
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; `results` gets its default from the profile."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.add_argument(
         "--profile",
@@ -349,37 +350,52 @@ def main() -> None:
     args = parser.parse_args()
     if args.keep and not args.clone:
         parser.error("--keep is for --clone")
-    name = "default" if args.profile == DEFAULT_PROFILE else args.profile
-    if args.update and (args.clone or args.confirm):
-        parser.error("--update goes without --clone and --confirm")
-    if args.update:
-        with exit_on_user_error(parser.prog):
-            update(args.update.absolute(), args.profile, args.results or path_of(name))
-            copy_pictures(args.update.absolute(), name, args.images)
-        return
-    if args.confirm:
-        with exit_on_user_error(parser.prog):
-            if differ := confirm(args.confirm.absolute(), args.profile, args.results or path_of(name)):
-                sys.exit("no longer as published, measure again:\n" + "\n".join(differ))
-            copy_pictures(args.confirm.absolute(), name, args.images)
-        return
+    if sum(map(bool, (args.clone, args.confirm, args.update))) > 1:
+        parser.error("--clone, --confirm and --update exclude one another")
+    if args.results is None:
+        args.results = path_of(name_of(args.profile))
+    return args
+
+
+def name_of(profile: str) -> str:
+    """Of a profile's result and pictures."""
+    return "default" if profile == DEFAULT_PROFILE else profile
+
+
+def run_and_publish(args: argparse.Namespace) -> float:
+    """Run the profile and publish its figures and pictures; returns the seconds of a flow without work.
+
+    Returns:
+        0 outside a clone, where it is not measured.
+    """
     with workspace(args.clone, args.keep) as root:
         run = run_profile(root, args.profile)
         print(f"{run.seconds} s, peak memory {run.peak_rss_mb} MiB", flush=True)
         costs: dict[str, float] = run._asdict() | {"noop_flow_s": time_noop_flow(root)} if args.clone else {}
         found = collect_run(root)
-        figures, left_out = dict(found.figures), list(found.left_out)
-        figures |= costs
+        left_out = list(found.left_out)
         if not args.clone:
             left_out += [f"{cost} (of a whole run: --clone)" for cost in WHOLE_RUN]
         for missing in left_out:
             print(f"not measured: {missing}")
         details = {"metrics": found.metrics, "left_out": left_out}
-        publish(args.results or path_of(name), "pipeline", figures, details)
-        with exit_on_user_error(parser.prog):  # after the numbers of hours are safe
-            copy_pictures(root, name, args.images)
-    if costs.get("noop_flow_s", 0.0) > NOOP_LIMIT_S:
-        sys.exit(f"a flow with nothing to do took {costs['noop_flow_s']} s, more than {NOOP_LIMIT_S:g} s")
+        publish(args.results, "pipeline", found.figures | costs, details)
+        copy_pictures(root, name_of(args.profile), args.images)  # after the numbers of hours are safe
+    return costs.get("noop_flow_s", 0.0)
+
+
+def main() -> None:
+    args = parse_arguments()
+    with exit_on_user_error("python -m benchmarks.pipeline"):
+        if kept := args.update or args.confirm:
+            kept = kept.absolute()
+            if args.update:
+                update(kept, args.profile, args.results)
+            elif differ := confirm(kept, args.profile, args.results):
+                sys.exit("no longer as published, measure again:\n" + "\n".join(differ))
+            copy_pictures(kept, name_of(args.profile), args.images)
+        elif (seconds := run_and_publish(args)) > NOOP_LIMIT_S:
+            sys.exit(f"a flow with nothing to do took {seconds} s, more than {NOOP_LIMIT_S:g} s")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -130,7 +132,7 @@ def test_a_profile_runs_in_a_fresh_clone_of_what_is_committed(
         )
         assert status.stdout == "?? out\n", "the environment's link is no change of the clone"
     assert clone.exists() == keep
-    assert 1 <= run.seconds < 60
+    assert run.seconds >= 1
     assert run.peak_rss_mb > 0
 
 
@@ -141,25 +143,34 @@ def test_a_failed_run_is_an_error_and_gives_no_result(tmp_path: Path) -> None:
 
 
 STUB = """\
-import os, sys, time
+import sys
 from pathlib import Path
 
 def prepare(root):
-    time.sleep(5)
     (Path(root) / "database").touch()
 
 if __name__ == "__main__":
     assert Path("database").exists(), "made before"
-    time.sleep(1)
     sys.exit(Path("broken").exists())
 """
 
 
-def test_a_flow_with_nothing_to_do_is_timed_without_its_first_preparations(tmp_path: Path) -> None:
+def test_a_flow_with_nothing_to_do_is_timed_without_its_first_preparations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows/__init__.py").touch()
     (tmp_path / "flows/run.py").write_text(STUB)
-    assert 1 <= time_noop_flow(tmp_path) < 5
+    now = 0.0
+
+    def run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        nonlocal now
+        now += 2.0 if "flows.run" in words else 100.0
+        return subprocess.run(words, **options)
+
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(pipeline, "subprocess", SimpleNamespace(run=run))
+    assert time_noop_flow(tmp_path) == 2.0
     (tmp_path / "broken").touch()
     with pytest.raises(SystemExit, match=r"-m flows\.run failed with status 1"):
         time_noop_flow(tmp_path)
