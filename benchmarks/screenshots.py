@@ -59,12 +59,13 @@ def photograph_demo(browser: Any, address: str, path: Path, label: str, seed: st
     page.wait_for_selector("#editor canvas")
     page.wait_for_timeout(2000)  # the editor paints its picture after its canvas appears
     box = page.locator("#editor canvas").first.bounding_box()
-    page.mouse.move(box["x"] + 0.42 * box["width"], box["y"] + 0.3 * box["height"])
+    # Along the metal's grain, as scratches run
+    page.mouse.move(box["x"] + 0.38 * box["width"], box["y"] + 0.6 * box["height"])
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.7 * box["height"], steps=12)
+    page.mouse.move(box["x"] + 0.62 * box["width"], box["y"] + 0.47 * box["height"], steps=12)
     page.mouse.up()
-    page.get_by_label("Defect class").first.fill(label)
-    page.keyboard.press("Enter")
+    page.get_by_label("Defect class").first.click()
+    page.get_by_role("option", name=label, exact=True).click()  # typing is too fast for the list to follow
     page.get_by_label("Seed").first.fill(seed)
     page.click("#draw")
     page.wait_for_selector("#after img")
