@@ -10,7 +10,7 @@ printed is JSON. If `noop_flow_s` is above 15, it exits with 1 after it wrote th
 run in FOLDER (`--keep`) up to HEAD, where DVC reruns the stages whose code has changed. If every figure but
 times and memory comes out as published, the result names HEAD as confirmed, and the pictures are copied anew.
 `--update FOLDER` brings a kept run up to HEAD in the same way and publishes what it gives now; the time and
-the memory of a whole run stay those published, and the result names their commit.
+the memory of a whole run stay those published, of this machine, and the result names their commit.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import psutil
 from benchmarks.results import Figure, Interval, commit_and_date, git, path_of, publish, read, write
 from metaldefect.artifacts import read_json
 from metaldefect.errors import UserError, exit_on_user_error
+from metaldefect.hardware import machine_name
 from pipeline.main_metrics import estimate
 from pipeline.run import lookup
 
@@ -254,8 +255,13 @@ def update(root: Path, profile: str, path: Path) -> None:
         root: the kept clone.
         profile: that it ran.
         path: the published result, which is replaced.
+
+    Raises:
+        UserError: another machine published it, so its time and memory are not those of this one.
     """
     published = read(path)
+    if published.machine != machine_name():
+        raise UserError(f"{path} is of {published.machine}, not of this machine: run it whole, with --clone")
     found = bring_up_to_date(root, profile)
     whole = published.details.get("whole_run", published.commit)
     costs = {name: figure for name, figure in published.figures.items() if name in WHOLE_RUN}

@@ -275,6 +275,8 @@ def test_a_kept_run_that_is_brought_up_to_date_publishes_what_it_gives_now(
     keep_a_run(kept)
     path = published(tmp_path, first)
     monkeypatch.setattr("benchmarks.results.BEGUN_AT", {})
+    for module in ("pipeline", "results"):
+        monkeypatch.setattr(f"benchmarks.{module}.machine_name", lambda: "m")
     for ssim in (0.25, 0.125):  # an update of an update still names the whole run
         head = commit({"ssim": ssim})
         update(kept, "real", path)
@@ -283,6 +285,16 @@ def test_a_kept_run_that_is_brought_up_to_date_publishes_what_it_gives_now(
         assert (result.commit, result.details["whole_run"]) == (head, first)
         assert f"`{first[:7]}`" in result.details["note"]
     assert (kept / "dvc.lock").read_text() == "of this run"
+
+
+def test_times_of_another_machine_are_not_published_beside_figures_of_this_one(
+    tmp_path: Path, commit: Callable[[dict[str, float]], str]
+) -> None:
+    path = published(tmp_path, commit({"ssim": 0.5}))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"is of m, not of this machine: .*--clone"):
+        update(tmp_path / "kept", "real", path)
+    assert path.read_bytes() == before
 
 
 def test_pictures_in_the_docs_are_those_that_the_run_drew(tmp_path: Path) -> None:
